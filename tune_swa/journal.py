@@ -1,0 +1,237 @@
+"""The append-only record of an experiment, and the state it folds into.
+
+`journal.jsonl` is the single source of truth: the study, the rungs of the scheduler, the result
+files and the display are all functions of it. One line is one event, as JSON, with the keys `event`
+and `time` (seconds since 1970) and these others:
+
+=============  =====================================================================================
+created        version, spec, identity, data, numerics, hardware, versions, seed
+session        number, slots, gpus, cpus, resumed
+suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
+started        trial, device, attempt, from_epoch
+epoch          trial, record, decision (continue | stop), rung, checkpoint
+ended          trial, status (completed | pruned | failed | interrupted), error
+checkpoints    trial, removed (list), kept (list)
+finished       reason
+=============  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tune_swa.errors import RequestError
+
+FORMAT = 1
+"""Version of the events' meaning. A journal of another version is refused, not guessed at."""
+
+Event = dict[str, Any]
+Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
+Kind = Literal["baseline", "swa"]
+
+ENDED: frozenset[str] = frozenset({"completed", "pruned", "failed"})
+"""Statuses that a trial does not leave again. An interrupted one goes on after a resume."""
+
+
+class Journal:
+    """Appends events to a file, one flushed line each.
+
+    The file is opened at the first write and never travels: a pickled journal (Ray pickles whatever
+    its searcher and scheduler hold) reopens where it arrives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def append(self, event: str, **fields: Any) -> Event:
+        """Write one event and return it.
+
+        Raises:
+            OSError: the disk refused. What was written before is intact.
+            ValueError: a field is NaN or infinite, which JSON cannot hold.
+        """
+        entry: Event = {"event": event, "time": time.time(), **fields}
+        line = json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
+        if self._descriptor is None:
+            self._descriptor = _open_repaired(self.path)
+        data = line.encode()
+        written = os.write(self._descriptor, data)
+        if written != len(data):  # a full disk can take half a line
+            raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
+        return entry
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_descriptor": None}
+
+
+def _open_repaired(path: Path) -> int:
+    """Open for appending; a torn last line (a kill in the middle of a write) is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    size = os.fstat(descriptor).st_size
+    end, block = size, 1 << 16
+    while end > 0:
+        start = max(0, end - block)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
+    return descriptor
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the events of a journal, without a torn last line.
+
+    Raises:
+        RequestError: a line in the middle cannot be read, or the journal is of another format.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # torn by a kill; the event did not happen
+            try:
+                event = json.loads(line)
+                known = isinstance(event, dict) and isinstance(event["event"], str)
+            except (ValueError, KeyError):
+                known = False
+            if not known:
+                raise RequestError(
+                    f"{path}:{number}: this line of the journal is damaged. Restore the file from a "
+                    f"copy, or keep only the first {number - 1} lines and resume from there"
+                )
+            if event["event"] == "created" and event.get("format") != FORMAT:
+                raise RequestError(
+                    f"{path}: written by another version of tune_swa (journal format "
+                    f"{event.get('format')}, this version reads {FORMAT}). Use the version that wrote "
+                    "it, or give --name to start a new experiment"
+                )
+            yield event
+
+
+@dataclass
+class TrialState:
+    """What is known of one trial."""
+
+    name: str
+    kind: Kind
+    stage: str
+    params: dict[str, Any]
+    seed: int
+    source: str
+    index: int
+    """Counts suggestions of this kind, from 0."""
+    trunk: str
+    """Hash of everything that influences its epochs before averaging."""
+    first_average: int | None
+    """Epoch of the first average (swa_start + 1), None for a baseline."""
+    status: Status = "running"
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
+    rungs: dict[int, str] = field(default_factory=dict)
+    """Rungs this trial was judged at, with the decision."""
+    checkpoints: list[str] = field(default_factory=list)
+    """Existing checkpoint files, relative to the experiment's folder, oldest first."""
+    device: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    started: float | None = None
+
+    @property
+    def next_epoch(self) -> int:
+        return len(self.records)
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        return self.records[-1] if self.records else None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass
+class ExperimentState:
+    """The fold of a journal."""
+
+    header: Event | None = None
+    sessions: int = 0
+    trials: dict[str, TrialState] = field(default_factory=dict)
+    finished: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> ExperimentState:
+        """Fold the journal at `path`; an absent one is an empty state."""
+        return cls.fold(read_events(path)) if path.exists() else cls()
+
+    @classmethod
+    def fold(cls, events: Iterable[Event]) -> ExperimentState:
+        state = cls()
+        for event in events:
+            state.apply(event)
+        return state
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. Events of unknown kinds are left to newer versions."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def of_kind(self, kind: Kind) -> list[TrialState]:
+        return [t for t in self.trials.values() if t.kind == kind]
+
+    def _on_created(self, event: Event) -> None:
+        self.header = event
+
+    def _on_session(self, event: Event) -> None:
+        self.sessions = event["number"]
+        self.finished = None
+        for trial in self.trials.values():
+            if trial.status == "running":  # a driver that was killed could not say so
+                trial.status = "interrupted"
+
+    def _on_suggested(self, event: Event) -> None:
+        names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
+        self.trials[event["trial"]] = TrialState(event["trial"], **{n: event[n] for n in names})
+
+    def _on_started(self, event: Event) -> None:
+        trial = self.trials[event["trial"]]
+        trial.status = "running"
+        trial.device = event["device"]
+        trial.attempts = event["attempt"]
+        trial.started = trial.started or event["time"]
+
+    def _on_epoch(self, event: Event) -> None:
+        trial = self.trials[event["trial"]]
+        trial.records.append(event["record"])
+        if event["rung"] is not None:
+            trial.rungs[event["rung"]] = event["decision"]
+        if event["checkpoint"] is not None:
+            trial.checkpoints.append(event["checkpoint"])
+
+    def _on_ended(self, event: Event) -> None:
+        trial = self.trials[event["trial"]]
+        trial.status = event["status"]
+        trial.error = event["error"]
+
+    def _on_checkpoints(self, event: Event) -> None:
+        trial = self.trials[event["trial"]]
+        gone = set(event["removed"])
+        trial.checkpoints = [c for c in trial.checkpoints if c not in gone]
+
+    def _on_finished(self, event: Event) -> None:
+        self.finished = event["reason"]

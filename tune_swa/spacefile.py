@@ -1,0 +1,302 @@
+"""Reading a space file: YAML with line numbers, `--set` overrides, and errors that name the place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tune_swa.errors import RequestError
+from tune_swa.spec import Experiment
+
+Loc = tuple[str | int, ...]
+MAX_NODES = 100_000
+"""Aliases of aliases can blow a small file up; a space file never comes near this."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Resolves plain scalars by YAML 1.2's core schema, in which 5e-5 is a number."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+# after the float, so that what is both is tried first as a whole number
+_Loader.yaml_implicit_resolvers = {
+    first: [("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$")), *resolvers]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+
+
+@dataclass
+class Document:
+    """A YAML document as plain values, and where each of them stands."""
+
+    value: Any
+    places: dict[Loc, str]
+    """Path of keys and indices to `file:line` (or the option that set it)."""
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
+    """Read, override and validate a space file.
+
+    Args:
+        path: the YAML file.
+        overrides: `KEY=VALUE` strings as of `--set`; dotted key, YAML value.
+
+    Raises:
+        RequestError: naming file, line, key, value and what is allowed, for every problem found.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such space file. {_shipped_hint()}") from None
+    except IsADirectoryError:
+        raise RequestError(f"{path}: is a folder, expected a space file (YAML)") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
+    document = parse(text, str(path))
+    if not isinstance(document.value, dict):
+        raise RequestError(f"{path}:1: expected settings such as `name: ...` and `space: ...`")
+    for override in overrides or []:
+        apply_override(document, override)
+    return validate(document, str(path))
+
+
+def loads(text: str, source: str = "<text>", overrides: list[str] | None = None) -> Experiment:
+    """The same from a string; `source` stands for the file in errors."""
+    document = parse(text, source)
+    if not isinstance(document.value, dict):
+        raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
+    for override in overrides or []:
+        apply_override(document, override)
+    return validate(document, source)
+
+
+def validate(document: Document, source: str) -> Experiment:
+    """Turn a document into an experiment, or raise with all its problems, one a line."""
+    try:
+        return Experiment.model_validate(document.value)
+    except ValidationError as error:
+        problems = [_describe(item, document, source) for item in _flatten(error)]
+        raise RequestError("\n".join(dict.fromkeys(problems))) from None
+
+
+# ------------------------------------------------------------------------------- YAML to values
+
+
+def parse(text: str, source: str) -> Document:
+    """Parse one YAML document. Duplicate keys, tags of other types and recursion are errors."""
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            places: dict[Loc, str] = {}
+            value = None if root is None else _Builder(loader, source, places).build(root, (), ())
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        what = error.problem or error.context or "not YAML"
+        raise RequestError(f"{source}{line}: not readable as YAML: {what}") from None
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise RequestError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RequestError(f"{source}: nested too deeply for a space file") from None
+    return Document(value, places)
+
+
+class _Builder:
+    """Builds plain values from nodes; yaml's own constructor would lose the lines."""
+
+    def __init__(self, loader: _Loader, source: str, places: dict[Loc, str]) -> None:
+        self.loader, self.source, self.places, self.count = loader, source, places, 0
+
+    def build(self, node: yaml.Node, loc: Loc, above: tuple[int, ...]) -> Any:
+        self.count += 1
+        where = f"{self.source}:{node.start_mark.line + 1}"
+        self.places.setdefault(loc, where)
+        if self.count > MAX_NODES or id(node) in above:
+            raise RequestError(f"{where}: aliases repeat themselves; write the values out")
+        above = (*above, id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, loc, above)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*loc, i), above) for i, child in enumerate(node.value)]
+        return self._scalar(node, where)
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc, above: tuple[int, ...]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            where = f"{self.source}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise RequestError(f"{where}: a key must be a word")
+            key = str(key_node.value)
+            if key in result:
+                raise RequestError(f"{where}: {'.'.join(map(str, (*loc, key)))} stands twice; keep one")
+            self.places[(*loc, key)] = where
+            result[key] = self.build(value_node, (*loc, key), above)
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode, where: str) -> Any:
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        text = str(node.value)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        try:
+            if kind == "int":
+                return int(text)
+            if kind == "float":
+                return float(text.replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
+        except ValueError:
+            raise RequestError(f"{where}: {_show(text)} is not a number") from None
+        if kind == "str":
+            return text
+        raise RequestError(f"{where}: the tag {node.tag} is not allowed; write a plain value")
+
+
+# -------------------------------------------------------------------------------------- --set
+
+
+def apply_override(document: Document, override: str) -> None:
+    """Apply one `KEY=VALUE`; a missing section on the way is made.
+
+    In `space` and in a point, a key with a dot in it (`train.weight_decay`) is one key.
+    """
+    source = f"--set {override}"
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RequestError(f"{source}: expected KEY=VALUE, such as --set train.epochs=30")
+    parts = _split_key(key.strip())
+    parsed = parse(text, source)
+    target = document.value
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(target, list):
+            part = _index(part, target, source)
+        elif target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict | list):
+            raise RequestError(f"{source}: {'.'.join(map(str, parts[: depth + 1]))} has no settings below it")
+    last: str | int = _index(parts[-1], target, source) if isinstance(target, list) else parts[-1]
+    target[last] = parsed.value
+    loc = tuple(int(p) if p.isdigit() else p for p in parts)
+    for stale in [k for k in document.places if k[: len(loc)] == loc]:
+        del document.places[stale]
+    document.places[loc] = source
+
+
+def _split_key(key: str) -> list[str]:
+    parts = key.split(".")
+    if parts[0] == "space" and len(parts) > 2 and parts[1] in ("train", "averaging"):
+        return ["space", ".".join(parts[1:3]), *parts[3:]]
+    return parts
+
+
+def _index(part: str, values: list[Any], source: str) -> int:
+    if not part.isdigit() or int(part) >= len(values):
+        raise RequestError(f"{source}: {part} is not an index of a list of {len(values)}")
+    return int(part)
+
+
+# ------------------------------------------------------------------------------------- errors
+
+
+def _flatten(error: ValidationError) -> list[dict[str, Any]]:
+    """Problems of an error; those raised together inside a validator are unpacked."""
+    items: list[dict[str, Any]] = []
+    for item in error.errors(include_url=False):
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            items.extend(_flatten(inner))
+        else:
+            items.append(dict(item))
+    return items
+
+
+def _describe(item: dict[str, Any], document: Document, source: str) -> str:
+    loc = _real_location(tuple(item["loc"]), document.value, item["type"])
+    place = next(
+        (document.places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in document.places), source
+    )
+    key = ".".join(map(str, loc))
+    if item["type"] == "missing":
+        return f"{place}: {key} is missing"
+    if item["type"] in ("extra_forbidden", "unknown_parameter"):
+        allowed = item.get("ctx", {}).get("allowed") or _siblings(loc, tuple(item["loc"]))
+        kind = "parameter" if item["type"] == "unknown_parameter" else "key"
+        close = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"{place}: {key}: unknown {kind}.{hint} Allowed: {', '.join(allowed)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    value = item.get("input")
+    quoted = "" if value is None or not loc or isinstance(value, dict | Experiment) else f" {_show(value)}:"
+    if item["type"] not in ("space", "value_error"):
+        message = message[:1].lower() + message[1:]
+    if item["type"] == "string_pattern_mismatch":
+        message = "expected letters, digits, dot, dash and underscore, a letter or digit first"
+    return f"{place}: {key}:{quoted} {message}" if key else f"{place}: {message}"
+
+
+def _real_location(loc: Loc, value: Any, kind: str) -> Loc:
+    """Drop the tags that pydantic puts into the path of a union's member."""
+    real: list[str | int] = []
+    current = value
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        inside = (isinstance(current, dict) and part in current) or (
+            isinstance(current, list) and isinstance(part, int) and part < len(current)
+        )
+        if inside:
+            real.append(part)
+            current = current[part]
+        elif last and kind in ("missing", "extra_forbidden"):
+            real.append(part)
+    return tuple(real)
+
+
+def _siblings(loc: Loc, tagged: Loc) -> list[str]:
+    """Names that would have been allowed where an unknown key stands."""
+    schema = Experiment.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    if len(tagged) >= 2 and tagged[0] == "space":
+        tags = {"choice": "ChoiceDomain", "int": "IntDomain", "uniform": "UniformDomain",
+                "log_uniform": "LogUniformDomain", "constant": "ConstantDomain"}
+        name = tags.get(str(tagged[2])) if len(tagged) > 2 else None
+        return list(definitions[name]["properties"]) if name else []
+    current = schema
+    for part in loc[:-1]:
+        current = current.get("properties", {}).get(part, {})
+        reference = current.get("$ref") or next((a["$ref"] for a in current.get("anyOf", []) if "$ref" in a), None)
+        if reference:
+            current = definitions[reference.rsplit("/", 1)[-1]]
+    return list(current.get("properties", {}))
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _shipped_hint() -> str:
+    shipped = sorted(Path("search_spaces").glob("*.yaml"))
+    if shipped:
+        return "There are " + ", ".join(str(p) for p in shipped)
+    return "The project's own are in its folder search_spaces/"
