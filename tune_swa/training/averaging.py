@@ -1,0 +1,79 @@
+"""The averaged model of a run: torch's own AveragedModel, SWALR and update_bn, built at the fork."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
+from tune_swa.spec import AveragingSpec
+
+
+class Averaging:
+    """The average over a live model and the rate schedule of that phase.
+
+    Built after epoch swa_start+1 has been trained, and not before: SWALR derives each rate from the
+    present one, and with `anneal_epochs=0` its construction alone changes the rate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        swa_lr: float,
+        settings: AveragingSpec,
+    ) -> None:
+        self.average = AveragedModel(model)
+        self.scheduler = SWALR(
+            optimizer,
+            swa_lr=swa_lr,
+            anneal_epochs=settings.anneal_epochs,
+            anneal_strategy=settings.anneal_strategy,
+        )
+
+    @property
+    def n_averaged(self) -> int:
+        """Number of models in the average."""
+        return int(self.average.n_averaged)
+
+    def update(self, model: nn.Module) -> None:
+        """Take the live model in and step the rate, as the documented loop does after an epoch.
+
+        The average's batch-normalisation buffers are the live model's afterwards: call `refresh`
+        before using it.
+        """
+        self.average.update_parameters(model)
+        with warnings.catch_warnings():
+            # torch sees a scheduler step without an optimizer step since SWALR was built
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+
+    def refresh(
+        self, batches: Iterable[tuple[Tensor, Tensor]], autocast: AbstractContextManager[Any]
+    ) -> None:
+        """Recompute the average's batch-normalisation statistics over training batches."""
+        with autocast:
+            update_bn((images for images, _ in batches), self.average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers only, so that it loads with `weights_only=True` in any torch."""
+        scheduler = {
+            key: value
+            for key, value in self.scheduler.state_dict().items()
+            if isinstance(value, int | float | str | list | type(None))
+        }
+        return {
+            "average": self.average.module.state_dict(),
+            "n_averaged": self.n_averaged,
+            "swalr": scheduler,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.module.load_state_dict(state["average"])
+        self.average.n_averaged.fill_(state["n_averaged"])
+        self.scheduler.load_state_dict(state["swalr"])

@@ -1,0 +1,260 @@
+"""One run, epoch by epoch: train, average, refresh batch normalisation, evaluate, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tune_swa.data.batches import ImageBatches
+from tune_swa.data.dataset import Dataset
+from tune_swa.randomness import derive_seed
+from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training.averaging import Averaging
+from tune_swa.training.metrics import Evaluation, NonFiniteError, evaluate
+from tune_swa.training.model import StateDict, build_model
+from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.schedule import base_factor
+
+LOOP_VERSION = 1
+"""Part of a trunk's name. Goes up whenever the same settings would give other bits."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch reports. Names and units are those of epochs.parquet."""
+
+    epoch: int
+    phase: Literal["trunk", "branch"]
+    """`branch` once the evaluated model is an average."""
+    learning_rate: float
+    """Rate of the epoch's last optimizer step."""
+    train_loss: float
+    accuracy: float
+    live_accuracy: float
+    nll: float
+    ece: float
+    n_averaged: int
+    train_seconds: float
+    bn_seconds: float
+    eval_seconds: float
+    images_per_second: float
+    """Training images over `train_seconds`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Run:
+    """One training run of one configuration. Iterate over it for its `EpochRecord`s.
+
+    With the same batches and base schedule, weights, batch-normalisation statistics and accuracies
+    are on the CPU bit for bit those of the loop in torch's documentation of
+    `torch.optim.swa_utils`, evaluated after every epoch.
+
+    Args:
+        settings: learning rates, start of averaging, seed and the rest.
+        data: images and their division. Training and validation images are used, test images never.
+        numerics: device and number formats; default: decided for this machine.
+        weights: starting weights from `resolve_weights`; default: random by the seed.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        data: Dataset,
+        numerics: Numerics | None = None,
+        weights: StateDict | None = None,
+    ) -> None:
+        self.settings = settings
+        self.numerics = numerics or resolve(settings.train)
+        self.device = torch.device(self.numerics.device)
+        model = build_model(data.num_classes, settings.seed, weights)
+        self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.numerics.precision == "fp16")
+        self.averaging: Averaging | None = None
+        self.epoch = 0
+        """The next epoch to train."""
+        self.record: EpochRecord | None = None
+        """What the last finished epoch reported."""
+        self._forward = torch.compile(self.model) if self.numerics.compile else self.model
+        self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
+        layout = {"device": self.device, "channels_last": self.numerics.channels_last}
+        self._train = ImageBatches(data, data.train, **layout)
+        self._val = ImageBatches(data, data.val, **layout)
+
+    @property
+    def done(self) -> bool:
+        return self.epoch >= self.settings.train.epochs
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The model one would ship now: the average once there is one, else the live model."""
+        return self.averaging.average.module if self.averaging else self.model
+
+    def __iter__(self) -> Iterator[EpochRecord]:
+        while not self.done:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> EpochRecord:
+        """Train, average and evaluate the next epoch.
+
+        Raises:
+            NonFiniteError: a loss or an output is NaN or infinite.
+        """
+        epoch = self.epoch
+        start = self._clock()
+        loss = self.train_epoch()
+        trained = self._clock()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.average_epoch()
+        refreshed = self._clock()
+        shipped, live = self.evaluate_epoch()
+        evaluated = self._clock()
+        self.record = EpochRecord(
+            epoch=epoch,
+            phase="branch" if self.averaging else "trunk",
+            learning_rate=rate,
+            train_loss=loss,
+            accuracy=shipped.accuracy,
+            live_accuracy=live.accuracy,
+            nll=shipped.nll,
+            ece=shipped.ece,
+            n_averaged=self.averaging.n_averaged if self.averaging else 0,
+            train_seconds=trained - start,
+            bn_seconds=refreshed - trained,
+            eval_seconds=evaluated - refreshed,
+            images_per_second=len(self._train) / (trained - start),
+        )
+        self.epoch = epoch + 1
+        return self.record
+
+    def train_epoch(self) -> float:
+        """Train epoch `self.epoch` and return the mean loss over its images.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        train, epoch = self.settings.train, self.epoch
+        batches = self._train.batch_count(train.batch_size)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        images_seen = 0
+        self.model.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            # for layers that draw; the global generators are the caller's again afterwards
+            torch.manual_seed(derive_seed(self.settings.seed, epoch, "layers"))
+            for step, (images, labels) in enumerate(self._batches("train")):
+                if self.averaging is None:
+                    self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
+                self.optimizer.zero_grad(set_to_none=True)
+                with self.numerics.autocast():
+                    loss = self._loss(self._forward(images), labels)
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                total += loss.detach().double() * len(labels)
+                images_seen += len(labels)
+        mean = total.item() / images_seen
+        if not torch.isfinite(torch.tensor(mean)):
+            raise NonFiniteError(f"the training loss is {mean} in epoch {epoch}")
+        return mean
+
+    def average_epoch(self) -> None:
+        """After an epoch > swa_start: take the model into the average and refresh its statistics."""
+        start, swa_lr = self.settings.swa_start, self.settings.swa_lr
+        if start is None or swa_lr is None or self.epoch <= start:
+            return
+        if self.averaging is None:
+            self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
+        self.averaging.update(self.model)
+        self.averaging.refresh(self._batches("bn"), self.numerics.autocast())
+
+    def evaluate_epoch(self) -> tuple[Evaluation, Evaluation]:
+        """Evaluate the shipped and the live model on the validation images."""
+        live = self._evaluate(self.model)
+        return (self._evaluate(self.shipped) if self.averaging else live), live
+
+    def state_dict(self) -> dict[str, Any]:
+        """State after the last finished epoch: tensors, numbers, strings, dicts and lists.
+
+        A finished run leaves out what only further training would need.
+        """
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "record": self.record.as_dict() if self.record else None,
+            "model": self.model.state_dict(),
+            "averaging": self.averaging.state_dict() if self.averaging else None,
+        }
+        if not self.done:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same settings; the next epoch is the one after it."""
+        self.epoch = state["epoch"]
+        self.record = EpochRecord(**state["record"]) if state["record"] else None
+        self.model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        if state["averaging"] is not None:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            assert self.settings.swa_lr is not None
+            self.averaging = Averaging(self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging)
+            self.averaging.load_state_dict(state["averaging"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate  # building SWALR may have moved it
+
+    def _set_base_rate(self, index: int, batches: int) -> None:
+        factor = base_factor(index, self.settings.train, batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * factor
+
+    def _batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of the training images; the BN refresh draws its own order and augmentation."""
+        train, averaging = self.settings.train, self.settings.averaging
+        refresh = purpose == "bn"
+        return self._train.train(
+            (averaging.bn_batch_size or train.batch_size) if refresh else train.batch_size,
+            augment=train.augment,
+            crop_padding=train.crop_padding,
+            seed=self.settings.seed,
+            epoch=self.epoch,
+            purpose=purpose,
+            max_batches=averaging.bn_batches if refresh else None,
+        )
+
+    def _evaluate(self, model: nn.Module) -> Evaluation:
+        batches = self._val.ordered(self.settings.train.eval_batch_size)
+        return evaluate(model, batches, self.numerics.autocast())
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def build_optimizer(
+    model: nn.Module, lr: float, train: TrainSpec, numerics: Numerics
+) -> torch.optim.Optimizer:
+    """The optimizer of the settings over all parameters of `model`."""
+    parameters = model.parameters()
+    if train.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
+    return torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=train.momentum,
+        nesterov=train.momentum > 0,
+        weight_decay=train.weight_decay,
+        fused=numerics.fused,
+    )

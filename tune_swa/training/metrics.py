@@ -1,0 +1,89 @@
+"""What a model is worth on labelled images: accuracy, negative log-likelihood, calibration error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ECE_BINS = 15
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or an output is NaN or infinite; the run has no result."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one model on one set of images."""
+
+    accuracy: float
+    """Share of images whose largest output is the label's, in [0, 1]."""
+    nll: float
+    """Mean negative log-likelihood of the labels, in nats."""
+    ece: float
+    """Expected calibration error, in [0, 1]."""
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: AbstractContextManager[Any],
+) -> Evaluation:
+    """Evaluate `model` in eval mode and put it back into the mode it was in.
+
+    Args:
+        model: maps [B, 3, H, W] to logits [B, C].
+        batches: pairs of images [B, 3, H, W] float32 and labels [B] int64, on the model's device.
+        autocast: context of the forward pass. Everything after the logits is fp32.
+
+    Raises:
+        NonFiniteError: an output is NaN or infinite.
+    """
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    try:
+        with torch.no_grad(), autocast:
+            for images, targets in batches:
+                logits.append(model(images).float())
+                labels.append(targets)
+    finally:
+        model.train(was_training)
+    return from_logits(torch.cat(logits), torch.cat(labels))
+
+
+def from_logits(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Metrics of logits [N, C] float32 against labels [N] int64."""
+    log_probability = torch.log_softmax(logits, dim=1)
+    nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean().item()
+    if not math.isfinite(nll):
+        raise NonFiniteError("the model's outputs on the validation images are not finite")
+    log_confidence, predicted = log_probability.max(dim=1)
+    correct = predicted == labels
+    return Evaluation(
+        accuracy=int(correct.sum()) / len(labels),
+        nll=nll,
+        ece=expected_calibration_error(log_confidence.exp(), correct),
+    )
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017).
+
+    Args:
+        confidence: probability of the predicted class, [N] in [0, 1].
+        correct: whether the prediction is right, [N] bool.
+        bins: number of bins. Each is open above, but the last holds 1 too, so that every image is
+            in exactly one bin.
+    """
+    confidence = confidence.double()
+    index = (confidence * bins).long().clamp(0, bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gap.scatter_add_(0, index, confidence - correct.double())
+    return gap.abs().sum().item() / len(confidence)
