@@ -1,0 +1,157 @@
+"""Which columns do the result files have, of which type, and what do they mean?
+
+Every column is named here once; the tables are built from these lists, and a test holds
+`results/README.md` against them. Importing this module costs nothing: the types are words, which
+`tune_swa.results.tables` turns into arrow's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tune_swa.spec import Parameter
+
+ColumnType = Literal["string", "int64", "float64", "bool"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result file."""
+
+    name: str
+    type: ColumnType
+    """Arrow's name of the type."""
+    meaning: str
+    """One sentence, with the unit. Written into the parquet schema too."""
+
+
+CORE = (
+    Column("lr", "float64", "Base learning rate."),
+    Column("swa_start", "int64", "Epoch (from 0) after which averaging starts; null for a baseline."),
+    Column("swa_lr", "float64", "Constant rate that SWA anneals to; null for a baseline."),
+)
+"""Present whether the space searches them or fixes them, so that queries work for every experiment."""
+
+_VALUE_TYPES: dict[str, ColumnType] = {"bool": "bool", "int": "int64", "float": "float64", "str": "string"}
+
+_TRIALS_HEAD = (
+    Column("trial", "string", "Name of the trial, stable across resumes."),
+    Column("stage", "string", "`search`, or `confirm` for a run on a fresh seed."),
+    Column("kind", "string", "`baseline` (plain training) or `swa`."),
+    Column("seed", "int64", "Training seed: initialisation, order and augmentation."),
+)
+_TRIALS_TAIL = (
+    Column("status", "string", "`completed`, `pruned`, `failed`, `interrupted` or `running`."),
+    Column("epochs", "int64", "Epochs reported so far, shared ones included."),
+    Column("epochs_trained", "int64", "Of these, epochs this trial trained itself."),
+    Column("epochs_shared", "int64", "Of these, epochs taken over from a trial with the same trunk."),
+    Column(
+        "accuracy",
+        "float64",
+        "Fraction of validation images right, 0 to 1, at the last reported epoch; the objective where "
+        "status is `completed`.",
+    ),
+    Column("best_accuracy", "float64", "Highest `accuracy` over the epochs; information, chooses nothing."),
+    Column("best_epoch", "int64", "First epoch (from 0) with that accuracy."),
+    Column("nll", "float64", "Negative log-likelihood per validation image, nats, last epoch."),
+    Column("ece", "float64", "Expected calibration error on the validation images, 0 to 1, last epoch."),
+    Column("live_accuracy", "float64", "Like `accuracy`, of the live model instead of the average."),
+    Column(
+        "delta_vs_baseline",
+        "float64",
+        "`accuracy` minus that of the best completed baseline, same stage and seed; null unless completed.",
+    ),
+    Column(
+        "delta_vs_same_lr",
+        "float64",
+        "`accuracy` minus that of the completed baseline with the same settings apart from SWA's, same stage "
+        "and seed; null where there is none.",
+    ),
+    Column("seconds", "float64", "Spent on training, BN refresh and evaluation; shared epochs cost none."),
+    Column("device", "string", "Where it ran last; null before it started."),
+    Column("checkpoint", "string", "Newest checkpoint that exists, relative to the experiment's folder."),
+    Column("error", "string", "Why it failed; null otherwise."),
+)
+
+EPOCHS = (
+    Column("trial", "string", "Name of the trial."),
+    Column("epoch", "int64", "Epoch, from 0. Every trial has all of its epochs, shared ones included."),
+    Column("phase", "string", "`trunk` before the first average, `branch` from then on."),
+    Column("learning_rate", "float64", "Rate the epoch was trained at."),
+    Column("train_loss", "float64", "Mean loss over the training images while training, in nats."),
+    Column(
+        "accuracy",
+        "float64",
+        "Fraction of validation images right, 0 to 1, of the model to ship if training stopped here: the "
+        "average with refreshed BN in a branch, the live model before.",
+    ),
+    Column("live_accuracy", "float64", "The same of the live model, the one that the optimizer changes."),
+    Column("nll", "float64", "Negative log-likelihood per validation image, nats, of the same model."),
+    Column("ece", "float64", "Expected calibration error on the validation images, 0 to 1, same model."),
+    Column("n_averaged", "int64", "Models in the average; 0 in the trunk."),
+    Column("train_seconds", "float64", "Wall time of training; null for a shared epoch."),
+    Column("bn_seconds", "float64", "Wall time of the BN refresh; null for a shared epoch."),
+    Column("eval_seconds", "float64", "Wall time of evaluation; null for a shared epoch."),
+    Column("images_per_second", "float64", "Training images per second; null for a shared epoch."),
+    Column("shared_from", "string", "Trial that trained this epoch; null: the trial itself."),
+)
+"""Columns of epochs.parquet: one row for each epoch of each trial."""
+
+_COMPARISON_HEAD = (
+    Column("rank", "int64", "1 is best: by accuracy, then nll, then trial; null unless completed."),
+    Column("configuration", "string", "The configuration in words, such as `SWA_90_5e-5 lr=1e-4`."),
+    Column("trial", "string", "The trial that the row is about; the best one of several."),
+    Column("kind", "string", "`baseline` or `swa`."),
+    Column("best_baseline", "bool", "True in one row: the baseline that the others are measured against."),
+)
+_COMPARISON_TAIL = (
+    Column("status", "string", "As in trials.parquet."),
+    Column("epochs", "int64", "Epochs reported so far."),
+    Column("accuracy", "float64", "At the last reported epoch, 0 to 1; compare completed rows only."),
+    Column("nll", "float64", "At the last reported epoch, in nats."),
+    Column("baseline", "string", "Configuration of the best completed baseline; null without one."),
+    Column("baseline_accuracy", "float64", "Its accuracy, 0 to 1."),
+    Column("delta_vs_baseline", "float64", "`accuracy` minus `baseline_accuracy`; null unless completed."),
+    Column(
+        "delta_vs_same_lr",
+        "float64",
+        "`accuracy` minus that of the completed baseline with the same settings apart from SWA's; null where "
+        "there is none.",
+    ),
+    Column("images", "int64", "Number of validation images behind every accuracy."),
+    Column("seeds", "int64", "Seeds the row rests on: 1 once the search completed it, 0 before."),
+    Column("mean", "float64", "Mean accuracy over fresh seeds; null: not re-run."),
+    Column("sd", "float64", "Standard deviation of the accuracy over fresh seeds; null: not re-run."),
+    Column("delta", "float64", "Mean difference to the baseline, paired by seed; null: not re-run."),
+    Column("interval_low", "float64", "Lower end of the interval of `delta`; null: not re-run."),
+    Column("interval_high", "float64", "Upper end of the interval of `delta`; null: not re-run."),
+    Column("p_value", "float64", "Of `delta` being 0; null: not re-run."),
+)
+
+
+def parameter_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
+    """Columns of a configuration: `lr`, `swa_start` and `swa_lr` always, then what else is searched.
+
+    A column has the name that the space file gives the parameter (`train.weight_decay`; quote it in
+    SQL) and the type of its values. Lists become strings joined by `+`, the empty one `none`.
+    """
+    core = {column.name for column in CORE}
+    searched = (
+        Column(p.name, _VALUE_TYPES[p.value_type], f"{p.name} of the space file; null: not set.")
+        for p in parameters
+        if p.name not in core
+    )
+    return (*CORE, *searched)
+
+
+def trials_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
+    """Columns of trials.parquet: one row for each trial."""
+    return (*_TRIALS_HEAD, *parameter_columns(parameters), *_TRIALS_TAIL)
+
+
+def comparison_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
+    """Columns of comparison.parquet: one row for each configuration."""
+    return (*_COMPARISON_HEAD, *parameter_columns(parameters), *_COMPARISON_TAIL)

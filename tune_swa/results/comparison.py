@@ -1,0 +1,192 @@
+"""Which configuration is best, and how far is each of them from the baseline?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.results.provenance import experiment_of, validation_images
+from tune_swa.spec import (
+    CORE_PARAMETERS,
+    SWA_CORE,
+    Experiment,
+    Params,
+    Value,
+    is_swa_setting,
+    label,
+    params_key,
+)
+
+_UNFINISHED = ("running", "interrupted", "pruned", "failed")
+"""Order in which the rows without a rank are listed: what may still complete comes first."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial, and its distance from the baselines."""
+
+    trial: TrialState
+    params: Params
+    """Its configuration: `lr` always, `swa_start` and `swa_lr` for SWA, and what else is searched."""
+    label: str
+    delta_vs_baseline: float | None
+    """In accuracy (0 to 1), against the best baseline."""
+    delta_vs_same_lr: float | None
+    """In accuracy (0 to 1), against the baseline with the same non-SWA settings."""
+
+    @property
+    def completed(self) -> bool:
+        return is_completed(self.trial)
+
+    @property
+    def accuracy(self) -> float | None:
+        """At the last reported epoch, 0 to 1."""
+        return None if self.trial.last is None else self.trial.last["accuracy"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All trials of an experiment, and the ranking of its configurations."""
+
+    experiment: Experiment
+    images: int
+    """Validation images behind every accuracy."""
+    trials: tuple[Entry, ...]
+    """Every trial of every stage, in the order they were suggested."""
+    ranked: tuple[Entry, ...]
+    """Completed configurations of the search, best first."""
+    unfinished: tuple[Entry, ...]
+    """The other configurations of the search."""
+    baseline: Entry | None
+    """The best completed baseline of the search."""
+
+    @property
+    def best(self) -> Entry | None:
+        """The finally chosen configuration, of any kind."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def best_swa(self) -> Entry | None:
+        return next((e for e in self.ranked if e.trial.kind == "swa"), None)
+
+
+def is_completed(trial: TrialState) -> bool:
+    """Whether its last accuracy is the objective."""
+    return trial.status == "completed" and bool(trial.records)
+
+
+def best_trial(state: ExperimentState) -> TrialState | None:
+    """The finally chosen trial: the best completed one of the search, baselines included, or None.
+
+    Best is the highest validation accuracy at the last epoch (not the best over the epochs, which
+    would be a second selection), then the lowest nll, then the first name.
+    """
+    return _best(t for t in state.trials.values() if t.stage == "search")
+
+
+def compare(state: ExperimentState) -> Comparison:
+    """Measure every trial against the baselines, and rank the configurations of the search.
+
+    A difference is taken between trials of one stage and one seed, so that both sides saw the same
+    initial weights and the same order of images.
+
+    Raises:
+        RequestError: the journal is empty.
+    """
+    experiment = experiment_of(state)
+    search = [t for t in state.trials.values() if t.stage == "search"]
+    baseline = _best(t for t in search if t.kind == "baseline")
+    references = _baselines(state)
+    entries = {trial.name: _entry(experiment, trial, baseline, references) for trial in state.trials.values()}
+    completed = sorted((t for t in search if is_completed(t)), key=_quality)
+    others = sorted((t for t in search if not is_completed(t)), key=_progress)
+    rows = _one_per_configuration(entries[t.name] for t in (*completed, *others))
+    return Comparison(
+        experiment=experiment,
+        images=validation_images(state),
+        trials=tuple(entries.values()),
+        ranked=tuple(e for e in rows if e.completed),
+        unfinished=tuple(e for e in rows if not e.completed),
+        baseline=None if baseline is None else entries[baseline.name],
+    )
+
+
+# ------------------------------------------------------------------------------------- ordering
+
+
+def _best(trials: Iterable[TrialState]) -> TrialState | None:
+    return min((t for t in trials if is_completed(t)), key=_quality, default=None)
+
+
+def _quality(trial: TrialState) -> tuple[float, float, str]:
+    """Sorts completed trials, best first."""
+    last = trial.records[-1]
+    nll = math.inf if last["nll"] is None else last["nll"]
+    return -last["accuracy"], nll, trial.name
+
+
+def _progress(trial: TrialState) -> tuple[int, int, str]:
+    """Sorts the others. Not by accuracy: theirs are of different epochs."""
+    status = _UNFINISHED.index(trial.status) if trial.status in _UNFINISHED else len(_UNFINISHED)
+    return status, -len(trial.records), trial.name
+
+
+def _one_per_configuration(entries: Iterable[Entry]) -> list[Entry]:
+    """The first of each configuration; samplers may suggest one twice."""
+    first: dict[Any, Entry] = {}
+    for entry in entries:
+        first.setdefault((entry.trial.kind, params_key(entry.params)), entry)
+    return list(first.values())
+
+
+# ---------------------------------------------------------------------------------- differences
+
+_Key = tuple[str, int, tuple[tuple[str, Value], ...]]
+
+
+def _key(trial: TrialState, like: TrialState) -> _Key:
+    """Stage and seed of `trial`, with the non-SWA settings of `like`."""
+    settings = {n: v for n, v in _plain(like.params).items() if not is_swa_setting(n)}
+    return trial.stage, trial.seed, params_key(settings)
+
+
+def _baselines(state: ExperimentState) -> dict[_Key, float]:
+    """Accuracy of the best completed baseline at each stage, seed and setting."""
+    completed = [t for t in state.trials.values() if t.kind == "baseline" and is_completed(t)]
+    return {_key(t, t): t.records[-1]["accuracy"] for t in sorted(completed, key=_quality, reverse=True)}
+
+
+def _entry(
+    experiment: Experiment, trial: TrialState, baseline: TrialState | None, references: dict[_Key, float]
+) -> Entry:
+    params = _configuration(experiment, trial)
+    tuned = same = None
+    if is_completed(trial):
+        accuracy = trial.records[-1]["accuracy"]
+        tuned = _difference(accuracy, None if baseline is None else references.get(_key(trial, baseline)))
+        same = _difference(accuracy, references.get(_key(trial, trial)))
+    return Entry(trial, params, label(params), tuned, same)
+
+
+def _difference(accuracy: float, reference: float | None) -> float | None:
+    return None if reference is None else accuracy - reference
+
+
+def _configuration(experiment: Experiment, trial: TrialState) -> Params:
+    """`lr`, `swa_start` and `swa_lr` from wherever the space has them, then the other searched ones."""
+    searched = _plain(trial.params)
+    known = {**experiment.constants, **searched}
+    core = {
+        name: known[name]
+        for name in CORE_PARAMETERS
+        if name in known and (trial.kind == "swa" or name not in SWA_CORE)
+    }
+    return {**core, **{name: value for name, value in searched.items() if name not in core}}
+
+
+def _plain(params: dict[str, Any]) -> Params:
+    """Parameters in the space's own types: JSON turned the tuples into lists."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}

@@ -1,0 +1,101 @@
+"""How do results get onto the disk without anyone ever seeing half a file?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+import yaml
+
+from tune_swa.journal import ExperimentState
+from tune_swa.results.provenance import reloadable
+from tune_swa.results.tables import build_tables
+from tune_swa.spec import Experiment
+
+Writer = Callable[[BinaryIO], None]
+
+
+def export(state: ExperimentState, folder: Path) -> None:
+    """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`.
+
+    All three are complete on the disk before the first one takes its name, so a failure leaves the
+    old ones as they were.
+
+    Raises:
+        RequestError: the journal is empty.
+        OSError: the disk refused.
+    """
+    tables = build_tables(state)
+    _write_all({folder / f"{stem}.parquet": _parquet(table) for stem, table in tables._asdict().items()})
+
+
+def write_space(experiment: Experiment, path: Path) -> None:
+    """Write an experiment as a space file, every default spelled out, that reads back as the same one.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    spec = reloadable(experiment.model_dump(mode="json", by_alias=True))
+    text = yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    _write_all({path: lambda file: _write_bytes(file, text.encode())})
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def _parquet(table: Any) -> Writer:
+    return lambda file: pq.write_table(table, file, compression="zstd")
+
+
+def _write_bytes(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def _write_all(writers: Mapping[Path, Writer]) -> None:
+    """Write every file under a temporary name beside its own, then rename them."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+        for path, written in temporary.items():
+            os.replace(written, path)
+    finally:
+        for path in temporary.values():
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+# ------------------------------------------------------------------------------------------ YAML
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes for the reader of space files, which takes more for a number than PyYAML does (1e5)."""
+
+
+def _string(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'" if _numeric(value) else None)
+
+
+def _list(dumper: _Dumper, value: list[Any]) -> yaml.SequenceNode:
+    flat = not any(isinstance(item, dict | list) for item in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
+
+
+def _numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_Dumper.add_representer(str, _string)
+_Dumper.add_representer(list, _list)

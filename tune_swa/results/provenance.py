@@ -1,0 +1,84 @@
+"""Under which circumstances did these results come about?"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from tune_swa.errors import RequestError
+from tune_swa.journal import Event, ExperimentState
+from tune_swa.spec import Experiment
+
+PREFIX = "tune_swa."
+"""Of every key in the metadata of a parquet file."""
+
+
+def header_of(state: ExperimentState) -> Event:
+    """The `created` event of an experiment.
+
+    Raises:
+        RequestError: the journal does not have one (yet).
+    """
+    if state.header is None:
+        raise RequestError("the journal is empty: this experiment has not started yet")
+    return state.header
+
+
+def experiment_of(state: ExperimentState) -> Experiment:
+    """The experiment as it was described when it started.
+
+    Raises:
+        RequestError: the journal is empty, or its description is not one that this version reads.
+    """
+    header = header_of(state)
+    try:
+        return Experiment.model_validate(reloadable(header["spec"]))
+    except ValidationError as error:
+        raise RequestError(
+            f"the experiment was described by tune_swa {header.get('version')} in a way that this version "
+            f"does not read: {error.errors()[0]['msg']}"
+        ) from None
+
+
+def reloadable(spec: dict[str, Any]) -> dict[str, Any]:
+    """A dumped experiment without the default that excludes what was given.
+
+    `baseline` takes either `trials` or `points`, and a complete dump holds both.
+    """
+    baseline = spec.get("baseline") or {}
+    if baseline.get("points") is None:
+        return spec
+    return {**spec, "baseline": {k: v for k, v in baseline.items() if k != "trials"}}
+
+
+def validation_images(state: ExperimentState) -> int:
+    """Number of images behind every accuracy of the search."""
+    return int(header_of(state)["data"]["val"])
+
+
+def metadata(state: ExperimentState) -> dict[str, str]:
+    """What a result file says about itself: `tune_swa.*` keys, and JSON where it is more than a word."""
+    header = header_of(state)
+    experiment = experiment_of(state)
+    data = header.get("data") or {}
+    seeds = {
+        "training": experiment.seed,
+        "sampler": experiment.search.seed,
+        "split": experiment.data.split_seed,
+    }
+    values = {
+        "version": str(header.get("version")),
+        "experiment": experiment.name,
+        "created": datetime.fromtimestamp(header["time"], UTC).isoformat(timespec="seconds"),
+        "space": json.dumps(header["spec"]),
+        "seeds": json.dumps(seeds),
+        "versions": json.dumps(header.get("versions")),
+        "data": json.dumps(data),
+        "data_fingerprint": str(data.get("fingerprint")),
+        "hardware": json.dumps(header.get("hardware")),
+        "numerics": json.dumps(header.get("numerics")),
+    }
+    return {PREFIX + key: value for key, value in values.items()}

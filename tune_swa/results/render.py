@@ -1,0 +1,82 @@
+"""What does the comparison look like in a terminal?"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tune_swa.journal import ExperimentState
+from tune_swa.results.comparison import Comparison, Entry, compare
+
+_STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}
+_NONE = "-"
+
+
+def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Table:
+    """Every configuration against the best baseline, best first, for 80 columns and more.
+
+    Everything is in ASCII apart from the frame, which rich replaces where the output cannot show it;
+    configurations are folded rather than cut.
+
+    Args:
+        state: the fold of a journal.
+        limit: show at most this many configurations, and the best baseline in any case. None: all.
+
+    Raises:
+        RequestError: the journal is empty.
+    """
+    compared = compare(state)
+    ranked = [(str(rank), entry) for rank, entry in enumerate(compared.ranked, start=1)]
+    rows = [*ranked, *((_NONE, entry) for entry in compared.unfinished)]
+    cut = len(rows) if limit is None else limit
+    shown = rows[:cut] + [row for row in rows[cut:] if row[1] is compared.baseline]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.caption = Text(_caption(compared, hidden=len(rows) - len(shown)))
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("configuration", overflow="fold", min_width=12)
+    table.add_column("status", no_wrap=True)
+    for heading in ("accuracy\n%", "vs base-\nline", "vs same\nlr", "nll", "epochs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rank, entry in shown:
+        _add_row(table, rank, entry, compared)
+    return table
+
+
+def points(difference: float | None) -> Text:
+    """A difference in accuracy (0 to 1) as signed percentage points, green where better."""
+    if difference is None:
+        return Text(_NONE, style="dim")
+    rounded = round(100 * difference, 2)
+    if rounded == 0:  # also -0.0
+        return Text("0.00")
+    return Text(f"{rounded:+.2f}", style="green" if rounded > 0 else "red")
+
+
+def _add_row(table: Table, rank: str, entry: Entry, compared: Comparison) -> None:
+    trial = entry.trial
+    reference = entry is compared.baseline
+    nll = (trial.last or {}).get("nll")
+    table.add_row(
+        Text(f"* {rank}" if reference else rank),
+        Text(entry.label),  # a Text, in which [brackets] are not markup
+        Text(trial.status, style=_STATUS_STYLES.get(trial.status, "")),
+        Text(_NONE if entry.accuracy is None else f"{100 * entry.accuracy:.2f}"),
+        points(entry.delta_vs_baseline),
+        points(entry.delta_vs_same_lr),
+        Text(_NONE if nll is None else f"{nll:.3f}"),
+        Text(f"{len(trial.records)}/{compared.experiment.train.epochs}"),
+        style="bold" if reference else "" if entry.completed else "dim",
+    )
+
+
+def _caption(compared: Comparison, hidden: int) -> str:
+    parts = [
+        "* the best baseline, which the others are measured against"
+        if compared.baseline
+        else "no baseline has completed, so there is nothing to measure against",
+        f"accuracy on {compared.images} validation images, differences in points",
+    ]
+    if hidden:
+        parts.append(f"{hidden} more not shown")
+    return "; ".join(parts)
