@@ -15,13 +15,13 @@ class RequestError(TuneSwaError):
     exit_code = 2
 
 
-class SearchFailed(TuneSwaError):
+class SearchFailed(TuneSwaError):  # noqa: N818 - reads as what happened
     """The request was fine, but the search could not produce a result. Exit code 1."""
 
     exit_code = 1
 
 
-class Interrupted(TuneSwaError):
+class Interrupted(TuneSwaError):  # noqa: N818 - reads as what happened
     """A signal ended the search; what was done is in the journal. Exit code 130."""
 
     exit_code = 130

@@ -5,13 +5,13 @@ files and the display are all functions of it. One line is one event, as JSON, w
 and `time` (seconds since 1970) and these others:
 
 =============  =====================================================================================
-created        version, spec, identity, data, numerics, hardware, versions, seed
+created        format, version, spec, identity, data, weights, numerics, hardware, versions, seed
 session        number, slots, gpus, cpus, resumed
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
 started        trial, device, attempt, from_epoch
 epoch          trial, record, decision (continue | stop), rung, checkpoint
-ended          trial, status (completed | pruned | failed | interrupted), error
-checkpoints    trial, removed (list), kept (list)
+ended          trial, status (completed | pruned | failed | interrupted), value, error
+checkpoints    trial, removed (list)
 finished       reason
 =============  =====================================================================================
 """
@@ -34,6 +34,9 @@ FORMAT = 1
 Event = dict[str, Any]
 Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 Kind = Literal["baseline", "swa"]
+
+KEPT_WHILE_RUNNING = 2
+"""Checkpoints that a running trial keeps: if the last one is damaged there is the one before."""
 
 ENDED: frozenset[str] = frozenset({"completed", "pruned", "failed"})
 """Statuses that a trial does not leave again. An interrupted one goes on after a resume."""
@@ -194,6 +197,11 @@ class ExperimentState:
     def of_kind(self, kind: Kind) -> list[TrialState]:
         return [t for t in self.trials.values() if t.kind == kind]
 
+    @property
+    def keeps_best_only(self) -> bool:
+        """Whether a running trial keeps its last checkpoints only."""
+        return self.header is None or self.header["spec"]["search"]["keep_checkpoints"] != "all"
+
     def _on_created(self, event: Event) -> None:
         self.header = event
 
@@ -222,6 +230,8 @@ class ExperimentState:
             trial.rungs[event["rung"]] = event["decision"]
         if event["checkpoint"] is not None:
             trial.checkpoints.append(event["checkpoint"])
+            if self.keeps_best_only:
+                del trial.checkpoints[:-KEPT_WHILE_RUNNING]
 
     def _on_ended(self, event: Event) -> None:
         trial = self.trials[event["trial"]]

@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
@@ -22,12 +22,14 @@ MAX_NODES = 100_000
 class _Loader(yaml.SafeLoader):
     """Resolves plain scalars by YAML 1.2's core schema, in which 5e-5 is a number."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+.0123456789"),
 )
 # after the float, so that what is both is tried first as a whole number
@@ -35,8 +37,12 @@ _Loader.yaml_implicit_resolvers = {
     first: [("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$")), *resolvers]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
 
 
 @dataclass
@@ -48,12 +54,16 @@ class Document:
     """Path of keys and indices to `file:line` (or the option that set it)."""
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
+def load(
+    path: str | Path, overrides: list[str] | None = None, options: dict[str, str] | None = None
+) -> Experiment:
     """Read, override and validate a space file.
 
     Args:
         path: the YAML file.
         overrides: `KEY=VALUE` strings as of `--set`; dotted key, YAML value.
+        options: further ones that came from options of their own: the option as written (which
+            errors name) to its `KEY=VALUE`.
 
     Raises:
         RequestError: naming file, line, key, value and what is allowed, for every problem found.
@@ -66,7 +76,9 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     except IsADirectoryError:
         raise RequestError(f"{path}: is a folder, expected a space file (YAML)") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise RequestError(
+            f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})"
+        ) from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
     document = parse(text, str(path))
@@ -74,6 +86,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
         raise RequestError(f"{path}:1: expected settings such as `name: ...` and `space: ...`")
     for override in overrides or []:
         apply_override(document, override)
+    for option, override in (options or {}).items():
+        apply_override(document, override, option)
     return validate(document, str(path))
 
 
@@ -138,6 +152,7 @@ class _Builder:
             return self._mapping(node, loc, above)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*loc, i), above) for i, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, where)
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc, above: tuple[int, ...]) -> dict[str, Any]:
@@ -175,12 +190,13 @@ class _Builder:
 # -------------------------------------------------------------------------------------- --set
 
 
-def apply_override(document: Document, override: str) -> None:
+def apply_override(document: Document, override: str, option: str | None = None) -> None:
     """Apply one `KEY=VALUE`; a missing section on the way is made.
 
-    In `space` and in a point, a key with a dot in it (`train.weight_decay`) is one key.
+    In `space`, a key with a dot in it (`train.weight_decay`) is one key. `option` is how the user
+    wrote it, where that was not `--set`.
     """
-    source = f"--set {override}"
+    source = option or f"--set {override}"
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RequestError(f"{source}: expected KEY=VALUE, such as --set train.epochs=30")
@@ -189,10 +205,11 @@ def apply_override(document: Document, override: str) -> None:
     target = document.value
     for depth, part in enumerate(parts[:-1]):
         if isinstance(target, list):
-            part = _index(part, target, source)
-        elif target.get(part) is None:
-            target[part] = {}
-        target = target[part]
+            target = target[_index(part, target, source)]
+        else:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
         if not isinstance(target, dict | list):
             raise RequestError(f"{source}: {'.'.join(map(str, parts[: depth + 1]))} has no settings below it")
     last: str | int = _index(parts[-1], target, source) if isinstance(target, list) else parts[-1]
@@ -277,14 +294,21 @@ def _siblings(loc: Loc, tagged: Loc) -> list[str]:
     schema = Experiment.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     if len(tagged) >= 2 and tagged[0] == "space":
-        tags = {"choice": "ChoiceDomain", "int": "IntDomain", "uniform": "UniformDomain",
-                "log_uniform": "LogUniformDomain", "constant": "ConstantDomain"}
+        tags = {
+            "choice": "ChoiceDomain",
+            "int": "IntDomain",
+            "uniform": "UniformDomain",
+            "log_uniform": "LogUniformDomain",
+            "constant": "ConstantDomain",
+        }
         name = tags.get(str(tagged[2])) if len(tagged) > 2 else None
         return list(definitions[name]["properties"]) if name else []
     current = schema
     for part in loc[:-1]:
         current = current.get("properties", {}).get(part, {})
-        reference = current.get("$ref") or next((a["$ref"] for a in current.get("anyOf", []) if "$ref" in a), None)
+        reference = current.get("$ref") or next(
+            (a["$ref"] for a in current.get("anyOf", []) if "$ref" in a), None
+        )
         if reference:
             current = definitions[reference.rsplit("/", 1)[-1]]
     return list(current.get("properties", {}))

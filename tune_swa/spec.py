@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Value: TypeAlias = int | float | str | bool | None | tuple[str, ...]
+Value: TypeAlias = int | float | str | bool | tuple[str, ...] | None
 """One setting's value. JSON can hold all of them (tuples as lists)."""
 
 Params: TypeAlias = dict[str, Value]
@@ -227,18 +227,19 @@ _DOMAIN_KEYS = {
     "constant": "constant",
 }
 
+_DOMAIN_TAGS: dict[type, str] = {
+    ChoiceDomain: "choice",
+    IntDomain: "int",
+    UniformDomain: "uniform",
+    LogUniformDomain: "log_uniform",
+    ConstantDomain: "constant",
+}
+
 
 def _domain_tag(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return next((_DOMAIN_KEYS[key] for key in value if key in _DOMAIN_KEYS), None)
-    tags = {
-        ChoiceDomain: "choice",
-        IntDomain: "int",
-        UniformDomain: "uniform",
-        LogUniformDomain: "log_uniform",
-        ConstantDomain: "constant",
-    }
-    return tags.get(type(value), "bare")
+    return _DOMAIN_TAGS.get(type(value), "bare")
 
 
 Domain: TypeAlias = Annotated[
@@ -272,7 +273,7 @@ class BaselineSpec(Settings):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> BaselineSpec:
-        if self.points is not None and "trials" in self.model_fields_set:
+        if self.points is not None and self.trials != "auto":
             raise ValueError("give either trials or points, not both")
         if self.points is not None and not self.points:
             raise ValueError("points is empty; leave it out to have the baseline tuned")
@@ -524,17 +525,16 @@ class Experiment(Settings):
 
     @cached_property
     def _baseline_combinations(self) -> tuple[Params, ...] | None:
-        return tuple(enumerate_space(self.baseline_parameters)) if (
-            (count_space(self.baseline_parameters) or math.inf) <= 100_000
-        ) else None
+        return (
+            tuple(enumerate_space(self.baseline_parameters))
+            if ((count_space(self.baseline_parameters) or math.inf) <= 100_000)
+            else None
+        )
 
     @property
     def swa_trials(self) -> int:
         """Number of SWA trials, the points included."""
         size = count_space(self.parameters)
-        if size is not None:
-            outside = sum(not self._in_space(p) for p in distinct(self.swa_points))
-            size += outside
         wanted = self.search.trials
         if wanted is None:
             wanted = size if self.search.sampler == "grid" else 24
@@ -563,12 +563,7 @@ class Experiment(Settings):
         dumped["data"].pop("path", None)
         return dumped
 
-    def _in_space(self, params: Params) -> bool:
-        return all(p.domain.contains(params[p.name]) for p in self.parameters)
-
-    def _settings(
-        self, params: Mapping[str, Value], *, baseline: bool, seed: int | None
-    ) -> RunSettings:
+    def _settings(self, params: Mapping[str, Value], *, baseline: bool, seed: int | None) -> RunSettings:
         merged = {**self.constants, **params}
         sections: dict[str, dict[str, Value]] = {"train": {}, "averaging": {}}
         core: dict[str, Value] = {}
@@ -705,7 +700,9 @@ class _Resolver:
             self.baseline_points = distinct(tuple(self.baseline_points))
         for field in ("trunk_rungs", "branch_rungs"):
             rungs = getattr(spec.scheduler, field)
-            if rungs != "auto" and (list(rungs) != sorted(set(rungs)) or rungs[-1:] >= (spec.train.epochs - 1,)):
+            if rungs != "auto" and (
+                list(rungs) != sorted(set(rungs)) or rungs[-1:] >= (spec.train.epochs - 1,)
+            ):
                 self._problem(
                     ("scheduler", field),
                     f"expected rising epochs between 0 and {spec.train.epochs - 2}",
@@ -823,7 +820,9 @@ class _Resolver:
             return None
         low, high = (float(v) for v in sample if isinstance(v, int | float))
         if integer and (low != int(low) or high != int(high)):
-            self._problem(loc, "expected whole numbers; for real ones write uniform or log_uniform", list(bounds))
+            self._problem(
+                loc, "expected whole numbers; for real ones write uniform or log_uniform", list(bounds)
+            )
             return None
         needs_int = all(isinstance(v, int) for v in sample)
         if needs_int and not integer:
@@ -880,7 +879,9 @@ class _Resolver:
         for parameter in self.parameters:
             if parameter.name == "train.warmup_epochs":
                 high = parameter.domain.enumerate()
-                candidates = [(("space", parameter.name), max(int(v) for v in high or () if isinstance(v, int)))]
+                candidates = [
+                    (("space", parameter.name), max(int(v) for v in high or () if isinstance(v, int)))
+                ]
             if parameter.name == "train.unit":
                 return  # the two units differ too much for one bound
         if "train.warmup_epochs" in self.constants:

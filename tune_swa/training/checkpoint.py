@@ -28,7 +28,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         torch.save({"format": FORMAT, **state}, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
         raise OSError(f"{path}: {error}") from error
     finally:

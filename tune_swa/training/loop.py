@@ -207,7 +207,9 @@ class Run:
         if state["averaging"] is not None:
             rates = [group["lr"] for group in self.optimizer.param_groups]
             assert self.settings.swa_lr is not None
-            self.averaging = Averaging(self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging)
+            self.averaging = Averaging(
+                self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging
+            )
             self.averaging.load_state_dict(state["averaging"])
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # building SWALR may have moved it

@@ -1,0 +1,199 @@
+"""The commands. torch and ray are imported only by those that need them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tune_swa import __version__
+from tune_swa.errors import Interrupted, RequestError, TuneSwaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tune_swa.spec import Experiment
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> int:
+    """Run a command and return its exit code: 0 done, 1 no result, 2 wrong request, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser(program)
+    options = parser.parse_args(given)
+    command: Callable[[argparse.Namespace], int] = options.command
+    options.given = given
+    options.program = program
+    try:
+        return command(options)
+    except Interrupted:
+        print(f"Interrupted. Continue with:\n{continue_command(options)}", file=sys.stderr)
+        return Interrupted.exit_code
+    except TuneSwaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # before there was anything to continue
+        print("Interrupted.", file=sys.stderr)
+        return Interrupted.exit_code
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        sys.stderr.close()
+        return 1
+
+
+def run_search(arguments: Sequence[str] | None = None) -> int:
+    """What `run_search.py` runs: `tune-swa search` under its own name."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return main(["search", *given], program="run_search.py")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a usage error in the form of all other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}. See {self.prog} --help", file=sys.stderr)
+        sys.exit(RequestError.exit_code)
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tune-swa" if program == "run_search.py" else program,
+        description="Search when stochastic weight averaging should start, its rate, and the base rate.",
+    )
+    parser.add_argument("--version", action="version", version=f"tune-swa {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    search = commands.add_parser(
+        "search",
+        help="search the space that a file describes",
+        description="Search the space that a file describes, and compare every configuration with the "
+        "baseline. The results go to RESULTS_DIR/NAME.",
+    )
+    if program == "run_search.py":
+        search.prog = program
+    _add_search_options(search)
+    search.set_defaults(command=_search)
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON schema of space files",
+        description="Print the JSON schema of space files, by which editors complete and check them.",
+    )
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--space", required=True, metavar="FILE", help="the space file (YAML)")
+    add("--gpus", type=int, metavar="N", help="GPUs to use; default: all there are; 0: run on the CPU")
+    add("--gpus-per-trial", metavar="F", help="fraction of a GPU that one trial gets")
+    add("--cpus", type=int, metavar="N", help="CPU cores to use; default: all; 1: one trial at a time")
+    add("--name", help="name of the experiment; default: the space file's")
+    add("--results-dir", default="results", metavar="DIR", help="where results go; default: results")
+    add("--data-dir", type=Path, metavar="DIR", help="where the images are, or are downloaded to")
+    add("--trials", metavar="N", help="number of SWA trials")
+    add("--seed", metavar="N", help="seed of the sampler and of the training")
+    add("--resume", action="store_true", help="go on with the experiment of this name")
+    add("--address", metavar="ADDR", help="a running Ray cluster (`auto`: this machine's)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override any setting by its dotted path; the value is YAML; can be repeated",
+    )
+    add("--dry-run", action="store_true", help="print the plan; train nothing")
+    add("--quiet", action="store_true", help="print nothing but the result and errors")
+
+
+def load_experiment(options: argparse.Namespace) -> Experiment:
+    """The space file with the overrides of the command line."""
+    from tune_swa import spacefile
+
+    keys = {
+        "--name": ("name", options.name),
+        "--trials": ("search.trials", options.trials),
+        "--seed": ("search.seed", options.seed),
+        "--gpus-per-trial": ("resources.gpus_per_trial", options.gpus_per_trial),
+    }
+    given = {
+        f"{option} {value}": f"{key}={json.dumps(value) if option == '--name' else value}"
+        for option, (key, value) in keys.items()
+        if value is not None
+    }
+    return spacefile.load(options.space, options.set, given)
+
+
+def _search(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    experiment = load_experiment(options)
+    console = Console(highlight=False)
+    if options.dry_run:
+        from tune_swa.search.plan import make_plan, print_plan
+
+        print_plan(console, make_plan(experiment, options.data_dir, gpus=options.gpus, cpus=options.cpus))
+        return 0
+    from tune_swa.results.comparison import best_trial
+    from tune_swa.results.export import export, write_space
+    from tune_swa.search.runner import Request, search
+
+    request = Request(
+        experiment=experiment,
+        results_dir=Path(options.results_dir),
+        data_dir=options.data_dir,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        resume=options.resume,
+        address=options.address,
+        quiet=options.quiet,
+        console=console,
+    )
+    outcome = search(request, export, write_space, best_trial)
+    _print_result(console, outcome.folder)
+    return 0
+
+
+def _print_result(console: Console, folder: Path) -> None:
+    from tune_swa.journal import ExperimentState
+    from tune_swa.results.render import comparison_table
+    from tune_swa.results.summary import summary_text
+
+    state = ExperimentState.read(folder / "journal.jsonl")
+    console.print(comparison_table(state))
+    console.print(summary_text(state), markup=False)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.print(f"\nFiles in {shown}/", markup=False)
+    for name, what in (
+        ("trials.parquet", "one row per trial"),
+        ("epochs.parquet", "one row per trial and epoch"),
+        ("comparison.parquet", "every configuration against the baseline"),
+        ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),
+        ("best_model.json", "what one needs to know to use them"),
+        ("space.yaml", "the space as it was searched"),
+        ("journal.jsonl", "everything that happened, a line each"),
+    ):
+        if (folder / name).exists():
+            console.print(f"  {name:<20} {what}", markup=False)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from tune_swa.spec import Experiment
+
+    print(json.dumps(Experiment.model_json_schema(by_alias=True), indent=2))
+    return 0
+
+
+def continue_command(options: argparse.Namespace) -> str:
+    """The command line that goes on with an interrupted search."""
+    words = list(options.given)
+    if "--resume" not in words:
+        words.append("--resume")
+    if options.program == "run_search.py":
+        return shlex.join(["python", "run_search.py", *words[1:]])
+    return shlex.join([options.program, *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

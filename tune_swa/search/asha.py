@@ -1,0 +1,120 @@
+"""The early-stopping rule: asynchronous successive halving that never mixes raw and averaged models.
+
+A plain ASHA ranks every trial at an epoch together. Here that would rank a model whose weights are
+averaged against models whose are not, and record a late starter in rungs it was never in. So there
+are two ladders over absolute epochs, the trunk's and the branch's, and a trial is recorded only in
+a rung that it reports at exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tune_swa.journal import TrialState
+from tune_swa.spec import SchedulerSpec
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rung says about a report."""
+
+    stop: bool
+    rung: int | None
+    """The rung (an epoch) at which it was judged; None where it was at no rung."""
+
+
+GO_ON = Verdict(stop=False, rung=None)
+
+
+@dataclass
+class PhaseAsha:
+    """Asynchronous successive halving (Li et al. 2020, the stopping variant), one ladder per phase.
+
+    At a rung a value goes on if it is not below the (1 - 1/reduction_factor) quantile of what the
+    rung has seen before it; the first one always goes on. Ties go on.
+    """
+
+    spec: SchedulerSpec
+    epochs: int
+    """Length of a run."""
+    _trunk_values: dict[int, dict[str, float]] = field(default_factory=dict)
+    _trunk_verdicts: dict[tuple[int, str], bool] = field(default_factory=dict)
+    _branch_values: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trunk_rungs = frozenset(trunk_rungs(self.spec, self.epochs))
+        self.branch_rungs = frozenset(branch_rungs(self.spec, self.epochs))
+
+    def judge(self, trial: TrialState, epoch: int, value: float) -> Verdict:
+        """Judge the report of `value` at `epoch`, and record it where it is at a rung.
+
+        Trunk rungs see models before their trial's first average. A trunk is recorded once under
+        its hash, however many trials run it, and its verdict holds for all its SWA trials. Branch
+        rungs see averages of at least two models: the first average is still a copy of a raw one.
+        Baselines are recorded in trunk rungs and never stopped.
+        """
+        if not self.spec.asha:
+            return GO_ON
+        first_average = trial.first_average
+        if first_average is None or epoch < first_average:
+            return self._judge_trunk(trial, epoch, value)
+        if epoch > first_average and epoch in self.branch_rungs:
+            seen = self._branch_values.setdefault(epoch, {})
+            stop = self._below_cutoff(seen, value)
+            seen[trial.name] = value
+            return Verdict(stop, epoch)
+        return GO_ON
+
+    def _judge_trunk(self, trial: TrialState, epoch: int, value: float) -> Verdict:
+        if epoch not in self.trunk_rungs:
+            return GO_ON
+        key = (epoch, trial.trunk)
+        if key not in self._trunk_verdicts:
+            seen = self._trunk_values.setdefault(epoch, {})
+            self._trunk_verdicts[key] = self._below_cutoff(seen, value)
+            seen[trial.trunk] = value
+        return Verdict(self._trunk_verdicts[key] and trial.kind != "baseline", epoch)
+
+    def _below_cutoff(self, seen: dict[str, float], value: float) -> bool:
+        if not seen:
+            return False
+        quantile = 1 - 1 / self.spec.reduction_factor
+        return value < float(np.quantile(list(seen.values()), quantile))
+
+    def replay(self, trial: TrialState, epoch: int, value: float) -> None:
+        """Take in a report that was judged before, when the rungs are rebuilt from a journal."""
+        self.judge(trial, epoch, value)
+
+    def recorded(self, phase: str, rung: int) -> dict[str, float]:
+        """Values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
+        values = self._trunk_values if phase == "trunk" else self._branch_values
+        return dict(values.get(rung, {}))
+
+
+def trunk_rungs(spec: SchedulerSpec, epochs: int) -> list[int]:
+    """Epochs (from 0) of the trunk's ladder: after grace, grace * factor, ... epochs of training."""
+    if spec.trunk_rungs != "auto":
+        return list(spec.trunk_rungs)
+    rungs, trained = [], float(spec.grace_epochs)
+    while round(trained) < epochs:
+        rungs.append(round(trained) - 1)
+        trained *= spec.reduction_factor
+    return sorted(set(rungs))
+
+
+def branch_rungs(spec: SchedulerSpec, epochs: int) -> list[int]:
+    """Epochs (from 0) of the branch's ladder: with 1/factor, 1/factor^2, ... of the run to go.
+
+    Averaging begins late and at different epochs, so a ladder that is geometric from the start
+    would have hardly a rung that it reaches; one that is geometric towards the end has.
+    """
+    if spec.branch_rungs != "auto":
+        return list(spec.branch_rungs)
+    rungs, left = [], epochs / spec.reduction_factor
+    while left >= 2:
+        rungs.append(epochs - math.ceil(left) - 1)
+        left /= spec.reduction_factor
+    return sorted({r for r in rungs if r >= 0})

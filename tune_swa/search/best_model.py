@@ -1,0 +1,71 @@
+"""The model that a search hands over: `best_model.pt` and what one needs to know to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.spec import Experiment, label
+from tune_swa.training import checkpoint as checkpoints
+
+WEIGHTS = "best_model.pt"
+DESCRIPTION = "best_model.json"
+
+
+def export_best(
+    trial: TrialState,
+    state: ExperimentState,
+    experiment: Experiment,
+    folder: Path,
+    preprocessing: dict[str, Any],
+) -> Path:
+    """Write the weights of `trial`'s last epoch and their description; return the weights' path.
+
+    The weights are a plain state_dict: `torchvision.models.resnet18(num_classes=N)` loads them with
+    `torch.load(..., weights_only=True)`.
+
+    Raises:
+        tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint is damaged.
+        OSError: the disk refused.
+    """
+    assert state.header is not None
+    assert trial.last is not None
+    source = checkpoints.load(folder / trial.checkpoints[-1])
+    constants = {n: v for n, v in experiment.constants.items() if trial.kind == "swa" or "swa_" not in n}
+    data = state.header["data"]
+    description = {
+        "file": WEIGHTS,
+        "arch": experiment.model.arch,
+        "num_classes": data["num_classes"],
+        "class_names": data["class_names"],
+        "preprocessing": preprocessing,
+        "trial": trial.name,
+        "kind": trial.kind,
+        "configuration": label({**constants, **trial.params}),
+        "params": {**constants, **trial.params},
+        "seed": trial.seed,
+        "epoch": trial.last["epoch"],
+        "n_averaged": trial.last["n_averaged"],
+        "validation": {key: trial.last[key] for key in ("accuracy", "nll", "ece")},
+        "validation_images": data["val"],
+        "numerics": state.header["numerics"],
+        "versions": state.header["versions"],
+    }
+    target = folder / WEIGHTS
+    _replace(target, lambda path: torch.save(checkpoints.shipped_weights(source), path))
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+    return target
+
+
+def _replace(target: Path, write: Any) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""The folder of one experiment: who may write to it, and whether it is begun or continued."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tune_swa.errors import RequestError
+from tune_swa.journal import Event, read_events
+from tune_swa.spec import Experiment
+
+JOURNAL = "journal.jsonl"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the experiment's lock; the system frees it when the process dies.
+
+    Raises:
+        RequestError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
+        ) from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(file, 32, 0).decode(errors="replace").strip()
+            raise RequestError(
+                f"{folder}: another search is writing to it (process {pid or 'unknown'}). Wait for it, "
+                "stop it, or give this one another --name"
+            ) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        if os.listdir(folder) == [".lock"]:  # the request was refused: leave nothing behind
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        os.close(file)
+
+
+def earlier_events(folder: Path, experiment: Experiment, *, resume: bool) -> list[Event]:
+    """Events of the sessions before, none for a new experiment.
+
+    Raises:
+        RequestError: there are some and `resume` is false, there are none and it is true, or they
+            are of other settings.
+    """
+    journal = folder / JOURNAL
+    events = list(read_events(journal)) if journal.exists() else []
+    if not events or events[0]["event"] != "created":
+        if resume and not journal.exists():
+            raise RequestError(
+                f"{folder}: there is no search to resume (no {JOURNAL}). Leave --resume out to start one, "
+                "or check --name and --results-dir"
+            )
+        return []  # a journal that was torn in its first line holds nothing
+    if not resume:
+        raise RequestError(
+            f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
+            "one another --name"
+        )
+    changed = list(differences(events[0]["identity"], experiment.identity()))
+    if changed:
+        raise RequestError(
+            f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "
+            + "\n  ".join(changed)
+            + f"\nUse the space file it keeps ({folder / 'space.yaml'}), or give this one another --name"
+        )
+    return events
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Lines that name each setting that differs, with both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            below = f"{path}.{key}" if path else str(key)
+            yield from differences(before.get(key), after.get(key), below)
+    elif before != after:
+        yield f"{path}: was {before!r}, is {after!r}"

@@ -1,0 +1,118 @@
+"""How many trials run at once, and what each of them gets: checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from tune_swa.errors import RequestError
+from tune_swa.spec import Experiment, ResourcesSpec, format_value
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to use."""
+
+    gpus: int
+    cpus: int
+    where: str = "this machine"
+
+    @classmethod
+    def local(cls) -> Machine:
+        """The GPUs that torch sees and the cores that this process may use."""
+        import torch
+
+        return cls(gpus=torch.cuda.device_count(), cpus=len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the search uses, and its division into slots."""
+
+    gpus: int
+    cpus: int
+    slots: int
+    """Trials that run at once."""
+    gpus_per_trial: float
+    cpus_per_trial: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """Ray's resources of one trial."""
+        resources: dict[str, float] = {"cpu": self.cpus_per_trial}
+        if self.gpus:
+            resources["gpu"] = self.gpus_per_trial
+        return resources
+
+
+def place(
+    resources: ResourcesSpec,
+    machine: Machine,
+    *,
+    trials: int,
+    gpus: int | None = None,
+    cpus: int | None = None,
+) -> Placement:
+    """Divide a machine into slots.
+
+    Args:
+        resources: what one trial asks for.
+        machine: what there is.
+        trials: how many there are to run. With fewer trials than slots the fraction of a GPU is
+            raised, since Ray packs fractions on the first GPU and would leave others idle.
+        gpus: how many to use; default: all.
+        cpus: how many cores to use; default: all.
+
+    Raises:
+        RequestError: more is asked for than there is, or no trial fits.
+    """
+    gpus = machine.gpus if gpus is None else gpus
+    cpus = machine.cpus if cpus is None else cpus
+    if gpus < 0 or cpus < 1:
+        option, value, low = ("--gpus", gpus, 0) if gpus < 0 else ("--cpus", cpus, 1)
+        raise RequestError(f"{option} {value}: expected at least {low}")
+    if gpus > machine.gpus:
+        have = f"{machine.where} has {machine.gpus or 'none'}"
+        instead = f"--gpus {machine.gpus}" if machine.gpus else "--gpus 0 to run on the CPU"
+        raise RequestError(
+            f"--gpus {gpus}: {have} (torch.cuda.device_count() is {machine.gpus}). Use {instead}"
+            + ("" if machine.gpus else ", or start it where the GPUs are")
+        )
+    if cpus > machine.cpus:
+        raise RequestError(f"--cpus {cpus}: {machine.where} has {machine.cpus}. Use --cpus {machine.cpus}")
+    each = resources.cpus_per_trial
+    if each > cpus:
+        raise RequestError(
+            f"resources.cpus_per_trial: one trial asks for {each} cores, but only {cpus} may be used. "
+            f"Lower it (--set resources.cpus_per_trial={cpus})"
+        )
+    by_cpu = cpus // each
+    if not gpus:
+        return Placement(0, cpus, max(1, min(by_cpu, trials)), 0.0, each)
+    fraction = resources.gpus_per_trial
+    per_gpu = math.floor(1 / fraction + 1e-9)
+    slots = min(by_cpu, per_gpu * gpus, max(1, trials))
+    # as many on each GPU as are needed to fill the slots, and not more
+    fraction = max(fraction, 1 / math.ceil(slots / gpus))
+    return Placement(gpus, cpus, slots, fraction, each)
+
+
+def describe(placement: Placement) -> str:
+    """One line for the plan."""
+    what = f"{placement.cpus} CPU core{'s' if placement.cpus > 1 else ''}"
+    if placement.gpus:
+        what = f"{placement.gpus} GPU{'s' if placement.gpus > 1 else ''}, {what}"
+    share = f"{placement.cpus_per_trial} core{'s' if placement.cpus_per_trial > 1 else ''}"
+    if placement.gpus:
+        share = f"{format_value(round(placement.gpus_per_trial, 4))} GPU and {share}"
+    return f"{what}: {placement.slots} trial{'s' if placement.slots > 1 else ''} at once, {share} each"
+
+
+def total_trials(experiment: Experiment) -> int:
+    """Baselines and SWA trials of the search."""
+    return experiment.baseline_trials + experiment.swa_trials

@@ -1,0 +1,152 @@
+"""What a search would do, for `--dry-run`: nothing is decoded, trained or started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tune_swa.data.dataset import Estimate, estimate
+from tune_swa.search.asha import branch_rungs, trunk_rungs
+from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
+from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
+
+RESNET18_WEIGHTS = 11_176_512
+"""Parameters of torchvision's ResNet-18 without its classifier."""
+CLASSIFIER_INPUTS = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The search as planned."""
+
+    experiment: Experiment
+    placement: Placement
+    images: Estimate
+    epochs: int
+    """Epochs that all trials train if none is stopped early."""
+    checkpoint_bytes: int
+    """Most that checkpoints take at one time."""
+
+
+def make_plan(
+    experiment: Experiment,
+    data_dir: Path | None = None,
+    *,
+    machine: Machine | None = None,
+    gpus: int | None = None,
+    cpus: int | None = None,
+) -> Plan:
+    """Work out the plan.
+
+    Raises:
+        RequestError: the images are missing or cannot be divided, or the resources are not there.
+    """
+    placement = place(
+        experiment.resources,
+        machine or Machine.local(),
+        trials=total_trials(experiment),
+        gpus=gpus,
+        cpus=cpus,
+    )
+    images = estimate(experiment.data, data_dir)
+    return Plan(
+        experiment=experiment,
+        placement=placement,
+        images=images,
+        epochs=total_trials(experiment) * experiment.train.epochs,
+        checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, images.num_classes),
+    )
+
+
+def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int) -> int:
+    weights = 4 * (RESNET18_WEIGHTS + (CLASSIFIER_INPUTS + 1) * classes)
+    optimizer = weights * (1 if experiment.train.optimizer == "sgd" else 2)
+    running = 2 * weights + optimizer  # live model and average
+    ended = 2 * weights
+    if experiment.search.keep_checkpoints == "all":
+        each = -(-experiment.train.epochs // experiment.search.checkpoint_every)
+        return total_trials(experiment) * each * running
+    # a running trial has two, and a third while it is written; the best of each kind is kept
+    return slots * 3 * running + 2 * ended
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print the plan as a person reads it."""
+    experiment, images = plan.experiment, plan.images
+    table = Table(title=f"Plan of {experiment.name}", show_header=False, box=None, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in (
+        ("images", f"{images.name}: {_divided(images)}, {images.num_classes} classes"),
+        ("space", _space(experiment)),
+        ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
+        ("trials", _trials(experiment)),
+        ("epochs", f"at most {plan.epochs:,} to train ({experiment.train.epochs} per trial)"),
+        ("early stopping", _stopping(experiment)),
+        ("machine", describe(plan.placement)),
+        ("disk", _disk(plan)),
+    ):
+        table.add_row(name, text)
+    console.print(table, markup=False)
+
+
+def _divided(images: Estimate) -> str:
+    return f"{images.train:,} to train on, {images.val:,} to validate, {images.test:,} to test"
+
+
+def _space(experiment: Experiment) -> str:
+    lines = [f"{p.name}: {p.domain.describe()}" for p in experiment.parameters]
+    lines += [f"{name}: {format_value(value)}" for name, value in experiment.constants.items()]
+    size = count_space(experiment.parameters)
+    if size is not None:
+        lines.append(f"{size:,} combination{'s' if size > 1 else ''}")
+    return "\n".join(lines)
+
+
+def _trials(experiment: Experiment) -> str:
+    points = len({tuple(p.items()) for p in experiment.swa_points})
+    given = f" ({points} of them given as points)" if points else ""
+    return (
+        f"{experiment.swa_trials} with SWA{given}, {experiment.baseline_trials} baseline{_tuned(experiment)}"
+    )
+
+
+def _tuned(experiment: Experiment) -> str:
+    fixed: tuple[Params, ...] | None = experiment.baseline_points
+    plural = "s" if experiment.baseline_trials > 1 else ""
+    if fixed is None:
+        return f"{plural} from the same sampler"
+    if len(fixed) == 1:
+        return plural
+    names = [p.name for p in experiment.baseline_parameters if isinstance(p.domain, Choices)]
+    return f"{plural}, one for each {' x '.join(names) or 'point'}"
+
+
+def _stopping(experiment: Experiment) -> str:
+    if not experiment.scheduler.asha:
+        return "none: every trial runs to its end"
+    epochs = experiment.train.epochs
+    before = ", ".join(map(str, trunk_rungs(experiment.scheduler, epochs))) or "none"
+    after = ", ".join(map(str, branch_rungs(experiment.scheduler, epochs))) or "none"
+    factor = format_value(float(experiment.scheduler.reduction_factor))
+    return (
+        f"ASHA keeps the top 1/{factor} after epochs {before} (not averaged yet) "
+        f"and {after} (averaged); baselines are never stopped"
+    )
+
+
+def _disk(plan: Plan) -> str:
+    cache = (
+        "decoded already" if plan.images.cached else f"{_bytes(plan.images.cache_bytes)} for decoded images"
+    )
+    return f"{cache}; at most {_bytes(plan.checkpoint_bytes)} for checkpoints at a time"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

@@ -1,0 +1,345 @@
+"""What is tried next: baselines, then the points of the space file, then the sampler.
+
+Suggestion k of a kind depends only on the seed, on k and on what was known when it was made, so a
+search that is resumed from its journal proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState as OptunaState
+
+from tune_swa.journal import Event, Kind
+from tune_swa.randomness import derive_seed
+from tune_swa.search.quasi import sobol_point
+from tune_swa.spec import (
+    Choices,
+    Experiment,
+    Parameter,
+    Params,
+    Value,
+    count_space,
+    distinct,
+    enumerate_space,
+    format_value,
+    params_key,
+)
+
+ATTEMPTS = 16
+"""How often a sampler may repeat a configuration before an untried one is drawn at random."""
+
+_OUTCOMES = {
+    "completed": OptunaState.COMPLETE,
+    "pruned": OptunaState.PRUNED,
+    "failed": OptunaState.FAIL,
+}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One configuration to try."""
+
+    kind: Kind
+    index: int
+    """Counts the suggestions of its kind, from 0."""
+    params: Params
+    source: str
+    """Where it comes from: `baseline`, `point`, or the sampler's name."""
+
+    @property
+    def trial(self) -> str:
+        """The trial's stable name."""
+        return f"{self.kind}-{self.index:04d}"
+
+
+class _Source(Protocol):
+    """Proposes the parameters of one kind of trial, and learns from their outcome."""
+
+    def propose(self, index: int) -> tuple[Params, str] | None: ...
+    def restore(self, index: int, params: Params) -> None: ...
+    def report(self, index: int, epoch: int, value: float) -> None: ...
+    def finish(self, index: int, status: str, value: float | None) -> None: ...
+
+
+class Proposer:
+    """Hands out an experiment's suggestions, and learns from the journal's events."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._limits: dict[Kind, int] = {
+            "baseline": experiment.baseline_trials,
+            "swa": experiment.swa_trials,
+        }
+        self._sources: dict[Kind, _Source] = {
+            "baseline": _baseline_source(experiment),
+            "swa": _swa_source(experiment),
+        }
+        self._next: dict[Kind, int] = {"baseline": 0, "swa": 0}
+        self._trials: dict[str, tuple[Kind, int]] = {}
+        self._pending: Suggestion | None = None
+
+    def next(self) -> Suggestion | None:
+        """Make the next suggestion, or return None when everything planned has been suggested.
+
+        The suggestion counts once its `suggested` event arrives at `learn`.
+        """
+        for kind, source in self._sources.items():
+            index = self._next[kind]
+            if index >= self._limits[kind]:
+                continue
+            proposal = source.propose(index)
+            if proposal is None:  # a finite space is used up
+                self._limits[kind] = index
+                continue
+            self._pending = Suggestion(kind, index, *proposal)
+            return self._pending
+        return None
+
+    def learn(self, event: Event) -> None:
+        """Take in one event of the journal, new or replayed. Only the search stage is learned from."""
+        if event["event"] == "suggested" and event["stage"] == "search":
+            kind, index = event["kind"], event["index"]
+            self._trials[event["trial"]] = (kind, index)
+            self._next[kind] = max(self._next[kind], index + 1)
+            if self._pending is None or self._pending.trial != event["trial"]:
+                self._sources[kind].restore(index, _from_json(event["params"]))
+            self._pending = None
+            return
+        if event.get("trial") not in self._trials:
+            return
+        kind, index = self._trials[event["trial"]]
+        if event["event"] == "epoch":
+            record = event["record"]
+            self._sources[kind].report(index, record["epoch"], record["accuracy"])
+        elif event["event"] == "ended" and event["status"] in _OUTCOMES:
+            self._sources[kind].finish(index, event["status"], event.get("value"))
+
+
+class FixedSource:
+    """A list that is known beforehand: a grid, the points, or a small baseline."""
+
+    def __init__(self, params: Iterable[Params], source: str) -> None:
+        self._params = list(params)
+        self._source = source
+
+    def propose(self, index: int) -> tuple[Params, str] | None:
+        return (self._params[index], self._source) if index < len(self._params) else None
+
+    def restore(self, index: int, params: Params) -> None:
+        """Nothing to learn: the list is fixed."""
+
+    def report(self, index: int, epoch: int, value: float) -> None:
+        """Nothing to learn: the list is fixed."""
+
+    def finish(self, index: int, status: str, value: float | None) -> None:
+        """Nothing to learn: the list is fixed."""
+
+
+class OptunaSource:
+    """Points first, then an Optuna sampler (or Sobol points), without repeating a configuration.
+
+    The sampler is made anew and seeded by (seed, kind, k) for every suggestion, so no generator's
+    state has to survive. CMA-ES keeps its own state in the study's attributes; rebuilding it means
+    asking again in the same order, which `restore` does and checks.
+    """
+
+    def __init__(
+        self,
+        sampler: str,
+        parameters: tuple[Parameter, ...],
+        points: list[Params],
+        seed: int,
+        kind: Kind,
+    ) -> None:
+        self._sampler = sampler
+        self._parameters = parameters
+        self._points = points
+        self._seed = seed
+        self._kind = kind
+        self._distributions = {p.name: distribution(p) for p in parameters}
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(storage=self._storage, direction="maximize")
+        self._numbers: dict[int, int] = {}  # our index to Optuna's trial number
+        self._tried: set[tuple[tuple[str, Value], ...]] = set()
+        self._size = count_space(parameters)
+        self._quasi_position = 0
+
+    def propose(self, index: int) -> tuple[Params, str] | None:
+        if self._size is not None and len(self._tried) >= self._size:
+            return None
+        if index < len(self._points):
+            params, source = self._ask_fixed(index, self._points[index]), "point"
+        elif self._sampler == "qmc":
+            params, source = self._ask_fixed(index, self._next_quasi()), "qmc"
+        else:
+            params, source = self._ask(index), self._sampler
+        self._tried.add(params_key(params))
+        return params, source
+
+    def restore(self, index: int, params: Params) -> None:
+        """Bring back a suggestion from the journal."""
+        if self._sampler == "cmaes":
+            again = self.propose(index)
+            if again is None or again[0] != params:
+                raise ValueError(
+                    f"suggestion {index} cannot be repeated: the journal has {params}, "
+                    f"the sampler gives {again and again[0]}; was Optuna or cmaes updated in between?"
+                )
+            return
+        if self._sampler == "qmc" and index >= len(self._points):
+            while self._next_quasi() != params:  # moves the position to where it was
+                pass
+        trial = optuna.create_trial(
+            state=OptunaState.RUNNING,
+            params={name: encode(value) for name, value in params.items()},
+            distributions=self._distributions,
+        )
+        self._study.add_trial(trial)
+        self._numbers[index] = len(self._study.get_trials(deepcopy=False)) - 1
+        self._tried.add(params_key(params))
+
+    def report(self, index: int, epoch: int, value: float) -> None:
+        trial_id = self._study.get_trials(deepcopy=False)[self._numbers[index]]._trial_id
+        self._storage.set_trial_intermediate_value(trial_id, epoch, value)
+
+    def finish(self, index: int, status: str, value: float | None) -> None:
+        """Tell the outcome. Stopped trials are told as pruned, so that no sampler ranks the raw
+        model of an early epoch beside an averaged one of the last."""
+        number = self._numbers[index]
+        if status == "completed":
+            self._study.tell(number, value)
+        else:
+            self._study.tell(number, state=_OUTCOMES[status])
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study as it stands, for those who want to look into it."""
+        return self._study
+
+    def _ask(self, index: int) -> Params:
+        for attempt in range(ATTEMPTS):
+            self._study.sampler = make_sampler(
+                self._sampler, derive_seed(self._seed, self._kind, index, attempt)
+            )
+            params = self._ask_study(index)
+            if params_key(params) not in self._tried:
+                return params
+            # runs are deterministic, so a repetition would only spend time. Samplers ignore FAIL
+            self._study.tell(self._numbers[index], state=OptunaState.FAIL)
+        return self._ask_fixed(index, self._untried(index))
+
+    def _ask_study(self, index: int) -> Params:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of experimental features and independent sampling
+            trial = self._study.ask(self._distributions)
+        self._numbers[index] = trial.number
+        return {p.name: decode(p, trial.params[p.name]) for p in self._parameters}
+
+    def _ask_fixed(self, index: int, params: Params) -> Params:
+        self._study.sampler = RandomSampler(seed=0)  # has nothing to draw: every parameter is given
+        self._study.enqueue_trial({name: encode(value) for name, value in params.items()})
+        return self._ask_study(index)
+
+    def _next_quasi(self) -> Params:
+        """The next Sobol point that was not tried. Few distinct values repeat soon, so in a finite
+        space the sequence is given up for a random untried point after a while."""
+        for _ in range(1024):
+            params = sobol_point(self._parameters, self._quasi_position, derive_seed(self._seed, self._kind))
+            self._quasi_position += 1
+            if params_key(params) not in self._tried:
+                return params
+        return self._untried(self._quasi_position)
+
+    def _untried(self, index: int) -> Params:
+        """An untried configuration of a finite space, drawn by the seed and the index."""
+        left = [p for p in enumerate_space(self._parameters) if params_key(p) not in self._tried]
+        return left[derive_seed(self._seed, self._kind, "untried", index) % len(left)]
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """An Optuna sampler, seeded."""
+    seed %= 2**31  # numpy's legacy generator, which Optuna uses, takes 32 bits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "random":
+            return RandomSampler(seed=seed)
+        if name == "tpe":
+            return TPESampler(seed=seed)
+        if name == "gp":
+            return GPSampler(seed=seed, deterministic_objective=False)
+        if name == "cmaes":
+            return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    raise ValueError(f"no sampler of Optuna: {name}")
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's form of a parameter's domain; bounds are included in both."""
+    domain = parameter.domain
+    if isinstance(domain, Choices):
+        return CategoricalDistribution([encode(v) for v in domain.values])
+    if domain.integer:
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def encode(value: Value) -> Any:
+    """Optuna's categories are plain values, so a list of names becomes one name."""
+    return format_value(value) if isinstance(value, tuple) else value
+
+
+def decode(parameter: Parameter, value: Any) -> Value:
+    """The inverse of `encode`."""
+    if isinstance(parameter.domain, Choices):
+        return next(
+            v for v in parameter.domain.values if encode(v) == value and type(encode(v)) is type(value)
+        )
+    return int(value) if parameter.domain.integer else float(value)
+
+
+def _baseline_source(experiment: Experiment) -> _Source:
+    fixed = experiment.baseline_points
+    if fixed is not None:
+        return FixedSource(fixed, "baseline")
+    return OptunaSource(
+        experiment.search.sampler, experiment.baseline_parameters, [], experiment.search.seed, "baseline"
+    )
+
+
+def _swa_source(experiment: Experiment) -> _Source:
+    points = distinct(experiment.swa_points)
+    if experiment.search.sampler == "grid" or not experiment.parameters:
+        first = {params_key(p) for p in points}
+        rest = (p for p in enumerate_space(experiment.parameters) if params_key(p) not in first)
+        return FixedSource(itertools.islice(_chain(points, rest), experiment.swa_trials), "grid")
+    return OptunaSource(
+        experiment.search.sampler, experiment.parameters, points, experiment.search.seed, "swa"
+    )
+
+
+def _chain(first: Iterable[Params], second: Iterable[Params]) -> Iterator[Params]:
+    yield from first
+    yield from second
+
+
+def _from_json(params: dict[str, Any]) -> Params:
+    """JSON has no tuples; parameters have no lists."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}
+
+
+def quiet_optuna() -> None:
+    """Optuna logs every trial to stderr otherwise."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").propagate = False

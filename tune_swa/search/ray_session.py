@@ -1,0 +1,92 @@
+"""Starting and stopping Ray: quiet, with the places that were planned, and without a dashboard."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tune_swa.errors import RequestError
+from tune_swa.search.placement import Machine, Placement
+
+_ENVIRONMENT = {
+    # none of Ray's own lines, tables, warnings, log files and reports
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # the time that a used worker gets to leave its last trial
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+    # signals are ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # a snapshot of Ray's is never read: the journal has everything
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000000",
+}
+
+
+def set_environment(slots: int) -> None:
+    """Set what Ray reads at import and at start; what the user has set stays."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+
+
+def quiet_loggers() -> None:
+    """Ray's loggers set themselves up at import, so this comes after it."""
+    for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def session(placement: Placement) -> Iterator[None]:
+    """A Ray of our own on this machine, on the loopback interface."""
+    set_environment(placement.slots)
+    import ray
+
+    quiet_loggers()
+    ray.init(
+        num_cpus=placement.cpus,
+        num_gpus=placement.gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Machine]:
+    """A connection to a running cluster; yields what it has.
+
+    Raises:
+        RequestError: there is no cluster at `address`.
+    """
+    set_environment(1)
+    import ray
+
+    quiet_loggers()
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(
+            f"--address {address}: no Ray cluster answers there ({first[:200]}). Start one with "
+            "`ray start --head` and give its address, or leave --address out"
+        ) from None
+    try:
+        resources = ray.cluster_resources()
+        yield Machine(
+            gpus=int(resources.get("GPU", 0)),
+            cpus=int(resources.get("CPU", 0)),
+            where=f"the cluster at {address}",
+        )
+    finally:
+        ray.shutdown()

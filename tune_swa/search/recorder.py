@@ -1,0 +1,178 @@
+"""The one writer of the journal: records what happens, decides what a report leads to.
+
+Ray calls the scheduler before the searcher and the callbacks, and swallows part of what callbacks
+raise. So everything that must not be lost passes here first, in the driver, as the scheduler is
+called; whoever else wants to know listens.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from tune_swa.journal import Event, ExperimentState, Journal, TrialState
+from tune_swa.search.asha import PhaseAsha
+from tune_swa.search.proposer import Proposer, Suggestion
+from tune_swa.spec import Experiment
+
+Listener = Callable[[Event, ExperimentState], None]
+Decision = Literal["continue", "stop"]
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints inside the experiment's; one folder a trial below it."""
+
+
+class Recorder:
+    """Writes events, folds them, and tells the listeners.
+
+    Args:
+        experiment: the settings.
+        folder: the experiment's folder.
+        state: the fold of what the journal already holds.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, state: ExperimentState) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.state = state
+        self.journal = Journal(folder / "journal.jsonl")
+        self.proposer = Proposer(experiment)
+        self.asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
+        self.failure: OSError | None = None
+        """Why the journal cannot be written any more; ends the search."""
+        self._listeners: list[Listener] = []
+        self._best: dict[str, str] = {}
+        for trial in state.trials.values():
+            champion = state.trials.get(self._best.get(trial.kind, ""))
+            if trial.status == "completed" and (champion is None or _rank(trial) > _rank(champion)):
+                self._best[trial.kind] = trial.name
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener(event, state)` after each event from now on."""
+        self._listeners.append(listener)
+
+    def replay(self, events: list[Event]) -> None:
+        """Rebuild the study and the rungs from the events of the sessions before."""
+        for event in events:
+            self.proposer.learn(event)
+            if event["event"] == "epoch":
+                record = event["record"]
+                self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Write one event. After a write error nothing more is written and `failure` is set."""
+        if self.failure is not None:
+            return
+        try:
+            entry = self.journal.append(event, **fields)
+        except OSError as error:
+            self.failure = error
+            return
+        self.state.apply(entry)
+        self.proposer.learn(entry)
+        for listener in self._listeners:
+            listener(entry, self.state)
+
+    def suggest(self, suggestion: Suggestion, *, trunk: str, first_average: int | None, seed: int) -> None:
+        """Record that a configuration becomes a trial."""
+        self.record(
+            "suggested",
+            trial=suggestion.trial,
+            kind=suggestion.kind,
+            stage="search",
+            params=suggestion.params,
+            seed=seed,
+            source=suggestion.source,
+            index=suggestion.index,
+            trunk=trunk,
+            first_average=first_average,
+        )
+
+    def start(self, name: str, device: str, from_epoch: int) -> None:
+        """Record that a worker begins or continues a trial."""
+        attempt = self.state.trials[name].attempts + 1
+        self.record("started", trial=name, device=device, attempt=attempt, from_epoch=from_epoch)
+
+    def report(self, name: str, record: dict[str, Any], checkpoint: str | None) -> Decision:
+        """Record an epoch and say how the trial goes on.
+
+        A worker that was started again repeats epochs that are recorded already; they change
+        nothing and get the decision they got.
+        """
+        trial = self.state.trials[name]
+        epoch = record["epoch"]
+        if trial.ended or self.failure is not None:
+            return "stop"
+        if epoch < trial.next_epoch:
+            return "continue"
+        if epoch > trial.next_epoch:
+            self.fail(name, f"epoch {epoch} was reported, but epoch {trial.next_epoch} never was")
+            return "stop"
+        verdict = self.asha.judge(trial, epoch, record["accuracy"])
+        last = epoch == self.experiment.train.epochs - 1
+        self.record(
+            "epoch",
+            trial=name,
+            record={**record, "shared_from": None},
+            decision="stop" if verdict.stop and not last else "continue",
+            rung=verdict.rung,
+            checkpoint=checkpoint,
+        )
+        if last:
+            self._end(trial, "completed", record["accuracy"])
+            return "stop"
+        if verdict.stop:
+            self._end(trial, "pruned", None)
+            return "stop"
+        return "continue"
+
+    def fail(self, name: str, reason: str) -> None:
+        """Record that a trial has no result, and why."""
+        trial = self.state.trials[name]
+        if not trial.ended:
+            self._end(trial, "failed", None, reason)
+
+    def interrupt(self) -> None:
+        """Record that the trials that were running go on after a resume."""
+        for trial in list(self.state.trials.values()):
+            if trial.status == "running":
+                self.record("ended", trial=trial.name, status="interrupted", value=None, error=None)
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
+        self.record("ended", trial=trial.name, status=status, value=value, error=error)
+        if self.experiment.search.keep_checkpoints == "best":
+            self._tidy(trial)
+
+    def _tidy(self, trial: TrialState) -> None:
+        """Keep checkpoints of the best completed trial of each kind, remove those of the others."""
+        if trial.status != "completed":
+            self._remove(trial, trial.checkpoints)
+            return
+        champion = self.state.trials.get(self._best.get(trial.kind, ""))
+        if champion is not None and _rank(champion) >= _rank(trial):
+            self._remove(trial, trial.checkpoints)
+            return
+        self._best[trial.kind] = trial.name
+        self._remove(trial, trial.checkpoints[:-1])
+        if champion is not None:
+            self._remove(champion, champion.checkpoints)
+
+    def _remove(self, trial: TrialState, checkpoints: list[str]) -> None:
+        removed = list(checkpoints)
+        if removed:
+            # recorded first: a file without a record is litter, a record without a file is a lie
+            self.record("checkpoints", trial=trial.name, removed=removed)
+        for name in removed:
+            (self.folder / name).unlink(missing_ok=True)
+        if not trial.checkpoints:
+            # with what a worker that died may have left there
+            shutil.rmtree(self.folder / CHECKPOINTS / trial.name, ignore_errors=True)
+
+
+def _rank(trial: TrialState) -> tuple[float, float]:
+    assert trial.last is not None
+    return trial.last["accuracy"], -trial.last["nll"]

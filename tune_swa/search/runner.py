@@ -1,0 +1,348 @@
+"""One search from its request to its result: prepare, run the trials under Ray, finish."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from rich.console import Console
+
+import tune_swa
+from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.errors import Interrupted, RequestError, SearchFailed
+from tune_swa.journal import FORMAT, ExperimentState
+from tune_swa.search import ray_session
+from tune_swa.search.best_model import export_best
+from tune_swa.search.decoding import Decoding
+from tune_swa.search.folder import earlier_events, locked
+from tune_swa.search.placement import Machine, Placement, place, total_trials
+from tune_swa.search.progress import Progress
+from tune_swa.search.proposer import quiet_optuna
+from tune_swa.search.recorder import Recorder
+from tune_swa.search.scheduler import PhaseScheduler
+from tune_swa.search.searcher import TrialSearcher
+from tune_swa.search.stopping import StopSearch, Ticker, signals
+from tune_swa.search.trainable import Shared, train_trial
+from tune_swa.search.trunks import TrunkNamer
+from tune_swa.spec import Experiment
+from tune_swa.training.loop import LOOP_VERSION
+from tune_swa.training.model import StateDict, fingerprint, resolve_weights
+from tune_swa.training.numerics import Numerics, hardware, resolve
+
+Exporter = Callable[[ExperimentState, Path], object]
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pillow", "pandas", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for besides the space file."""
+
+    experiment: Experiment
+    results_dir: Path = Path("results")
+    data_dir: Path | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    resume: bool = False
+    address: str | None = None
+    quiet: bool = False
+    console: Console = field(default_factory=Console)
+
+    @property
+    def folder(self) -> Path:
+        return (self.results_dir / self.experiment.name).absolute()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished search left."""
+
+    folder: Path
+    state: ExperimentState
+    best: str | None
+    """Name of the trial whose model was exported."""
+
+
+def search(
+    request: Request,
+    export: Exporter,
+    write_space: Callable[[Experiment, Path], object],
+    choose: Callable[[ExperimentState], Any],
+) -> Outcome:
+    """Run a search, or go on with one.
+
+    Args:
+        request: what is asked for.
+        export: writes the result files from the fold of the journal; called while the search runs.
+        write_space: writes the resolved space file.
+        choose: picks the trial whose model is handed over, None without a completed one.
+
+    Raises:
+        RequestError: the request is wrong; nothing was trained.
+        SearchFailed: no trial completed.
+        Interrupted: a signal ended it; the journal has everything.
+    """
+    quiet_optuna()
+    experiment = request.experiment
+    with locked(request.folder):
+        events = earlier_events(request.folder, experiment, resume=request.resume)
+        state = ExperimentState.fold(events)
+        if request.address is None:
+            _divide(request, state, Machine.local())  # refuse before anything is read or started
+        data = _prepare_data(request)
+        weights = resolve_weights(experiment.model)
+        with _places(request, state) as placement:
+            numerics = _numerics(request, placement)
+            recorder = Recorder(experiment, request.folder, state)
+            try:
+                if state.header is None:
+                    write_space(experiment, request.folder / "space.yaml")
+                    recorder.record("created", **_header(experiment, data, weights, numerics))
+                else:
+                    _check_same(state.header, data, weights, numerics)
+                    recorder.replay(events)
+                recorder.record(
+                    "session",
+                    number=state.sessions + 1,
+                    slots=placement.slots,
+                    gpus=placement.gpus,
+                    cpus=placement.cpus,
+                    resumed=bool(events),
+                )
+                shared = Shared(
+                    folder=request.folder,
+                    data=experiment.data,
+                    data_dir=request.data_dir,
+                    fingerprint=data.fingerprint,
+                    numerics=numerics,
+                    weights=weights,
+                    gpus_per_trial=placement.gpus_per_trial,
+                    checkpoint_every=experiment.search.checkpoint_every,
+                    keep_all=experiment.search.keep_checkpoints == "all",
+                )
+                interrupted = _run_trials(request, recorder, shared, placement, export)
+                return _finish(request, recorder, data, interrupted, export, choose)
+            finally:
+                recorder.close()
+
+
+def _prepare_data(request: Request) -> Dataset:
+    """Find, decode and divide the images, with a progress bar where there is something to decode."""
+    with Decoding(request.console, quiet=request.quiet) as decoding:
+        return prepare(request.experiment.data, request.data_dir, progress=decoding)
+
+
+def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
+    experiment = request.experiment
+    left = total_trials(experiment) - sum(trial.ended for trial in state.trials.values())
+    return place(experiment.resources, machine, trials=max(1, left), gpus=request.gpus, cpus=request.cpus)
+
+
+@contextmanager
+def _places(request: Request, state: ExperimentState) -> Iterator[Placement]:
+    """Ray with the places of the request: our own, or a cluster's."""
+    if request.address is None:
+        placement = _divide(request, state, Machine.local())
+        with ray_session.session(placement):
+            yield placement
+    else:
+        with ray_session.cluster(request.address) as machine:
+            placement = _divide(request, state, machine)
+            ray_session.set_environment(placement.slots)
+            yield placement
+
+
+def _numerics(request: Request, placement: Placement) -> Numerics:
+    """Decide the numerics where the trials run: on a cluster, the driver's machine may differ."""
+    train, threads = request.experiment.train, placement.cpus_per_trial
+    if request.address is None:
+        return resolve(train, device=placement.device, threads=threads)
+    import ray
+
+    remote = ray.remote(num_cpus=1, num_gpus=placement.gpus_per_trial)(resolve)
+    numerics: Numerics = ray.get(remote.remote(train, device=placement.device, threads=threads))
+    return numerics
+
+
+def _run_trials(
+    request: Request, recorder: Recorder, shared: Shared, placement: Placement, export: Exporter
+) -> bool:
+    """Run what is left of the search; return whether a signal ended it."""
+    experiment = request.experiment
+    state = recorder.state
+    namer = TrunkNamer(
+        data=shared.fingerprint,
+        weights=fingerprint(shared.weights),
+        numerics=shared.numerics.as_dict(),
+        version=f"{LOOP_VERSION}/{torch.__version__}",
+    )
+    unfinished = [t.name for t in state.trials.values() if not t.ended and t.stage == "search"]
+    searcher = TrialSearcher(recorder, namer, placement.slots, unfinished)
+    refresher = _Refresher(export, request.folder)
+    stop = threading.Event()
+    snapshots = request.folder / ".ray"
+    progress = Progress(request.console, experiment, state, slots=placement.slots, quiet=request.quiet)
+
+    def tick() -> None:
+        if stop.is_set() or recorder.failure is not None:
+            raise StopSearch
+        progress.tick()
+        refresher.tick(recorder.state)
+
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(train_trial, shared=shared), placement.per_trial),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=PhaseScheduler(recorder),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(snapshots),
+            callbacks=[Ticker(tick)],
+            failure_config=tune.FailureConfig(max_failures=experiment.search.max_failures),
+            verbose=0,
+        ),
+    )
+    recorder.listen(progress)
+    recorder.listen(refresher)
+    with signals(stop), progress:
+        try:
+            tuner.fit()
+        except StopSearch:
+            searcher.stopping = True
+        finally:
+            shutil.rmtree(snapshots, ignore_errors=True)
+    if recorder.failure is not None:
+        raise SearchFailed(
+            f"the search stopped because {recorder.journal.path} cannot be written: {recorder.failure}. "
+            "What was written is intact; free space or restore access, then continue with --resume"
+        )
+    return stop.is_set()
+
+
+def _finish(
+    request: Request,
+    recorder: Recorder,
+    data: Dataset,
+    interrupted: bool,
+    export: Exporter,
+    choose: Callable[[ExperimentState], Any],
+) -> Outcome:
+    recorder.interrupt()
+    state, folder = recorder.state, request.folder
+    chosen = choose(state)
+    if chosen is not None and chosen.checkpoints:
+        preprocessing = {
+            "image_size": request.experiment.data.image_size,
+            "resize": request.experiment.data.resize,
+            "scale": "RGB in [0, 1] (torchvision's ToTensor)",
+            "mean": list(data.mean),
+            "std": list(data.std),
+        }
+        export_best(chosen, state, request.experiment, folder, preprocessing)
+    if not interrupted:
+        recorder.record("finished", reason="completed" if chosen else "no trial completed")
+    export(state, folder)
+    if interrupted:
+        raise Interrupted("interrupted")
+    if chosen is None:
+        reasons = [t.error for t in state.trials.values() if t.error]
+        first = f" The first reason: {reasons[0]}" if reasons else ""
+        raise SearchFailed(f"no trial of {request.experiment.name} completed.{first}")
+    return Outcome(folder, state, chosen.name)
+
+
+class _Refresher:
+    """Rewrites the result files while the search runs, spending a twentieth of the time at most."""
+
+    def __init__(self, export: Exporter, folder: Path, share: float = 0.05, least: float = 5.0) -> None:
+        self._export, self._folder = export, folder
+        self._share, self._least = share, least
+        self._changed = False
+        self._next = 0.0
+
+    def __call__(self, event: Any, state: ExperimentState) -> None:
+        self._changed = True
+
+    def tick(self, state: ExperimentState) -> None:
+        now = time.monotonic()
+        if not self._changed or now < self._next:
+            return
+        self._export(state, self._folder)
+        self._changed = False
+        spent = time.monotonic() - now
+        self._next = now + max(self._least, spent / self._share)
+
+
+def _header(
+    experiment: Experiment, data: Dataset, weights: StateDict | None, numerics: Numerics
+) -> dict[str, Any]:
+    """The `created` event: everything that the results depend on."""
+    return {
+        "format": FORMAT,
+        "version": tune_swa.__version__,
+        "spec": experiment.model_dump(mode="json", by_alias=True),
+        "identity": experiment.identity(),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "num_classes": data.num_classes,
+            "class_names": list(data.class_names),
+            "train": len(data.train),
+            "val": len(data.val),
+            "test": len(data.test),
+        },
+        "weights": fingerprint(weights),
+        "numerics": numerics.as_dict(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "seed": experiment.seed,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "tune_swa": tune_swa.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_same(header: dict[str, Any], data: Dataset, weights: StateDict | None, numerics: Numerics) -> None:
+    """A resumed search must go on with what it began with."""
+    if header["data"]["fingerprint"] != data.fingerprint:
+        raise RequestError(
+            "the images are not those that this search began with (their fingerprint differs). Restore "
+            "them, or start a new search with another --name"
+        )
+    if header["weights"] != fingerprint(weights):
+        raise RequestError(
+            "model.weights: the starting weights are not those that this search began with. Restore "
+            "them, or start a new search with another --name"
+        )
+    before, after = header["numerics"], numerics.as_dict()
+    changed = [
+        f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
+    ]
+    if changed:
+        raise RequestError(
+            "this machine computes with other numerics than the search began with "
+            f"({'; '.join(changed)}), so its numbers could not be compared. Use the same kind of "
+            "machine, --gpus and resources.cpus_per_trial, or another --name"
+        )

@@ -1,0 +1,55 @@
+"""How a signal or a full disk ends the search: from inside Ray's loop, within a tick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray import tune
+
+
+class StopSearch(BaseException):
+    """Leaves Ray's loop. A BaseException, since Ray catches exceptions of its callbacks."""
+
+
+class Ticker(tune.Callback):
+    """Runs `tick` a few times a second from Ray's loop; `tick` may raise `StopSearch`.
+
+    Ray pickles its callbacks into a snapshot that is never read; what is not picklable stays here.
+    """
+
+    def __init__(self, tick: Callable[[], None], interval: float = 0.15) -> None:
+        self._tick: Callable[[], None] | None = tick
+        self._interval = interval
+        self._last = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        now = time.monotonic()
+        if self._tick is not None and now - self._last >= self._interval:
+            self._last = now
+            self._tick()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tick": None}
+
+
+@contextmanager
+def signals(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets `stop`; a second one ends the process at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
