@@ -23,7 +23,7 @@ class Column:
 
     name: str
     type: ColumnType
-    """Arrow's name of the type."""
+    """Arrow's alias of the type (`pyarrow.type_for_alias`)."""
     meaning: str
     """One sentence, with the unit. Written into the parquet schema too."""
 

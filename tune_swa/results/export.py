@@ -22,8 +22,8 @@ Writer = Callable[[BinaryIO], None]
 def export(state: ExperimentState, folder: Path) -> None:
     """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`.
 
-    All three are complete on the disk before the first one takes its name, so a failure leaves the
-    old ones as they were.
+    All three are complete on the disk before the first one takes its name, so a full disk or a kill
+    while writing leaves the old ones as they were.
 
     Raises:
         RequestError: the journal is empty.

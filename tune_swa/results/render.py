@@ -31,13 +31,21 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     rows = [*ranked, *((_NONE, entry) for entry in compared.unfinished)]
     cut = len(rows) if limit is None else limit
     shown = rows[:cut] + [row for row in rows[cut:] if row[1] is compared.baseline]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption_justify="left")
     table.caption = Text(_caption(compared, hidden=len(rows) - len(shown)))
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("configuration", overflow="fold", min_width=12)
-    table.add_column("status", no_wrap=True)
-    for heading in ("accuracy\n%", "vs base-\nline", "vs same\nlr", "nll", "epochs"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (
+        "#",
+        "configuration",
+        "status",
+        "accuracy\n%",
+        "vs base-\nline",
+        "vs same\nlr",
+        "nll",
+        "epochs",
+    ):
+        words = heading in ("configuration", "status")
+        # fold, not cut: below 80 columns every column gives way a little and nothing is lost
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for rank, entry in shown:
         _add_row(table, rank, entry, compared)
     return table

@@ -13,7 +13,6 @@ from tune_swa.results.comparison import Comparison, Entry, compare
 from tune_swa.results.provenance import metadata
 from tune_swa.spec import Parameter, format_value
 
-_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
 
 
@@ -48,14 +47,16 @@ def build_tables(state: ExperimentState) -> Tables:
 
 def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
     """The arrow schema of a file; each field carries its meaning as `description`."""
-    fields = [pa.field(c.name, _TYPES[c.type], metadata={"description": c.meaning}) for c in columns]
+    fields = [
+        pa.field(c.name, pa.type_for_alias(c.type), metadata={"description": c.meaning}) for c in columns
+    ]
     return pa.schema(fields, metadata=dict(about))
 
 
 def _from_columns(
     columns: Sequence[Column], values: Mapping[str, list[Any]], about: Mapping[str, str]
 ) -> pa.Table:
-    arrays = [pa.array(values[c.name], type=_TYPES[c.type]) for c in columns]
+    arrays = [pa.array(values[c.name], type=pa.type_for_alias(c.type)) for c in columns]
     return pa.Table.from_arrays(arrays, schema=schema(columns, about))
 
 
