@@ -1,0 +1,121 @@
+"""load_results: whatever state the search is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up import Writer, usual
+
+from tune_swa.errors import RequestError
+from tune_swa.results.analysis import load_results
+from tune_swa.results.export import export
+
+
+def test_frames(tmp_path: Path) -> None:
+    usual(tmp_path)
+    results = load_results(tmp_path)
+    assert results.experiment.name == "made-up"
+    assert results.folder == tmp_path
+    assert (len(results.trials), len(results.epochs), len(results.comparison)) == (4, 16, 4)
+    assert results.confirm.empty
+    assert results.trials["swa_start"].dtype == "Int64"  # whole numbers in spite of the baselines' nulls
+    assert results.trials["accuracy"].dtype == "float64"
+    assert results.comparison["best_baseline"].dtype == "boolean"
+    assert results.trials.loc[results.trials.swa_start == 1, "trial"].tolist() == ["swa-0"]
+
+
+def test_leaderboard(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    writer.trial("swa-9", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}, [0.99], status="pruned")
+    board = load_results(str(tmp_path)).leaderboard()
+    assert board["trial"].tolist() == ["swa-0", "base-0", "swa-1", "base-1"]
+    assert board.index.tolist() == [1, 2, 3, 4]
+    assert board.loc[1, "delta_vs_baseline"] == pytest.approx(0.03)
+    assert len(load_results(tmp_path).leaderboard(2)) == 2
+    with pytest.raises(RequestError, match=r"leaderboard\(0\)"):
+        load_results(tmp_path).leaderboard(0)
+
+
+def test_curve(tmp_path: Path) -> None:
+    results = load_results(usual(tmp_path).path)
+    curve = results.curve("swa-1")
+    assert curve["accuracy"].tolist() == [0.5, 0.6, 0.8, 0.89]
+    assert curve.index.tolist() == [0, 1, 2, 3]
+    with pytest.raises(RequestError, match=r"no trial 'swa-11'\. Did you mean swa-1"):
+        results.curve("swa-11")
+    with pytest.raises(RequestError, match="It has base-0, base-1, swa-0, swa-1"):
+        results.curve("?")
+
+
+def test_the_journal_is_believed_rather_than_stale_files(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    export(writer.state(), tmp_path)
+    writer.trial("base-2", {"lr": 2e-3}, [0.1])
+    assert len(load_results(tmp_path).trials) == 5
+    (tmp_path / "trials.parquet").write_bytes(b"half a fi")
+    assert len(load_results(tmp_path).trials) == 5
+
+
+def test_a_running_search(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    writer.suggest("swa-9", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3})
+    results = load_results(tmp_path)
+    assert results.trials.set_index("trial").loc["swa-9", "status"] == "running"
+    assert results.curve("swa-9").empty
+
+
+def test_a_killed_search(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    writer.trial("swa-9", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}, [0.5, 0.6], status=None)
+    data = writer.path.read_bytes()
+    writer.path.write_bytes(data[:-20])  # in the middle of a line
+    results = load_results(tmp_path)
+    assert results.curve("swa-9")["accuracy"].tolist() == [0.5]
+    writer.path.write_bytes(data)
+    writer.session(2)
+    assert load_results(tmp_path).trials.set_index("trial").loc["swa-9", "status"] == "interrupted"
+
+
+def test_every_point_at_which_a_search_can_be_killed(tmp_path: Path) -> None:
+    lines = usual(tmp_path).path.read_bytes().splitlines(keepends=True)
+    for count in range(1, len(lines), 3):
+        (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:7])
+        results = load_results(tmp_path)
+        assert len(results.epochs) == sum(b'"event":"epoch"' in line for line in lines[:count])
+
+
+def test_an_experiment_without_trials(tmp_path: Path) -> None:
+    Writer(tmp_path)
+    results = load_results(tmp_path)
+    assert results.trials.empty
+    assert results.leaderboard().empty
+    with pytest.raises(RequestError, match="It has none yet"):
+        results.curve("swa-0")
+
+
+def test_fresh_seeds_are_read_where_there_are_some(tmp_path: Path) -> None:
+    usual(tmp_path)
+    pd.DataFrame({"seed": [1, 2]}).to_parquet(tmp_path / "confirm.parquet")
+    assert load_results(tmp_path).confirm["seed"].tolist() == [1, 2]
+
+
+def test_a_wrong_path_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"results/NAME"):
+        load_results(tmp_path / "nowhere")
+    usual(tmp_path / "digits")
+    with pytest.raises(RequestError) as caught:
+        load_results(tmp_path / "digit")
+    assert str(caught.value) == (
+        f"{tmp_path}/digit: there is no such folder (looked for {tmp_path}/digit/journal.jsonl). "
+        f"Experiments in {tmp_path}: digits"
+    )
+    with pytest.raises(RequestError, match=f"holds no experiment .*Experiments in {tmp_path}: digits"):
+        load_results(tmp_path)
+
+
+def test_a_journal_without_an_experiment(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(b"")
+    with pytest.raises(RequestError, match="no experiment yet"):
+        load_results(tmp_path)
