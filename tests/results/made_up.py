@@ -43,7 +43,7 @@ class Writer:
                 "val": images,
                 "test": 100,
             },
-            weights=None,
+            weights="cafe",
             numerics={"device": "cpu", "precision": "fp32"},
             hardware={"cpu": "made-up", "gpus": []},
             versions={"python": "3.11", "torch": "2.0"},

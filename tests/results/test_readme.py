@@ -37,7 +37,7 @@ def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...
 
 def test_the_metadata_are_those_of_the_code(tmp_path: Path) -> None:
     text = README.read_text()
-    listed = text.split("that begin with `tune_swa.`:")[1].split("(JSON")[0]
+    listed = text.split("that begin with `tune_swa.`:")[1].split(" (JSON")[0]
     written = [key.removeprefix("tune_swa.") for key in metadata(usual(tmp_path).state())]
     assert re.findall(r"`(\w+)`", listed) == written
 

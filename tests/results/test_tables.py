@@ -189,6 +189,7 @@ def test_every_file_says_where_it_comes_from(tmp_path: Path) -> None:
         assert json.loads(about["tune_swa.seeds"]) == {"training": 7, "sampler": 7, "split": 3}
         assert json.loads(about["tune_swa.versions"])["torch"] == "2.0"
         assert about["tune_swa.data_fingerprint"] == "f00d"
+        assert about["tune_swa.weights"] == "cafe"
         assert json.loads(about["tune_swa.data"])["val"] == 200
         assert json.loads(about["tune_swa.hardware"])["cpu"] == "made-up"
         assert json.loads(about["tune_swa.numerics"])["precision"] == "fp32"

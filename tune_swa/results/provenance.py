@@ -78,6 +78,7 @@ def metadata(state: ExperimentState) -> dict[str, str]:
         "versions": json.dumps(header.get("versions")),
         "data": json.dumps(data),
         "data_fingerprint": str(data.get("fingerprint")),
+        "weights": str(header.get("weights")),
         "hardware": json.dumps(header.get("hardware")),
         "numerics": json.dumps(header.get("numerics")),
     }
