@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +92,12 @@ def test_a_failure_leaves_the_old_files_as_they_were(tmp_path: Path, monkeypatch
 def test_the_new_name_is_taken_only_by_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     renamed = []
 
-    def replace(source: Path, target: Path) -> None:
+    def replace(source: Path, target: Path) -> Path:
         assert {p.name for p in (tmp_path / "out").iterdir()} >= {source.name}
         renamed.append((pq.read_table(source).num_rows, target.name, target.exists()))
-        Path(source).rename(target)
+        return source.rename(target)
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     export(usual(tmp_path).state(), tmp_path / "out")
     assert renamed == [
         (4, "trials.parquet", False),

@@ -66,7 +66,7 @@ def _write_all(writers: Mapping[Path, Writer]) -> None:
                 file.flush()
                 os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
         for path, written in temporary.items():
-            os.replace(written, path)
+            written.replace(path)
     finally:
         for path in temporary.values():
             with suppress(FileNotFoundError):
