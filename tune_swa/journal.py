@@ -214,7 +214,10 @@ class ExperimentState:
 
     def _on_suggested(self, event: Event) -> None:
         names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
-        self.trials[event["trial"]] = TrialState(event["trial"], **{n: event[n] for n in names})
+        known = {n: event[n] for n in names}
+        # JSON has no tuples, parameters have no lists
+        known["params"] = {n: tuple(v) if isinstance(v, list) else v for n, v in event["params"].items()}
+        self.trials[event["trial"]] = TrialState(event["trial"], **known)
 
     def _on_started(self, event: Event) -> None:
         trial = self.trials[event["trial"]]

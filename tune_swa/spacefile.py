@@ -45,6 +45,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
+)
+
+
 @dataclass
 class Document:
     """A YAML document as plain values, and where each of them stands."""
@@ -148,6 +153,8 @@ class _Builder:
         if self.count > MAX_NODES or id(node) in above:
             raise RequestError(f"{where}: aliases repeat themselves; write the values out")
         above = (*above, id(node))
+        if node.tag not in _PLAIN_TAGS:
+            raise RequestError(f"{where}: the tag {node.tag} is not allowed; write a plain value")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc, above)
         if isinstance(node, yaml.SequenceNode):
@@ -182,9 +189,7 @@ class _Builder:
                 return float(text.replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
         except ValueError:
             raise RequestError(f"{where}: {_show(text)} is not a number") from None
-        if kind == "str":
-            return text
-        raise RequestError(f"{where}: the tag {node.tag} is not allowed; write a plain value")
+        return text
 
 
 # -------------------------------------------------------------------------------------- --set

@@ -634,6 +634,8 @@ def format_value(value: Value) -> str:
     if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6) and "e" not in text:
         digits = len(text.replace("0.", "", 1).lstrip("0").replace(".", "").rstrip("0")) or 1
         text = f"{value:.{digits - 1}e}"
+        if float(text) != value:
+            text = repr(value)
     mantissa, e, exponent = text.partition("e")
     if not e:
         return text
@@ -673,6 +675,12 @@ class _Resolver:
         self.swa_points: list[Params] = []
         self.baseline_points: list[Params] | None = None
         self.problems: list[InitErrorDetails] = []
+
+    def __eq__(self, other: object) -> bool:
+        """Experiments compare their private parts too, and this one follows from the others."""
+        return isinstance(other, _Resolver)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def run(self) -> _Resolver:
         spec = self.experiment

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tune_swa.journal import ExperimentState, TrialState
-from tune_swa.spec import Experiment, label
+from tune_swa.spec import CORE_PARAMETERS, Experiment, is_swa_setting, label
 from tune_swa.training import checkpoint as checkpoints
 
 WEIGHTS = "best_model.pt"
@@ -35,7 +35,8 @@ def export_best(
     assert state.header is not None
     assert trial.last is not None
     source = checkpoints.load(folder / trial.checkpoints[-1])
-    constants = {n: v for n, v in experiment.constants.items() if trial.kind == "swa" or "swa_" not in n}
+    constants = {n: v for n, v in experiment.constants.items() if trial.kind == "swa" or not is_swa_setting(n)}
+    core = {n: v for n, v in constants.items() if n in CORE_PARAMETERS}
     data = state.header["data"]
     description = {
         "file": WEIGHTS,
@@ -45,7 +46,7 @@ def export_best(
         "preprocessing": preprocessing,
         "trial": trial.name,
         "kind": trial.kind,
-        "configuration": label({**constants, **trial.params}),
+        "configuration": label({**core, **trial.params}),
         "params": {**constants, **trial.params},
         "seed": trial.seed,
         "epoch": trial.last["epoch"],

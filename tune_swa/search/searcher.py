@@ -87,7 +87,6 @@ def settings_of(
     experiment: Experiment, kind: str, params: dict[str, Any], seed: int | None = None
 ) -> RunSettings:
     """Settings of a trial of either kind."""
-    params = {n: tuple(v) if isinstance(v, list) else v for n, v in params.items()}
     if kind == "baseline":
         return experiment.baseline_settings(params, seed=seed)
     return experiment.swa_settings(params, seed=seed)

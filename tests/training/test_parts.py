@@ -1,0 +1,260 @@
+"""Schedule, metrics, weights, checkpoints and numerics, each against a reference of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from tune_swa.errors import RequestError
+from tune_swa.randomness import derive_seed
+from tune_swa.spec import ModelSpec, TrainSpec
+from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.metrics import NonFiniteError, evaluate, expected_calibration_error, from_logits
+from tune_swa.training.model import build_model, fingerprint, resolve_weights
+from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.schedule import base_factor
+
+# ------------------------------------------------------------------------------------- schedule
+
+
+def torch_cosine(t_max: int, steps: int) -> list[float]:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = CosineAnnealingLR(optimizer, T_max=t_max)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_cosine_over_the_run_equals_torchs() -> None:
+    train = TrainSpec(epochs=20)
+    ours = [base_factor(e, train, 7) for e in range(20)]
+    np.testing.assert_allclose(ours, torch_cosine(20, 20), atol=1e-12)
+
+
+def test_the_per_batch_wave_equals_torchs_stepped_per_batch() -> None:
+    """The tutorial's code: T_max 120, stepped per batch, so a period of 240 batches."""
+    train = TrainSpec(epochs=120, unit="batch", t_max=120)
+    ours = [base_factor(b, train, 44) for b in range(600)]
+    np.testing.assert_allclose(ours, torch_cosine(120, 600), atol=1e-9)
+    assert ours[0] == pytest.approx(1)
+    assert ours[240] == pytest.approx(1)
+    assert ours[120] == pytest.approx(0)
+
+
+def test_warm_up_rises_to_the_cosines_start() -> None:
+    train = TrainSpec(epochs=10, warmup_epochs=3)
+    factors = [base_factor(e, train, 5) for e in range(10)]
+    assert factors[:4] == [1 / 4, 2 / 4, 3 / 4, 1.0]
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert factors[-1] > 0
+
+
+def test_constant_schedule() -> None:
+    assert {base_factor(e, TrainSpec(schedule="constant"), 5) for e in range(20)} == {1.0}
+
+
+# -------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_by_hand() -> None:
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.05, 0.05, 0.9]])
+    labels = torch.tensor([0, 1, 0, 0])
+    found = from_logits(probabilities.log(), labels)
+    assert found.accuracy == 0.5
+    assert found.nll == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.05]).mean(), rel=1e-6)
+    # each of 0.7, 0.8, 0.4 and 0.9 is alone in its bin of 1/15
+    assert found.ece == pytest.approx((0.3 + 0.2 + 0.4 + 0.9) / 4, rel=1e-5)
+
+
+def reference_ece(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
+    total = 0.0
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    for b in range(bins):
+        inside = index == b
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return total
+
+
+def test_ece_against_a_plain_loop_over_bins() -> None:
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.uniform(0.1, 1, 500), rng.random(500) < 0.7
+    ours = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    assert ours == pytest.approx(reference_ece(confidence, correct, 15), abs=1e-12)
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.2, 0.4, 1.0])
+def test_points_on_a_bins_edge_are_counted(edge: float) -> None:
+    """With strict edges on both sides they would be dropped, and the error would be 0."""
+    confidence = torch.full((10,), edge, dtype=torch.float64)
+    wrong = torch.full((10,), edge < 0.5)
+    expected = abs(edge - float(wrong[0]))
+    assert expected_calibration_error(confidence, wrong, bins=5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_outputs_are_refused(bad: float) -> None:
+    with pytest.raises(NonFiniteError):
+        from_logits(torch.tensor([[bad, 0.0]]), torch.tensor([1]))
+
+
+def test_batches_do_not_change_the_metrics() -> None:
+    model = torch.nn.Linear(4, 3)
+    images, labels = torch.randn(10, 4), torch.arange(10) % 3
+    numerics = resolve(TrainSpec(), device="cpu")
+    one = evaluate(model, [(images, labels)], numerics.autocast())
+    many = evaluate(model, zip(images.split(3), labels.split(3), strict=True), numerics.autocast())
+    assert one.accuracy == many.accuracy
+    assert one.nll == pytest.approx(many.nll, rel=1e-6)
+
+
+# -------------------------------------------------------------------------------------- weights
+
+
+def test_a_state_dict_file_is_loaded(tmp_path: Path) -> None:
+    source = torchvision.models.resnet18(num_classes=5)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in source.state_dict().items()}}, tmp_path / "w.pt")
+    weights = resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
+    same = build_model(5, 0, weights)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(same.state_dict()[name], tensor), name
+    other = build_model(7, 0, weights)
+    assert other.fc.weight.shape == (7, 512)
+    assert torch.equal(other.conv1.weight, source.conv1.weight)
+    assert fingerprint(weights) != fingerprint(None)
+    assert fingerprint(weights) == fingerprint(dict(reversed(list(weights.items()))))
+
+
+def test_random_weights_follow_the_seed() -> None:
+    assert torch.equal(build_model(3, 1).conv1.weight, build_model(3, 1).conv1.weight)
+    assert not torch.equal(build_model(3, 1).conv1.weight, build_model(3, 2).conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"no weights at all", "cannot be read as a state_dict"),
+        ([1, 2], "holds no state_dict"),
+        ({"a": torch.zeros(1)}, "it lacks conv1.weight"),
+    ],
+    ids=["missing", "garbage", "list", "other-network"],
+)
+def test_wrong_weights_files(content: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(RequestError, match=message):
+        resolve_weights(ModelSpec(weights=str(path)))
+
+
+def test_weights_of_another_shape(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(num_classes=5).state_dict()
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(RequestError, match=r"other shapes for conv1\.weight"):
+        resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
+
+
+def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real loading code on a file of the right name, without the network."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    source = torchvision.models.resnet18()
+    torch.save(source.state_dict(), folder / entry.url.rpartition("/")[2])
+    weights = resolve_weights(ModelSpec(weights="imagenet"))
+    assert weights is not None
+    assert torch.equal(weights["conv1.weight"], source.conv1.weight)
+
+
+def test_imagenet_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(RequestError, match=r"could not be downloaded.*by hand.*model\.weights=none"):
+        resolve_weights(ModelSpec(weights="imagenet"))
+
+
+# ---------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trial" / "epoch-00001.pt"
+    checkpoints.save({"epoch": 1, "weights": torch.ones(3)}, path)
+
+    def torn(state: object, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="unexpected pos"):
+        checkpoints.save({"epoch": 2}, path)
+    assert checkpoints.load(path)["epoch"] == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "missing"])
+def test_damaged_checkpoints_are_recognised(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    checkpoints.save({"epoch": 1, "weights": torch.ones(3000)}, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other":
+        torch.save({"format": 999}, path)
+    else:
+        path.unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=r"c\.pt"):
+        checkpoints.load(path)
+
+
+# ------------------------------------------------------------------------------------- numerics
+
+
+def test_numerics_on_the_cpu() -> None:
+    assert resolve(TrainSpec(), device="cpu", threads=3) == Numerics("cpu", "fp32", 3, True, True, False)
+    chosen = resolve(TrainSpec(precision="bf16", channels_last=False, fused=False), device="cpu", threads=1)
+    assert (chosen.precision, chosen.channels_last, chosen.fused) == ("bf16", False, False)
+    assert Numerics.from_dict(chosen.as_dict()) == chosen
+    with pytest.raises(RequestError, match=r"train\.precision: fp16 needs a GPU"):
+        resolve(TrainSpec(precision="fp16"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capability", "expected"),
+    [(True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (6, 1), "fp32")],
+)
+def test_auto_precision_by_gpu(
+    bf16: bool, capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old one")
+    assert resolve(TrainSpec(), device="cuda").precision == expected
+    if not bf16:
+        with pytest.raises(RequestError, match="an old one has no bf16"):
+            resolve(TrainSpec(precision="bf16"), device="cuda")
+
+
+def test_seeds_by_purpose() -> None:
+    assert derive_seed(0, 1, "order") == derive_seed(0, 1, "order")
+    found = {derive_seed(s, e, p) for s in range(3) for e in range(20) for p in ("order", "bn")}
+    assert len(found) == 3 * 20 * 2
+    assert all(0 <= seed < 2**63 for seed in found)
+    assert derive_seed(0, 1) != derive_seed(0, "1")
