@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ MAX_NODES = 100_000
 class _Loader(yaml.SafeLoader):
     """Resolves plain scalars by YAML 1.2's core schema, in which 5e-5 is a number."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as in yaml
 
 
 _Loader.add_implicit_resolver(

@@ -41,11 +41,13 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         os.ftruncate(file, 0)
         os.pwrite(file, str(os.getpid()).encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [".lock"]:  # the request was refused: leave nothing behind
+                (folder / ".lock").unlink()
+                folder.rmdir()
     finally:
-        if os.listdir(folder) == [".lock"]:  # the request was refused: leave nothing behind
-            (folder / ".lock").unlink()
-            folder.rmdir()
         os.close(file)
 
 

@@ -142,6 +142,10 @@ class Recorder:
     def close(self) -> None:
         self.journal.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles it into a snapshot that is never read; listeners may not be picklable."""
+        return {**self.__dict__, "_listeners": []}
+
     def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
         self.record("ended", trial=trial.name, status=status, value=value, error=error)
         if self.experiment.search.keep_checkpoints == "best":
@@ -166,11 +170,14 @@ class Recorder:
         if removed:
             # recorded first: a file without a record is litter, a record without a file is a lie
             self.record("checkpoints", trial=trial.name, removed=removed)
-        for name in removed:
-            (self.folder / name).unlink(missing_ok=True)
-        if not trial.checkpoints:
-            # with what a worker that died may have left there
-            shutil.rmtree(self.folder / CHECKPOINTS / trial.name, ignore_errors=True)
+        # by what is there rather than by what is recorded: a worker that died leaves files of its own
+        kept = {self.folder / name for name in trial.checkpoints}
+        folder = self.folder / CHECKPOINTS / trial.name
+        for path in folder.glob("*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rank(trial: TrialState) -> tuple[float, float]:

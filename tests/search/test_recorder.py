@@ -1,0 +1,234 @@
+"""The recorder: one line per report, decisions that survive a repeat, checkpoints that are tidied."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_swa.errors import RequestError
+from tune_swa.journal import FORMAT, Event, ExperimentState, read_events
+from tune_swa.search.folder import differences, earlier_events, locked
+from tune_swa.search.recorder import CHECKPOINTS, Recorder
+from tune_swa.spec import Experiment
+
+EPOCHS = 10
+
+
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "x",
+            "train": {"epochs": EPOCHS},
+            "space": {"lr": {"choice": [1e-3, 1e-2]}, "swa_start": {"choice": [4, 6]}, "swa_lr": 1e-3},
+            "search": {"sampler": "grid", **changes.pop("search", {})},
+            "scheduler": {"grace_epochs": 2, **changes.pop("scheduler", {})},
+            **changes,
+        }
+    )
+
+
+def begin(spec: Experiment, folder: Path) -> Recorder:
+    recorder = Recorder(spec, folder, ExperimentState())
+    recorder.record(
+        "created", format=FORMAT, spec=spec.model_dump(mode="json", by_alias=True), identity=spec.identity()
+    )
+    recorder.record("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)
+    return recorder
+
+
+def suggest(recorder: Recorder) -> str:
+    suggestion = recorder.proposer.next()
+    assert suggestion is not None
+    first = None if suggestion.kind == "baseline" else int(str(suggestion.params["swa_start"])) + 1
+    recorder.suggest(suggestion, trunk=f"trunk {suggestion.params['lr']}", first_average=first, seed=0)
+    recorder.start(suggestion.trial, "cpu", 0)
+    return suggestion.trial
+
+
+def record(epoch: int, accuracy: float) -> dict[str, Any]:
+    return {"epoch": epoch, "accuracy": accuracy, "nll": 1 - accuracy}
+
+
+def play(recorder: Recorder, name: str, accuracy: float, epochs: int = EPOCHS) -> str:
+    """Report epochs with a checkpoint each, until told to stop."""
+    decision = "continue"
+    for epoch in range(epochs):
+        checkpoint = f"{CHECKPOINTS}/{name}/epoch-{epoch:05d}.pt"
+        path = recorder.folder / checkpoint
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+        decision = recorder.report(name, record(epoch, accuracy), checkpoint)
+        if decision == "stop":
+            break
+    return decision
+
+
+def kept(recorder: Recorder) -> list[str]:
+    return sorted(str(p.relative_to(recorder.folder / CHECKPOINTS)) for p in recorder.folder.rglob("*.pt"))
+
+
+def test_a_trial_from_suggestion_to_its_end(tmp_path: Path) -> None:
+    recorder = begin(experiment(), tmp_path)
+    heard: list[Event] = []
+    recorder.listen(lambda event, state: heard.append(event))
+    name = suggest(recorder)
+    assert play(recorder, name, 0.5) == "stop"
+    trial = recorder.state.trials[name]
+    assert (trial.kind, trial.status, trial.next_epoch) == ("baseline", "completed", EPOCHS)
+    assert [e["event"] for e in heard] == [
+        "suggested", "started", *["epoch"] * EPOCHS, "ended", "checkpoints",
+    ]  # fmt: skip
+    assert heard == list(read_events(tmp_path / "journal.jsonl"))[2:]
+
+
+def test_a_pruned_trial_says_where(tmp_path: Path) -> None:
+    recorder = begin(experiment(), tmp_path)
+    for accuracy in (0.9, 0.8):  # the baselines of both rates
+        play(recorder, suggest(recorder), accuracy)
+    good = suggest(recorder)
+    assert play(recorder, good, 0.9) == "stop"
+    assert recorder.state.trials[good].status == "completed"
+    suggest(recorder)
+    bad = suggest(recorder)  # on the worse trunk
+    assert play(recorder, bad, 0.8) == "stop"
+    trial = recorder.state.trials[bad]
+    assert (trial.status, trial.next_epoch, trial.rungs) == ("pruned", 2, {1: "stop"})
+    assert not (tmp_path / CHECKPOINTS / bad).exists()
+
+
+def test_a_report_that_comes_twice_counts_once(tmp_path: Path) -> None:
+    """A worker that died between saving an epoch and reporting the next repeats it."""
+    recorder = begin(experiment(), tmp_path)
+    name = suggest(recorder)
+    play(recorder, name, 0.5, epochs=3)
+    before = list(read_events(tmp_path / "journal.jsonl"))
+    assert recorder.report(name, record(1, 0.7), None) == "continue"
+    assert recorder.report(name, record(2, 0.7), None) == "continue"
+    assert list(read_events(tmp_path / "journal.jsonl")) == before
+    assert recorder.report(name, record(3, 0.5), None) == "continue"
+    assert recorder.state.trials[name].next_epoch == 4
+
+
+def test_a_gap_in_the_epochs_fails_the_trial(tmp_path: Path) -> None:
+    recorder = begin(experiment(), tmp_path)
+    name = suggest(recorder)
+    assert recorder.report(name, record(1, 0.5), None) == "stop"
+    assert recorder.state.trials[name].error == "epoch 1 was reported, but epoch 0 never was"
+
+
+def test_only_the_best_of_each_kind_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+    recorder = begin(experiment(scheduler={"asha": False}), tmp_path)
+    names = []
+    for accuracy in (0.5, 0.6, 0.7, 0.9, 0.8):
+        names.append(suggest(recorder))
+        play(recorder, names[-1], accuracy)
+    assert names == ["baseline-0000", "baseline-0001", "swa-0000", "swa-0001", "swa-0002"]
+    assert kept(recorder) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
+    state = ExperimentState.read(tmp_path / "journal.jsonl")
+    assert {n: t.checkpoints for n, t in state.trials.items() if t.checkpoints} == {
+        "baseline-0001": ["checkpoints/baseline-0001/epoch-00009.pt"],
+        "swa-0001": ["checkpoints/swa-0001/epoch-00009.pt"],
+    }
+    # the next session knows the best again
+    resumed = Recorder(recorder.experiment, tmp_path, state)
+    resumed.replay(list(read_events(tmp_path / "journal.jsonl")))
+    name = suggest(resumed)
+    play(resumed, name, 0.85)
+    assert kept(resumed) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
+
+
+def test_keep_checkpoints_all_keeps_all(tmp_path: Path) -> None:
+    recorder = begin(experiment(search={"keep_checkpoints": "all"}), tmp_path)
+    name = suggest(recorder)
+    play(recorder, name, 0.5)
+    assert len(kept(recorder)) == EPOCHS
+    assert len(recorder.state.trials[name].checkpoints) == EPOCHS
+
+
+def test_a_replayed_recorder_decides_as_the_first_one_would(tmp_path: Path) -> None:
+    spec = experiment()
+    first = begin(spec, tmp_path)
+    for accuracy in (0.9, 0.5, 0.7):
+        play(first, suggest(first), accuracy)
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    again = Recorder(spec, tmp_path, ExperimentState.fold(events))
+    again.replay(events)
+    for rung in (1, 5):
+        assert again.asha.recorded("trunk", rung) == first.asha.recorded("trunk", rung)
+    assert again.proposer.next() == first.proposer.next()
+
+
+def test_a_journal_that_cannot_be_written_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    name = suggest(recorder)
+    before = (tmp_path / "journal.jsonl").read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    assert recorder.report(name, record(0, 0.5), None) == "continue"
+    assert recorder.failure is not None
+    assert recorder.report(name, record(1, 0.5), None) == "stop"
+    monkeypatch.undo()
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    assert recorder.state.trials[name].next_epoch == 0  # what is not written did not happen
+
+
+def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
+    recorder = begin(experiment(), tmp_path)
+    recorder.listen(lambda event, state: None)  # a display cannot be pickled
+    assert pickle.loads(pickle.dumps(recorder)).folder == tmp_path
+
+
+# -------------------------------------------------------------------------- the experiment's folder
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "x"),
+        pytest.raises(RequestError, match=rf"another search is writing to it \(process {os.getpid()}\)"),
+        locked(tmp_path / "x"),
+    ):
+        pass
+    assert not (tmp_path / "x").exists()  # nothing was begun, so nothing is left
+
+
+def test_starting_over_and_resuming_nothing_are_refused(tmp_path: Path) -> None:
+    spec = experiment()
+    with pytest.raises(RequestError, match="there is no search to resume"):
+        earlier_events(tmp_path, spec, resume=True)
+    assert earlier_events(tmp_path, spec, resume=False) == []
+    begin(spec, tmp_path)
+    with pytest.raises(
+        RequestError, match="there is a search of this name already. Continue it with --resume"
+    ):
+        earlier_events(tmp_path, spec, resume=False)
+    assert len(earlier_events(tmp_path, spec, resume=True)) == 2
+
+
+def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
+    begin(experiment(), tmp_path)
+    with pytest.raises(RequestError, match=r"train\.epochs: was 10, is 12"):
+        earlier_events(tmp_path, experiment(train={"epochs": 12}), resume=True)
+    # trials, resources and confirm may change
+    changed = experiment(search={"trials": 2}, resources={"cpus_per_trial": 2}, confirm={"seeds": 7})
+    assert earlier_events(tmp_path, changed, resume=True)
+
+
+def test_differences() -> None:
+    assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}})) == [
+        "a.c: was 2, is 3",
+        "a.d: was None, is 4",
+    ]
+
+
+def test_a_journal_torn_in_its_first_line_is_a_new_search(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"event":"crea')
+    assert earlier_events(tmp_path, experiment(), resume=True) == []

@@ -1,0 +1,94 @@
+"""Which package may import which, and what an import of each costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tune_swa"
+BASE = {"errors", "randomness"}
+ALLOWED = {
+    "errors": set(),
+    "randomness": set(),
+    "spec": BASE,
+    "spacefile": BASE | {"spec"},
+    "journal": BASE | {"spec"},
+    "data": BASE | {"spec"},
+    "training": BASE | {"spec", "data"},
+    "search": BASE | {"spec", "data", "training", "journal"},
+    "results": BASE | {"spec", "spacefile", "journal"},
+    "cli": BASE | {"spec", "spacefile", "data", "training", "search", "results", "journal"},
+}
+HEAVY = {"ray": {"search"}, "optuna": {"search"}, "torch": {"data", "training", "search"}}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = room(path)
+    if here in ("__init__", "__main__"):
+        return
+    own = {n.split(".")[1] for n in imported(path) if n.startswith("tune_swa.")} - {here, "__version__"}
+    assert own <= ALLOWED[here], f"{path} imports {own - ALLOWED[here]}"
+    for heavy, rooms in HEAVY.items():
+        if here not in rooms:
+            assert heavy not in {n.split(".")[0] for n in imported(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in ("eval", "exec", "yaml.load", "yaml.unsafe_load"), f"{path}:{node.lineno}"
+        if called == "torch.load":
+            assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
+    assert "pickle" not in {n.split(".")[0] for n in imported(path)}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(' '.join(m for m in sys.modules if '.' not in m))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import tune_swa", {"torch", "ray", "optuna", "pandas", "pydantic"}),
+        ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
+        ("import tune_swa.data", {"torch", "ray"}),
+        ("import tune_swa; tune_swa.load_results", {"torch", "ray", "optuna"}),
+        ("import tune_swa.training.loop", {"ray", "optuna"}),
+    ],
+)
+def test_heavy_packages_are_imported_only_where_needed(statement: str, absent: set[str]) -> None:
+    assert not modules_after(statement) & absent
+
+
+def test_an_unknown_attribute_is_an_attribute_error() -> None:
+    import tune_swa
+
+    with pytest.raises(AttributeError, match="no attribute 'load_result'"):
+        tune_swa.load_result  # noqa: B018
