@@ -14,9 +14,9 @@ import torch
 import torchvision
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
-
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
+
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training.loop import Run, build_optimizer
@@ -75,9 +75,7 @@ def documented_loop(
     per_epoch = batches.batch_count(train.batch_size)
     scheduler = LambdaLR(optimizer, lambda index: base_factor(index, train, per_epoch))
     swa_model = AveragedModel(model)
-    swa_scheduler = SWALR(
-        optimizer, swa_lr=wanted.swa_lr, anneal_epochs=wanted.averaging.anneal_epochs
-    )
+    swa_scheduler = SWALR(optimizer, swa_lr=wanted.swa_lr, anneal_epochs=wanted.averaging.anneal_epochs)
     loss_fn = torch.nn.CrossEntropyLoss()
     for epoch in range(train.epochs):
         model.train()

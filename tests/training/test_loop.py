@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-
 from tune_swa.data.dataset import Dataset
+
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.loop import EpochRecord, Run
@@ -118,12 +118,12 @@ def test_resuming_keeps_an_immediate_anneal(tiny_data: Dataset, tmp_path: Path) 
 
 def test_a_run_leaves_the_global_generators_alone(tiny_data: Dataset) -> None:
     torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002 - the legacy generator is what is checked
+    np.random.seed(3)
     random.seed(3)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     list(Run(settings(2, 0), tiny_data, NUMERICS))
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
 
 

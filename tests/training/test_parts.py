@@ -167,7 +167,9 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
         resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
 
 
-def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_weights_come_from_torchvisions_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real loading code on a file of the right name, without the network."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
