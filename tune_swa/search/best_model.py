@@ -35,7 +35,8 @@ def export_best(
     assert state.header is not None
     assert trial.last is not None
     source = checkpoints.load(folder / trial.checkpoints[-1])
-    constants = {n: v for n, v in experiment.constants.items() if trial.kind == "swa" or not is_swa_setting(n)}
+    swa = trial.kind == "swa"
+    constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
     core = {n: v for n, v in constants.items() if n in CORE_PARAMETERS}
     data = state.header["data"]
     description = {

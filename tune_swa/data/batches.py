@@ -1,0 +1,184 @@
+"""Seeded batches straight from memory: order, flips and crops as functions of (seed, epoch, purpose)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tune_swa.data.dataset import NOT_NORMALIZED, Dataset
+from tune_swa.data.splits import Indices
+from tune_swa.randomness import derive_seed
+
+RESIDENT_SHARE = 0.25
+"""Share of a GPU's free memory that images may take."""
+
+
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Sizes of the batches that `count` images make.
+
+    The last one may be smaller; one image alone joins the batch before it, since batch normalisation
+    cannot train on a single image.
+
+    Raises:
+        ValueError: there is only one image, or none.
+    """
+    if count < 2:
+        raise ValueError(f"training needs at least 2 images, got {count}")
+    sizes = [batch_size] * (count // batch_size)
+    if count % batch_size:
+        sizes.append(count % batch_size)
+    if sizes[-1] == 1:
+        sizes[-2:] = [sizes[-2] + 1]
+    return sizes
+
+
+class ImageBatches:
+    """Batches of some rows of a dataset, on a device.
+
+    On the CPU, images are indexed where they lie. On a GPU the rows are copied there once if they
+    fit, else batch by batch through pinned memory.
+
+    Args:
+        data: the images.
+        rows: which of them, [n].
+        device: where the batches are wanted.
+        channels_last: memory format of the batches.
+        max_resident_bytes: most that the rows may take on a GPU; default: a quarter of what is free.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        rows: Indices,
+        device: torch.device | str,
+        *,
+        channels_last: bool,
+        max_resident_bytes: int | None = None,
+    ) -> None:
+        self._device = torch.device(device)
+        self._channels_last = channels_last
+        self._images = torch.from_numpy(data.images)  # [N, H, W, 3] uint8
+        self._rows = torch.from_numpy(rows)
+        self._labels = torch.from_numpy(data.labels[rows]).to(self._device)
+        self._on_gpu = self._device.type == "cuda"
+        self.resident = self._on_gpu and self._fits(max_resident_bytes)
+        if self.resident:
+            self._images = self._images[self._rows].to(self._device)
+            self._rows = torch.arange(len(rows))
+        if (data.mean, data.std) == NOT_NORMALIZED:
+            self._mean = self._std = None
+        else:
+            self._mean, self._std = (
+                torch.tensor(values, dtype=torch.float32, device=self._device).view(1, 3, 1, 1)
+                for values in (data.mean, data.std)
+            )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch_count(self, batch_size: int) -> int:
+        """Number of training batches in an epoch."""
+        return len(batch_sizes(len(self), batch_size))
+
+    def train(
+        self,
+        batch_size: int,
+        *,
+        augment: Sequence[str] = (),
+        crop_padding: int = 4,
+        seed: int,
+        epoch: int,
+        purpose: str,
+        max_batches: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in a drawn order and augmented.
+
+        Draws come from CPU generators and go by an image's place in the order, so they are the same
+        on every device and for every batch size.
+
+        Args:
+            batch_size: images per batch.
+            augment: of `hflip`, `vflip`, `crop`.
+            crop_padding: pixels that `crop` shifts by at most.
+            seed: of the run.
+            epoch: of the run.
+            purpose: what the batches are for; each purpose draws on its own.
+            max_batches: stop after this many.
+
+        Yields:
+            Images [B, 3, H, W] float32 and labels [B] int64, on the device.
+        """
+        count = len(self)
+
+        def generator(what: str) -> torch.Generator:
+            return torch.Generator().manual_seed(derive_seed(seed, epoch, purpose, what))
+
+        order = torch.randperm(count, generator=generator("order"))
+        flips = {
+            name: torch.rand(count, generator=generator(name)) < 0.5
+            for name in ("hflip", "vflip")
+            if name in augment
+        }
+        shifts = None
+        if "crop" in augment:
+            shifts = torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator("crop"))
+        start = 0
+        for size in batch_sizes(count, batch_size)[:max_batches]:
+            place = slice(start, start + size)
+            images = self._gather(order[place])
+            for name, axis in (("hflip", 2), ("vflip", 1)):
+                if name in flips:
+                    images = _flip(images, self._move(flips[name][place]), axis)
+            if shifts is not None:
+                images = _crop(images, self._move(shifts[place]), crop_padding)
+            yield self._finish(images), self._labels[self._move(order[place])]
+            start += size
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, as it is. Yields as `train` does."""
+        for place in torch.arange(len(self)).split(batch_size):
+            yield self._finish(self._gather(place)), self._labels[self._move(place)]
+
+    def _gather(self, positions: Tensor) -> Tensor:
+        """uint8 images [B, H, W, 3] at `positions` among the rows, on the device."""
+        if self.resident:
+            return self._images[self._move(positions)]
+        return self._move(self._images[self._rows[positions]])
+
+    def _finish(self, images: Tensor) -> Tensor:
+        """[B, H, W, 3] uint8 to [B, 3, H, W] float32, as ToTensor (and Normalize) give it."""
+        # a permuted NHWC tensor is what torch calls channels_last
+        result = images.permute(0, 3, 1, 2).to(torch.float32)
+        if not self._channels_last:
+            result = result.contiguous()
+        result = result.div_(255)
+        if self._mean is not None and self._std is not None:
+            result = result.sub_(self._mean).div_(self._std)
+        return result
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        if not self._on_gpu:
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _fits(self, limit: int | None) -> bool:
+        if limit is None:
+            limit = int(torch.cuda.mem_get_info(self._device)[0] * RESIDENT_SHARE)
+        return len(self._rows) * self._images[0].numel() <= limit
+
+
+def _flip(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    """Mirror the chosen images of [B, H, W, 3]."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(axis), images)
+
+
+def _crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
+    """Pad [B, H, W, 3] with zeros and cut each image out again at its own offset, [B, 2]."""
+    count, height, width, _ = images.shape
+    padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
+    rows = shifts[:, 0, None] + torch.arange(height, device=images.device)  # [B, H]
+    columns = shifts[:, 1, None] + torch.arange(width, device=images.device)  # [B, W]
+    which = torch.arange(count, device=images.device)
+    return padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
