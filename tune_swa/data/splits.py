@@ -60,8 +60,8 @@ def _hold_out(
     except ValueError as error:
         smallest = int(np.bincount(labels[rows]).min()) if len(rows) else 0
         raise RequestError(
-            f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class (the smallest "
-            f"class has {smallest}): {error}. Add images, or change data.{what}_fraction"
+            f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class (the "
+            f"smallest class has {smallest}): {error}. Add images, or change data.{what}_fraction"
         ) from None
     return np.sort(kept), np.sort(held)
 
@@ -70,8 +70,8 @@ def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
     assert spec.train_images is not None
     if spec.train_images > len(rows):
         raise RequestError(
-            f"data.train_images: {spec.train_images} were asked for, but only {len(rows)} training images are "
-            f"there after the division. Ask for at most {len(rows)}, or leave it out"
+            f"data.train_images: {spec.train_images} were asked for, but only {len(rows)} training "
+            f"images are there after the division. Ask for at most {len(rows)}, or leave it out"
         )
     if spec.train_images == len(rows):
         return rows
@@ -86,8 +86,8 @@ def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
         )
     except ValueError as error:
         raise RequestError(
-            f"data.train_images: {spec.train_images} images cannot be drawn evenly over the classes: {error}. "
-            "Ask for at least one for each class"
+            f"data.train_images: {spec.train_images} images cannot be drawn evenly over the classes: "
+            f"{error}. Ask for at least one for each class"
         ) from None
     limited: Indices = np.sort(kept)
     return limited

@@ -104,8 +104,8 @@ class TorchvisionSet:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RequestError(
                 f"data.dataset: {self.name} could not be downloaded to {folder} ({first[:200]}). Where there "
-                f"is no network, let torchvision.datasets.{SETS[self.name].class_name} download it elsewhere, "
-                "copy its folder, and give that with --data-dir"
+                f"is no network, let torchvision.datasets.{SETS[self.name].class_name} download it "
+                "elsewhere, copy its folder, and give that with --data-dir"
             ) from None
 
 

@@ -84,9 +84,9 @@ class Run:
         """What the last finished epoch reported."""
         self._forward = torch.compile(self.model) if self.numerics.compile else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
-        layout = {"device": self.device, "channels_last": self.numerics.channels_last}
-        self._train = ImageBatches(data, data.train, **layout)
-        self._val = ImageBatches(data, data.val, **layout)
+        channels_last = self.numerics.channels_last
+        self._train = ImageBatches(data, data.train, self.device, channels_last=channels_last)
+        self._val = ImageBatches(data, data.val, self.device, channels_last=channels_last)
 
     @property
     def done(self) -> bool:

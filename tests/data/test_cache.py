@@ -1,0 +1,184 @@
+"""The decoded cache: torchvision's pixels, decoded once, rebuilt when something is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from tune_swa.data import cache
+from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.errors import RequestError
+from tune_swa.spec import DataSpec
+
+SPEC = DataSpec(dataset="folder", image_size=24)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Odd sizes and modes: what people's folders hold."""
+    rng = np.random.default_rng(0)
+    kinds = [
+        ("a.jpg", "RGB"), ("b.png", "RGB"), ("c.png", "L"), ("d.png", "P"), ("e.png", "RGBA"),
+        ("f.jpg", "CMYK"), ("g.png", "LA"), ("h.bmp", "RGB"), ("i.webp", "RGB"), ("j.png", "1"),
+    ]  # fmt: skip
+    for part in ("train", "test"):
+        for label in ("one", "two"):
+            folder = tmp_path / "photos" / part / label
+            folder.mkdir(parents=True)
+            for i, (name, mode) in enumerate(kinds):
+                size = (17 + 13 * i, 90 - 7 * i)
+                pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(folder / name)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("resize", "reference"),
+    [
+        ("squash", [transforms.Resize((24, 24))]),
+        ("crop", [transforms.Resize(24), transforms.CenterCrop(24)]),
+    ],
+)
+def test_pixels_are_torchvisions(resize: str, reference: list[object], photos: Path) -> None:
+    data = prepare(SPEC.model_copy(update={"resize": resize}), photos)
+    transform = transforms.Compose([*reference, transforms.ToTensor()])
+    rows = 0
+    for part in ("train", "test"):
+        for image, label in ImageFolder(str(photos / part), transform):
+            ours = torch.from_numpy(data.images[rows]).permute(2, 0, 1).to(torch.float32).div(255)
+            assert torch.equal(ours, image)
+            assert data.labels[rows] == label
+            rows += 1
+    assert rows == len(data.labels) == 40
+
+
+def test_images_are_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    first = prepare(SPEC, photos, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (40, 40)
+    monkeypatch.setattr(cache, "resize", None)  # would fail if anything were decoded
+    second = prepare(SPEC, photos)
+    assert second.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(second.images, first.images)
+    assert isinstance(second.images, np.memmap)
+
+
+@pytest.mark.parametrize("change", ["content", "size", "added", "how"])
+def test_what_changes_pixels_is_decoded_anew(change: str, photos: Path) -> None:
+    before = prepare(SPEC, photos)
+    spec = SPEC
+    if change == "content":
+        Image.new("RGB", (30, 30), "red").save(photos / "train" / "one" / "a.jpg")
+    elif change == "size":
+        spec = SPEC.model_copy(update={"image_size": 25})
+    elif change == "added":
+        shutil.copy(photos / "train" / "one" / "a.jpg", photos / "train" / "one" / "z.jpg")
+    else:
+        spec = SPEC.model_copy(update={"resize": "crop"})
+    after = prepare(spec, photos)
+    assert after.folder != before.folder
+    assert after.fingerprint != before.fingerprint
+
+
+def test_a_touched_file_decodes_to_the_same_fingerprint(photos: Path) -> None:
+    """The fingerprint is of the pixels, so moving or touching the files changes no results."""
+    before = prepare(SPEC, photos)
+    os.utime(photos / "train" / "one" / "a.jpg", (1, 1))
+    moved = photos.rename(photos.with_name("elsewhere"))
+    after = prepare(SPEC, moved)
+    assert after.folder != before.folder
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no meta", "garbled meta", "other format", "labels"])
+def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path) -> None:
+    data = prepare(SPEC, photos)
+    assert data.folder is not None
+    pixels = np.array(data.images)
+    meta = data.folder / cache.META
+    if damage == "truncated":
+        os.truncate(data.folder / cache.IMAGES, 1000)
+    elif damage == "no meta":
+        meta.unlink()
+    elif damage == "garbled meta":
+        meta.write_text("{")
+    elif damage == "other format":
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 0}))
+    else:
+        np.save(data.folder / cache.LABELS, np.zeros(3, dtype=np.int64))
+    again = prepare(SPEC, photos)
+    np.testing.assert_array_equal(again.images, pixels)
+    assert again.fingerprint == data.fingerprint
+
+
+def _prepare_and_count(photos: str, folder: str, queue: multiprocessing.Queue[int]) -> None:
+    os.environ["TUNE_SWA_CACHE"] = folder
+    calls: list[int] = []
+    prepare(SPEC, Path(photos), progress=lambda done, total: calls.append(done))
+    queue.put(len(calls))
+
+
+def test_two_processes_decode_once(photos: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[int] = context.Queue()
+    arguments = (str(photos), str(tmp_path / "cache"), queue)
+    processes = [context.Process(target=_prepare_and_count, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert sorted(queue.get(timeout=5) for _ in processes) == [0, 1]
+
+
+def test_too_little_room_is_told_before_decoding(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 5))
+    monkeypatch.setattr(cache, "resize", None)
+    with pytest.raises(RequestError, match=r"needs 0\.0 GB, but 0\.0 GB are free.*TUNE_SWA_CACHE"):
+        prepare(SPEC, photos)
+
+
+def test_a_cache_that_cannot_be_written(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(RequestError, match="the decoded images cannot be written"):
+        prepare(SPEC, photos)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path))
+    assert cache.cache_folder() == tmp_path
+    monkeypatch.delenv("TUNE_SWA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_folder() == tmp_path / "xdg" / "tune_swa"
+
+
+def test_a_dataset_travels_by_reference(photos: Path, tiny_data: Dataset) -> None:
+    data = prepare(SPEC, photos)
+    packed = pickle.dumps(data)
+    assert len(packed) < 10_000 < data.images.nbytes
+    again = pickle.loads(packed)
+    np.testing.assert_array_equal(again.images, data.images)
+    assert again.fingerprint == data.fingerprint
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(tiny_data)).images, tiny_data.images)
+
+
+def test_nobody_can_change_the_cache_through_a_dataset(photos: Path) -> None:
+    data = prepare(SPEC, photos)
+    before = np.array(data.images)
+    data.images[:] = 0
+    np.testing.assert_array_equal(prepare(SPEC, photos).images, before)
