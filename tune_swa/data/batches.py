@@ -138,7 +138,8 @@ class ImageBatches:
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is. Yields as `train` does."""
-        for place in torch.arange(len(self)).split(batch_size):
+        for start in range(0, len(self), batch_size):
+            place = torch.arange(start, min(start + batch_size, len(self)))
             yield self._finish(self._gather(place)), self._labels[self._move(place)]
 
     def _gather(self, positions: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ def _check_room(folder: Path, needed: int) -> None:
 def _fingerprint(images: Pixels, listing: Listing) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(images), CHUNK):
-        digest.update(np.ascontiguousarray(images[start : start + CHUNK]))
+        digest.update(np.ascontiguousarray(images[start : start + CHUNK]).data)
     digest.update(listing.labels.tobytes())
     digest.update(listing.parts.tobytes())
     digest.update(json.dumps([images.shape, listing.class_names]).encode())

@@ -66,7 +66,7 @@ class Dataset:
         """A dataset of images in memory: [N, H, W, 3] uint8, labels [N], and rows of each part."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (images, labels):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         fingerprint = _fingerprint(digest.hexdigest(), (train, val, test), NOT_NORMALIZED)
         return cls(name, tuple(class_names), images, labels, train, val, test, fingerprint)
 
