@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune_swa.data.dataset import Estimate, estimate
+from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
 from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
@@ -24,7 +25,8 @@ class Plan:
 
     experiment: Experiment
     placement: Placement
-    images: Estimate
+    images: Estimate | str
+    """What the images are, or where they come from while they are not here."""
     epochs: int
     """Epochs that all trials train if none is stopped early."""
     checkpoint_bytes: int
@@ -51,13 +53,20 @@ def make_plan(
         gpus=gpus,
         cpus=cpus,
     )
-    images = estimate(experiment.data, data_dir)
+    images: Estimate | str
+    try:
+        images = estimate(experiment.data, data_dir)
+        classes = images.num_classes
+    except RequestError as error:
+        if data_dir is not None or experiment.data.path is not None:
+            raise
+        images, classes = str(error), 1000  # ImageNet's, for the size of a checkpoint
     return Plan(
         experiment=experiment,
         placement=placement,
         images=images,
         epochs=total_trials(experiment) * experiment.train.epochs,
-        checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, images.num_classes),
+        checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes),
     )
 
 
@@ -80,7 +89,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in (
-        ("images", f"{images.name}: {_divided(images)}, {images.num_classes} classes"),
+        ("images", _divided(images)),
         ("space", _space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _trials(experiment)),
@@ -93,8 +102,13 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(table, markup=False)
 
 
-def _divided(images: Estimate) -> str:
-    return f"{images.train:,} to train on, {images.val:,} to validate, {images.test:,} to test"
+def _divided(images: Estimate | str) -> str:
+    if isinstance(images, str):
+        return f"not here yet. {images}"
+    return (
+        f"{images.name}: {images.train:,} to train on, {images.val:,} to validate, "
+        f"{images.test:,} to test, {images.num_classes} classes"
+    )
 
 
 def _space(experiment: Experiment) -> str:
@@ -139,9 +153,12 @@ def _stopping(experiment: Experiment) -> str:
 
 
 def _disk(plan: Plan) -> str:
-    cache = (
-        "decoded already" if plan.images.cached else f"{_bytes(plan.images.cache_bytes)} for decoded images"
-    )
+    if isinstance(plan.images, str):
+        cache = "what the decoded images take is not known yet"
+    elif plan.images.cached:
+        cache = "images are decoded already"
+    else:
+        cache = f"{_bytes(plan.images.cache_bytes)} for decoded images"
     return f"{cache}; at most {_bytes(plan.checkpoint_bytes)} for checkpoints at a time"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,7 +68,7 @@ def cluster(address: str) -> Iterator[Machine]:
     """A connection to a running cluster; yields what it has.
 
     Raises:
-        RequestError: there is no cluster at `address`.
+        RequestError: there is no cluster at `address`. Call `check_reachable` first.
     """
     set_environment(1)
     import ray
@@ -76,11 +77,7 @@ def cluster(address: str) -> Iterator[Machine]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(
-            f"--address {address}: no Ray cluster answers there ({first[:200]}). Start one with "
-            "`ray start --head` and give its address, or leave --address out"
-        ) from None
+        raise _no_cluster(address, error) from None
     try:
         resources = ray.cluster_resources()
         yield Machine(
@@ -90,3 +87,31 @@ def cluster(address: str) -> Iterator[Machine]:
         )
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray would wait there for minutes, in silence.
+
+    Raises:
+        RequestError: naming the address and what to do.
+    """
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise RequestError(
+            f"--address {address}: expected HOST:PORT as `ray start --head` prints it, or auto. Start the "
+            "search on one of the cluster's machines"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: BaseException) -> RequestError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RequestError(
+        f"--address {address}: no Ray cluster answers there ({first[:200]}). Start one with "
+        "`ray start --head` and give its address, or leave --address out"
+    )

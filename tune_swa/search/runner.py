@@ -96,10 +96,13 @@ def search(
     with locked(request.folder):
         events = earlier_events(request.folder, experiment, resume=request.resume)
         state = ExperimentState.fold(events)
+        # what is quick to refuse is checked before what takes long
         if request.address is None:
-            _divide(request, state, Machine.local())  # refuse before anything is read or started
-        data = _prepare_data(request)
+            _numerics(request, _divide(request, state, Machine.local()))
+        else:
+            ray_session.check_reachable(request.address)
         weights = resolve_weights(experiment.model)
+        data = _prepare_data(request)
         with _places(request, state) as placement:
             numerics = _numerics(request, placement)
             recorder = Recorder(experiment, request.folder, state)
@@ -219,6 +222,7 @@ def _run_trials(
     recorder.listen(progress)
     recorder.listen(refresher)
     with signals(stop), progress:
+        progress.waiting("starting the first workers")
         try:
             tuner.fit()
         except StopSearch:

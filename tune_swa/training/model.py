@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +71,8 @@ def _download() -> StateDict:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / entry.url.rpartition("/")[2]
     try:
-        state: StateDict = entry.get_state_dict(progress=False, check_hash=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # torch says there what it downloads
+            state: StateDict = entry.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
         raise RequestError(
             f"model.weights: the ImageNet weights could not be downloaded ({error}). Put {file.name} "

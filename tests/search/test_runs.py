@@ -1,0 +1,383 @@
+"""Whole searches through Ray: of real trials on real images, and of made-up ones for the rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torchvision import transforms
+
+import tune_swa
+from tune_swa import spacefile
+from tune_swa.journal import ExperimentState
+from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns
+
+ROOT = Path(__file__).parent.parent.parent
+DIGITS = ROOT / "search_spaces" / "digits.yaml"
+TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
+SMALL = [
+    "--set", "train.epochs=6", "--set", "data.image_size=16", "--set", "data.train_images=100",
+    "--set", "space.swa_start={int: [1, 4]}", "--set", "points=[]", "--gpus", "0",
+]  # fmt: skip
+
+
+def run(
+    *arguments: str, cwd: Path, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `run_search.py` as a user does, in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "run_search.py"), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=500, env={**os.environ, **environment},
+    )  # fmt: skip
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNE_SWA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: None) -> tuple[Path, str]:
+    """A finished search of real trials: TPE, ASHA, two slots where there are two cores."""
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = ["--space", str(DIGITS), *SMALL, "--trials", "5", "--results-dir", "out"]
+    result = run(*arguments, cwd=folder)
+    assert result.stderr == ""
+    return folder / "out" / "digits", result.stdout
+
+
+def test_it_ends_with_the_comparison_and_names_the_files(finished: tuple[Path, str]) -> None:
+    folder, out = finished
+    state = ExperimentState.read(folder / "journal.jsonl")
+    assert state.finished == "completed"
+    assert [t.status for t in state.of_kind("baseline")] == ["completed"] * 3
+    assert len(state.of_kind("swa")) == 5
+    assert "SWA_" in out
+    assert "baseline lr=" in out
+    assert "Files in out/digits/" in out
+    for name in re.findall(r"^  (\S+\.\w+)  ", out, re.MULTILINE):
+        assert (folder / name).exists(), name
+    assert not re.search(r"\x1b|WARNING|INFO|\(pid=|ray::|Trial .* errored", out)
+
+
+def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".lock", "best_model.json", "best_model.pt", "checkpoints", "comparison.parquet", "epochs.parquet",
+        "journal.jsonl", "space.yaml", "trials.parquet",
+    ]  # fmt: skip
+    state = ExperimentState.read(folder / "journal.jsonl")
+    on_disk = sorted(str(p.relative_to(folder)) for p in (folder / "checkpoints").rglob("*.pt"))
+    assert on_disk == sorted(c for t in state.trials.values() for c in t.checkpoints)
+    assert len(on_disk) == 2  # the best baseline and the best SWA trial
+
+
+def test_parquet_files_open_everywhere_with_the_documented_columns(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    experiment = spacefile.load(folder / "space.yaml")
+    documented = {
+        "trials": trials_columns(experiment.parameters),
+        "epochs": EPOCHS,
+        "comparison": comparison_columns(experiment.parameters),
+    }
+    for name, columns in documented.items():
+        path = folder / f"{name}.parquet"
+        schema = pq.read_schema(path)
+        assert schema.names == [c.name for c in columns]
+        assert list(pd.read_parquet(path).columns) == schema.names
+        described = duckdb.sql(f"DESCRIBE SELECT * FROM '{path}'").fetchall()
+        assert [row[0] for row in described] == schema.names
+        assert b"tune_swa.versions" in schema.metadata
+
+
+def test_epochs_has_a_row_for_every_epoch_of_every_trial(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    results = tune_swa.load_results(folder)
+    counts = results.epochs.groupby("trial").epoch.agg(["count", "nunique", "max"])
+    for trial in results.trials.itertuples():
+        row = counts.loc[trial.trial]
+        assert row["count"] == row["nunique"] == row["max"] + 1 == trial.epochs == trial.epochs_trained
+    completed = results.trials[results.trials.status == "completed"]
+    assert (completed.epochs == 6).all()
+
+
+def test_the_best_model_is_the_best_configurations(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    about = json.loads((folder / "best_model.json").read_text())
+    trials = tune_swa.load_results(folder).trials
+    completed = trials[trials.status == "completed"]
+    assert about["validation"]["accuracy"] == completed.accuracy.max()
+    model = torchvision.models.resnet18(num_classes=about["num_classes"])
+    model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
+    from tune_swa.data.dataset import prepare
+
+    data = prepare(spacefile.load(folder / "space.yaml").data)
+    model.eval()
+    images = torch.from_numpy(data.images[data.val]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        predicted = model(images).argmax(1).numpy()
+    assert (predicted == data.labels[data.val]).mean() == about["validation"]["accuracy"]
+
+
+def test_a_finished_search_is_not_started_over_but_extended(finished: tuple[Path, str], cache: None) -> None:
+    folder, _ = finished
+    cwd = folder.parent.parent
+    again = ["--space", str(DIGITS), *SMALL, "--results-dir", "out"]
+    refused = run(*again, "--trials", "5", cwd=cwd, check=False)
+    assert refused.returncode == 2
+    assert "Continue it with --resume" in refused.stderr
+    changed = run(*again, "--trials", "5", "--resume", "--set", "train.batch_size=32", cwd=cwd, check=False)
+    assert changed.returncode == 2
+    assert "train.batch_size: was 64, is 32" in changed.stderr
+    before = ExperimentState.read(folder / "journal.jsonl")
+    run(*again, "--trials", "7", "--resume", cwd=cwd)
+    after = ExperimentState.read(folder / "journal.jsonl")
+    assert len(after.of_kind("swa")) == 7
+    for name, trial in before.trials.items():  # not trained again
+        assert after.trials[name].records == trial.records
+        assert after.trials[name].attempts == trial.attempts == 1
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    return tune_swa.load_results(folder).epochs.drop(columns=TIMES)
+
+
+def test_the_same_seed_in_one_slot_gives_identical_metrics(tmp_path: Path, cache: None) -> None:
+    arguments = ["--space", str(DIGITS), *SMALL, "--trials", "4", "--cpus", "1", "--set", "train.epochs=5",
+                 "--set", "space.swa_start={int: [1, 3]}", "--quiet"]  # fmt: skip
+    for name in ("first", "second"):
+        run(*arguments, "--results-dir", name, cwd=tmp_path)
+    one, two = (tmp_path / name / "digits" for name in ("first", "second"))
+    pd.testing.assert_frame_equal(metrics(one), metrics(two), check_exact=True)
+    drop = ["seconds"]
+    first, second = (tune_swa.load_results(f).trials.drop(columns=drop) for f in (one, two))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    run(*arguments, "--results-dir", "third", "--seed", "5", cwd=tmp_path)
+    assert not metrics(tmp_path / "third" / "digits").equals(metrics(one))
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, cache: None) -> None:
+    """SIGINT in the middle of a serial search, then --resume: the same result as without."""
+    arguments = ["--space", str(DIGITS), *SMALL, "--trials", "3", "--cpus", "1",
+                 "--set", "search.checkpoint_every=2"]  # fmt: skip
+    run(*arguments, "--results-dir", "straight", cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_search.py"), *arguments, "--results-dir", "stopped"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal = tmp_path / "stopped" / "digits" / "journal.jsonl"
+    while process.poll() is None and (
+        not journal.exists() or len(ExperimentState.read(journal).trials.get("swa-0000", NOT_YET).records) < 3
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[-1].endswith("--results-dir stopped --resume")
+    state = ExperimentState.read(journal)
+    assert state.trials["swa-0000"].status == "interrupted"
+    run(*arguments, "--results-dir", "stopped", "--resume", cwd=tmp_path)
+    pd.testing.assert_frame_equal(
+        metrics(tmp_path / "stopped" / "digits"), metrics(tmp_path / "straight" / "digits"), check_exact=True
+    )
+    assert ExperimentState.read(journal).trials["swa-0000"].attempts == 2
+
+
+class _NotYet:
+    records: tuple[Any, ...] = ()
+
+
+NOT_YET: Any = _NotYet()
+
+
+# ----------------------------------------------------------------------------- the tutorial's search
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kaggle's layout with JPEGs of six colours, and a validation folder beside it."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for part, count in (("seg_train/seg_train", 5), ("val", 4), ("seg_test/seg_test", 1)):
+        for c, label in enumerate(("buildings", "forest", "glacier", "mountain", "sea", "street")):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                colour = np.array([40 * c, 255 - 40 * c, 120])
+                pixels = np.clip(colour + rng.normal(0, 60, (30, 30, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.jpg")
+    return root
+
+
+def test_swa_grid_on_the_cpu(photos: Path, tmp_path: Path, cache: None) -> None:
+    """The tutorial's grid, shortened: 45 SWA trials and 3 baselines, and no point twice."""
+    run(
+        "--space", str(ROOT / "search_spaces" / "swa_grid.yaml"), "--gpus", "0", "--data-dir", str(photos),
+        "--set", "train.epochs=4", "--set", "train.warmup_epochs=1", "--set", "data.image_size=16",
+        "--set", "space.swa_start={choice: [0, 1, 2]}", "--set", "model.weights=none",
+        "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path,
+    )  # fmt: skip
+    trials = tune_swa.load_results(tmp_path / "results" / "swa_grid").trials
+    assert trials.kind.value_counts().to_dict() == {"swa": 45, "baseline": 3}
+    assert (trials.status == "completed").all()
+    swa = trials[trials.kind == "swa"]
+    assert len(swa[["lr", "swa_start", "swa_lr"]].drop_duplicates()) == 45
+
+
+def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
+    photos: Path, tmp_path: Path, cache: None
+) -> None:
+    """keep_checkpoints: all; each accuracy recomputed with ImageFolder, Resize and ToTensor."""
+    run(
+        "--space", str(ROOT / "search_spaces" / "tutorial_table.yaml"), "--gpus", "0",
+        "--data-dir", str(photos), "--set", "data.image_size=24",
+        "--set", "train.epochs=5", "--set", "train.batch_size=16",
+        "--set", "space.swa_start={choice: [0, 1, 3]}", "--set", "model.weights=none", "--trials", "3",
+        "--set", "points=[{swa_start: 1, swa_lr: 5e-5, train.warmup_epochs: 0}]",
+        "--set", "search.keep_checkpoints=all", cwd=tmp_path,
+    )  # fmt: skip
+    folder = tmp_path / "results" / "tutorial_table"
+    epochs = pd.read_parquet(folder / "epochs.parquet")
+    assert len(epochs) == 4 * 5
+    transform = transforms.Compose([transforms.Resize((24, 24)), transforms.ToTensor()])
+    validation = torchvision.datasets.ImageFolder(str(photos / "val"), transform)
+    images = torch.stack([image for image, _ in validation])
+    labels = torch.tensor(validation.targets)
+    for row in epochs.itertuples():
+        path = folder / "checkpoints" / row.trial / f"epoch-{row.epoch:05d}.pt"
+        saved = torch.load(path, weights_only=True)
+        model = torchvision.models.resnet18(num_classes=6)
+        for weights, expected in (
+            (saved["averaging"]["average"] if saved["averaging"] else saved["model"], row.accuracy),
+            (saved["model"], row.live_accuracy),
+        ):
+            model.load_state_dict(weights)
+            model.eval()
+            with torch.no_grad():
+                found = (model(images).argmax(1) == labels).double().mean().item()
+            assert found == expected, path
+
+
+# --------------------------------------------------------------------------------- made-up trials
+
+
+def search_made_up(
+    folder: Path, space: dict[str, Any], sampler: str, trials: int | None, **changes: Any
+) -> Any:
+    """A search through Ray whose trials report curves without training."""
+    from rich.console import Console
+    from tests_support import made_up_trial  # type: ignore[import-not-found]
+
+    from tune_swa.results.comparison import best_trial
+    from tune_swa.results.export import export, write_space
+    from tune_swa.search import runner
+    from tune_swa.spec import Experiment
+
+    experiment = Experiment.model_validate(
+        {
+            "name": sampler,
+            "data": {"image_size": 8, "train_images": 50},
+            "train": {"epochs": 8},
+            "space": space,
+            "search": {"sampler": sampler, "trials": trials},
+            "scheduler": {"grace_epochs": 2},
+            **changes,
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "train_trial", made_up_trial)
+        request = runner.Request(
+            experiment, results_dir=folder, gpus=0, quiet=True, console=Console(quiet=True)
+        )
+        return runner.search(request, export, write_space, best_trial)
+
+
+FINITE = {
+    "lr": {"choice": [1e-3, 1e-2]},
+    "swa_start": {"choice": [1, 3, 5]},
+    "swa_lr": {"choice": [1e-3, 1e-2]},
+}
+CONTINUOUS = {
+    "lr": {"log_uniform": [1e-4, 1e-1]},
+    "swa_start": {"int": [1, 6]},
+    "swa_lr": {"log_uniform": [1e-4, 1e-1]},
+}
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc", "gp", "cmaes"])
+def test_every_sampler_finishes_a_search_through_ray(sampler: str, tmp_path: Path, cache: None) -> None:
+    grid = sampler == "grid"
+    outcome = search_made_up(tmp_path, FINITE if grid else CONTINUOUS, sampler, None if grid else 12)
+    swa = outcome.state.of_kind("swa")
+    assert len(swa) == 12
+    assert all(t.ended for t in outcome.state.trials.values())
+    assert any(t.status == "completed" for t in swa)
+    assert {t.status for t in outcome.state.of_kind("baseline")} == {"completed"}
+    points = {tuple(t.params.items()) for t in swa}
+    assert len(points) == 12
+    if grid:
+        assert outcome.state.finished == "completed"  # exhausted, and ended by itself
+
+
+def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -> None:
+    """A trial whose function raises, one that returns early, one with a loss that is not finite."""
+    space = {**FINITE, "train.weight_decay": {"choice": [0.0, 0.1, 0.2, 0.3]}}
+    outcome = search_made_up(tmp_path, space, "grid", None, scheduler={"asha": False})
+    by_decay: dict[float, set[tuple[str, str | None]]] = {}
+    for trial in outcome.state.trials.values():
+        by_decay.setdefault(trial.params["train.weight_decay"], set()).add((trial.status, trial.error))
+    assert by_decay[0.0] == {("completed", None)}
+    assert by_decay[0.1] == {("failed", "the training loss is nan in epoch 1")}
+    assert by_decay[0.2] == {("failed", "the worker ended without finishing its epochs")}
+    [(status, error)] = by_decay[0.3]
+    assert status == "failed"
+    assert error is not None
+    assert "worker process died" in error
+
+
+def test_all_trials_failing_is_exit_1_with_the_first_reason(tmp_path: Path, cache: None) -> None:
+    from tune_swa.errors import SearchFailed
+
+    space = {**FINITE, "train.weight_decay": 0.1}
+    with pytest.raises(
+        SearchFailed, match=r"no trial of grid completed\. The first reason: the training loss is nan"
+    ):
+        search_made_up(tmp_path, space, "grid", 2)
+
+
+def test_on_a_running_cluster(tmp_path: Path, cache: None) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        arguments = ["--space", str(DIGITS), *SMALL, "--trials", "2", "--address", cluster.address]
+        run(*arguments, "--set", "space.lr=1e-3", cwd=tmp_path)
+        refused = run(*arguments, "--gpus", "3", "--name", "other", cwd=tmp_path, check=False)
+    finally:
+        cluster.shutdown()
+    state = ExperimentState.read(tmp_path / "results" / "digits" / "journal.jsonl")
+    assert state.finished == "completed"
+    assert len(state.trials) == 3
+    assert refused.returncode == 2
+    assert "--gpus 3: the cluster at" in refused.stderr

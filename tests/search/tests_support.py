@@ -1,0 +1,41 @@
+"""A trainable that reports made-up curves, for searches in which nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+from ray import tune
+
+from tune_swa.search.scheduler import PAYLOAD
+
+
+def made_up_trial(config: dict[str, Any], shared: Any) -> None:
+    """Reports like the real one; better for lr and swa_lr near 1e-2. Weight decays stand for faults."""
+    settings = config["settings"]
+    fault = settings["train"]["weight_decay"]
+    tune.report({PAYLOAD: json.dumps({"event": "started", "device": "none", "from_epoch": 0})})
+    for epoch in range(settings["train"]["epochs"]):
+        start = settings["swa_start"]
+        averaged = 0 if start is None else max(0, epoch - start)
+        quality = 1 - 0.1 * abs(math.log10(settings["lr"]) + 2)
+        if averaged:
+            quality += 0.05 - 0.02 * abs(math.log10(settings["swa_lr"]) + 2)
+        if fault == 0.1 and epoch == 1:
+            message = {"event": "failed", "error": "the training loss is nan in epoch 1"}
+            tune.report({PAYLOAD: json.dumps(message)})
+            return
+        if fault == 0.2 and epoch == 1:
+            return
+        if fault == 0.3 and epoch == 1:
+            os._exit(9)
+        record = {
+            "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": settings["lr"],
+            "train_loss": 1 - quality / 2, "accuracy": quality * (1 - 0.5 ** (epoch + 1)),
+            "live_accuracy": quality / 2, "nll": 1.0, "ece": 0.1, "n_averaged": averaged,
+            "train_seconds": 0.1, "bn_seconds": 0.0, "eval_seconds": 0.0, "images_per_second": 500.0,
+        }  # fmt: skip
+        report = {"event": "epoch", "record": record, "checkpoint": None}
+        tune.report({PAYLOAD: json.dumps(report)})

@@ -1,0 +1,183 @@
+"""The commands as a user types them: exit codes, messages on stderr, and no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from PIL import Image
+
+from tune_swa.cli import build_parser, continue_command, main, run_search
+
+ROOT = Path(__file__).parent.parent
+DIGITS = str(ROOT / "search_spaces" / "digits.yaml")
+SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `run_search.py` in this process; return exit code, stdout and stderr."""
+    try:
+        code = run_search(arguments)
+    except SystemExit as error:  # argparse
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def intel(tmp_path: Path) -> Path:
+    """Kaggle's layout with 6 classes of 10 training and 2 test images."""
+    for part, count in (("train", 10), ("test", 2)):
+        for c, label in enumerate(("buildings", "forest", "glacier", "mountain", "sea", "street")):
+            folder = tmp_path / "intel" / f"seg_{part}" / f"seg_{part}" / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (150, 150), (40 * c, 7 * i, 90)).save(folder / f"{i}.jpg")
+    return tmp_path / "intel"
+
+
+def test_run_search_runs_as_a_script() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "run_search.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    for option in ("--space", "--gpus", "--cpus", "--resume", "--dry-run", "--set KEY=VALUE", "--address"):
+        assert option in result.stdout
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["search", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    assert "tune-swa 0." in capsys.readouterr().out
+
+
+def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load("{name: x, space: {lr: 1, swa_start: 1, swa_lr: 1}}"), schema)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_dry_run_prints_the_plan(path: Path, intel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [] if path.stem == "digits" else ["--data-dir", str(intel)]
+    code, out, err = call(capsys, "--space", str(path), "--dry-run", "--gpus", "0", *arguments)
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    expected = {
+        "digits": ["16 with SWA", "3 baselines, one for each lr", "at most 304 to train", "450 to test"],
+        "swa_grid": [
+            "45 with SWA",
+            "3 baselines",
+            "at most 5,760 to train",
+            "48 to train on, 12 to validate",
+        ],
+        "swa_tpe": ["48 with SWA", "12 baselines from the same sampler", "at most 7,200"],
+        "tutorial_table": ["7 with SWA", "1 baseline", "at most 960", "every trial runs to its end"],
+    }[path.stem]
+    for words in [*expected, f"Plan of {path.stem}", "trials at once", "for checkpoints"]:
+        assert words in text, words
+
+
+def test_dry_run_without_the_images_says_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = str(ROOT / "search_spaces" / "swa_grid.yaml")
+    code, out, _ = call(capsys, "--space", grid, "--dry-run", "--gpus", "0")
+    assert code == 0
+    assert "45 with SWA" in out
+    assert "puneet6060/intel-image-classification" in " ".join(out.split())
+    code, out, err = call(capsys, "--space", grid, "--dry-run", "--gpus", "0", "--data-dir", "/nowhere")
+    assert (code, out) == (2, "")
+    assert "/nowhere: no such folder" in err
+
+
+def test_more_gpus_than_there_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.device_count() >= 4:
+        pytest.skip("this machine has them")
+    grid = str(ROOT / "search_spaces" / "swa_grid.yaml")
+    code, out, err = call(capsys, "--space", grid, "--gpus", "4", "--results-dir", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --gpus 4: this machine has ")
+    assert "--gpus 0 to run on the CPU" in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --space"),
+        (["--space"], "expected one argument"),
+        (["--space", DIGITS, "--gpu"], "ambiguous option|expected one argument"),
+        (["--space", DIGITS, "--gpus", "many"], "argument --gpus: invalid int value: 'many'"),
+        (["--space", DIGITS, "--wrong"], "unrecognized arguments: --wrong"),
+        (["--space", "none.yaml"], "none.yaml: no such space file"),
+        (
+            ["--space", DIGITS, "--trials", "0"],
+            "--trials 0: search.trials: 0: input should be greater than 0",
+        ),
+        (
+            ["--space", DIGITS, "--trials", "few"],
+            "--trials few: search.trials: 'few': input should be a valid",
+        ),
+        (["--space", DIGITS, "--seed", "-1"], "--seed -1: search.seed: -1: input should be greater"),
+        (["--space", DIGITS, "--name", "a/b"], "--name a/b: name: 'a/b': expected letters"),
+        (["--space", DIGITS, "--gpus-per-trial", "1.5"], "gpus_per_trial: 1.5: input should be less than"),
+        (["--space", DIGITS, "--gpus", "-1"], "--gpus -1: expected at least 0"),
+        (["--space", DIGITS, "--cpus", "0"], "--cpus 0: expected at least 1"),
+        (["--space", DIGITS, "--cpus", "100000"], "--cpus 100000: this machine has"),
+        (["--space", DIGITS, "--set", "train.epoch=3"], "Did you mean epochs?"),
+        (["--space", DIGITS, "--set", "train"], "expected KEY=VALUE"),
+        (["--space", DIGITS, "--set", "data.dataset=cifar"], "Did you mean cifar10?"),
+        (["--space", DIGITS, "--set", "data.dataset=folder"], "Give it with --data-dir DIR"),
+        (["--space", DIGITS, "--set", "model.weights=w.pt"], "w.pt: no such file"),
+        (["--space", DIGITS, "--set", "train.precision=fp16"], "fp16 needs a GPU"),
+        (["--space", DIGITS, "--resume"], "there is no search to resume"),
+        (["--space", DIGITS, "--address", "127.0.0.1:1"], "no Ray cluster answers there"),
+        (["--space", DIGITS, "--address", "ray://127.0.0.1:1"], "expected HOST:PORT"),
+        (["--space", DIGITS, "--address", "here"], "expected HOST:PORT"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_wrong_requests(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = ["--results-dir", str(tmp_path / "results")] if arguments else []
+    code, out, err = call(capsys, *arguments, *where)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert any(part in err for part in message.split("|")), err
+    assert "Traceback" not in err
+    assert not list((tmp_path / "results").glob("*"))
+
+
+def test_a_results_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, err = call(capsys, "--space", DIGITS, "--results-dir", str(tmp_path / "file"))
+    assert code == 2
+    assert "cannot be written to" in err
+    assert "--results-dir" in err
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "expected"),
+    [
+        (
+            "run_search.py",
+            ["search", "--space", "a b.yaml"],
+            "python run_search.py --space 'a b.yaml' --resume",
+        ),
+        ("tune-swa", ["search", "--space", "x", "--resume"], "tune-swa search --space x --resume"),
+    ],
+)
+def test_the_command_that_continues(program: str, given: list[str], expected: str) -> None:
+    options = build_parser(program).parse_args(given)
+    options.given, options.program = given, program
+    assert continue_command(options) == expected
