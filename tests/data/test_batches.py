@@ -29,7 +29,7 @@ def joined(pairs: object) -> tuple[torch.Tensor, torch.Tensor]:
 
 def plain(data: Dataset) -> torch.Tensor:
     """Training images as ToTensor gives them."""
-    return torch.stack([transforms.ToTensor()(np.asarray(data.images[row])) for row in data.train])
+    return torch.stack([transforms.ToTensor()(np.array(data.images[row])) for row in data.train])
 
 
 @given(count=st.integers(2, 500), size=st.integers(2, 64))
@@ -45,6 +45,21 @@ def test_batch_sizes(count: int, size: int) -> None:
 def test_one_image_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         batch_sizes(1, 8)
+
+
+def test_batches_and_splits_of_one_image(tiny_data: Dataset) -> None:
+    with pytest.raises(ValueError, match="batch_size: training needs at least 2, got 1"):
+        batch_sizes(10, 1)
+    one = ImageBatches(tiny_data, tiny_data.train[:1], "cpu", channels_last=True)
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        next(one.train(8, **DRAW))
+    assert len(joined(one.ordered(8))[1]) == 1  # evaluation has no such need
+
+
+@pytest.mark.parametrize("rows", [[-1, 2], [0, 48]])
+def test_rows_that_are_not_there(rows: list[int], tiny_data: Dataset) -> None:
+    with pytest.raises(ValueError, match="rows: expected 0 to 47"):
+        ImageBatches(tiny_data, np.array(rows), "cpu", channels_last=True)
 
 
 def test_every_image_once_with_its_label(batches: ImageBatches, tiny_data: Dataset) -> None:

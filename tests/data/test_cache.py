@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
-import pickle
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -17,8 +17,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from tune_swa.data import cache
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data import cache, decoding
+from tune_swa.data.dataset import prepare
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
 
@@ -57,7 +57,7 @@ def test_pixels_are_torchvisions(resize: str, reference: list[object], photos: P
     rows = 0
     for part in ("train", "test"):
         for image, label in ImageFolder(str(photos / part), transform):
-            ours = torch.from_numpy(data.images[rows]).permute(2, 0, 1).to(torch.float32).div(255)
+            ours = torch.from_numpy(np.array(data.images[rows])).permute(2, 0, 1).to(torch.float32).div(255)
             assert torch.equal(ours, image)
             assert data.labels[rows] == label
             rows += 1
@@ -68,7 +68,7 @@ def test_images_are_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) 
     calls: list[tuple[int, int]] = []
     first = prepare(SPEC, photos, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (40, 40)
-    monkeypatch.setattr(cache, "resize", None)  # would fail if anything were decoded
+    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
     second = prepare(SPEC, photos)
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(second.images, first.images)
@@ -88,36 +88,49 @@ def test_what_changes_pixels_is_decoded_anew(change: str, photos: Path) -> None:
     else:
         spec = SPEC.model_copy(update={"resize": "crop"})
     after = prepare(spec, photos)
-    assert after.folder != before.folder
+    assert after.cache_path != before.cache_path
     assert after.fingerprint != before.fingerprint
 
 
 def test_a_touched_file_decodes_to_the_same_fingerprint(photos: Path) -> None:
-    """The fingerprint is of the pixels, so moving or touching the files changes no results."""
+    """The fingerprint is of the pixels, so touching the files changes no results."""
     before = prepare(SPEC, photos)
     os.utime(photos / "train" / "one" / "a.jpg", (1, 1))
-    moved = photos.rename(photos.with_name("elsewhere"))
-    after = prepare(SPEC, moved)
-    assert after.folder != before.folder
+    after = prepare(SPEC, photos)
+    assert after.cache_path != before.cache_path
     assert after.fingerprint == before.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no meta", "garbled meta", "other format", "labels"])
+def test_it_does_not_matter_how_the_folder_is_reached(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = prepare(SPEC, photos)
+    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
+    monkeypatch.chdir(photos.parent)
+    moved = photos.rename(photos.with_name("elsewhere"))
+    for folder in (Path("elsewhere"), moved, moved.parent):
+        after = prepare(SPEC, folder)
+        assert (after.cache_path, after.fingerprint) == (before.cache_path, before.fingerprint)
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "no meta", "garbled meta", "other format", "labels", "label"]
+)
 def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path) -> None:
     data = prepare(SPEC, photos)
-    assert data.folder is not None
+    assert data.cache_path is not None
     pixels = np.array(data.images)
-    meta = data.folder / cache.META
+    meta = data.cache_path / cache.META
     if damage == "truncated":
-        os.truncate(data.folder / cache.IMAGES, 1000)
+        os.truncate(data.cache_path / cache.IMAGES, 1000)
     elif damage == "no meta":
         meta.unlink()
     elif damage == "garbled meta":
         meta.write_text("{")
     elif damage == "other format":
         meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 0}))
+    elif damage == "labels":
+        np.save(data.cache_path / cache.LABELS, np.zeros(3, dtype=np.int64))
     else:
-        np.save(data.folder / cache.LABELS, np.zeros(3, dtype=np.int64))
+        np.save(data.cache_path / cache.LABELS, data.labels + 1)
     again = prepare(SPEC, photos)
     np.testing.assert_array_equal(again.images, pixels)
     assert again.fingerprint == data.fingerprint
@@ -145,9 +158,44 @@ def test_two_processes_decode_once(photos: Path, tmp_path: Path) -> None:
 def test_too_little_room_is_told_before_decoding(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 5))
-    monkeypatch.setattr(cache, "resize", None)
-    with pytest.raises(RequestError, match=r"needs 0\.0 GB, but 0\.0 GB are free.*TUNE_SWA_CACHE"):
+    monkeypatch.setattr(decoding, "resize", None)
+    with pytest.raises(RequestError, match=r"needs 69\.1 kB, but 5 bytes are free.*TUNE_SWA_CACHE"):
         prepare(SPEC, photos)
+
+
+def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RequestError, match=r"cannot be written \(No space left on device\)"):
+        prepare(SPEC, photos)
+    assert not list(cache.cache_folder().glob(".*"))
+
+
+def test_what_a_killed_process_left_is_removed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # no clean-up, as after a kill
+        patched.setattr(cache, "decode_all", die)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(SPEC, photos)
+    assert len(list(cache.cache_folder().glob(".*"))) == 1
+    assert len(prepare(SPEC, photos).labels) == 40
+    assert not list(cache.cache_folder().glob(".*"))
+
+
+def test_an_entry_says_what_it_is(photos: Path) -> None:
+    data = prepare(SPEC, photos)
+    assert data.cache_path is not None
+    meta = json.loads((data.cache_path / cache.META).read_text())
+    assert (meta["source"], meta["image_size"], meta["resize"]) == ("photos", 24, "squash")
+    assert dict(zip(meta["class_names"], meta["images_per_class"], strict=True)) == {"one": 20, "two": 20}
+    assert meta["shape"] == [40, 24, 24, 3]
 
 
 def test_a_cache_that_cannot_be_written(
@@ -167,18 +215,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache.cache_folder() == tmp_path / "xdg" / "tune_swa"
 
 
-def test_a_dataset_travels_by_reference(photos: Path, tiny_data: Dataset) -> None:
-    data = prepare(SPEC, photos)
-    packed = pickle.dumps(data)
-    assert len(packed) < 10_000 < data.images.nbytes
-    again = pickle.loads(packed)
-    np.testing.assert_array_equal(again.images, data.images)
-    assert again.fingerprint == data.fingerprint
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(tiny_data)).images, tiny_data.images)
-
-
 def test_nobody_can_change_the_cache_through_a_dataset(photos: Path) -> None:
     data = prepare(SPEC, photos)
-    before = np.array(data.images)
-    data.images[:] = 0
-    np.testing.assert_array_equal(prepare(SPEC, photos).images, before)
+    with pytest.raises(ValueError, match="read-only"):
+        data.images[:] = 0

@@ -1,45 +1,19 @@
-"""Sources and divisions: what is found where, and what every mistake is answered with."""
+"""Digits and folders: what is found where, and what every mistake is answered with."""
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torchvision
-from PIL import Image
+from drawn import CLASSES, draw, draw_tree, folder_spec
 
 from tune_swa.data import cache
-from tune_swa.data.dataset import estimate, prepare
-from tune_swa.data.sources import Part, find_source
-from tune_swa.data.splits import divide
+from tune_swa.data.dataset import prepare
+from tune_swa.data.sources import find_source
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
-
-CLASSES = ("forest", "sea", "street")
-
-
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (20, 14), mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
-    image.save(path)
-
-
-def draw_tree(root: Path, folders: dict[str, int], classes: tuple[str, ...] = CLASSES) -> None:
-    """`folders` says how many images each class has in each folder."""
-    for folder, count in folders.items():
-        for label in classes:
-            for i in range(count):
-                draw(root / folder / label / f"{i}.jpg", seed=i)
-
-
-def folder_spec(**changes: object) -> DataSpec:
-    return DataSpec.model_validate({"dataset": "folder", "image_size": 16, **changes})
-
 
 # ------------------------------------------------------------------------------------------ digits
 
@@ -77,6 +51,22 @@ def test_layouts_are_found_by_themselves(train: str, test: str, above: str, tmp_
     np.testing.assert_array_equal(data.labels[:15], reference.targets)
 
 
+def test_classes_alone_in_an_archives_folder(tmp_path: Path) -> None:
+    draw_tree(tmp_path / "archive", {".": 10})
+    assert prepare(folder_spec(), tmp_path).class_names == CLASSES
+
+
+def test_order_is_imagefolders_below_classes_too(tmp_path: Path) -> None:
+    for i, name in enumerate(("a/c/1.jpg", "a-b/1.jpg", "a/2.jpg", "0.jpg", "B/0.jpg", "a/10.jpg")):
+        for label in ("x", "Y"):
+            draw(tmp_path / "train" / label / name, seed=i)
+            draw(tmp_path / "test" / label / name, seed=i)
+    listing = find_source(folder_spec(), tmp_path).list_images()
+    for start, part in ((0, "train"), (12, "test")):
+        reference = torchvision.datasets.ImageFolder(str(tmp_path / part))
+        assert [(listing.names(start + i), listing.labels[start + i]) for i in range(12)] == reference.samples
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_validation_folder_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
     draw_tree(tmp_path, {"train": 4, name: 3, "test": 2})
@@ -98,6 +88,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "train" / ".cache").mkdir()
     (tmp_path / "train" / "sea" / "notes.txt").write_text("x")
     (tmp_path / "train" / "sea" / "._0.jpg").write_bytes(b"x")
+    draw(tmp_path / "train" / "sea" / ".ipynb_checkpoints" / "0-checkpoint.jpg")
     draw(tmp_path / "train" / "sea" / "below" / "9.PNG")  # ImageFolder walks down too
     data = prepare(folder_spec(), tmp_path)
     assert len(data.train) + len(data.val) == 16
@@ -120,6 +111,31 @@ def test_no_folder_is_answered_with_where_the_set_comes_from() -> None:
         prepare(folder_spec())
     with pytest.raises(RequestError, match=r"/nowhere: no such folder.*puneet6060"):
         prepare(folder_spec(), Path("/nowhere"))
+
+
+def test_training_images_in_two_places(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        draw_tree(tmp_path / name, {"train": 5, "test": 2})
+    with pytest.raises(RequestError, match="new, old hold training images each; give one of them"):
+        prepare(folder_spec(), tmp_path)
+
+
+def test_no_training_images(tmp_path: Path) -> None:
+    draw_tree(tmp_path, {"validation": 5, "test": 2})
+    with pytest.raises(RequestError, match=r"holds validation, test, but no training images\. Expected"):
+        prepare(folder_spec(), tmp_path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    draw_tree(tmp_path, {"train": 5, "test": 2})
+    (tmp_path / "train" / "sea" / "9.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(RequestError, match=r"9\.jpg: cannot be read \(No such file or directory\)"):
+        prepare(folder_spec(), tmp_path)
+
+
+def test_a_folder_for_digits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"digits come with scikit-learn.*data\.dataset to folder"):
+        prepare(DataSpec(), tmp_path)
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
@@ -176,126 +192,3 @@ def test_images_that_cannot_be_decoded_are_told_together(content: bytes, tmp_pat
 def test_an_unknown_set() -> None:
     with pytest.raises(RequestError, match=r"no set is called 'cifar'.*Did you mean cifar10\?"):
         prepare(DataSpec(dataset="cifar"))
-
-
-# --------------------------------------------------------------------------------------- divisions
-
-
-def test_divisions_are_stratified_disjoint_whole_and_repeatable() -> None:
-    spec = DataSpec(image_size=8, test_fraction=0.25, val_fraction=0.2, split_seed=4)
-    data, again = prepare(spec), prepare(spec)
-    rows = np.concatenate([data.train, data.val, data.test])
-    assert sorted(rows) == list(range(1797))
-    for part, share in ((data.test, 0.25), (data.val, 0.15), (data.train, 0.6)):
-        counts = np.bincount(data.labels[part]) / np.bincount(data.labels)
-        np.testing.assert_allclose(counts, share, atol=0.01)
-        assert list(part) == sorted(part)
-    assert data.fingerprint == again.fingerprint
-    other = prepare(spec.model_copy(update={"split_seed": 5}))
-    assert other.fingerprint != data.fingerprint
-    assert set(other.test) != set(data.test)
-
-
-def test_train_images_takes_evenly_and_leaves_the_other_parts_alone() -> None:
-    whole = prepare(DataSpec(image_size=8))
-    part = prepare(DataSpec(image_size=8, train_images=200))
-    assert len(part.train) == 200
-    assert set(part.train) <= set(whole.train)
-    np.testing.assert_allclose(np.bincount(part.labels[part.train]), 20, atol=1)
-    np.testing.assert_array_equal(part.val, whole.val)
-    np.testing.assert_array_equal(part.test, whole.test)
-    assert part.fingerprint != whole.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("count", "message"), [(5000, "only 1077 training images"), (5, "at least one for each class")]
-)
-def test_impossible_numbers_of_train_images(count: int, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
-        prepare(DataSpec(image_size=8, train_images=count))
-
-
-def test_parts_that_the_set_brings_are_kept() -> None:
-    labels = np.arange(60) % 2
-    parts = np.repeat([Part.TRAIN, Part.VAL, Part.TEST], 20).astype(np.int8)
-    division = divide(labels, parts, DataSpec())
-    np.testing.assert_array_equal(division.train, np.arange(20))
-    np.testing.assert_array_equal(division.val, np.arange(20, 40))
-    np.testing.assert_array_equal(division.test, np.arange(40, 60))
-
-
-def test_an_estimate_is_what_preparing_gives(tmp_path: Path) -> None:
-    draw_tree(tmp_path, {"train": 5, "test": 2})
-    before = estimate(folder_spec(), tmp_path)
-    data = prepare(folder_spec(), tmp_path)
-    after = estimate(folder_spec(), tmp_path)
-    assert (before.cached, after.cached) == (False, True)
-    for found in (before, after):
-        assert (found.train, found.val, found.test) == (len(data.train), len(data.val), len(data.test))
-        assert found.cache_bytes == data.images.nbytes
-        assert found.num_classes == 3
-
-
-# ------------------------------------------------------------------------------- torchvision's sets
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """The format of MNIST's files."""
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    with gzip.open(path, "wb") as file:
-        file.write(header + array.astype(np.uint8).tobytes())
-
-
-def test_a_set_of_torchvisions_from_small_files(tmp_path: Path) -> None:
-    """The real loading code on files of MNIST's format that the test writes."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    images = {"train": rng.integers(0, 255, (60, 28, 28)), "t10k": rng.integers(0, 255, (20, 28, 28))}
-    for name, array in images.items():
-        for what, content in (("images-idx3", array), ("labels-idx1", np.arange(len(array)) % 10)):
-            write_idx(raw / f"{name}-{what}-ubyte.gz", content)
-            with gzip.open(raw / f"{name}-{what}-ubyte.gz") as packed:
-                (raw / f"{name}-{what}-ubyte").write_bytes(packed.read())
-    data = prepare(DataSpec(dataset="mnist", image_size=28), tmp_path)
-    assert data.num_classes == 10
-    assert (len(data.train), len(data.val), len(data.test)) == (48, 12, 20)
-    np.testing.assert_array_equal(data.images[:60, ..., 0], images["train"])
-    np.testing.assert_array_equal(data.images[60:, ..., 2], images["t10k"])
-    shutil.rmtree(raw)  # decoded once: the files are not needed again
-    assert prepare(DataSpec(dataset="mnist", image_size=28), tmp_path).fingerprint == data.fingerprint
-
-
-def test_a_set_of_class_folders_without_a_test_part(tmp_path: Path) -> None:
-    for label in ("AnnualCrop", "Forest"):
-        for i in range(20):
-            draw(tmp_path / "eurosat" / "2750" / label / f"{label}_{i}.jpg", seed=i, size=(64, 64))
-    data = prepare(DataSpec(dataset="eurosat", image_size=16), tmp_path)
-    assert data.class_names == ("AnnualCrop", "Forest")
-    assert len(data.test) == 10
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "flowers102"])
-def test_without_a_network_the_message_says_what_to_do(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import urllib.request
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("Temporary failure in name resolution")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    message = (
-        rf"{name} could not be downloaded to {tmp_path} \(.*copy its folder, and give that with --data-dir"
-    )
-    with pytest.raises(RequestError, match=message):
-        prepare(DataSpec(dataset=name), tmp_path)
-
-
-def test_every_set_names_a_class_of_torchvisions() -> None:
-    from tune_swa.data.torchvision_sets import SETS
-
-    for name, entry in SETS.items():
-        assert hasattr(torchvision.datasets, entry.class_name), name
-        assert Part.TRAIN in entry.parts
-    assert find_source(DataSpec(dataset="cifar10")).name == "cifar10"

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tune_swa.data.dataset import NOT_NORMALIZED, Dataset
+from tune_swa.data.dataset import Dataset
+from tune_swa.data.gather import gatherer, to_device
+from tune_swa.data.normalization import NONE
 from tune_swa.data.splits import Indices
 from tune_swa.randomness import derive_seed
-
-RESIDENT_SHARE = 0.25
-"""Share of a GPU's free memory that images may take."""
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
@@ -22,10 +21,12 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
     cannot train on a single image.
 
     Raises:
-        ValueError: there is only one image, or none.
+        ValueError: there is only one image, or none, or batches are asked to be that small.
     """
     if count < 2:
         raise ValueError(f"training needs at least 2 images, got {count}")
+    if batch_size < 2:
+        raise ValueError(f"batch_size: training needs at least 2, got {batch_size}")
     sizes = [batch_size] * (count // batch_size)
     if count % batch_size:
         sizes.append(count % batch_size)
@@ -37,15 +38,19 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class ImageBatches:
     """Batches of some rows of a dataset, on a device.
 
-    On the CPU, images are indexed where they lie. On a GPU the rows are copied there once if they
-    fit, else batch by batch through pinned memory.
+    On the CPU, images are read where they lie. On a GPU the rows are copied there once if they fit,
+    else batch by batch through pinned memory. The batches are the same either way.
 
     Args:
         data: the images.
         rows: which of them, [n].
         device: where the batches are wanted.
-        channels_last: memory format of the batches.
-        max_resident_bytes: most that the rows may take on a GPU; default: a quarter of what is free.
+        channels_last: memory format of the batches; else contiguous.
+        max_resident_bytes: most that the rows may take on a GPU; default: a quarter of the memory that
+            this process could still get there.
+
+    Raises:
+        ValueError: a row is not in the data.
     """
 
     def __init__(
@@ -57,23 +62,24 @@ class ImageBatches:
         channels_last: bool,
         max_resident_bytes: int | None = None,
     ) -> None:
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(data.images)):
+            raise ValueError(f"rows: expected 0 to {len(data.images) - 1}, got {rows.min()} to {rows.max()}")
         self._device = torch.device(device)
         self._channels_last = channels_last
-        self._images = torch.from_numpy(data.images)  # [N, H, W, 3] uint8
-        self._rows = torch.from_numpy(rows)
         self._labels = torch.from_numpy(data.labels[rows]).to(self._device)
-        self._on_gpu = self._device.type == "cuda"
-        self.resident = self._on_gpu and self._fits(max_resident_bytes)
-        if self.resident:
-            self._images = self._images[self._rows].to(self._device)
-            self._rows = torch.arange(len(rows))
-        if (data.mean, data.std) == NOT_NORMALIZED:
-            self._mean = self._std = None
-        else:
+        self._gather = gatherer(data.images, rows, self._device, max_resident_bytes)
+        self._mean: Tensor | None = None
+        self._std: Tensor | None = None
+        if (data.mean, data.std) != NONE:
             self._mean, self._std = (
                 torch.tensor(values, dtype=torch.float32, device=self._device).view(1, 3, 1, 1)
                 for values in (data.mean, data.std)
             )
+
+    @property
+    def resident(self) -> bool:
+        """Whether the images lie on the GPU."""
+        return self._gather.resident
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -95,8 +101,8 @@ class ImageBatches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in a drawn order and augmented.
 
-        Draws come from CPU generators and go by an image's place in the order, so they are the same
-        on every device and for every batch size.
+        Images are flipped first, then shifted. Draws come from CPU generators and go by an image's place
+        in the order, so they are the same on every device and for every batch size.
 
         Args:
             batch_size: images per batch.
@@ -109,6 +115,9 @@ class ImageBatches:
 
         Yields:
             Images [B, 3, H, W] float32 and labels [B] int64, on the device.
+
+        Raises:
+            ValueError: there are fewer than two images, or batches of fewer are asked for.
         """
         count = len(self)
 
@@ -142,32 +151,18 @@ class ImageBatches:
             place = torch.arange(start, min(start + batch_size, len(self)))
             yield self._finish(self._gather(place)), self._labels[self._move(place)]
 
-    def _gather(self, positions: Tensor) -> Tensor:
-        """uint8 images [B, H, W, 3] at `positions` among the rows, on the device."""
-        if self.resident:
-            return self._images[self._move(positions)]
-        return self._move(self._images[self._rows[positions]])
-
     def _finish(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8 to [B, 3, H, W] float32, as ToTensor (and Normalize) give it."""
-        # a permuted NHWC tensor is what torch calls channels_last
-        result = images.permute(0, 3, 1, 2).to(torch.float32)
+        result = images.permute(0, 3, 1, 2)  # which torch calls channels_last; nothing is moved
         if not self._channels_last:
             result = result.contiguous()
-        result = result.div_(255)
+        result = result.to(torch.float32).div_(255)
         if self._mean is not None and self._std is not None:
             result = result.sub_(self._mean).div_(self._std)
         return result
 
     def _move(self, tensor: Tensor) -> Tensor:
-        if not self._on_gpu:
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
-
-    def _fits(self, limit: int | None) -> bool:
-        if limit is None:
-            limit = int(torch.cuda.mem_get_info(self._device)[0] * RESIDENT_SHARE)
-        return len(self._rows) * self._images[0].numel() <= limit
+        return to_device(tensor, self._device)
 
 
 def _flip(images: Tensor, chosen: Tensor, axis: int) -> Tensor:

@@ -10,78 +10,106 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
-from tune_swa.data.sources import Labels, find_source
-from tune_swa.data.splits import Indices, divide
+from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
+from tune_swa.data.sources import Labels, Listing, find_source
+from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
 
-Channels = tuple[float, float, float]
-IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Channel means and deviations of ImageNet, as torchvision's weights expect them."""
-NOT_NORMALIZED: tuple[Channels, Channels] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Decoded images and their division."""
+    """Decoded images and their division.
+
+    Cheap to pickle: images of the cache travel as the name of their entry and are opened again.
+    """
 
     name: str
     class_names: tuple[str, ...]
     images: Pixels
-    """[N, H, W, 3] uint8, all parts in one array."""
+    """[N, H, W, 3] uint8, all parts in one array; read-only where it lies in the cache."""
     labels: Labels
     """[N] int64, indices into `class_names`."""
     train: Indices
     """Rows of the training images, rising."""
     val: Indices
+    """Rows of the validation images, rising."""
     test: Indices
+    """Rows of the test images, rising."""
     fingerprint: str
     """Hash of pixels, labels, division and normalisation."""
-    mean: Channels = NOT_NORMALIZED[0]
+    mean: Channels = NONE[0]
     """Subtracted from images in [0, 1], per channel."""
-    std: Channels = NOT_NORMALIZED[1]
+    std: Channels = NONE[1]
     """What the difference is divided by."""
-    folder: Path | None = None
-    """Where the decoded images lie; None for images from arrays."""
+    cache_path: Path | None = None
+    """The cache entry that the images lie in; None for images from arrays."""
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, and of the network's outputs."""
         return len(self.class_names)
 
     @classmethod
     def from_arrays(
         cls,
         images: Pixels,
-        labels: Labels,
+        labels: npt.ArrayLike,
+        train: npt.ArrayLike,
+        val: npt.ArrayLike,
+        test: npt.ArrayLike,
         *,
-        train: Indices,
-        val: Indices,
-        test: Indices,
         class_names: Sequence[str],
         name: str = "arrays",
     ) -> Dataset:
-        """A dataset of images in memory: [N, H, W, 3] uint8, labels [N], and rows of each part."""
-        digest = hashlib.blake2b(digest_size=16)
-        for array in (images, labels):
+        """A dataset of images in memory.
+
+        Args:
+            images: [N, H, W, 3] uint8.
+            labels: [N], indices into `class_names`.
+            train: rows of the training images.
+            val: rows of the validation images.
+            test: rows of the test images.
+            class_names: one for each class.
+            name: what the set is called in the results.
+
+        Raises:
+            ValueError: shapes, types or rows do not fit together.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images: expected [N, H, W, 3] uint8, got {images.shape} {images.dtype}")
+        classes = np.asarray(labels, dtype=np.int64)
+        if classes.shape != (len(images),):
+            raise ValueError(f"labels: expected one for each of {len(images)} images, got {classes.shape}")
+        _check_range("labels", classes, len(class_names))
+        first, second, third = (np.asarray(rows, dtype=np.int64) for rows in (train, val, test))
+        parts = (first, second, third)
+        for what, rows in zip(("train", "val", "test"), parts, strict=True):
+            _check_range(what, rows, len(images))
+        digest = hashlib.blake2b(json.dumps([images.shape, list(class_names)]).encode(), digest_size=16)
+        for array in (images, classes):
             digest.update(np.ascontiguousarray(array).data)
-        fingerprint = _fingerprint(digest.hexdigest(), (train, val, test), NOT_NORMALIZED)
-        return cls(name, tuple(class_names), images, labels, train, val, test, fingerprint)
+        fingerprint = _fingerprint(digest.hexdigest(), parts, NONE)
+        return cls(name, tuple(class_names), images, classes, *parts, fingerprint)
 
     def __getstate__(self) -> dict[str, Any]:
-        """By reference where the images lie in a file, so that it travels cheaply."""
         state = dict(self.__dict__)
-        if self.folder is not None:
+        if self.cache_path is not None:
             state["images"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["folder"] is not None:
-            found = cache.read(state["folder"])
+        if state["cache_path"] is not None:
+            found = cache.read(state["cache_path"])
             if found is None:
-                raise RuntimeError(f"{state['folder']}: the decoded images are not there any more")
+                raise RequestError(
+                    f"{state['cache_path']}: the decoded images have gone since the dataset was prepared. "
+                    "Prepare it again"
+                )
             state = {**state, "images": found.images}
         self.__dict__.update(state)
 
@@ -93,6 +121,7 @@ class Estimate:
     name: str
     num_classes: int
     train: int
+    """Number of training images."""
     val: int
     test: int
     cache_bytes: int
@@ -116,12 +145,9 @@ def prepare(
     """
     source = find_source(spec, data_dir)
     found = cache.decoded(source, spec, progress)
-    division = divide(found.labels, found.parts, spec)
+    division = _divide(source.name, found, spec)
     parts = (division.train, division.val, division.test)
-    for what, rows in zip(("train", "validate", "test"), parts, strict=True):
-        if len(rows) < 2:
-            raise RequestError(f"{source.name}: {len(rows)} images to {what} with; at least 2 are needed")
-    channels = _channels(spec, found, division.train)
+    statistics = _statistics(spec, found, division.train)
     return Dataset(
         name=source.name,
         class_names=found.class_names,
@@ -130,23 +156,27 @@ def prepare(
         train=division.train,
         val=division.val,
         test=division.test,
-        fingerprint=_fingerprint(found.fingerprint, parts, channels),
-        mean=channels[0],
-        std=channels[1],
-        folder=found.folder,
+        fingerprint=_fingerprint(found.fingerprint, parts, statistics),
+        mean=statistics[0],
+        std=statistics[1],
+        cache_path=found.folder,
     )
 
 
 def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
-    """What `prepare` would give, without decoding anything.
+    """What `prepare` would give, without decoding or downloading anything.
+
+    Args:
+        spec: the data settings.
+        data_dir: folder of the images or the download; goes before `data.path`.
 
     Raises:
         RequestError: the images are missing or too few.
     """
     source = find_source(spec, data_dir)
     found = cache.find(source, spec)
-    listing = found or source.list_images()
-    division = divide(listing.labels, listing.parts, spec)
+    listing = found or source.preview()
+    division = _divide(source.name, listing, spec)
     return Estimate(
         name=source.name,
         num_classes=len(listing.class_names),
@@ -158,46 +188,28 @@ def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     )
 
 
-def _channels(spec: DataSpec, found: cache.Decoded, train: Indices) -> tuple[Channels, Channels]:
-    if spec.normalize == "none":
-        return NOT_NORMALIZED
-    if spec.normalize == "imagenet":
-        return IMAGENET
-    return _training_statistics(found, train)
+def _divide(name: str, images: cache.Decoded | Listing, spec: DataSpec) -> Division:
+    division = divide(images.labels, images.parts, spec)
+    for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):
+        if len(rows) < 2:
+            raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")
+    return division
 
 
-def _training_statistics(found: cache.Decoded, train: Indices) -> tuple[Channels, Channels]:
-    """Mean and deviation of each channel over the training images; kept beside the images, since
-    reading all of them takes a while and every worker asks."""
-    name = hashlib.blake2b(train.tobytes(), digest_size=8).hexdigest()
-    file = found.folder / f"channels-{name}.json"
-    try:
-        mean, std = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        total, squares, count = np.zeros(3), np.zeros(3), 0
-        for start in range(0, len(train), cache.CHUNK):
-            pixels = found.images[train[start : start + cache.CHUNK]].reshape(-1, 3) / 255.0
-            total += pixels.sum(0)
-            squares += (pixels**2).sum(0)
-            count += len(pixels)
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps([mean.tolist(), std.tolist()]), encoding="utf-8")
-        temporary.replace(file)
-    return _three(mean), _three(std)
+def _check_range(what: str, values: npt.NDArray[np.int64], stop: int) -> None:
+    if len(values) and not (values.min() >= 0 and values.max() < stop):
+        raise ValueError(f"{what}: expected 0 to {stop - 1}, got {values.min()} to {values.max()}")
 
 
-def _three(values: Sequence[float]) -> Channels:
-    first, second, third = (float(v) for v in values)
-    return first, second, third
+def _statistics(spec: DataSpec, found: cache.Decoded, train: Indices) -> Statistics:
+    if spec.normalize == "dataset":
+        return training_statistics(found.images, train, found.folder)
+    return IMAGENET if spec.normalize == "imagenet" else NONE
 
 
-def _fingerprint(
-    content: str, parts: tuple[Indices, Indices, Indices], channels: tuple[Channels, Channels]
-) -> str:
+def _fingerprint(content: str, parts: tuple[Indices, Indices, Indices], statistics: Statistics) -> str:
     digest = hashlib.blake2b(content.encode(), digest_size=16)
     for rows in parts:
         digest.update(len(rows).to_bytes(8, "big") + rows.astype(np.int64).tobytes())
-    digest.update(json.dumps(channels).encode())
+    digest.update(json.dumps(statistics).encode())
     return digest.hexdigest()

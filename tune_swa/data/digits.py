@@ -30,3 +30,6 @@ class Digits:
             open_image=lambda index: Image.fromarray(pixels[index]).convert("RGB"),
             names=lambda index: f"digit {index}",
         )
+
+    def preview(self) -> Listing:
+        return self.list_images()

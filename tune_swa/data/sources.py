@@ -64,7 +64,16 @@ class Source(Protocol):
         """Find all images.
 
         Raises:
-            RequestError: they are not there, or cannot be used.
+            RequestError: they are not there and cannot be fetched, or cannot be used.
+        """
+
+    def preview(self) -> Listing:
+        """As `list_images`, but nothing is downloaded for it.
+
+        Of a set that is not here yet, numbers of images and classes are right, and the labels made up.
+
+        Raises:
+            RequestError: the images cannot be used.
         """
 
 
@@ -83,7 +92,13 @@ def find_source(spec: DataSpec, data_dir: Path | None = None) -> Source:
     from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
 
     folder = data_dir if data_dir is not None else Path(spec.path) if spec.path is not None else None
+    folder = folder.expanduser() if folder is not None else None
     if spec.dataset == "digits":
+        if folder is not None:
+            raise RequestError(
+                f"data.dataset: digits come with scikit-learn and are not read from {folder}. Leave the "
+                "folder out, or set data.dataset to folder for your own images there"
+            )
         return Digits()
     if spec.dataset == "folder":
         return ImageFolders(folder)

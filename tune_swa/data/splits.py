@@ -75,6 +75,13 @@ def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
         )
     if spec.train_images == len(rows):
         return rows
+    classes = len(np.unique(labels[rows]))
+    # scikit-learn wants an image of each class on both sides
+    if not classes <= spec.train_images <= len(rows) - classes:
+        raise RequestError(
+            f"data.train_images: {spec.train_images} of {len(rows)} images cannot be drawn evenly over "
+            f"{classes} classes. Ask for {classes} to {len(rows) - classes}, or leave it out to have all"
+        )
     from sklearn.model_selection import train_test_split
 
     try:
@@ -84,10 +91,10 @@ def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
             stratify=labels[rows],
             random_state=derive_seed(spec.split_seed, "train") % 2**32,
         )
-    except ValueError as error:
+    except ValueError as error:  # a class of one image
         raise RequestError(
-            f"data.train_images: {spec.train_images} images cannot be drawn evenly over the classes: "
-            f"{error}. Ask for at least one for each class"
+            f"data.train_images: {spec.train_images} of {len(rows)} images cannot be drawn by class: "
+            f"{error}. Add images to the smallest classes, or leave it out to have all"
         ) from None
     limited: Indices = np.sort(kept)
     return limited

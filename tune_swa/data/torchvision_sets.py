@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,43 +11,63 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tune_swa.data.sources import Listing, Part
+from tune_swa.data.cache import cache_folder
+from tune_swa.data.locks import locked
+from tune_swa.data.sources import Labels, Listing, Part
 from tune_swa.errors import RequestError
 
 
 @dataclass(frozen=True)
+class _Part:
+    """One part of a set."""
+
+    count: int
+    """Images in it, as published."""
+    arguments: dict[str, Any]
+    """What torchvision's class is built with to give it."""
+
+
+@dataclass(frozen=True)
 class _Set:
-    """How torchvision builds a set: its class, and the arguments of each part it has."""
+    """How torchvision builds a set."""
 
     class_name: str
-    parts: dict[Part, dict[str, Any]]
+    classes: int
+    parts: dict[Part, _Part]
 
 
-def _by_flag(class_name: str, **both: Any) -> _Set:
-    return _Set(class_name, {Part.TRAIN: {"train": True, **both}, Part.TEST: {"train": False, **both}})
+def _by_flag(class_name: str, classes: int, train: int, test: int) -> _Set:
+    parts = {Part.TRAIN: _Part(train, {"train": True}), Part.TEST: _Part(test, {"train": False})}
+    return _Set(class_name, classes, parts)
 
 
-def _by_split(class_name: str, train: str, test: str, val: str | None = None) -> _Set:
-    parts = {Part.TRAIN: {"split": train}, Part.TEST: {"split": test}}
-    if val is not None:
-        parts[Part.VAL] = {"split": val}
-    return _Set(class_name, parts)
+def _by_split(class_name: str, classes: int, **splits: tuple[str, int]) -> _Set:
+    """`splits`: part to torchvision's name of the split and its number of images."""
+    parts = {Part[part.upper()]: _Part(count, {"split": name}) for part, (name, count) in splits.items()}
+    return _Set(class_name, classes, parts)
+
+
+def _undivided(class_name: str, classes: int, count: int) -> _Set:
+    return _Set(class_name, classes, {Part.TRAIN: _Part(count, {})})
 
 
 SETS = {
-    "cifar10": _by_flag("CIFAR10"),
-    "cifar100": _by_flag("CIFAR100"),
-    "mnist": _by_flag("MNIST"),
-    "fashion_mnist": _by_flag("FashionMNIST"),
-    "kmnist": _by_flag("KMNIST"),
-    "svhn": _by_split("SVHN", "train", "test"),
-    "stl10": _by_split("STL10", "train", "test"),
-    "flowers102": _by_split("Flowers102", "train", "test", "val"),
-    "oxford_pets": _by_split("OxfordIIITPet", "trainval", "test"),
-    "food101": _by_split("Food101", "train", "test"),
-    "dtd": _by_split("DTD", "train", "test", "val"),
-    "gtsrb": _by_split("GTSRB", "train", "test"),
-    "eurosat": _Set("EuroSAT", {Part.TRAIN: {}}),
+    "cifar10": _by_flag("CIFAR10", 10, 50_000, 10_000),
+    "cifar100": _by_flag("CIFAR100", 100, 50_000, 10_000),
+    "mnist": _by_flag("MNIST", 10, 60_000, 10_000),
+    "fashion_mnist": _by_flag("FashionMNIST", 10, 60_000, 10_000),
+    "kmnist": _by_flag("KMNIST", 10, 60_000, 10_000),
+    "svhn": _by_split("SVHN", 10, train=("train", 73_257), test=("test", 26_032)),
+    "stl10": _by_split("STL10", 10, train=("train", 5_000), test=("test", 8_000)),
+    "flowers102": _by_split(
+        "Flowers102", 102, train=("train", 1_020), val=("val", 1_020), test=("test", 6_149)
+    ),
+    "oxford_pets": _by_split("OxfordIIITPet", 37, train=("trainval", 3_680), test=("test", 3_669)),
+    "food101": _by_split("Food101", 101, train=("train", 75_750), test=("test", 25_250)),
+    "dtd": _by_split("DTD", 47, train=("train", 1_880), val=("val", 1_880), test=("test", 1_880)),
+    "gtsrb": _by_split("GTSRB", 43, train=("train", 26_640), test=("test", 12_630)),
+    "eurosat": _undivided("EuroSAT", 10, 27_000),
+    "caltech101": _undivided("Caltech101", 101, 8_677),
 }
 """Sets without a test part get one held out, as folders without one do."""
 
@@ -57,79 +77,104 @@ class TorchvisionSet:
 
     Args:
         name: its name there.
-        folder: where it is, or is downloaded to; default: the cache folder.
+        folder: where it is, or is downloaded to; default: `downloads` in the cache folder.
     """
 
     def __init__(self, name: str, folder: Path | None) -> None:
         self.name = name
-        self._folder = folder
-
-    @property
-    def folder(self) -> Path:
-        from tune_swa.data.cache import cache_folder
-
-        return self._folder if self._folder is not None else cache_folder() / "downloads"
+        self.folder = folder if folder is not None else cache_folder() / "downloads"
 
     def identity(self) -> str:
         # the published files do not change, so they need not be read to know what is in them
         return f"torchvision {self.name} {os.path.realpath(self.folder)}"
 
     def list_images(self) -> Listing:
-        parts = {part: self._build(arguments) for part, arguments in SETS[self.name].parts.items()}
+        try:
+            # two searches that want the same set must not write the same files
+            with locked(self._lock_file()):
+                return self._read(download=True)
+        except Exception as error:  # damaged archives raise whatever the format's reader raises
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            class_name = SETS[self.name].class_name
+            raise RequestError(
+                f"data.dataset: {self.name} could not be downloaded to {self.folder} or read there "
+                f"({first[:200]}). Where there is no network, let torchvision.datasets.{class_name} download "
+                "it elsewhere, copy its folder, and give that with --data-dir"
+            ) from None
+
+    def preview(self) -> Listing:
+        try:
+            return self._read(download=False)
+        except Exception:  # not here, or not whole: `list_images` tells which
+            return self._as_published()
+
+    def _lock_file(self) -> Path:
+        # not in the folder itself, which may be one that cannot be written
+        name = hashlib.blake2b(os.path.realpath(self.folder).encode(), digest_size=8).hexdigest()
+        return cache_folder() / f"download-{name}.lock"
+
+    def _read(self, *, download: bool) -> Listing:
+        import torchvision
+
+        entry = SETS[self.name]
+        build = getattr(torchvision.datasets, entry.class_name)
+        if download:
+            self.folder.mkdir(parents=True, exist_ok=True)
         images: list[tuple[Any, int]] = []
-        labels: list[int] = []
+        labels: list[Labels] = []
         numbers: list[int] = []
-        for part, dataset in parts.items():
-            found = _labels(dataset)
-            images += [(dataset, i) for i in range(len(found))]
-            labels += found
-            numbers += [part] * len(found)
+        class_names: tuple[str, ...] = ()
+        for part, about in entry.parts.items():
+            dataset = build(str(self.folder), download=download, **about.arguments)
+            class_names = class_names or _class_names(dataset, entry.classes)
+            labels.append(_labels(dataset))
+            images += [(dataset, i) for i in range(len(dataset))]
+            numbers += [part] * len(dataset)
         return Listing(
-            class_names=_class_names(parts[Part.TRAIN], labels),
-            labels=np.array(labels, dtype=np.int64) - min(labels, default=0),
+            class_names=class_names,
+            labels=np.concatenate(labels),
             parts=np.array(numbers, dtype=np.int8),
             open_image=lambda index: _image(*images[index]),
             names=lambda index: f"{self.name}, image {index}",
         )
 
-    def _build(self, arguments: dict[str, Any]) -> Any:
-        import torchvision
+    def _as_published(self) -> Listing:
+        entry = SETS[self.name]
 
-        build = getattr(torchvision.datasets, SETS[self.name].class_name)
-        folder = self.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return build(str(folder), download=True, **arguments)
-        except (OSError, RuntimeError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RequestError(
-                f"data.dataset: {self.name} could not be downloaded to {folder} ({first[:200]}). Where there "
-                f"is no network, let torchvision.datasets.{SETS[self.name].class_name} download it "
-                "elsewhere, copy its folder, and give that with --data-dir"
-            ) from None
+        def open_image(index: int) -> Image.Image:
+            raise RuntimeError(f"{self.name} is not downloaded: there is no image {index}")
+
+        return Listing(
+            class_names=tuple(map(str, range(entry.classes))),
+            labels=np.concatenate(
+                [np.arange(about.count, dtype=np.int64) % entry.classes for about in entry.parts.values()]
+            ),
+            parts=np.repeat(
+                np.array(list(entry.parts), dtype=np.int8), [about.count for about in entry.parts.values()]
+            ),
+            open_image=open_image,
+            names=lambda index: f"{self.name}, image {index}",
+        )
 
 
-def _labels(dataset: Any) -> list[int]:
+def _labels(dataset: Any) -> Labels:
     """Labels without decoding the images; the sets keep them under different names."""
-    for attribute in ("targets", "labels", "_labels"):
+    for attribute in ("targets", "labels", "_labels", "y"):
         values = getattr(dataset, attribute, None)
-        if values is not None and len(values) == len(dataset):
-            return [int(v) for v in values]
-    samples = getattr(dataset, "_samples", None)
-    if samples is not None:
-        return [int(label) for _, label in samples]
-    return [int(dataset[i][1]) for i in range(len(dataset))]
+        if values is not None:
+            return np.asarray(values, dtype=np.int64)
+    return np.array([label for _, label in dataset._samples], dtype=np.int64)
 
 
-def _class_names(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
-    names = getattr(dataset, "classes", None)
-    count = max(labels) - min(labels) + 1
-    return (
-        tuple(map(str, names)) if names is not None and len(names) == count else tuple(map(str, range(count)))
-    )
+def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    """torchvision's names where it has some, else numbers."""
+    for attribute in ("classes", "categories"):
+        names = getattr(dataset, attribute, None)
+        if names is not None:
+            return tuple(map(str, names))
+    return tuple(map(str, range(count)))
 
 
 def _image(dataset: Any, index: int) -> Image.Image:
-    image = dataset[index][0]
-    assert isinstance(image, Image.Image)
+    image: Image.Image = dataset[index][0]
     return image.convert("RGB")

@@ -1,0 +1,117 @@
+"""Where training, validation and test images lie below a folder, in the layouts that people have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from tune_swa.data.sources import Part
+from tune_swa.errors import RequestError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""As torchvision's ImageFolder takes them."""
+_NAMES = {
+    Part.TRAIN: ("train", "training", "seg_train"),
+    Part.VAL: ("val", "valid", "validation"),
+    Part.TEST: ("test", "testing", "seg_test"),
+}
+LAYOUT = (
+    "Expected below it: train/CLASS/*.jpg, test/CLASS/*.jpg and, if you have them, val/CLASS/*.jpg; or "
+    "Kaggle's seg_train/seg_train/CLASS/*.jpg and seg_test/seg_test/CLASS/*.jpg; or CLASS/*.jpg alone, "
+    "from which validation and test images are held out"
+)
+
+
+class ImageFile(NamedTuple):
+    """An image file, as the file system lists it."""
+
+    path: str
+    size: int
+    """In bytes."""
+    changed: int
+    """Time of the last change, in nanoseconds."""
+
+
+def find_parts(root: Path) -> dict[Part, Path]:
+    """The folder of each part, which holds a folder for each class.
+
+    They may lie in `root` or in a folder in it (where an archive was unpacked). A folder of classes
+    alone counts as training images.
+
+    Returns:
+        Part to folder; empty where there are no images.
+
+    Raises:
+        RequestError: the layout can be read in more than one way, or has no training images.
+        OSError: a folder cannot be read.
+    """
+    here = _parts(root)
+    if Part.TRAIN in here:
+        return here
+    names = subfolders(root)
+    below = {name: parts for name in names if Part.TRAIN in (parts := _parts(root / name))}
+    if len(below) == 1:
+        return next(iter(below.values()))
+    if below:
+        raise RequestError(f"{root}: {listed(sorted(below))} hold training images each; give one of them")
+    if here:
+        found = listed([path.relative_to(root).parts[0] for path in here.values()])
+        raise RequestError(f"{root}: holds {found}, but no training images. {LAYOUT}")
+    if len(names) == 1 and _holds_classes(root / names[0]):
+        return {Part.TRAIN: root / names[0]}
+    return {Part.TRAIN: root} if _holds_classes(root) else {}
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted as ImageFolder sorts classes, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+
+
+def image_files(folder: Path) -> list[ImageFile]:
+    """Image files in `folder` and below, in ImageFolder's order, hidden files and folders left out."""
+    pending, found = [str(folder)], []
+    while pending:
+        base = pending.pop()
+        files = []
+        with os.scandir(base) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append(entry.path)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    facts = entry.stat()
+                    files.append(ImageFile(entry.path, facts.st_size, facts.st_mtime_ns))
+        found.append((base, sorted(files)))
+    return [file for _, files in sorted(found) for file in files]
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _parts(root: Path) -> dict[Part, Path]:
+    return {part: folder for part in Part if (folder := _part_folder(root, part)) is not None}
+
+
+def _part_folder(root: Path, part: Part) -> Path | None:
+    """`root/train`, or `root/seg_train/seg_train` as Kaggle packs it."""
+    for name in _NAMES[part]:
+        folder = root / name
+        if folder.is_dir():
+            return folder / name if _holds_classes(folder / name) else folder
+    return None
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether there are folders with images in `folder`; stops at the first image."""
+    return folder.is_dir() and any(
+        name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        for label in subfolders(folder)
+        for _, _, names in os.walk(folder / label)
+        for name in names
+    )

@@ -1,0 +1,72 @@
+"""What images in [0, 1] are normalised with: nothing, ImageNet's channel statistics, or the set's own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Channels = tuple[float, float, float]
+Statistics = tuple[Channels, Channels]
+"""Means and deviations of the three channels, on the scale [0, 1]."""
+
+NONE: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""As torchvision's weights expect them."""
+CHUNK = 64
+"""Images counted at a time: counting takes eight bytes for each value."""
+
+
+def training_statistics(
+    images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], folder: Path
+) -> Statistics:
+    """Statistics of some images, exact whatever their number.
+
+    Reading all of them takes a while and every worker asks, so the answer is kept in `folder`.
+
+    Args:
+        images: [N, H, W, 3] uint8.
+        rows: which of them, [n].
+        folder: the cache entry that the images are in.
+    """
+    name = hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
+    file = folder / f"channels-{name}.json"
+    try:
+        mean, std = json.loads(file.read_text(encoding="utf-8"))
+        return _three(mean), _three(std)
+    except (OSError, ValueError, TypeError):
+        mean, std = _count(images, rows)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not results
+        _write(file, json.dumps([mean, std]))
+    return mean, std
+
+
+def _count(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statistics:
+    """From how often each of the 256 values occurs in each channel: whole numbers, no rounding."""
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, len(rows), CHUNK):
+        pixels = images[rows[start : start + CHUNK]].reshape(-1, 3)
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = shares @ values
+    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
+    # a channel of one single value has no deviation to divide by
+    return _three(mean), _three(np.where(variance > 0, np.sqrt(variance), 1.0))
+
+
+def _three(values: npt.NDArray[np.float64] | list[float]) -> Channels:
+    first, second, third = (float(v) for v in values)
+    return first, second, third
+
+
+def _write(file: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".", delete=False) as temporary:
+        temporary.write(text)
+    Path(temporary.name).replace(file)
