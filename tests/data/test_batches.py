@@ -145,8 +145,26 @@ def test_max_batches_and_the_merged_last_batch(tiny_data: Dataset) -> None:
     assert [len(labels) for _, labels in source.ordered(8)] == [8, 8, 1]
 
 
+def every_value() -> Dataset:
+    """Four images that hold each of the 256 values."""
+    images = np.arange(4 * 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
+    rows = np.arange(4)
+    return Dataset.from_arrays(images, rows % 2, rows, rows, rows, class_names=("a", "b"))
+
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
+def test_every_value_is_totensors(device: str) -> None:
+    data = every_value()
+    assert len(np.unique(data.images)) == 256
+    images, _ = joined(ImageBatches(data, data.train, device, channels_last=True).ordered(4))
+    assert torch.equal(images.cpu(), plain(data))
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@NEEDS_GPU
 def test_a_gpu_gives_the_same_batches(tiny_data: Dataset) -> None:
     here = ImageBatches(tiny_data, tiny_data.train, "cpu", channels_last=True)
     for limit in (0, None):

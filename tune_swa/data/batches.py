@@ -68,6 +68,9 @@ class ImageBatches:
         self._channels_last = channels_last
         self._labels = torch.from_numpy(data.labels[rows]).to(self._device)
         self._gather = gatherer(data.images, rows, self._device, max_resident_bytes)
+        # a tensor of the device: torch's CUDA kernel multiplies by the reciprocal of a plain number,
+        # which gives other bits than ToTensor for half of the 256 values
+        self._white = torch.tensor(255.0, device=self._device)
         self._mean: Tensor | None = None
         self._std: Tensor | None = None
         if (data.mean, data.std) != NONE:
@@ -156,7 +159,7 @@ class ImageBatches:
         result = images.permute(0, 3, 1, 2)  # which torch calls channels_last; nothing is moved
         if not self._channels_last:
             result = result.contiguous()
-        result = result.to(torch.float32).div_(255)
+        result = result.to(torch.float32).div_(self._white)
         if self._mean is not None and self._std is not None:
             result = result.sub_(self._mean).div_(self._std)
         return result
