@@ -163,6 +163,14 @@ def test_too_little_room_is_told_before_decoding(photos: Path, monkeypatch: pyte
         prepare(SPEC, photos)
 
 
+def test_an_impossible_division_is_told_before_decoding(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
+    with pytest.raises(RequestError, match=r"data\.train_images: 500 were asked for"):
+        prepare(SPEC.model_copy(update={"train_images": 500}), photos)
+
+
 def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

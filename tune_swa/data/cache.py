@@ -63,13 +63,16 @@ def find(source: Source, spec: DataSpec) -> Decoded | None:
     return read(cache_folder() / key(source, spec))
 
 
-def decoded(source: Source, spec: DataSpec, progress: ProgressCallback | None = None) -> Decoded:
-    """The decoded images of a source, from the cache or decoded now.
+def decode(
+    source: Source, listing: Listing, spec: DataSpec, progress: ProgressCallback | None = None
+) -> Decoded:
+    """Decode the images of a source into its entry.
 
     Several processes that ask at once decode once: the others wait.
 
     Args:
         source: where the images come from.
+        listing: its images.
         spec: size and way of resizing.
         progress: called with (images done, images in all) while decoding.
 
@@ -77,10 +80,6 @@ def decoded(source: Source, spec: DataSpec, progress: ProgressCallback | None = 
         RequestError: images that cannot be decoded, or no room for them.
     """
     folder = cache_folder() / key(source, spec)
-    found = read(folder)
-    if found is not None:
-        return found
-    listing = source.list_images()
     try:
         with locked(folder.with_name(f"{folder.name}.lock")):
             found = read(folder)  # another process may have been faster

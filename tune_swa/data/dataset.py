@@ -144,7 +144,11 @@ def prepare(
         RequestError: the images are missing, damaged or too few; nothing is left half done.
     """
     source = find_source(spec, data_dir)
-    found = cache.decoded(source, spec, progress)
+    found = cache.find(source, spec)
+    if found is None:
+        listing = source.list_images()
+        _divide(source.name, listing, spec)  # what cannot be divided need not be decoded
+        found = cache.decode(source, listing, spec, progress)
     division = _divide(source.name, found, spec)
     parts = (division.train, division.val, division.test)
     statistics = _statistics(spec, found, division.train)
