@@ -135,9 +135,10 @@ def _search(options: argparse.Namespace) -> int:
 
         print_plan(console, make_plan(experiment, options.data_dir, gpus=options.gpus, cpus=options.cpus))
         return 0
-    from tune_swa.results.comparison import best_trial
-    from tune_swa.results.export import export, write_space
-    from tune_swa.search.runner import Request, search
+    with console.status("loading torch and Ray"):
+        from tune_swa.results.comparison import best_trial
+        from tune_swa.results.export import export, write_space
+        from tune_swa.search.runner import Request, search
 
     request = Request(
         experiment=experiment,

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import yaml
 
 from tune_swa.journal import ExperimentState
-from tune_swa.results.provenance import reloadable
 from tune_swa.results.tables import build_tables
 from tune_swa.spec import Experiment
 
@@ -39,7 +38,7 @@ def write_space(experiment: Experiment, path: Path) -> None:
     Raises:
         OSError: the disk refused.
     """
-    spec = reloadable(experiment.model_dump(mode="json", by_alias=True))
+    spec = experiment.model_dump(mode="json", by_alias=True)
     text = yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     _write_all({path: lambda file: _write_bytes(file, text.encode())})
 

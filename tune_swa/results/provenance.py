@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -35,23 +34,12 @@ def experiment_of(state: ExperimentState) -> Experiment:
     """
     header = header_of(state)
     try:
-        return Experiment.model_validate(reloadable(header["spec"]))
+        return Experiment.model_validate(header["spec"])
     except ValidationError as error:
         raise RequestError(
             f"the experiment was described by tune_swa {header.get('version')} in a way that this version "
             f"does not read: {error.errors()[0]['msg']}"
         ) from None
-
-
-def reloadable(spec: dict[str, Any]) -> dict[str, Any]:
-    """A dumped experiment without the default that excludes what was given.
-
-    `baseline` takes either `trials` or `points`, and a complete dump holds both.
-    """
-    baseline = spec.get("baseline") or {}
-    if baseline.get("points") is None:
-        return spec
-    return {**spec, "baseline": {k: v for k, v in baseline.items() if k != "trials"}}
 
 
 def validation_images(state: ExperimentState) -> int:

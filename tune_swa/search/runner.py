@@ -107,8 +107,8 @@ def search(
             numerics = _numerics(request, placement)
             recorder = Recorder(experiment, request.folder, state)
             try:
+                write_space(experiment, request.folder / "space.yaml")
                 if state.header is None:
-                    write_space(experiment, request.folder / "space.yaml")
                     recorder.record("created", **_header(experiment, data, weights, numerics))
                 else:
                     _check_same(state.header, data, weights, numerics)
