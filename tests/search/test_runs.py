@@ -287,8 +287,9 @@ def search_made_up(
     folder: Path, space: dict[str, Any], sampler: str, trials: int | None, **changes: Any
 ) -> Any:
     """A search through Ray whose trials report curves without training."""
+    import tests_support  # type: ignore[import-not-found]
+    from ray import cloudpickle
     from rich.console import Console
-    from tests_support import made_up_trial  # type: ignore[import-not-found]
 
     from tune_swa.results.comparison import best_trial
     from tune_swa.results.export import export, write_space
@@ -306,8 +307,9 @@ def search_made_up(
             **changes,
         }
     )
+    cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "train_trial", made_up_trial)
+        patch.setattr(runner, "train_trial", tests_support.made_up_trial)
         request = runner.Request(
             experiment, results_dir=folder, gpus=0, quiet=True, console=Console(quiet=True)
         )
@@ -343,8 +345,16 @@ def test_every_sampler_finishes_a_search_through_ray(sampler: str, tmp_path: Pat
 
 def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -> None:
     """A trial whose function raises, one that returns early, one with a loss that is not finite."""
-    space = {**FINITE, "train.weight_decay": {"choice": [0.0, 0.1, 0.2, 0.3]}}
-    outcome = search_made_up(tmp_path, space, "grid", None, scheduler={"asha": False})
+    space = {"lr": 1e-2, "swa_start": {"choice": [1, 3]}, "swa_lr": 1e-2}
+    space["train.weight_decay"] = {"choice": [0.0, 0.1, 0.2, 0.3]}
+    outcome = search_made_up(
+        tmp_path,
+        space,
+        "grid",
+        None,
+        search={"sampler": "grid", "max_failures": 1},
+        scheduler={"asha": False},
+    )
     by_decay: dict[float, set[tuple[str, str | None]]] = {}
     for trial in outcome.state.trials.values():
         by_decay.setdefault(trial.params["train.weight_decay"], set()).add((trial.status, trial.error))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tune_swa.errors import RequestError
 from tune_swa.search.placement import Machine, Placement
 
+logger = logging.getLogger(__name__)
+
 _ENVIRONMENT = {
+    # paths mean what they mean to the driver
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # none of Ray's own lines, tables, warnings, log files and reports
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,6 +45,16 @@ def quiet_loggers() -> None:
     """Ray's loggers set themselves up at import, so this comes after it."""
     for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # messages of a worker's death are printed whatever log_to_driver says; the trial's own reason
+    # is in the journal, and these go to the log for those who want them
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _log_instead
+
+
+def _log_instead(data: dict[str, Any], *_: object, **__: object) -> None:
+    for line in data.get("lines", ()):
+        logger.info("%s", line)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import shutil
 import threading
@@ -39,6 +40,8 @@ from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, hardware, resolve
 
+logger = logging.getLogger(__name__)
+
 Exporter = Callable[[ExperimentState, Path], object]
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pillow", "pandas", "pyarrow", "scikit-learn")
 
@@ -59,7 +62,14 @@ class Request:
 
     @property
     def folder(self) -> Path:
+        """The experiment's folder, absolute: workers run elsewhere."""
         return (self.results_dir / self.experiment.name).absolute()
+
+    @property
+    def images_dir(self) -> Path | None:
+        """Where the images are, absolute, by the option or by the space file."""
+        given = self.data_dir or self.experiment.data.path
+        return Path(given).absolute() if given else None
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def search(
                 shared = Shared(
                     folder=request.folder,
                     data=experiment.data,
-                    data_dir=request.data_dir,
+                    data_dir=request.images_dir,
                     fingerprint=data.fingerprint,
                     numerics=numerics,
                     weights=weights,
@@ -141,7 +151,7 @@ def search(
 def _prepare_data(request: Request) -> Dataset:
     """Find, decode and divide the images, with a progress bar where there is something to decode."""
     with Decoding(request.console, quiet=request.quiet) as decoding:
-        return prepare(request.experiment.data, request.data_dir, progress=decoding)
+        return prepare(request.experiment.data, request.images_dir, progress=decoding)
 
 
 def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
@@ -227,6 +237,11 @@ def _run_trials(
             tuner.fit()
         except StopSearch:
             searcher.stopping = True
+        except tune.TuneError as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SearchFailed(
+                f"Ray ended the search: {first[:300]}. What was done is kept; continue with --resume"
+            ) from error
         finally:
             shutil.rmtree(snapshots, ignore_errors=True)
     if recorder.failure is not None:
@@ -285,7 +300,10 @@ class _Refresher:
         now = time.monotonic()
         if not self._changed or now < self._next:
             return
-        self._export(state, self._folder)
+        try:
+            self._export(state, self._folder)
+        except OSError as error:  # the journal may still have room: that is what has to be written
+            logger.warning("the result files could not be refreshed: %s", error)
         self._changed = False
         spent = time.monotonic() - now
         self._next = now + max(self._least, spent / self._share)
