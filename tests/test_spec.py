@@ -440,3 +440,11 @@ def test_enumeration_counts_and_does_not_repeat() -> None:
 def test_settings_do_not_change_after_validation() -> None:
     with pytest.raises(ValidationError):
         TrainSpec().epochs = 3  # type: ignore[misc]
+
+
+def test_labels_name_what_the_space_fixes_too() -> None:
+    spec = experiment(
+        space={"lr": {"choice": [1e-3, 1e-2]}, "swa_start": 5, "swa_lr": 5e-4, "train.momentum": 0.8}
+    )
+    assert label(spec.configuration({"lr": 1e-2}, swa=True)) == "SWA_5_5e-4 lr=0.01"
+    assert label(spec.configuration({"lr": 1e-2}, swa=False)) == "baseline lr=0.01"

@@ -554,6 +554,13 @@ class Experiment(Settings):
         """Settings of an SWA run; `params` has every searched parameter."""
         return self._settings(params, baseline=False, seed=seed)
 
+    def configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
+        """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
+        them, then the other searched parameters. A baseline has no SWA settings."""
+        known = {**self.constants, **params}
+        core = {n: known[n] for n in CORE_PARAMETERS if n in known and (swa or n not in SWA_CORE)}
+        return {**core, **{name: value for name, value in params.items() if name not in core}}
+
     def identity(self) -> dict[str, Any]:
         """What may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
@@ -645,7 +652,11 @@ def format_value(value: Value) -> str:
 
 
 def label(params: Mapping[str, Value]) -> str:
-    """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, or `baseline lr=1e-4`."""
+    """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, or `baseline lr=1e-4`.
+
+    Args:
+        params: as `Experiment.configuration` gives them; those of a baseline have no `swa_start`.
+    """
     swa = params.get("swa_start") is not None
     head = "baseline"
     if swa:

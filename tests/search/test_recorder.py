@@ -181,6 +181,22 @@ def test_a_journal_that_cannot_be_written_ends_the_search(
     assert recorder.state.trials[name].next_epoch == 0  # what is not written did not happen
 
 
+def test_a_display_that_fails_does_not_end_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    heard: list[str] = []
+
+    def broken(event: Event, state: ExperimentState) -> None:
+        raise KeyError("swa_lr")
+
+    recorder.listen(broken)
+    recorder.listen(lambda event, state: heard.append(event["event"]))
+    play(recorder, suggest(recorder), 0.5)
+    assert heard.count("epoch") == EPOCHS
+    assert caplog.text.count("a listener failed at suggested") == 1
+
+
 def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
     recorder = begin(experiment(), tmp_path)
     recorder.listen(lambda event, state: None)  # a display cannot be pickled

@@ -10,8 +10,6 @@ from typing import Any
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
-    CORE_PARAMETERS,
-    SWA_CORE,
     Experiment,
     Params,
     Value,
@@ -149,7 +147,7 @@ _Key = tuple[str, int, tuple[tuple[str, Value], ...]]
 
 def _key(trial: TrialState, like: TrialState) -> _Key:
     """Stage and seed of `trial`, with the non-SWA settings of `like`."""
-    settings = {n: v for n, v in _plain(like.params).items() if not is_swa_setting(n)}
+    settings = {n: v for n, v in like.params.items() if not is_swa_setting(n)}
     return trial.stage, trial.seed, params_key(settings)
 
 
@@ -162,7 +160,7 @@ def _baselines(state: ExperimentState) -> dict[_Key, float]:
 def _entry(
     experiment: Experiment, trial: TrialState, baseline: TrialState | None, references: dict[_Key, float]
 ) -> Entry:
-    params = _configuration(experiment, trial)
+    params = experiment.configuration(trial.params, swa=trial.kind == "swa")
     tuned = same = None
     if is_completed(trial):
         accuracy = trial.records[-1]["accuracy"]
@@ -173,20 +171,3 @@ def _entry(
 
 def _difference(accuracy: float, reference: float | None) -> float | None:
     return None if reference is None else accuracy - reference
-
-
-def _configuration(experiment: Experiment, trial: TrialState) -> Params:
-    """`lr`, `swa_start` and `swa_lr` from wherever the space has them, then the other searched ones."""
-    searched = _plain(trial.params)
-    known = {**experiment.constants, **searched}
-    core = {
-        name: known[name]
-        for name in CORE_PARAMETERS
-        if name in known and (trial.kind == "swa" or name not in SWA_CORE)
-    }
-    return {**core, **{name: value for name, value in searched.items() if name not in core}}
-
-
-def _plain(params: dict[str, Any]) -> Params:
-    """Parameters in the space's own types: JSON turned the tuples into lists."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}

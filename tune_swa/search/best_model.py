@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tune_swa.journal import ExperimentState, TrialState
-from tune_swa.spec import CORE_PARAMETERS, Experiment, is_swa_setting, label
+from tune_swa.spec import Experiment, is_swa_setting, label
 from tune_swa.training import checkpoint as checkpoints
 
 WEIGHTS = "best_model.pt"
@@ -37,7 +37,6 @@ def export_best(
     source = checkpoints.load(folder / trial.checkpoints[-1])
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
-    core = {n: v for n, v in constants.items() if n in CORE_PARAMETERS}
     data = state.header["data"]
     description = {
         "file": WEIGHTS,
@@ -47,7 +46,7 @@ def export_best(
         "preprocessing": preprocessing,
         "trial": trial.name,
         "kind": trial.kind,
-        "configuration": label({**core, **trial.params}),
+        "configuration": label(experiment.configuration(trial.params, swa=swa)),
         "params": {**constants, **trial.params},
         "seed": trial.seed,
         "epoch": trial.last["epoch"],

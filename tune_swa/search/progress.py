@@ -188,6 +188,7 @@ class _Tally:
 
     def __init__(self, experiment: Experiment, state: ExperimentState, slots: int, now: float) -> None:
         self.name = experiment.name
+        self._experiment = experiment
         self.epochs = experiment.train.epochs
         self.slots = slots
         self.begun = now
@@ -223,6 +224,10 @@ class _Tally:
     def planned(self, kind: Kind) -> int:
         """A search that is resumed with fewer trials may have more of them than it plans."""
         return max(self._planned[kind], self._suggested[kind])
+
+    def label(self, trial: TrialState) -> str:
+        """A trial's configuration, with what the space fixes."""
+        return label(self._experiment.configuration(trial.params, swa=trial.kind == "swa"))
 
     @property
     def trials(self) -> int:
@@ -393,7 +398,7 @@ def _ended_line(trial: TrialState, baseline: TrialState | None, tally: _Tally, s
             reason = reason[: REASON_LENGTH - 3] + "..."
     outcome.pad_right(max(0, len("+0.00 points vs baseline") - outcome.cell_len))
     line = Text(f"[{tally.ended.total():>{len(total)}}/{total}] {trial.name:<13}  {_percent(trial):>8}  ")
-    line.append_text(outcome).append(f"  {screen.clean(label(trial.params))}")
+    line.append_text(outcome).append(f"  {screen.clean(tally.label(trial))}")
     return line.append(f": {reason}") if reason else line
 
 
@@ -494,17 +499,17 @@ def _picture(
     shown = list(tally.running.values())[:room]
     lines: list[RenderableType] = [Text(), *head]
     if shown:
-        lines.append(_table([r.trial for r in shown], tally.epochs, screen, width))
+        lines.append(_table([r.trial for r in shown], tally, screen, width))
     if len(tally.running) > len(shown):
         lines.append(Text(f"and {len(tally.running) - len(shown)} more", style="dim"))
     return Group(*lines, *foot)
 
 
-def _table(trials: list[TrialState], epochs: int, screen: _Screen, width: int) -> Table:
+def _table(trials: list[TrialState], tally: _Tally, screen: _Screen, width: int) -> Table:
     """The running trials; the bar takes what the configurations leave."""
-    wide = width >= WIDE
+    wide, epochs = width >= WIDE, tally.epochs
     digits = len(str(epochs))
-    labels = [screen.clean(label(t.params)) for t in trials]
+    labels = [screen.clean(tally.label(t)) for t in trials]
     phases = [_phase(t, "averaging" if wide else "avg") for t in trials]
     # widths that depend on the run alone where they can: columns that move are hard to read
     names = max(len(t.name) for t in trials)
@@ -565,6 +570,6 @@ def _best(tally: _Tally, screen: _Screen) -> list[Text]:
                 line.append("  ").append_text(_difference(trial, rival))
             if not trial.ended:
                 line.append(f"  after {trial.next_epoch}/{tally.epochs} epochs", style="yellow")
-            line.append(f"  {trial.name}  {screen.clean(label(trial.params))}")
+            line.append(f"  {trial.name}  {screen.clean(tally.label(trial))}")
         lines.append(screen.cut(line))
     return lines

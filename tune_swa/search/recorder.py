@@ -7,6 +7,7 @@ called; whoever else wants to know listens.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from tune_swa.journal import Event, ExperimentState, Journal, TrialState
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Proposer, Suggestion
 from tune_swa.spec import Experiment
+
+logger = logging.getLogger(__name__)
 
 Listener = Callable[[Event, ExperimentState], None]
 Decision = Literal["continue", "stop"]
@@ -71,8 +74,12 @@ class Recorder:
             return
         self.state.apply(entry)
         self.proposer.learn(entry)
-        for listener in self._listeners:
-            listener(entry, self.state)
+        for listener in list(self._listeners):
+            try:
+                listener(entry, self.state)
+            except Exception:  # a display that fails must not end a search of days
+                self._listeners.remove(listener)
+                logger.exception("a listener failed at %s and is not called any more", event)
 
     def suggest(self, suggestion: Suggestion, *, trunk: str, first_average: int | None, seed: int) -> None:
         """Record that a configuration becomes a trial."""

@@ -238,9 +238,9 @@ def _run_trials(
         except StopSearch:
             searcher.stopping = True
         except tune.TuneError as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise SearchFailed(
-                f"Ray ended the search: {first[:300]}. What was done is kept; continue with --resume"
+                f"Ray ended the search: {last[:300]}. What was done is kept; continue with --resume"
             ) from error
         finally:
             shutil.rmtree(snapshots, ignore_errors=True)
