@@ -1,0 +1,209 @@
+"""The sections of a space file, each setting with its unit and the reason of its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+class DataSpec(Settings):
+    """Which images, at what size, and how they are divided."""
+
+    dataset: str = "digits"
+    """`digits` (scikit-learn's, bundled), `folder` (your own images), or the name of a torchvision
+    classification set such as `cifar10`."""
+    path: str | None = None
+    """Folder that holds the images or the download. `--data-dir` overrides it."""
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 32
+    """Height and width that every image is resized to, in pixels (bilinear with antialiasing)."""
+    resize: Literal["squash", "crop"] = "squash"
+    """`squash` resizes both sides to `image_size` (torchvision's `Resize((s, s))`); `crop` resizes
+    the short side and takes the centre."""
+    train_images: PositiveInt | None = None
+    """Use only this many training images, drawn evenly over the classes. Default: all."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images held out for validation, where the set brings no validation
+    images of its own. Stratified by class."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share held out as test images, where the set brings none of its own. Stratified."""
+    split_seed: NonNegativeInt = 0
+    """Seed of these draws. Kept apart from the training seed, so that every trial and every fresh
+    seed sees the same division."""
+    normalize: Literal["none", "imagenet", "dataset"] = "none"
+    """`none` feeds [0, 1]; `imagenet` subtracts ImageNet's channel means and divides by its
+    deviations; `dataset` uses those of the training images."""
+
+
+class ModelSpec(Settings):
+    """The network and the weights it starts from."""
+
+    arch: Literal["resnet18"] = "resnet18"
+    """torchvision's ResNet-18, with as many outputs as the data has classes."""
+    weights: str = "none"
+    """`none` (random, by the seed), `imagenet` (torchvision's download), or a state_dict file.
+    A classifier layer of another width is replaced by a fresh one."""
+
+
+class TrainSpec(Settings):
+    """The base training that SWA stands on."""
+
+    epochs: Annotated[int, Field(ge=2, le=100_000)] = 20
+    """Length of every run, baseline and SWA alike. Epochs count from 0."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images per optimizer step. A last batch of one image joins the one before it, since batch
+    normalisation cannot train on it."""
+    eval_batch_size: PositiveInt = 256
+    """Images per evaluation batch. Does not change what is learned."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """`adam` couples weight decay to the gradient (L2), `adamw` decouples it."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """As the optimizer defines it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd` (Nesterov); the Adams keep torch's betas."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Shape of the base rate after the warm-up."""
+    warmup_epochs: NonNegativeInt = 0
+    """Length of the linear warm-up, counted in `unit`s."""
+    unit: Literal["epoch", "batch"] = "epoch"
+    """What the base schedule counts. `batch` with a `t_max` of its own gives the wave that stepping
+    CosineAnnealingLR once per batch gives."""
+    t_max: PositiveInt | None = None
+    """Half period of the cosine in `unit`s. Default: from the end of the warm-up to the last one."""
+    augment: tuple[Literal["hflip", "vflip", "crop"], ...] = ()
+    """Drawn for each image and epoch: mirror left-right, mirror top-bottom, shift by up to
+    `crop_padding` pixels (zero padding)."""
+    crop_padding: PositiveInt = 4
+    """Pixels of padding for `crop`."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the training loss (Szegedy et al. 2016). Reported nll is never smoothed."""
+    seed: NonNegativeInt | None = None
+    """Training seed of all trials of the search. Default: `search.seed`."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type. `auto`: bf16 where the GPU has it, else fp16 (with a gradient scaler), else
+    fp32; the CPU runs fp32. Averages, BN statistics and metrics are fp32 always."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Memory format of activations and weights. `auto`: channels last."""
+    fused: Literal["auto"] | bool = "auto"
+    """One kernel per optimizer step. `auto`: yes."""
+    compile: bool = False
+    """torch.compile the network. Pays for long trials of large images only."""
+
+    @field_validator("augment", mode="after")
+    @classmethod
+    def _no_duplicates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("an operation is listed twice")
+        return value
+
+
+class AveragingSpec(Settings):
+    """How the average is taken and its batch-normalisation statistics refreshed."""
+
+    anneal_epochs: NonNegativeInt = 10
+    """Epochs over which SWALR moves from the base rate to swa_lr (torch's default)."""
+    anneal_strategy: Literal["cos", "linear"] = "cos"
+    """Shape of that move (torch's default)."""
+    bn_batches: PositiveInt | None = None
+    """Batches of the BN refresh. Default: a full pass over the training images."""
+    bn_batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Images per batch of the BN refresh. update_bn weights batches equally, so this changes the
+    statistics. Default: the training batch size."""
+
+
+Scalar: TypeAlias = bool | int | float | str | None
+Point: TypeAlias = dict[str, Scalar | tuple[str, ...]]
+
+
+class BaselineSpec(Settings):
+    """How the baseline is tuned: over everything in the space that is not an SWA setting."""
+
+    trials: Literal["auto"] | PositiveInt = "auto"
+    """`auto`: every combination of the listed values where there are at most 8, else a quarter as
+    many trials as the search, from the same sampler."""
+    points: tuple[Point, ...] | None = None
+    """Fixed baseline configurations instead."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> BaselineSpec:
+        if self.points is not None and self.trials != "auto":
+            raise ValueError("give either trials or points, not both")
+        if self.points is not None and not self.points:
+            raise ValueError("points is empty; leave it out to have the baseline tuned")
+        return self
+
+
+class SearchSpec(Settings):
+    """What proposes configurations, and how many."""
+
+    sampler: Literal["grid", "random", "tpe", "qmc", "gp", "cmaes"] = "tpe"
+    """`grid` (every combination), `random`, `tpe` (Optuna's tree-structured Parzen estimator),
+    `qmc` (scrambled Sobol points), `gp` (Gaussian process), `cmaes`."""
+    trials: PositiveInt | None = None
+    """Number of SWA trials, the points included. Default: the whole grid; 24 for other samplers."""
+    seed: NonNegativeInt = 0
+    """Seed of the sampler, and of the training where `train.seed` is not given."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints. The last epoch is always saved."""
+    keep_checkpoints: Literal["best", "all"] = "best"
+    """`best` removes a trial's checkpoints once it has ended and another one is better; `all` keeps
+    every one that was written."""
+    max_failures: NonNegativeInt = 2
+    """How often a trial whose worker died is started again from its last checkpoint."""
+
+
+class SchedulerSpec(Settings):
+    """Early stopping: asynchronous successive halving (Li et al. 2020) by phase."""
+
+    asha: bool = True
+    """Stop trials that are below the top 1/reduction_factor at a rung."""
+    grace_epochs: PositiveInt = 3
+    """First rung of the trunk: no trial is judged before it has trained this many epochs."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """One in this many goes on at each rung."""
+    trunk_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
+    """Epochs (from 0) after which models that are not averaged yet are compared. `auto`: geometric
+    from `grace_epochs`."""
+    branch_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
+    """Epochs (from 0) after which averaged models are compared. `auto`: geometric towards the last
+    epoch."""
+
+
+class ResourcesSpec(Settings):
+    """What one trial may use."""
+
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of a GPU. Raised when there are fewer trials than places. Ignored with `--gpus 0`."""
+    cpus_per_trial: PositiveInt = 1
+    """CPU cores, which is also the number of torch's threads."""
+
+
+class ConfirmSpec(Settings):
+    """How the finalists are re-run on fresh seeds after the search."""
+
+    top: PositiveInt = 2
+    """Number of finalists."""
+    seeds: PositiveInt = 5
+    """Fresh seeds for each, the same for all."""

@@ -1,0 +1,79 @@
+"""What a setting's value can be, and how values and configurations are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+Value: TypeAlias = int | float | str | bool | tuple[str, ...] | None
+"""One setting's value. JSON can hold all of them (tuples as lists)."""
+
+Params: TypeAlias = dict[str, Value]
+"""A configuration: parameter name (`lr`, `swa_start`, `train.weight_decay`, ...) to value."""
+
+CORE_PARAMETERS = ("lr", "swa_start", "swa_lr")
+SWA_CORE = ("swa_start", "swa_lr")
+
+
+def params_key(params: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """Hashable form of a configuration; equal configurations have equal keys."""
+    return tuple(sorted(params.items()))
+
+
+def is_swa_setting(name: str) -> bool:
+    """Whether a parameter only exists once weights are averaged."""
+    return name in SWA_CORE or name.startswith("averaging.")
+
+
+def distinct(points: tuple[Params, ...]) -> list[Params]:
+    """The configurations without repetitions, in order."""
+    return list({params_key(p): p for p in points}.values())
+
+
+def format_value(value: Value) -> str:
+    """The shortest readable form that still reads back as the same number (`5e-5`, not `5e-05`)."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return "+".join(value) or "none"
+    if isinstance(value, int):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    text = repr(value)
+    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6) and "e" not in text:
+        digits = len(text.replace("0.", "", 1).lstrip("0").replace(".", "").rstrip("0")) or 1
+        text = f"{value:.{digits - 1}e}"
+        if float(text) != value:
+            text = repr(value)
+    mantissa, e, exponent = text.partition("e")
+    if not e:
+        return text
+    if mantissa.endswith(".0"):
+        mantissa = mantissa[:-2]
+    return f"{mantissa}e{int(exponent)}"
+
+
+def label(params: Mapping[str, Value]) -> str:
+    """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, or `baseline lr=1e-4`.
+
+    Args:
+        params: as `Experiment.configuration` gives them; those of a baseline have no `swa_start`.
+    """
+    swa = params.get("swa_start") is not None
+    head = "baseline"
+    if swa:
+        head = f"SWA_{format_value(params['swa_start'])}_{format_short(params['swa_lr'])}"
+    rest = [
+        f"{name.removeprefix('train.').removeprefix('averaging.')}={format_short(value)}"
+        for name, value in params.items()
+        if name not in SWA_CORE
+    ]
+    return " ".join([head, *rest])
+
+
+def format_short(value: Value) -> str:
+    """Like `format_value`, with at most three significant digits."""
+    if isinstance(value, float):
+        value = float(f"{value:.3g}")
+    return format_value(value)
