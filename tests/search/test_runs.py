@@ -34,7 +34,7 @@ TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 SMALL = [
     "--set", "train.epochs=6", "--set", "data.image_size=16", "--set", "data.train_images=100",
     "--set", "space.swa_start={int: [1, 4]}", "--set", "points=[]", "--gpus", "0",
-    "--set", "scheduler.grace_epochs=2",
+    "--set", "scheduler={grace_epochs: 2}",
 ]  # fmt: skip
 
 

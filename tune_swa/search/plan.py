@@ -142,14 +142,17 @@ def _tuned(experiment: Experiment) -> str:
 def _stopping(experiment: Experiment) -> str:
     if not experiment.scheduler.asha:
         return "none: every trial runs to its end"
-    epochs = experiment.train.epochs
-    before = ", ".join(map(str, trunk_rungs(experiment.scheduler, epochs))) or "none"
-    after = ", ".join(map(str, branch_rungs(experiment.scheduler, epochs))) or "none"
+    epochs, ladders = experiment.train.epochs, []
+    for rungs, what in (
+        (trunk_rungs(experiment.scheduler, epochs), "not averaged yet"),
+        (branch_rungs(experiment.scheduler, epochs), "averaged"),
+    ):
+        if rungs:
+            ladders.append(f"after epochs {', '.join(map(str, rungs))} ({what})")
+    if not ladders:
+        return "none: no rung lies inside the run"
     factor = format_value(float(experiment.scheduler.reduction_factor))
-    return (
-        f"ASHA keeps the top 1/{factor} after epochs {before} (not averaged yet) "
-        f"and {after} (averaged); baselines are never stopped"
-    )
+    return f"ASHA keeps the top 1/{factor} {' and '.join(ladders)}; baselines are never stopped"
 
 
 def _disk(plan: Plan) -> str:
