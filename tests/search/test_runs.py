@@ -344,9 +344,9 @@ def test_every_sampler_finishes_a_search_through_ray(sampler: str, tmp_path: Pat
 
 
 def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -> None:
-    """A trial whose function raises, one that returns early, one with a loss that is not finite."""
+    """A loss that is not finite, a function that returns early, a worker that dies always, and once."""
     space = {"lr": 1e-2, "swa_start": {"choice": [1, 3]}, "swa_lr": 1e-2}
-    space["train.weight_decay"] = {"choice": [0.0, 0.1, 0.2, 0.3]}
+    space["train.weight_decay"] = {"choice": [0.0, 0.1, 0.2, 0.3, 0.4]}
     outcome = search_made_up(
         tmp_path,
         space,
@@ -364,7 +364,12 @@ def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -
     [(status, error)] = by_decay[0.3]
     assert status == "failed"
     assert error is not None
-    assert "worker process died" in error
+    assert "its worker process died again and again: Worker" in error
+    # one that died once was started again, and has every epoch once
+    assert by_decay[0.4] == {("completed", None)}
+    retried = [t for t in outcome.state.trials.values() if t.params["train.weight_decay"] == 0.4]
+    assert [t.attempts for t in retried] == [2] * 3
+    assert all([r["epoch"] for r in t.records] == list(range(8)) for t in retried)
 
 
 def test_all_trials_failing_is_exit_1_with_the_first_reason(tmp_path: Path, cache: None) -> None:

@@ -31,6 +31,11 @@ def made_up_trial(config: dict[str, Any], shared: Any) -> None:
             return
         if fault == 0.3 and epoch == 1:
             os._exit(9)
+        if fault == 0.4 and epoch == 2:
+            marker = shared.folder / f"{config['trial']} died once"
+            if not marker.exists():
+                marker.touch()
+                os._exit(9)
         record = {
             "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": settings["lr"],
             "train_loss": 1 - quality / 2, "accuracy": quality * (1 - 0.5 ** (epoch + 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -36,14 +37,18 @@ class PhaseScheduler(FIFOScheduler):
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The worker died as often as is allowed."""
-        self.recorder.fail(trial.config["trial"], worker_error(trial))
+        """Record the failure if the worker died once too often; Ray says this before a retry too."""
+        if not trial.should_recover():
+            self.recorder.fail(trial.config["trial"], worker_error(trial))
 
 
 def worker_error(trial: Trial) -> str:
     """What Ray knows of a worker's death, in one line."""
-    error = trial.get_error() or trial.get_pickled_error()
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    known = next((line for line in lines if "died" in line.lower() or "killed" in line.lower()), "")
-    text = known or (lines[-1] if lines else "the worker died for a reason that Ray does not know")
-    return f"the worker process died: {text[:300]}"
+    try:
+        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    last = text.rpartition("Failure #")[2]
+    detail = last.partition("Worker exit detail:")[2] or last.partition("\n")[2]
+    known = " ".join(detail.split())[:300]
+    return f"its worker process died again and again: {known or 'Ray does not know why'}"

@@ -49,10 +49,11 @@ class TrialSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Free the slot. Ray also says this of trials that were stopped."""
+        """Free the slot. Ray also says this of trials that were stopped and have ended well."""
         name = self._live.pop(trial_id, None)
-        if name is not None and not error and not self.stopping:
-            self.recorder.fail(name, "the worker ended without finishing its epochs")
+        if name is not None and not self.stopping:
+            reason = "could not be started" if error else "ended without finishing its epochs"
+            self.recorder.fail(name, f"the worker {reason}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The recorder has it already."""
