@@ -272,6 +272,7 @@ space:
         ("name: x", "name: x\nscheduler: {trunk_rungs: [3, 2]}", r"scheduler\.trunk_rungs: \[3, 2\]: expected rising epochs"),
         ("name: x", "name: x\nscheduler: {branch_rungs: [19]}", r"scheduler\.branch_rungs: \[19\]: expected rising"),
         ("name: x", "name: x\nsearch: {trials: 0}", r"search\.trials: 0: input should be greater than 0"),
+        ("space:\n", "space:\n  train.warmup_epochs: {int: [1, 20], log: true}\n", r"space\.train\.warmup_epochs: 20: expected fewer"),
         ("name: x", "- x", r"not readable as YAML|expected settings"),
         ("space:\n", "space:\n  train.epochs: {choice: [10, 20]}\n", r"train\.epochs: cannot be searched: rungs"),
         ("space:\n", "space:\n  train.batch_size: {choice: [0, 20]}\n", r"batch_size\.choice\.0: 0: Input should be greater"),

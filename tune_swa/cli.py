@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,8 +37,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
     except TuneSwaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before there was anything to continue
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt:  # before a trial was started
+        again = f" Continue with:\n{continue_command(options)}" if getattr(options, "resume", False) else ""
+        print(f"Interrupted.{again}", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
@@ -128,6 +131,8 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 def _search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    # until the search has handlers of its own, SIGTERM ends it as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     experiment = load_experiment(options)
     console = Console(highlight=False)
     if options.dry_run:
@@ -135,7 +140,7 @@ def _search(options: argparse.Namespace) -> int:
 
         print_plan(console, make_plan(experiment, options.data_dir, gpus=options.gpus, cpus=options.cpus))
         return 0
-    with console.status("loading torch and Ray"):
+    with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.results.comparison import best_trial
         from tune_swa.results.export import export, write_space
         from tune_swa.search.runner import Request, search
@@ -176,7 +181,7 @@ def _print_result(console: Console, folder: Path) -> None:
         ("journal.jsonl", "everything that happened, a line each"),
     ):
         if (folder / name).exists():
-            console.print(f"  {name:<20} {what}", markup=False)
+            console.print(f"  {name:<20} {what}", markup=False, soft_wrap=True)
 
 
 def _schema(options: argparse.Namespace) -> int:

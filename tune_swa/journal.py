@@ -19,6 +19,7 @@ finished       reason
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -165,6 +166,20 @@ class TrialState:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether its last report was answered with stop."""
+        return bool(self.records) and self.rungs.get(self.records[-1]["epoch"]) == "stop"
+
+
+def ranking(trial: TrialState) -> tuple[float, float, str]:
+    """Sorts trials that have reported, the best first: by accuracy, then nll, then name.
+
+    Everything that asks for the best asks by this, so that ties cannot be answered in two ways.
+    """
+    last = trial.records[-1]
+    return -last["accuracy"], math.inf if last["nll"] is None else last["nll"], trial.name
 
 
 @dataclass

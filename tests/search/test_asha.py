@@ -35,19 +35,26 @@ def play(rule: PhaseAsha, trial: TrialState, curve: list[float], first: int = 0)
 
 
 def test_the_ladders() -> None:
-    assert trunk_rungs(SchedulerSpec(grace_epochs=3, reduction_factor=3), 20) == [2, 8]
-    assert trunk_rungs(SchedulerSpec(grace_epochs=12, reduction_factor=3), 120) == [11, 35, 107]
+    assert trunk_rungs(SchedulerSpec(grace_epochs=3, reduction_factor=3), 20, False) == [2, 8]
+    assert trunk_rungs(SchedulerSpec(grace_epochs=12, reduction_factor=3), 120, False) == [11, 35, 107]
     assert branch_rungs(SchedulerSpec(reduction_factor=3), 20) == [12, 16]
     assert branch_rungs(SchedulerSpec(reduction_factor=3), 120) == [79, 105, 114]
-    assert trunk_rungs(SchedulerSpec(trunk_rungs=(1, 4)), 20) == [1, 4]
+    assert trunk_rungs(SchedulerSpec(trunk_rungs=(1, 4)), 20, False) == [1, 4]
     assert branch_rungs(SchedulerSpec(branch_rungs=(7,)), 20) == [7]
+
+
+def test_trunks_that_all_have_a_baseline_are_not_judged_unless_asked_for() -> None:
+    assert trunk_rungs(SchedulerSpec(), 20, True) == []
+    assert trunk_rungs(SchedulerSpec(trunk_rungs=(1, 4)), 20, True) == [1, 4]
+    rule = PhaseAsha(SchedulerSpec(), EPOCHS, every_trunk_has_a_baseline=True)
+    assert [play(rule, swa(n, 18), [v] * EPOCHS) for n, v in (("a", 0.9), ("b", 0.1))] == [None, None]
 
 
 @settings(max_examples=100, deadline=None)
 @given(epochs=st.integers(2, 500), grace=st.integers(1, 50), factor=st.floats(1.1, 10))
 def test_rungs_lie_inside_the_run(epochs: int, grace: int, factor: float) -> None:
     spec = SchedulerSpec(grace_epochs=grace, reduction_factor=factor)
-    for rungs in (trunk_rungs(spec, epochs), branch_rungs(spec, epochs)):
+    for rungs in (trunk_rungs(spec, epochs, False), branch_rungs(spec, epochs)):
         assert rungs == sorted(set(rungs))
         assert all(0 <= r < epochs - 1 for r in rungs)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import FORMAT, Event, ExperimentState, read_events
+from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
 from tune_swa.search.folder import differences, earlier_events, locked
 from tune_swa.search.recorder import CHECKPOINTS, Recorder
 from tune_swa.spec import Experiment
@@ -25,7 +25,7 @@ def experiment(**changes: Any) -> Experiment:
             "train": {"epochs": EPOCHS},
             "space": {"lr": {"choice": [1e-3, 1e-2]}, "swa_start": {"choice": [4, 6]}, "swa_lr": 1e-3},
             "search": {"sampler": "grid", **changes.pop("search", {})},
-            "scheduler": {"grace_epochs": 2, **changes.pop("scheduler", {})},
+            "scheduler": {"trunk_rungs": [1, 5], **changes.pop("scheduler", {})},
             **changes,
         }
     )
@@ -160,6 +160,37 @@ def test_a_replayed_recorder_decides_as_the_first_one_would(tmp_path: Path) -> N
     for rung in (1, 5):
         assert again.asha.recorded("trunk", rung) == first.asha.recorded("trunk", rung)
     assert again.proposer.next() == first.proposer.next()
+
+
+def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
+    """Cut after each event: a trial whose last report ended it has ended, with the same status."""
+    first = begin(experiment(), tmp_path / "whole")
+    for accuracy in (0.9, 0.5, 0.9, 0.8, 0.5):
+        play(first, suggest(first), accuracy)
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    statuses = {n: t.status for n, t in first.state.trials.items()}
+    assert set(statuses.values()) == {"completed", "pruned"}
+    for cut in range(2, len(lines) + 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
+        events = list(read_events(folder / "journal.jsonl"))
+        again = Recorder(first.experiment, folder, ExperimentState.fold(events))
+        again.replay(events)
+        for trial in again.state.trials.values():
+            over = trial.next_epoch == EPOCHS or trial.told_to_stop
+            assert trial.status == (statuses[trial.name] if over else "running"), (cut, trial.name)
+        assert ExperimentState.read(folder / "journal.jsonl").trials == again.state.trials
+
+
+def test_of_equals_the_one_that_is_exported_keeps_its_checkpoint(tmp_path: Path) -> None:
+    recorder = begin(experiment(scheduler={"asha": False}), tmp_path)
+    names = [suggest(recorder) for _ in range(5)]
+    for name in reversed(names):  # the one that ends last is the first by name
+        play(recorder, name, 0.5)
+    for kind, best in (("baseline", "baseline-0000"), ("swa", "swa-0000")):
+        assert min(recorder.state.of_kind(kind), key=ranking).name == best  # type: ignore[arg-type]
+    assert kept(recorder) == ["baseline-0000/epoch-00009.pt", "swa-0000/epoch-00009.pt"]
 
 
 def test_a_journal_that_cannot_be_written_ends_the_search(

@@ -364,7 +364,7 @@ def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -
     [(status, error)] = by_decay[0.3]
     assert status == "failed"
     assert error is not None
-    assert "its worker process died again and again: Worker" in error
+    assert "its worker process died (2 times): Worker" in error
     # one that died once was started again, and has every epoch once
     assert by_decay[0.4] == {("completed", None)}
     retried = [t for t in outcome.state.trials.values() if t.params["train.weight_decay"] == 0.4]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from tune_swa.data.dataset import Dataset
 
+from tune_swa.data.dataset import Dataset
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.loop import EpochRecord, Run
@@ -59,7 +59,8 @@ def test_the_tutorials_numbers_average_29_models() -> None:
     """swa_start=90, E=120: the models at the ends of epochs 91..119."""
     wanted = settings(120, 90)
     assert wanted.fork_epoch == 91
-    assert len([e for e in range(120) if wanted.swa_start is not None and e > wanted.swa_start]) == 29
+    assert wanted.fork_epoch is not None
+    assert wanted.train.epochs - wanted.fork_epoch == 29
 
 
 def test_the_average_is_the_mean_of_the_live_models(tiny_data: Dataset) -> None:
@@ -77,7 +78,7 @@ def test_before_averaging_the_shipped_model_is_the_live_one(tiny_data: Dataset) 
     for record in Run(settings(4, 2), tiny_data, NUMERICS):
         if record.phase == "trunk":
             assert record.accuracy == record.live_accuracy
-            assert record.bn_seconds < record.train_seconds
+            assert record.n_averaged == 0
 
 
 @pytest.mark.parametrize("swa_start", [None, 1])

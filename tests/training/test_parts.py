@@ -134,6 +134,15 @@ def test_a_state_dict_file_is_loaded(tmp_path: Path) -> None:
     assert fingerprint(weights) == fingerprint(dict(reversed(list(weights.items()))))
 
 
+def test_half_floats_are_read_as_fp32(tmp_path: Path) -> None:
+    source = torchvision.models.resnet18(num_classes=5)
+    torch.save(source.bfloat16().state_dict(), tmp_path / "w.pt")
+    weights = resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
+    assert weights is not None
+    assert {t.dtype for t in weights.values()} == {torch.float32, torch.int64}
+    assert fingerprint(weights) != "none"
+
+
 def test_random_weights_follow_the_seed() -> None:
     assert torch.equal(build_model(3, 1).conv1.weight, build_model(3, 1).conv1.weight)
     assert not torch.equal(build_model(3, 1).conv1.weight, build_model(3, 2).conv1.weight)
@@ -233,7 +242,7 @@ def test_numerics_on_the_cpu() -> None:
     assert resolve(TrainSpec(), device="cpu", threads=3) == Numerics("cpu", "fp32", 3, True, True, False)
     chosen = resolve(TrainSpec(precision="bf16", channels_last=False, fused=False), device="cpu", threads=1)
     assert (chosen.precision, chosen.channels_last, chosen.fused) == ("bf16", False, False)
-    assert Numerics.from_dict(chosen.as_dict()) == chosen
+    assert Numerics(**chosen.as_dict()) == chosen
     with pytest.raises(RequestError, match=r"train\.precision: fp16 needs a GPU"):
         resolve(TrainSpec(precision="fp16"), device="cpu")
 

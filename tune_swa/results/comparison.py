@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.journal import ExperimentState, TrialState, ranking
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
     Experiment,
@@ -99,7 +98,7 @@ def compare(state: ExperimentState) -> Comparison:
     baseline = _best(t for t in search if t.kind == "baseline")
     references = _baselines(state)
     entries = {trial.name: _entry(experiment, trial, baseline, references) for trial in state.trials.values()}
-    completed = sorted((t for t in search if is_completed(t)), key=_quality)
+    completed = sorted((t for t in search if is_completed(t)), key=ranking)
     others = sorted((t for t in search if not is_completed(t)), key=_progress)
     rows = _one_per_configuration(entries[t.name] for t in (*completed, *others))
     return Comparison(
@@ -116,14 +115,7 @@ def compare(state: ExperimentState) -> Comparison:
 
 
 def _best(trials: Iterable[TrialState]) -> TrialState | None:
-    return min((t for t in trials if is_completed(t)), key=_quality, default=None)
-
-
-def _quality(trial: TrialState) -> tuple[float, float, str]:
-    """Sorts completed trials, best first."""
-    last = trial.records[-1]
-    nll = math.inf if last["nll"] is None else last["nll"]
-    return -last["accuracy"], nll, trial.name
+    return min((t for t in trials if is_completed(t)), key=ranking, default=None)
 
 
 def _progress(trial: TrialState) -> tuple[int, int, str]:
@@ -154,7 +146,7 @@ def _key(trial: TrialState, like: TrialState) -> _Key:
 def _baselines(state: ExperimentState) -> dict[_Key, float]:
     """Accuracy of the best completed baseline at each stage, seed and setting."""
     completed = [t for t in state.trials.values() if t.kind == "baseline" and is_completed(t)]
-    return {_key(t, t): t.records[-1]["accuracy"] for t in sorted(completed, key=_quality, reverse=True)}
+    return {_key(t, t): t.records[-1]["accuracy"] for t in sorted(completed, key=ranking, reverse=True)}
 
 
 def _entry(

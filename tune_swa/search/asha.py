@@ -40,12 +40,14 @@ class PhaseAsha:
     spec: SchedulerSpec
     epochs: int
     """Length of a run."""
+    every_trunk_has_a_baseline: bool = False
+    """Then the trunk's ladder is empty unless it is given."""
     _trunk_values: dict[int, dict[str, float]] = field(default_factory=dict)
     _trunk_verdicts: dict[tuple[int, str], bool] = field(default_factory=dict)
     _branch_values: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trunk_rungs = frozenset(trunk_rungs(self.spec, self.epochs))
+        self.trunk_rungs = frozenset(trunk_rungs(self.spec, self.epochs, self.every_trunk_has_a_baseline))
         self.branch_rungs = frozenset(branch_rungs(self.spec, self.epochs))
 
     def judge(self, trial: TrialState, epoch: int, value: float) -> Verdict:
@@ -84,20 +86,22 @@ class PhaseAsha:
         quantile = 1 - 1 / self.spec.reduction_factor
         return value < float(np.quantile(list(seen.values()), quantile))
 
-    def replay(self, trial: TrialState, epoch: int, value: float) -> None:
-        """Take in a report that was judged before, when the rungs are rebuilt from a journal."""
-        self.judge(trial, epoch, value)
-
     def recorded(self, phase: str, rung: int) -> dict[str, float]:
         """Values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
         values = self._trunk_values if phase == "trunk" else self._branch_values
         return dict(values.get(rung, {}))
 
 
-def trunk_rungs(spec: SchedulerSpec, epochs: int) -> list[int]:
-    """Epochs (from 0) of the trunk's ladder: after grace, grace * factor, ... epochs of training."""
+def trunk_rungs(spec: SchedulerSpec, epochs: int, every_trunk_has_a_baseline: bool) -> list[int]:
+    """Epochs (from 0) of the trunk's ladder: after grace, grace * factor, ... epochs of training.
+
+    Where every trunk has a baseline, which trains it to the end in any case, the ladder is empty: it
+    would only take away the trials that show what SWA adds to that baseline.
+    """
     if spec.trunk_rungs != "auto":
         return list(spec.trunk_rungs)
+    if every_trunk_has_a_baseline:
+        return []
     rungs, trained = [], float(spec.grace_epochs)
     while round(trained) < epochs:
         rungs.append(round(trained) - 1)

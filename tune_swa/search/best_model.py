@@ -22,8 +22,8 @@ def export_best(
     experiment: Experiment,
     folder: Path,
     preprocessing: dict[str, Any],
-) -> Path:
-    """Write the weights of `trial`'s last epoch and their description; return the weights' path.
+) -> None:
+    """Write the weights of `trial`'s last epoch and their description.
 
     The weights are a plain state_dict: `torchvision.models.resnet18(num_classes=N)` loads them with
     `torch.load(..., weights_only=True)`.
@@ -56,11 +56,9 @@ def export_best(
         "numerics": state.header["numerics"],
         "versions": state.header["versions"],
     }
-    target = folder / WEIGHTS
-    _replace(target, lambda path: torch.save(checkpoints.shipped_weights(source), path))
+    _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
-    return target
 
 
 def _replace(target: Path, write: Any) -> None:

@@ -97,8 +97,10 @@ def place(
     fraction = resources.gpus_per_trial
     per_gpu = math.floor(1 / fraction + 1e-9)
     slots = min(by_cpu, per_gpu * gpus, max(1, trials))
-    # as many on each GPU as are needed to fill the slots, and not more
-    fraction = max(fraction, 1 / math.ceil(slots / gpus))
+    # Ray packs fractions on the first GPU, so slots are a multiple of the GPUs, and each fills its share
+    each_gpu = max(1, slots // gpus)
+    slots = min(slots, each_gpu * gpus)
+    fraction = max(fraction, 1 / each_gpu)
     return Placement(gpus, cpus, slots, fraction, each)
 
 

@@ -144,7 +144,10 @@ def _stopping(experiment: Experiment) -> str:
         return "none: every trial runs to its end"
     epochs, ladders = experiment.train.epochs, []
     for rungs, what in (
-        (trunk_rungs(experiment.scheduler, epochs), "not averaged yet"),
+        (
+            trunk_rungs(experiment.scheduler, epochs, experiment.every_trunk_has_a_baseline),
+            "not averaged yet",
+        ),
         (branch_rungs(experiment.scheduler, epochs), "averaged"),
     ):
         if rungs:

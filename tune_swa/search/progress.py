@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune_swa.journal import Event, ExperimentState, Kind, TrialState
+from tune_swa.journal import Event, ExperimentState, Kind, TrialState, ranking
 from tune_swa.spec import Experiment, label
 
 REDRAW_SECONDS = 0.2
@@ -271,13 +271,13 @@ class _Tally:
             self._swa_lengths[1] += trial.next_epoch
         if trial.status == "completed":
             best = self.best.get(trial.kind)
-            if best is None or _rank(trial) > _rank(best):
+            if best is None or ranking(trial) < ranking(best):
                 self.best[trial.kind] = trial
 
     def leader(self, kind: Kind) -> TrialState | None:
         """The best completed trial; before there is one, the best of the running ones."""
         running = (r.trial for r in self.running.values() if r.trial.kind == kind and r.trial.records)
-        return self.best.get(kind) or max(running, key=_rank, default=None)
+        return self.best.get(kind) or min(running, key=ranking, default=None)
 
     def seconds_left(self, now: float) -> float | None:
         """An estimate; None while there is too little to go by.
@@ -306,11 +306,6 @@ class _Tally:
         # those that are stopped early end first: alone they would make the mean too short
         running = sum(r.trial.kind == "swa" for r in self.running.values())
         return (epochs + running * self.epochs) / (number + running)
-
-
-def _rank(trial: TrialState) -> tuple[float, float]:
-    assert trial.last is not None
-    return trial.last["accuracy"], -trial.last["nll"]
 
 
 def _share(seconds: float, pace: float) -> float:

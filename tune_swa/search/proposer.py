@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState as OptunaState
 
+from tune_swa.errors import RequestError
 from tune_swa.journal import Event, Kind
 from tune_swa.randomness import derive_seed
 from tune_swa.search.quasi import sobol_point
@@ -194,14 +195,11 @@ class OptunaSource:
         if self._sampler == "cmaes":
             again = self.propose(index)
             if again is None or again[0] != params:
-                raise ValueError(
-                    f"suggestion {index} cannot be repeated: the journal has {params}, "
-                    f"the sampler gives {again and again[0]}; was Optuna or cmaes updated in between?"
-                )
+                raise _not_repeated(index, params)
             return
-        if self._sampler == "qmc" and index >= len(self._points):
-            while self._next_quasi() != params:  # moves the position to where it was
-                pass
+        # moves the position to where it was
+        if self._sampler == "qmc" and index >= len(self._points) and self._next_quasi() != params:
+            raise _not_repeated(index, params)
         trial = optuna.create_trial(
             state=OptunaState.RUNNING,
             params={name: encode(value) for name, value in params.items()},
@@ -323,15 +321,18 @@ def _swa_source(experiment: Experiment) -> _Source:
     if experiment.search.sampler == "grid" or not experiment.parameters:
         first = {params_key(p) for p in points}
         rest = (p for p in enumerate_space(experiment.parameters) if params_key(p) not in first)
-        return FixedSource(itertools.islice(_chain(points, rest), experiment.swa_trials), "grid")
+        return FixedSource(itertools.islice(itertools.chain(points, rest), experiment.swa_trials), "grid")
     return OptunaSource(
         experiment.search.sampler, experiment.parameters, points, experiment.search.seed, "swa"
     )
 
 
-def _chain(first: Iterable[Params], second: Iterable[Params]) -> Iterator[Params]:
-    yield from first
-    yield from second
+def _not_repeated(index: int, params: Params) -> RequestError:
+    return RequestError(
+        f"suggestion {index} of the journal ({params}) is not what the sampler gives now, so the search "
+        "cannot go on as it would have. Use the versions of optuna, cmaes and scipy that it began with "
+        "(its journal names them), or start anew with another --name"
+    )
 
 
 def _from_json(params: dict[str, Any]) -> Params:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from tune_swa.journal import Event, ExperimentState, Journal, TrialState
+from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Proposer, Suggestion
 from tune_swa.spec import Experiment
@@ -41,14 +41,16 @@ class Recorder:
         self.state = state
         self.journal = Journal(folder / "journal.jsonl")
         self.proposer = Proposer(experiment)
-        self.asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
+        self.asha = PhaseAsha(
+            experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
+        )
         self.failure: OSError | None = None
         """Why the journal cannot be written any more; ends the search."""
         self._listeners: list[Listener] = []
         self._best: dict[str, str] = {}
         for trial in state.trials.values():
             champion = state.trials.get(self._best.get(trial.kind, ""))
-            if trial.status == "completed" and (champion is None or _rank(trial) > _rank(champion)):
+            if trial.status == "completed" and (champion is None or ranking(trial) < ranking(champion)):
                 self._best[trial.kind] = trial.name
 
     def listen(self, listener: Listener) -> None:
@@ -62,6 +64,22 @@ class Recorder:
             if event["event"] == "epoch":
                 record = event["record"]
                 self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
+        self._close_finished()
+
+    def _close_finished(self) -> None:
+        """End the trials whose last report ended them, if a kill came before that was written."""
+        for trial in list(self.state.trials.values()):
+            if trial.ended or trial.last is None:
+                continue
+            if trial.next_epoch == self.experiment.train.epochs:
+                self._end(trial, "completed", trial.last["accuracy"])
+            elif trial.told_to_stop:
+                self._end(trial, "pruned", None)
+        # and finish what the kill left of the tidying
+        if self.experiment.search.keep_checkpoints == "best":
+            for trial in self.state.trials.values():
+                if trial.ended and trial.checkpoints and trial.name != self._best.get(trial.kind):
+                    self._remove(trial, trial.checkpoints)
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one event. After a write error nothing more is written and `failure` is set."""
@@ -155,7 +173,7 @@ class Recorder:
 
     def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
         self.record("ended", trial=trial.name, status=status, value=value, error=error)
-        if self.experiment.search.keep_checkpoints == "best":
+        if self.experiment.search.keep_checkpoints == "best" and self.failure is None:
             self._tidy(trial)
 
     def _tidy(self, trial: TrialState) -> None:
@@ -164,7 +182,7 @@ class Recorder:
             self._remove(trial, trial.checkpoints)
             return
         champion = self.state.trials.get(self._best.get(trial.kind, ""))
-        if champion is not None and _rank(champion) >= _rank(trial):
+        if champion is not None and ranking(champion) < ranking(trial):
             self._remove(trial, trial.checkpoints)
             return
         self._best[trial.kind] = trial.name
@@ -185,8 +203,3 @@ class Recorder:
                 path.unlink(missing_ok=True)
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _rank(trial: TrialState) -> tuple[float, float]:
-    assert trial.last is not None
-    return trial.last["accuracy"], -trial.last["nll"]

@@ -36,6 +36,7 @@ from tune_swa.search.stopping import StopSearch, Ticker, signals
 from tune_swa.search.trainable import Shared, train_trial
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.spec import Experiment
+from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, hardware, resolve
@@ -69,7 +70,7 @@ class Request:
     def images_dir(self) -> Path | None:
         """Where the images are, absolute, by the option or by the space file."""
         given = self.data_dir or self.experiment.data.path
-        return Path(given).absolute() if given else None
+        return Path(given).expanduser().absolute() if given else None
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ def search(
             numerics = _numerics(request, placement)
             recorder = Recorder(experiment, request.folder, state)
             try:
-                write_space(experiment, request.folder / "space.yaml")
                 if state.header is None:
                     recorder.record("created", **_header(experiment, data, weights, numerics))
                 else:
                     _check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
+                write_space(experiment, request.folder / "space.yaml")
                 recorder.record(
                     "session",
                     number=state.sessions + 1,
@@ -182,7 +183,12 @@ def _numerics(request: Request, placement: Placement) -> Numerics:
     import ray
 
     remote = ray.remote(num_cpus=1, num_gpus=placement.gpus_per_trial)(resolve)
-    numerics: Numerics = ray.get(remote.remote(train, device=placement.device, threads=threads))
+    try:
+        numerics: Numerics = ray.get(remote.remote(train, device=placement.device, threads=threads))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RequestError):
+            raise error.cause from None
+        raise
     return numerics
 
 
@@ -263,18 +269,17 @@ def _finish(
     recorder.interrupt()
     state, folder = recorder.state, request.folder
     chosen = choose(state)
-    if chosen is not None and chosen.checkpoints:
-        preprocessing = {
-            "image_size": request.experiment.data.image_size,
-            "resize": request.experiment.data.resize,
-            "scale": "RGB in [0, 1] (torchvision's ToTensor)",
-            "mean": list(data.mean),
-            "std": list(data.std),
-        }
-        export_best(chosen, state, request.experiment, folder, preprocessing)
     if not interrupted:
         recorder.record("finished", reason="completed" if chosen else "no trial completed")
-    export(state, folder)
+    try:
+        export(state, folder)
+        if chosen is not None and chosen.checkpoints:
+            export_best(chosen, state, request.experiment, folder, _preprocessing(request, data))
+    except (OSError, CheckpointError) as error:
+        raise SearchFailed(
+            f"the trials are done and recorded, but the results cannot be written: {error}. Free space or "
+            "restore access, then write them again with --resume"
+        ) from None
     if interrupted:
         raise Interrupted("interrupted")
     if chosen is None:
@@ -282,6 +287,17 @@ def _finish(
         first = f" The first reason: {reasons[0]}" if reasons else ""
         raise SearchFailed(f"no trial of {request.experiment.name} completed.{first}")
     return Outcome(folder, state, chosen.name)
+
+
+def _preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
+    """What has to be done to an image before the model sees it."""
+    return {
+        "image_size": request.experiment.data.image_size,
+        "resize": request.experiment.data.resize,
+        "scale": "RGB in [0, 1] (torchvision's ToTensor)",
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
 
 
 class _Refresher:
@@ -358,7 +374,8 @@ def _check_same(header: dict[str, Any], data: Dataset, weights: StateDict | None
             "model.weights: the starting weights are not those that this search began with. Restore "
             "them, or start a new search with another --name"
         )
-    before, after = header["numerics"], numerics.as_dict()
+    before = {**header["numerics"], "torch": header["versions"]["torch"]}
+    after = {**numerics.as_dict(), "torch": versions()["torch"]}
     changed = [
         f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
     ]
@@ -366,5 +383,5 @@ def _check_same(header: dict[str, Any], data: Dataset, weights: StateDict | None
         raise RequestError(
             "this machine computes with other numerics than the search began with "
             f"({'; '.join(changed)}), so its numbers could not be compared. Use the same kind of "
-            "machine, --gpus and resources.cpus_per_trial, or another --name"
+            "machine, versions, --gpus and resources.cpus_per_trial, or another --name"
         )

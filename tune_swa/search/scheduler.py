@@ -34,6 +34,8 @@ class PhaseScheduler(FIFOScheduler):
             self.recorder.fail(name, message["error"])
             return str(TrialScheduler.STOP)
         decision = self.recorder.report(name, message["record"], message["checkpoint"])
+        # what a worker that has to start again is given
+        trial.config["recorded_epochs"] = self.recorder.state.trials[name].next_epoch
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -51,4 +53,5 @@ def worker_error(trial: Trial) -> str:
     last = text.rpartition("Failure #")[2]
     detail = last.partition("Worker exit detail:")[2] or last.partition("\n")[2]
     known = " ".join(detail.split())[:300]
-    return f"its worker process died again and again: {known or 'Ray does not know why'}"
+    times = trial.run_metadata.num_failures
+    return f"its worker process died ({times} time{'s' * (times > 1)}): {known or 'Ray does not know why'}"

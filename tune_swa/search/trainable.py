@@ -112,8 +112,17 @@ def restore(run: Run, folder: Path, recorded_epochs: int) -> Path | None:
             continue
         if state["epoch"] <= recorded_epochs + 1:
             run.load_state_dict(state)
+            _remove_after(folder, path)
             return path
+    _remove_after(folder, None)
     return None
+
+
+def _remove_after(folder: Path, path: Path | None) -> None:
+    """Remove checkpoints later than the one that is continued from: they would pass for the newest."""
+    for later in stored(folder):
+        if path is None or later > path:
+            later.unlink(missing_ok=True)
 
 
 def stored(folder: Path) -> list[Path]:

@@ -138,6 +138,12 @@ class Experiment(Settings):
         return None
 
     @property
+    def every_trunk_has_a_baseline(self) -> bool:
+        """Whether the baselines are every combination of what is searched apart from SWA."""
+        points = self.baseline_points
+        return points is not None and len(points) == count_space(self.baseline_parameters)
+
+    @property
     def baseline_trials(self) -> int:
         """Number of baseline runs."""
         if self.baseline_points is not None:
@@ -187,7 +193,7 @@ class Experiment(Settings):
     def identity(self) -> dict[str, Any]:
         """What may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
-        for key in ("trials", "checkpoint_every", "keep_checkpoints", "max_failures"):
+        for key in ("trials", "checkpoint_every", "max_failures"):
             dumped["search"].pop(key, None)
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)

@@ -248,10 +248,9 @@ class Resolver:
         candidates: list[tuple[tuple[str, ...], Value]] = [(("train", "warmup_epochs"), train.warmup_epochs)]
         for parameter in self.parameters:
             if parameter.name == "train.warmup_epochs":
-                high = parameter.domain.enumerate()
-                candidates = [
-                    (("space", parameter.name), max(int(v) for v in high or () if isinstance(v, int)))
-                ]
+                domain = parameter.domain
+                values = domain.values if isinstance(domain, Choices) else (int(domain.high),)
+                candidates = [(("space", parameter.name), value) for value in values]
             if parameter.name == "train.unit":
                 return  # the two units differ too much for one bound
         if "train.warmup_epochs" in self.constants:

@@ -185,7 +185,7 @@ class SchedulerSpec(Settings):
     """One in this many goes on at each rung."""
     trunk_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
     """Epochs (from 0) after which models that are not averaged yet are compared. `auto`: geometric
-    from `grace_epochs`."""
+    from `grace_epochs`, and none where every trunk has a baseline of its own."""
     branch_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
     """Epochs (from 0) after which averaged models are compared. `auto`: geometric towards the last
     epoch."""

@@ -52,7 +52,7 @@ def resolve_weights(spec: ModelSpec) -> StateDict | None:
         return None
     if spec.weights == "imagenet":
         return _download()
-    return _read(Path(spec.weights))
+    return _read(Path(spec.weights).expanduser())
 
 
 def fingerprint(weights: StateDict | None) -> str:
@@ -103,7 +103,8 @@ def _read(path: Path) -> StateDict:
         raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors)")
     state = {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
     _check(state, path)
-    return state
+    # half floats are for storing: training starts from fp32
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
 def _check(state: StateDict, path: Path) -> None:

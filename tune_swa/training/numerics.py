@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,10 +41,6 @@ class Numerics:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Numerics:
-        return cls(**values)
 
 
 def resolve(train: TrainSpec, *, device: str | None = None, threads: int | None = None) -> Numerics:
