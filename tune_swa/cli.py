@@ -137,8 +137,13 @@ def _search(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if options.dry_run:
         from tune_swa.search.plan import make_plan, print_plan
+        from tune_swa.search.ray_session import some_machine
 
-        print_plan(console, make_plan(experiment, options.data_dir, gpus=options.gpus, cpus=options.cpus))
+        with some_machine(options.address) as machine:
+            plan = make_plan(
+                experiment, options.data_dir, machine=machine, gpus=options.gpus, cpus=options.cpus
+            )
+        print_plan(console, plan)
         return 0
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.results.comparison import best_trial

@@ -35,7 +35,12 @@ def test_digits_are_the_real_ones() -> None:
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("train", "test"), ("seg_train/seg_train", "seg_test/seg_test"), ("seg_train", "seg_test")],
+    [
+        ("train", "test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("seg_train", "seg_test"),
+        ("Train", "Test"),
+    ],
 )
 @pytest.mark.parametrize("above", ["", "archive"])
 def test_layouts_are_found_by_themselves(train: str, test: str, above: str, tmp_path: Path) -> None:

@@ -99,11 +99,12 @@ def _parts(root: Path) -> dict[Part, Path]:
 
 
 def _part_folder(root: Path, part: Part) -> Path | None:
-    """`root/train`, or `root/seg_train/seg_train` as Kaggle packs it."""
+    """`root/train`, or `root/seg_train/seg_train` as Kaggle packs it; `Train` will do."""
+    present = {name.lower(): root / name for name in subfolders(root)}
     for name in _NAMES[part]:
-        folder = root / name
-        if folder.is_dir():
-            return folder / name if _holds_classes(folder / name) else folder
+        folder = present.get(name)
+        if folder is not None:
+            return folder / folder.name if _holds_classes(folder / folder.name) else folder
     return None
 
 

@@ -37,7 +37,7 @@ def make_plan(
     experiment: Experiment,
     data_dir: Path | None = None,
     *,
-    machine: Machine | None = None,
+    machine: Machine,
     gpus: int | None = None,
     cpus: int | None = None,
 ) -> Plan:
@@ -48,7 +48,7 @@ def make_plan(
     """
     placement = place(
         experiment.resources,
-        machine or Machine.local(),
+        machine,
         trials=total_trials(experiment),
         gpus=gpus,
         cpus=cpus,

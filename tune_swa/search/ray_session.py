@@ -105,6 +105,17 @@ def cluster(address: str) -> Iterator[Machine]:
         ray.shutdown()
 
 
+@contextmanager
+def some_machine(address: str | None) -> Iterator[Machine]:
+    """What a search would run on: this machine, or the cluster at `address`."""
+    if address is None:
+        yield Machine.local()
+        return
+    check_reachable(address)
+    with cluster(address) as machine:
+        yield machine
+
+
 def check_reachable(address: str) -> None:
     """Refuse an address at which nobody listens: Ray would wait there for minutes, in silence.
 
