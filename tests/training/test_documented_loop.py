@@ -14,9 +14,9 @@ import torch
 import torchvision
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
-
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training.loop import Run, build_optimizer
