@@ -77,8 +77,12 @@ def test_it_ends_with_the_comparison_and_names_the_files(finished: tuple[Path, s
     assert "SWA_" in out
     assert "baseline lr=" in out
     assert "Files in out/digits/" in out
-    for name in re.findall(r"^  (\S+\.\w+)  ", out, re.MULTILINE):
-        assert (folder / name).exists(), name
+    named = re.findall(r"^  (\S+\.\w+)  ", out, re.MULTILINE)
+    assert named == [
+        "trials.parquet", "epochs.parquet", "comparison.parquet", "best_model.pt", "best_model.json",
+        "space.yaml", "journal.jsonl",
+    ]  # fmt: skip
+    assert all((folder / name).exists() for name in named)
     assert not re.search(r"\x1b|WARNING|INFO|\(pid=|ray::|Trial .* errored", out)
 
 
