@@ -65,6 +65,7 @@ def session(placement: Placement) -> Iterator[None]:
 
     quiet_loggers()
     ray.init(
+        address="local",  # else Ray joins whatever cluster was started on this machine
         num_cpus=placement.cpus,
         num_gpus=placement.gpus,
         include_dashboard=False,
