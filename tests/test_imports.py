@@ -14,14 +14,17 @@ BASE = {"errors", "randomness"}
 ALLOWED = {
     "errors": set(),
     "randomness": set(),
+    "storage": BASE,
+    "supervisor": set(),
     "spec": BASE,
     "spacefile": BASE | {"spec"},
     "journal": BASE | {"spec"},
     "data": BASE | {"spec"},
     "training": BASE | {"spec", "data"},
-    "search": BASE | {"spec", "data", "training", "journal"},
+    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"},
     "results": BASE | {"spec", "spacefile", "journal"},
-    "cli": BASE | {"spec", "spacefile", "data", "training", "search", "results", "journal"},
+    "cli": BASE
+    | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"},
 }
 HEAVY = {"ray": {"search"}, "optuna": {"search"}, "torch": {"data", "training", "search"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tune_swa import __version__
-from tune_swa.errors import Interrupted, RequestError, TuneSwaError
+from tune_swa import __version__, supervisor
+from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,13 +22,22 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> int:
-    """Run a command and return its exit code: 0 done, 1 no result, 2 wrong request, 130 interrupted."""
+    """Run a command and return its exit code: 0 done, 1 no result, 2 wrong request, 130 interrupted.
+
+    Args:
+        arguments: default: those of the process, which then runs its search under a supervisor.
+        program: what the command line calls itself.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(program)
-    options = parser.parse_args(given)
+    return _run(given, program, supervised=arguments is None)
+
+
+def _run(given: list[str], program: str, *, supervised: bool) -> int:
+    options = build_parser(program).parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     options.given = given
     options.program = program
+    options.supervised = supervised
     try:
         return command(options)
     except Interrupted:
@@ -44,12 +53,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         return 1
+    finally:
+        supervisor.last_word()
 
 
 def run_search(arguments: Sequence[str] | None = None) -> int:
     """What `run_search.py` runs: `tune-swa search` under its own name."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return main(["search", *given], program="run_search.py")
+    return _run(["search", *given], "run_search.py", supervised=arguments is None)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,6 +111,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on with the experiment of this name")
     add("--address", metavar="ADDR", help="a running Ray cluster (`auto`: this machine's)")
     add(
+        "--storage",
+        metavar="URI",
+        help="folder or URI that all machines of a cluster share, for checkpoints and copies of the results",
+    )
+    add(
         "--set",
         action="append",
         default=[],
@@ -131,8 +147,6 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 def _search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    # until the search has handlers of its own, SIGTERM ends it as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     experiment = load_experiment(options)
     console = Console(highlight=False)
     if options.dry_run:
@@ -145,6 +159,11 @@ def _search(options: argparse.Namespace) -> int:
             )
         print_plan(console, plan)
         return 0
+    if options.supervised:
+        ended = supervisor.split()
+        if ended is not None:
+            return _end_of_child(ended, options)
+    supervisor.interrupt_once()  # until the search has handlers of its own
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.results.comparison import best_trial
         from tune_swa.results.export import export, write_space
@@ -158,12 +177,32 @@ def _search(options: argparse.Namespace) -> int:
         cpus=options.cpus,
         resume=options.resume,
         address=options.address,
+        storage=options.storage,
         quiet=options.quiet,
         console=console,
     )
     outcome = search(request, export, write_space, best_trial)
     _print_result(console, outcome.folder)
     return 0
+
+
+def _end_of_child(ended: supervisor.Ended, options: argparse.Namespace) -> int:
+    """Say what the search's process could not say any more, and give the exit code."""
+    if ended.spoke:
+        return ended.code
+    if ended.asked:
+        what, code = "Interrupted.", Interrupted.exit_code
+    elif ended.code == -signal.SIGKILL:
+        what = "error: the search's process was killed from outside, by the system if memory was short."
+        code = SearchFailed.exit_code
+    elif ended.code < 0:
+        what = f"error: the search's process crashed ({signal.strsignal(-ended.code)})."
+        code = SearchFailed.exit_code
+    else:
+        what = "error: Ray's processes have died, and the search with them."
+        code = SearchFailed.exit_code
+    print(f"{what} What was done is kept. Continue with:\n{continue_command(options)}", file=sys.stderr)
+    return code
 
 
 def _print_result(console: Console, folder: Path) -> None:

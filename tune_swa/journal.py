@@ -6,9 +6,9 @@ and `time` (seconds since 1970) and these others:
 
 =============  =====================================================================================
 created        format, version, spec, identity, data, weights, numerics, hardware, versions, seed
-session        number, slots, gpus, cpus, resumed
+session        number, slots, gpus, cpus, resumed, storage
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
-started        trial, device, attempt, from_epoch
+started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used)
 epoch          trial, record, decision (continue | stop), rung, checkpoint
 ended          trial, status (completed | pruned | failed | interrupted), value, error
 checkpoints    trial, removed (list)
@@ -188,6 +188,8 @@ class ExperimentState:
 
     header: Event | None = None
     sessions: int = 0
+    storage: str | None = None
+    """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: str | None = None
 
@@ -222,6 +224,7 @@ class ExperimentState:
 
     def _on_session(self, event: Event) -> None:
         self.sessions = event["number"]
+        self.storage = event.get("storage")
         self.finished = None
         for trial in self.trials.values():
             if trial.status == "running":  # a driver that was killed could not say so

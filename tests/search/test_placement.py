@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_swa.errors import RequestError
-from tune_swa.search.placement import Machine, describe, place
+from tune_swa.search.placement import Machine, Node, describe, place
 from tune_swa.spec import ResourcesSpec
 
 FOUR = Machine(gpus=4, cpus=64)
@@ -89,6 +89,30 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         place(resources, machine, trials=10, **asked)  # type: ignore[arg-type]
+
+
+def cluster(*sizes: tuple[int, int]) -> Machine:
+    nodes = tuple(Node(f"n{i}", gpus, cpus) for i, (gpus, cpus) in enumerate(sizes))
+    return Machine.of_nodes(nodes, "the cluster")
+
+
+@pytest.mark.parametrize(
+    ("machine", "resources", "slots"),
+    [
+        (cluster((0, 3), (0, 3)), quarter(2), 2),  # six cores, but no third trial fits on one computer
+        (cluster((0, 4), (0, 1)), quarter(2), 2),
+        (cluster((1, 8), (1, 8)), quarter(1), 8),
+        (cluster((1, 2), (1, 8)), quarter(1), 5),  # thirds, so that the second GPU is full
+        (cluster((2, 8), (0, 8)), quarter(1), 8),  # on the second computer there is no GPU
+    ],
+)
+def test_a_trial_runs_on_one_computer(machine: Machine, resources: ResourcesSpec, slots: int) -> None:
+    assert place(resources, machine, trials=48).slots == slots
+
+
+def test_no_computer_of_the_cluster_is_large_enough() -> None:
+    with pytest.raises(RequestError, match=r"asks for 3 cores, which none of the 2 computers of the cluster"):
+        place(quarter(3), cluster((0, 2), (0, 2)), trials=10)
 
 
 def test_description() -> None:

@@ -105,8 +105,16 @@ class Search:
             first_average=params["swa_start"] + 1 if swa else None,
         )
 
-    def start(self, name: str, attempt: int = 1, from_epoch: int = 0) -> None:
-        self.tell("started", trial=name, device="cpu", attempt=attempt, from_epoch=from_epoch)
+    def start(self, name: str, attempt: int = 1, from_epoch: int = 0, damaged: tuple[str, ...] = ()) -> None:
+        self.tell(
+            "started",
+            trial=name,
+            device="cpu",
+            node="here",
+            attempt=attempt,
+            from_epoch=from_epoch,
+            damaged=list(damaged),
+        )
 
     def epochs(self, name: str, number: int, accuracy: float = 0.5, seconds: float = 0.0) -> None:
         trial = self.state.trials[name]
@@ -229,6 +237,18 @@ def test_a_worker_that_takes_over_is_mentioned_and_takes_no_second_slot() -> Non
     search.wait(60)
     assert "1 of 2 slots busy" in search.lines[-1]
     assert "3 epochs done" in search.lines[-1]
+
+
+def test_a_damaged_checkpoint_is_mentioned() -> None:
+    search = Search()
+    for name in ("swa-0000", "swa-0001"):
+        search.suggest(name)
+    search.start("swa-0000", from_epoch=4, damaged=("epoch-00005.pt: cannot be read (torn)",))
+    search.start("swa-0001", damaged=("epoch-00001.pt: x", "epoch-00000.pt: y"))
+    assert search.lines == [
+        "swa-0000: epoch-00005.pt: cannot be read (torn): it goes on after 4/10 epochs",
+        "swa-0001: epoch-00001.pt: x; epoch-00000.pt: y: it begins anew",
+    ]
 
 
 def test_a_status_line_every_minute() -> None:

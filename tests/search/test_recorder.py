@@ -45,7 +45,7 @@ def suggest(recorder: Recorder) -> str:
     assert suggestion is not None
     first = None if suggestion.kind == "baseline" else int(str(suggestion.params["swa_start"])) + 1
     recorder.suggest(suggestion, trunk=f"trunk {suggestion.params['lr']}", first_average=first, seed=0)
-    recorder.start(suggestion.trial, "cpu", 0)
+    recorder.start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
     return suggestion.trial
 
 

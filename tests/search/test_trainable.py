@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tune_swa.data.dataset import Dataset
-from tune_swa.search.trainable import restore, stored
+from tune_swa.search.trainable import Restored, restore, stored
 from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
@@ -23,12 +24,18 @@ def folder(tiny_data: Dataset, tmp_path: Path) -> Path:
     run = Run(SETTINGS, tiny_data, NUMERICS)
     for _ in range(4):
         record = run.run_epoch()
-        checkpoints.save(run.state_dict(), tmp_path / f"epoch-{record.epoch:05d}.pt")
-    return tmp_path
+        path = tmp_path / "trial" / f"epoch-{record.epoch:05d}.pt"
+        path.parent.mkdir(exist_ok=True)
+        checkpoints.save(run.state_dict(), path)
+    return tmp_path / "trial"
+
+
+def store(folder: Path) -> FolderStore:
+    return FolderStore(folder.parent)
 
 
 def names(folder: Path) -> list[int]:
-    return [int(path.stem.removeprefix("epoch-")) for path in stored(folder)]
+    return [int(Path(name).stem.removeprefix("epoch-")) for name in stored(store(folder), "trial")]
 
 
 @pytest.mark.parametrize(("recorded", "epoch"), [(4, 4), (3, 4), (2, 3), (0, 1)])
@@ -36,7 +43,8 @@ def test_the_newest_that_is_at_most_one_epoch_ahead_of_the_journal(
     recorded: int, epoch: int, folder: Path, tiny_data: Dataset
 ) -> None:
     run = Run(SETTINGS, tiny_data, NUMERICS)
-    assert restore(run, folder, recorded) == folder / f"epoch-{epoch - 1:05d}.pt"
+    restored = restore(run, store(folder), "trial", recorded)
+    assert restored == Restored(f"trial/epoch-{epoch - 1:05d}.pt", [])
     assert run.epoch == epoch
     assert names(folder) == list(range(epoch))  # later ones would pass for the newest
 
@@ -44,10 +52,15 @@ def test_the_newest_that_is_at_most_one_epoch_ahead_of_the_journal(
 def test_damaged_ones_are_passed_over(folder: Path, tiny_data: Dataset) -> None:
     (folder / "epoch-00003.pt").write_bytes(b"torn")
     run = Run(SETTINGS, tiny_data, NUMERICS)
-    assert restore(run, folder, 4) == folder / "epoch-00002.pt"
-    for path in stored(folder):
+    restored = restore(run, store(folder), "trial", 4)
+    assert restored.checkpoint == "trial/epoch-00002.pt"
+    [why] = restored.damaged
+    assert why.startswith("epoch-00003.pt: cannot be read")
+    for path in folder.iterdir():
         path.write_bytes(b"")
     run = Run(SETTINGS, tiny_data, NUMERICS)
-    assert restore(run, folder, 4) is None
+    restored = restore(run, store(folder), "trial", 4)
+    assert restored.checkpoint is None
+    assert len(restored.damaged) == 3
     assert run.epoch == 0
     assert names(folder) == []

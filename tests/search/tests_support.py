@@ -16,7 +16,13 @@ def made_up_trial(config: dict[str, Any], shared: Any) -> None:
     """Reports like the real one; better for lr and swa_lr near 1e-2. Weight decays stand for faults."""
     settings = config["settings"]
     fault = settings["train"]["weight_decay"]
-    tune.report({PAYLOAD: json.dumps({"event": "started", "device": "none", "from_epoch": 0})})
+    tune.report(
+        {
+            PAYLOAD: json.dumps(
+                {"event": "started", "device": "none", "node": "here", "from_epoch": 0, "damaged": []}
+            )
+        }
+    )
     for epoch in range(settings["train"]["epochs"]):
         start = settings["swa_start"]
         averaged = 0 if start is None else max(0, epoch - start)
@@ -32,7 +38,7 @@ def made_up_trial(config: dict[str, Any], shared: Any) -> None:
         if fault == 0.3 and epoch == 1:
             os._exit(9)
         if fault == 0.4 and epoch == 2:
-            marker = shared.folder / f"{config['trial']} died once"
+            marker = shared.store.root / f"{config['trial']} died once"
             if not marker.exists():
                 marker.touch()
                 os._exit(9)

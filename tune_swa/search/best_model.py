@@ -10,6 +10,7 @@ import torch
 
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.spec import Experiment, is_swa_setting, label
+from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 
 WEIGHTS = "best_model.pt"
@@ -21,6 +22,7 @@ def export_best(
     state: ExperimentState,
     experiment: Experiment,
     folder: Path,
+    store: Store,
     preprocessing: dict[str, Any],
 ) -> None:
     """Write the weights of `trial`'s last epoch and their description.
@@ -34,7 +36,8 @@ def export_best(
     """
     assert state.header is not None
     assert trial.last is not None
-    source = checkpoints.load(folder / trial.checkpoints[-1])
+    with store.local(trial.checkpoints[-1]) as path:
+        source = checkpoints.load(path)
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
     data = state.header["data"]

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import Event, read_events
+from tune_swa.journal import Event, ExperimentState, read_events
 from tune_swa.spec import Experiment
+from tune_swa.storage import Store, check_usable
 
 JOURNAL = "journal.jsonl"
+SPACE = "space.yaml"
 
 
 @contextmanager
@@ -49,6 +51,36 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
     finally:
         os.close(file)
+
+
+def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
+    """Where the checkpoints of an experiment are: where they were, if it began before.
+
+    Raises:
+        RequestError: another place is given than the one that it began with.
+    """
+    if state.sessions == 0 or given == state.storage:
+        return given
+    if given is None:
+        return state.storage
+    raise RequestError(
+        f"--storage {given}: the checkpoints of {folder.name} are in {state.storage or folder}. Leave "
+        "--storage out to go on there, or give this search another --name"
+    )
+
+
+def check_storage(store: Store, folder: Path, *, begun: bool) -> None:
+    """See to it that the store can be used, and is not another search's.
+
+    Raises:
+        RequestError: neither holds.
+    """
+    check_usable(store, "--storage")
+    if not begun and SPACE in store.names(""):
+        raise RequestError(
+            f"--storage {store.where}: holds a search of this name already, whose journal is not in {folder}."
+            f" To go on with that one, copy its files to {folder} and add --resume; else give another --name"
+        )
 
 
 def earlier_events(folder: Path, experiment: Experiment, *, resume: bool) -> list[Event]:

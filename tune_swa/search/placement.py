@@ -11,12 +11,24 @@ from tune_swa.spec import Experiment, ResourcesSpec, format_value
 
 
 @dataclass(frozen=True)
+class Node:
+    """One computer of a cluster."""
+
+    name: str
+    gpus: int
+    cpus: int
+    ray_id: str = ""
+
+
+@dataclass(frozen=True)
 class Machine:
     """What there is to use."""
 
     gpus: int
     cpus: int
     where: str = "this machine"
+    nodes: tuple[Node, ...] = ()
+    """The computers of a cluster; none for this machine alone."""
 
     @classmethod
     def local(cls) -> Machine:
@@ -24,6 +36,25 @@ class Machine:
         import torch
 
         return cls(gpus=torch.cuda.device_count(), cpus=len(os.sched_getaffinity(0)))
+
+    @classmethod
+    def of_nodes(cls, nodes: tuple[Node, ...], where: str) -> Machine:
+        """A cluster."""
+        return cls(sum(n.gpus for n in nodes), sum(n.cpus for n in nodes), where, nodes)
+
+    def room(self, cpus_each: int, per_gpu: int | None) -> int:
+        """Trials that fit at once; a trial runs on one computer, so what is left on each is lost.
+
+        Args:
+            cpus_each: cores of a trial.
+            per_gpu: trials on a GPU; None: they run on the CPU.
+        """
+
+        def fit(node: Node) -> int:
+            by_cpu = node.cpus // cpus_each
+            return by_cpu if per_gpu is None else min(by_cpu, per_gpu * node.gpus)
+
+        return sum(map(fit, self.nodes or (Node(self.where, self.gpus, self.cpus),)))
 
 
 @dataclass(frozen=True)
@@ -92,14 +123,22 @@ def place(
             f"Lower it (--set resources.cpus_per_trial={cpus})"
         )
     by_cpu = cpus // each
-    if not gpus:
-        return Placement(0, cpus, max(1, min(by_cpu, trials)), 0.0, each)
     fraction = resources.gpus_per_trial
-    per_gpu = math.floor(1 / fraction + 1e-9)
-    slots = min(by_cpu, per_gpu * gpus, max(1, trials))
+    per_gpu = math.floor(1 / fraction + 1e-9) if gpus else None
+    room = machine.room(each, per_gpu)
+    if room == 0:
+        gpu = f" and {format_value(fraction)} of a GPU" if gpus else ""
+        raise RequestError(
+            f"resources.cpus_per_trial: one trial asks for {each} cores{gpu}, which none of the "
+            f"{len(machine.nodes)} computers of {machine.where} has. Lower it, or add larger ones"
+        )
+    slots = min(by_cpu, room, max(1, trials))
+    if per_gpu is None:
+        return Placement(0, cpus, slots, 0.0, each)
+    slots = min(slots, per_gpu * gpus)
     # Ray packs fractions on the first GPU, so slots are a multiple of the GPUs, and each fills its share
     each_gpu = max(1, slots // gpus)
-    slots = min(slots, each_gpu * gpus)
+    slots = min(slots, each_gpu * gpus, machine.room(each, each_gpu))
     fraction = max(fraction, 1 / each_gpu)
     return Placement(gpus, cpus, slots, fraction, each)
 

@@ -112,6 +112,8 @@ class Progress:
             self._waiting = ""
             if tally.start(trial, now):
                 self._say(_restart_line(trial, event["from_epoch"], tally.epochs))
+            if event["damaged"]:
+                self._say(_damaged_line(trial, event["damaged"], event["from_epoch"], tally.epochs))
         elif kind == "epoch":
             self._waiting = ""
             tally.report(trial, now)
@@ -374,6 +376,11 @@ def _opening(tally: _Tally) -> str:
 
 def _restart_line(trial: TrialState, epoch: int, epochs: int) -> Text:
     return Text(f"{trial.name}: its worker died; another one goes on after {epoch}/{epochs} epochs")
+
+
+def _damaged_line(trial: TrialState, damaged: list[str], epoch: int, epochs: int) -> Text:
+    goes_on = f"goes on after {epoch}/{epochs} epochs" if epoch else "begins anew"
+    return Text(f"{trial.name}: {'; '.join(damaged)}: it {goes_on}", "yellow")
 
 
 def _ended_line(trial: TrialState, baseline: TrialState | None, tally: _Tally, screen: _Screen) -> Text:

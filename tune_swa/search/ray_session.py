@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.search.placement import Machine, Placement
+from tune_swa.search.placement import Machine, Node, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -57,27 +57,40 @@ def _log_instead(data: dict[str, Any], *_: object, **__: object) -> None:
         logger.info("%s", line)
 
 
+def _listen_everywhere(allowed: bool) -> None:
+    """Whether Ray may choose an address that others can reach, and listen there.
+
+    Where clusters are not allowed, a setting that Ray has for the firewalls of desktop systems, it
+    takes 127.0.0.1 and all its servers listen there alone. An address given to `ray.init` does not do
+    that: Ray turns a loopback address into the machine's own.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1" if allowed else "0"  # for Ray's processes
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = allowed  # read at import, which was before
+
+
 @contextmanager
 def session(placement: Placement) -> Iterator[None]:
-    """A Ray of our own on this machine, on the loopback interface."""
+    """A Ray of our own on this machine, on the loopback interface alone."""
     set_environment(placement.slots)
     import ray
 
     quiet_loggers()
-    ray.init(
-        address="local",  # else Ray joins whatever cluster was started on this machine
-        num_cpus=placement.cpus,
-        num_gpus=placement.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        _node_ip_address="127.0.0.1",
-    )
+    _listen_everywhere(False)
     try:
+        ray.init(
+            address="local",  # else Ray joins whatever cluster was started on this machine
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
         yield
     finally:
         ray.shutdown()
+        _listen_everywhere(True)
 
 
 @contextmanager
@@ -91,19 +104,34 @@ def cluster(address: str) -> Iterator[Machine]:
     import ray
 
     quiet_loggers()
+    _listen_everywhere(True)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _no_cluster(address, error) from None
     try:
-        resources = ray.cluster_resources()
-        yield Machine(
-            gpus=int(resources.get("GPU", 0)),
-            cpus=int(resources.get("CPU", 0)),
-            where=f"the cluster at {address}",
-        )
+        yield Machine.of_nodes(tuple(_nodes()), where=f"the cluster at {address}")
     finally:
         ray.shutdown()
+
+
+def _nodes() -> Iterator[Node]:
+    import ray
+
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            yield Node(
+                name=node["NodeManagerHostname"],
+                gpus=int(has.get("GPU", 0)),
+                cpus=int(has.get("CPU", 0)),
+                ray_id=node["NodeID"],
+            )
+
+
+def count_nodes() -> int:
+    """Computers that Ray has now."""
+    return sum(1 for _ in _nodes())
 
 
 @contextmanager

@@ -8,7 +8,6 @@ called; whoever else wants to know listens.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +16,14 @@ from tune_swa.journal import Event, ExperimentState, Journal, TrialState, rankin
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Proposer, Suggestion
 from tune_swa.spec import Experiment
+from tune_swa.storage import FolderStore, Store
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[Event, ExperimentState], None]
 Decision = Literal["continue", "stop"]
 CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints inside the experiment's; one folder a trial below it."""
+"""Folder of the checkpoints inside the experiment's store; one folder a trial below it."""
 
 
 class Recorder:
@@ -33,11 +33,15 @@ class Recorder:
         experiment: the settings.
         folder: the experiment's folder.
         state: the fold of what the journal already holds.
+        store: where the trials keep their checkpoints; default: the experiment's folder.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, state: ExperimentState) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, state: ExperimentState, store: Store | None = None
+    ) -> None:
         self.experiment = experiment
         self.folder = folder
+        self.store = store or FolderStore(folder)
         self.state = state
         self.journal = Journal(folder / "journal.jsonl")
         self.proposer = Proposer(experiment)
@@ -46,6 +50,8 @@ class Recorder:
         )
         self.failure: OSError | None = None
         """Why the journal cannot be written any more; ends the search."""
+        self.halted: str | None = None
+        """Why a worker's machine cannot go on; ends the search."""
         self._listeners: list[Listener] = []
         self._best: dict[str, str] = {}
         for trial in state.trials.values():
@@ -114,10 +120,38 @@ class Recorder:
             first_average=first_average,
         )
 
-    def start(self, name: str, device: str, from_epoch: int) -> None:
-        """Record that a worker begins or continues a trial."""
-        attempt = self.state.trials[name].attempts + 1
-        self.record("started", trial=name, device=device, attempt=attempt, from_epoch=from_epoch)
+    @property
+    def stopping(self) -> bool:
+        """Whether the search has to end for a reason that no trial is to blame for."""
+        return self.failure is not None or self.halted is not None
+
+    def start(self, name: str, *, device: str, node: str, from_epoch: int, damaged: list[str]) -> None:
+        """Record that a worker begins or continues a trial.
+
+        Args:
+            name: the trial.
+            device: what it runs on.
+            node: the machine's name.
+            from_epoch: the first epoch that it trains.
+            damaged: why newer checkpoints than the one it goes on from could not be used.
+        """
+        for reason in damaged:
+            logger.warning("%s: %s", name, reason)
+        self.record(
+            "started",
+            trial=name,
+            device=device,
+            node=node,
+            attempt=self.state.trials[name].attempts + 1,
+            from_epoch=from_epoch,
+            damaged=damaged,
+        )
+
+    def halt(self, reason: str) -> None:
+        """End the search: a machine cannot go on. The trials that run now go on after a resume."""
+        if self.halted is None:
+            self.halted = reason
+            logger.error("the search stops: %s", reason)
 
     def report(self, name: str, record: dict[str, Any], checkpoint: str | None) -> Decision:
         """Record an epoch and say how the trial goes on.
@@ -127,7 +161,7 @@ class Recorder:
         """
         trial = self.state.trials[name]
         epoch = record["epoch"]
-        if trial.ended or self.failure is not None:
+        if trial.ended or self.stopping:
             return "stop"
         if epoch < trial.next_epoch:
             return "continue"
@@ -196,10 +230,8 @@ class Recorder:
             # recorded first: a file without a record is litter, a record without a file is a lie
             self.record("checkpoints", trial=trial.name, removed=removed)
         # by what is there rather than by what is recorded: a worker that died leaves files of its own
-        kept = {self.folder / name for name in trial.checkpoints}
-        folder = self.folder / CHECKPOINTS / trial.name
-        for path in folder.glob("*"):
-            if path not in kept:
-                path.unlink(missing_ok=True)
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        kept = {name.rpartition("/")[2] for name in trial.checkpoints}
+        try:
+            self.store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
+        except OSError as error:  # litter takes room, but no result depends on it
+            logger.warning("checkpoints of %s could not be removed: %s", trial.name, error)

@@ -6,14 +6,16 @@ import importlib.metadata
 import logging
 import platform
 import shutil
+import tempfile
 import threading
-import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from rich.console import Console
@@ -22,20 +24,24 @@ import tune_swa
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import Interrupted, RequestError, SearchFailed
 from tune_swa.journal import FORMAT, ExperimentState
-from tune_swa.search import ray_session
+from tune_swa.search import nodes, ray_session
 from tune_swa.search.best_model import export_best
 from tune_swa.search.decoding import Decoding
-from tune_swa.search.folder import earlier_events, locked
+from tune_swa.search.folder import SPACE, check_storage, earlier_events, locked, same_storage
+from tune_swa.search.log import log_file
 from tune_swa.search.placement import Machine, Placement, place, total_trials
 from tune_swa.search.progress import Progress
 from tune_swa.search.proposer import quiet_optuna
+from tune_swa.search.publishing import Exporter, Publisher
 from tune_swa.search.recorder import Recorder
 from tune_swa.search.scheduler import PhaseScheduler
 from tune_swa.search.searcher import TrialSearcher
 from tune_swa.search.stopping import StopSearch, Ticker, signals
 from tune_swa.search.trainable import Shared, train_trial
 from tune_swa.search.trunks import TrunkNamer
+from tune_swa.search.watchdog import Watchdog
 from tune_swa.spec import Experiment
+from tune_swa.storage import FolderStore, Store, open_store
 from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint, resolve_weights
@@ -43,7 +49,6 @@ from tune_swa.training.numerics import Numerics, hardware, resolve
 
 logger = logging.getLogger(__name__)
 
-Exporter = Callable[[ExperimentState, Path], object]
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pillow", "pandas", "pyarrow", "scikit-learn")
 
 
@@ -58,6 +63,8 @@ class Request:
     cpus: int | None = None
     resume: bool = False
     address: str | None = None
+    storage: str | None = None
+    """Folder or URI for the checkpoints; None: the experiment's folder."""
     quiet: bool = False
     console: Console = field(default_factory=Console)
 
@@ -65,6 +72,13 @@ class Request:
     def folder(self) -> Path:
         """The experiment's folder, absolute: workers run elsewhere."""
         return (self.results_dir / self.experiment.name).absolute()
+
+    @property
+    def store(self) -> Store:
+        """Where the checkpoints are."""
+        if self.storage is None:
+            return FolderStore(self.folder)
+        return open_store(self.storage, self.experiment.name)
 
     @property
     def images_dir(self) -> Path | None:
@@ -104,26 +118,30 @@ def search(
     """
     quiet_optuna()
     experiment = request.experiment
-    with locked(request.folder):
+    with locked(request.folder), log_file(request.folder) as log:
         events = earlier_events(request.folder, experiment, resume=request.resume)
         state = ExperimentState.fold(events)
+        request = replace(request, storage=same_storage(state, request.storage, request.folder))
         # what is quick to refuse is checked before what takes long
         if request.address is None:
             _numerics(request, _divide(request, state, Machine.local()))
         else:
             ray_session.check_reachable(request.address)
+        if request.storage is not None:
+            check_storage(request.store, request.folder, begun=state.header is not None)
         weights = resolve_weights(experiment.model)
         data = _prepare_data(request)
-        with _places(request, state) as placement:
-            numerics = _numerics(request, placement)
-            recorder = Recorder(experiment, request.folder, state)
+        with _places(request, state) as (placement, machine):
+            numerics = _common_numerics(request, placement, machine, data)
+            recorder = Recorder(experiment, request.folder, state, request.store)
             try:
                 if state.header is None:
                     recorder.record("created", **_header(experiment, data, weights, numerics))
                 else:
                     _check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
-                write_space(experiment, request.folder / "space.yaml")
+                log.begin()
+                write_space(experiment, request.folder / SPACE)
                 recorder.record(
                     "session",
                     number=state.sessions + 1,
@@ -131,9 +149,10 @@ def search(
                     gpus=placement.gpus,
                     cpus=placement.cpus,
                     resumed=bool(events),
+                    storage=request.storage,
                 )
                 shared = Shared(
-                    folder=request.folder,
+                    store=request.store,
                     data=experiment.data,
                     data_dir=request.images_dir,
                     fingerprint=data.fingerprint,
@@ -143,8 +162,12 @@ def search(
                     checkpoint_every=experiment.search.checkpoint_every,
                     keep_all=experiment.search.keep_checkpoints == "all",
                 )
-                interrupted = _run_trials(request, recorder, shared, placement, export)
-                return _finish(request, recorder, data, interrupted, export, choose)
+                copies = request.store if request.storage is not None else None
+                publisher = Publisher(export, request.folder, copies)
+                interrupted = _run_trials(request, recorder, shared, placement, publisher)
+                return _finish(request, recorder, data, interrupted, publisher, choose)
+            except KeyboardInterrupt:  # outside the loop, which has handlers of its own
+                raise Interrupted("interrupted") from None
             finally:
                 recorder.close()
 
@@ -162,38 +185,49 @@ def _divide(request: Request, state: ExperimentState, machine: Machine) -> Place
 
 
 @contextmanager
-def _places(request: Request, state: ExperimentState) -> Iterator[Placement]:
+def _places(request: Request, state: ExperimentState) -> Iterator[tuple[Placement, Machine]]:
     """Ray with the places of the request: our own, or a cluster's."""
     if request.address is None:
-        placement = _divide(request, state, Machine.local())
+        machine = Machine.local()
+        placement = _divide(request, state, machine)
         with ray_session.session(placement):
-            yield placement
+            yield placement, machine
     else:
         with ray_session.cluster(request.address) as machine:
             placement = _divide(request, state, machine)
             ray_session.set_environment(placement.slots)
-            yield placement
+            yield placement, machine
 
 
 def _numerics(request: Request, placement: Placement) -> Numerics:
-    """Decide the numerics where the trials run: on a cluster, the driver's machine may differ."""
-    train, threads = request.experiment.train, placement.cpus_per_trial
-    if request.address is None:
-        return resolve(train, device=placement.device, threads=threads)
-    import ray
+    return resolve(request.experiment.train, device=placement.device, threads=placement.cpus_per_trial)
 
-    remote = ray.remote(num_cpus=1, num_gpus=placement.gpus_per_trial)(resolve)
+
+def _common_numerics(request: Request, placement: Placement, machine: Machine, data: Dataset) -> Numerics:
+    """The numerics of where the trials run: on a cluster, the driver's machine may differ."""
+    if request.address is None:
+        return _numerics(request, placement)
+    store, probe = request.store, f"probe-{uuid.uuid4().hex}"
+    store.write(probe, lambda path: path.write_text(probe))
     try:
-        numerics: Numerics = ray.get(remote.remote(train, device=placement.device, threads=threads))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RequestError):
-            raise error.cause from None
-        raise
-    return numerics
+        said = f"looking at the computers of the cluster ({len(machine.nodes)})"
+        with nullcontext() if request.quiet else request.console.status(said):
+            question = nodes.Question(
+                request.experiment,
+                request.images_dir,
+                placement.device,
+                placement.cpus_per_trial,
+                store,
+                probe,
+            )
+            answers = nodes.ask_all(machine.nodes, placement, question)
+    finally:
+        store.remove(probe)
+    return nodes.agree(answers, data.fingerprint, store)
 
 
 def _run_trials(
-    request: Request, recorder: Recorder, shared: Shared, placement: Placement, export: Exporter
+    request: Request, recorder: Recorder, shared: Shared, placement: Placement, publisher: Publisher
 ) -> bool:
     """Run what is left of the search; return whether a signal ended it."""
     experiment = request.experiment
@@ -206,17 +240,24 @@ def _run_trials(
     )
     unfinished = [t.name for t in state.trials.values() if not t.ended and t.stage == "search"]
     searcher = TrialSearcher(recorder, namer, placement.slots, unfinished)
-    refresher = _Refresher(export, request.folder)
     stop = threading.Event()
-    snapshots = request.folder / ".ray"
     progress = Progress(request.console, experiment, state, slots=placement.slots, quiet=request.quiet)
 
+    def tell(text: str) -> None:
+        logger.warning("%s", text)
+        progress.waiting(text)
+
+    watchdog = Watchdog(tell, lambda: searcher.live, ray_session.count_nodes)
+
     def tick() -> None:
-        if stop.is_set() or recorder.failure is not None:
+        if stop.is_set() or recorder.stopping:
             raise StopSearch
         progress.tick()
-        refresher.tick(recorder.state)
+        publisher.tick(recorder.state)
+        watchdog.tick(recorder.state)
 
+    # Ray insists on writing snapshots. Nobody reads them, so they need not meet the results' disk
+    snapshots = tempfile.mkdtemp(prefix="tune_swa-ray-")
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(train_trial, shared=shared), placement.per_trial),
         tune_config=tune.TuneConfig(
@@ -229,21 +270,21 @@ def _run_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(snapshots),
+            storage_path=snapshots,
             callbacks=[Ticker(tick)],
             failure_config=tune.FailureConfig(max_failures=experiment.search.max_failures),
             verbose=0,
         ),
     )
-    recorder.listen(progress)
-    recorder.listen(refresher)
+    for listener in (progress, publisher, watchdog):
+        recorder.listen(listener)
     with signals(stop), progress:
         progress.waiting("starting the first workers")
         try:
             tuner.fit()
         except StopSearch:
             searcher.stopping = True
-        except tune.TuneError as error:
+        except (tune.TuneError, ray.exceptions.RayError, OSError) as error:
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise SearchFailed(
                 f"Ray ended the search: {last[:300]}. What was done is kept; continue with --resume"
@@ -263,18 +304,28 @@ def _finish(
     recorder: Recorder,
     data: Dataset,
     interrupted: bool,
-    export: Exporter,
+    publisher: Publisher,
     choose: Callable[[ExperimentState], Any],
 ) -> Outcome:
     recorder.interrupt()
     state, folder = recorder.state, request.folder
     chosen = choose(state)
-    if not interrupted:
+    if not interrupted and recorder.halted is None:
         recorder.record("finished", reason="completed" if chosen else "no trial completed")
+    if recorder.halted is not None:
+        with suppress(OSError):  # the very disk that is full, perhaps
+            publisher.publish(state)
+        raise SearchFailed(
+            f"the search stopped: {recorder.halted}. What was done is kept; put that right, then continue "
+            "with --resume"
+        )
     try:
-        export(state, folder)
+        publisher.publish(state)
         if chosen is not None and chosen.checkpoints:
-            export_best(chosen, state, request.experiment, folder, _preprocessing(request, data))
+            export_best(
+                chosen, state, request.experiment, folder, request.store, _preprocessing(request, data)
+            )
+            publisher.mirror()
     except (OSError, CheckpointError) as error:
         raise SearchFailed(
             f"the trials are done and recorded, but the results cannot be written: {error}. Free space or "
@@ -298,31 +349,6 @@ def _preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
     }
-
-
-class _Refresher:
-    """Rewrites the result files while the search runs, spending a twentieth of the time at most."""
-
-    def __init__(self, export: Exporter, folder: Path, share: float = 0.05, least: float = 5.0) -> None:
-        self._export, self._folder = export, folder
-        self._share, self._least = share, least
-        self._changed = False
-        self._next = 0.0
-
-    def __call__(self, event: Any, state: ExperimentState) -> None:
-        self._changed = True
-
-    def tick(self, state: ExperimentState) -> None:
-        now = time.monotonic()
-        if not self._changed or now < self._next:
-            return
-        try:
-            self._export(state, self._folder)
-        except OSError as error:  # the journal may still have room: that is what has to be written
-            logger.warning("the result files could not be refreshed: %s", error)
-        self._changed = False
-        spent = time.monotonic() - now
-        self._next = now + max(self._least, spent / self._share)
 
 
 def _header(

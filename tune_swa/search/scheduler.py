@@ -28,8 +28,12 @@ class PhaseScheduler(FIFOScheduler):
         name = trial.config["trial"]
         message = json.loads(result[PAYLOAD])
         if message["event"] == "started":
-            self.recorder.start(name, message["device"], message["from_epoch"])
+            del message["event"]
+            self.recorder.start(name, **message)
             return str(TrialScheduler.CONTINUE)
+        if message["event"] == "halted":
+            self.recorder.halt(message["error"])
+            return str(TrialScheduler.STOP)
         if message["event"] == "failed":
             self.recorder.fail(name, message["error"])
             return str(TrialScheduler.STOP)

@@ -30,7 +30,7 @@ class TrialSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's configuration; None while all slots are taken; FINISHED at the end."""
-        if self.stopping or self.recorder.failure is not None:
+        if self.stopping or self.recorder.stopping:
             return str(Searcher.FINISHED)
         if len(self._live) >= self.slots:
             return None
@@ -51,7 +51,7 @@ class TrialSearcher(Searcher):
     ) -> None:
         """Free the slot. Ray also says this of trials that were stopped and have ended well."""
         name = self._live.pop(trial_id, None)
-        if name is not None and not self.stopping:
+        if name is not None and not self.stopping and not self.recorder.stopping:
             reason = "could not be started" if error else "ended without finishing its epochs"
             self.recorder.fail(name, f"the worker {reason}")
 

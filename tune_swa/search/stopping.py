@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+
+from tune_swa.supervisor import Again
 
 
 class StopSearch(BaseException):
@@ -41,11 +42,11 @@ class Ticker(tune.Callback):
 @contextmanager
 def signals(stop: threading.Event) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`; a second one ends the process at once."""
+    again = Again()
 
     def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
+        if again.first(number):
+            stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

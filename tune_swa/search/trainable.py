@@ -14,10 +14,12 @@ import torch
 from ray import tune
 
 from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.errors import RequestError
 from tune_swa.journal import KEPT_WHILE_RUNNING
 from tune_swa.search.recorder import CHECKPOINTS
 from tune_swa.search.scheduler import PAYLOAD
 from tune_swa.spec import DataSpec, RunSettings
+from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.loop import Run
 from tune_swa.training.metrics import NonFiniteError
@@ -31,8 +33,8 @@ logger = logging.getLogger(__name__)
 class Shared:
     """What all trials of an experiment have in common; travels once, through Ray's object store."""
 
-    folder: Path
-    """The experiment's folder."""
+    store: Store
+    """Where checkpoints are; every worker sees it."""
     data: DataSpec
     data_dir: Path | None
     fingerprint: str
@@ -52,12 +54,16 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
 
     Whatever goes wrong inside (a non-finite loss, memory, damaged data) is reported as the trial's
     reason rather than raised: a deterministic run would fail the same way when Ray retries it.
-    The death of the process is left to Ray, which starts the trial again.
+    What is wrong with the machine (a full disk, other images) is reported as a reason to stop the
+    search: it says nothing about the trial, and would fail all others as well. The death of the
+    process is left to Ray, which starts the trial again.
     """
     try:
         _train(config, shared)
     except NonFiniteError as error:
         _report(event="failed", error=str(error))
+    except MachineError as error:
+        _report(event="halted", error=str(error))
     except torch.cuda.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
         _report(
@@ -75,65 +81,107 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
             torch.cuda.empty_cache()
 
 
+class MachineError(Exception):
+    """This machine cannot go on, through no fault of the trial."""
+
+
 def _train(config: dict[str, Any], shared: Shared) -> None:
     torch.set_num_threads(shared.numerics.threads)
     if shared.numerics.device == "cuda" and shared.gpus_per_trial < 1:
         torch.cuda.set_per_process_memory_fraction(shared.gpus_per_trial)
     name = config["trial"]
     run = Run(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics, shared.weights)
-    folder = shared.folder / CHECKPOINTS / name
-    restored = restore(run, folder, config["recorded_epochs"])
-    _report(event="started", device=_device_name(shared.numerics), from_epoch=run.epoch)
-    if restored is not None:
+    folder = f"{CHECKPOINTS}/{name}"
+    try:
+        restored = restore(run, shared.store, folder, config["recorded_epochs"])
+    except OSError as error:
+        raise MachineError(f"{shared.store.where}: checkpoints cannot be read ({error})") from error
+    _report(
+        event="started",
+        device=_device_name(shared.numerics),
+        node=os.uname().nodename,
+        from_epoch=run.epoch,
+        damaged=restored.damaged,
+    )
+    if restored.checkpoint is not None:
         # the worker may have died between saving this epoch and reporting it
-        _report_epoch(run, restored, shared)
+        _report_epoch(run, restored.checkpoint)
     for _ in run:
         saved = None
         if run.done or run.epoch % shared.checkpoint_every == 0:
-            saved = folder / f"epoch-{run.epoch - 1:05d}.pt"
-            checkpoints.save(run.state_dict(), saved)
-            if not shared.keep_all:
-                for old in stored(folder)[:-KEPT_WHILE_RUNNING]:
-                    old.unlink(missing_ok=True)
-        _report_epoch(run, saved, shared)
+            saved = _save(run, shared, folder)
+        _report_epoch(run, saved)
 
 
-def restore(run: Run, folder: Path, recorded_epochs: int) -> Path | None:
-    """Load the newest checkpoint that can be used into `run`; return it, or None for a fresh start.
+def _save(run: Run, shared: Shared, folder: str) -> str:
+    """Save the state after the last epoch, remove what is too old, and return the file's name."""
+    name = f"{folder}/epoch-{run.epoch - 1:05d}.pt"
+    try:
+        shared.store.write(name, lambda path: checkpoints.save(run.state_dict(), path))
+        if not shared.keep_all:
+            for old in stored(shared.store, folder)[:-KEPT_WHILE_RUNNING]:
+                shared.store.remove(f"{folder}/{old}")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise MachineError(
+            f"a checkpoint cannot be written to {shared.store.where}/{folder}: {why}"
+        ) from error
+    return name
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a trial goes on from."""
+
+    checkpoint: str | None
+    """The file's name in the store; None for a fresh start."""
+    damaged: list[str]
+    """Why each newer checkpoint could not be used."""
+
+
+def restore(run: Run, store: Store, folder: str, recorded_epochs: int) -> Restored:
+    """Load the newest checkpoint that can be used into `run`.
 
     A checkpoint may be one epoch ahead of the journal (saved, not yet recorded), never more. A
-    damaged one is passed over for the one before it.
+    damaged one is passed over for the one before it, and without any the run starts anew.
+
+    Raises:
+        OSError: the folder cannot be listed.
     """
-    for path in reversed(stored(folder)):
+    damaged: list[str] = []
+    found: str | None = None
+    for name in reversed(stored(store, folder)):
         try:
-            state = checkpoints.load(path, run.device)
+            state = _load(store, f"{folder}/{name}", run.device)
         except checkpoints.CheckpointError as error:
-            logger.warning("%s; falling back to the one before", error)
+            damaged.append(str(error))
             continue
         if state["epoch"] <= recorded_epochs + 1:
             run.load_state_dict(state)
-            _remove_after(folder, path)
-            return path
-    _remove_after(folder, None)
-    return None
+            found = name
+            break
+    for name in stored(store, folder):  # later ones would pass for the newest
+        if found is None or name > found:
+            store.remove(f"{folder}/{name}")
+    return Restored(f"{folder}/{found}" if found else None, damaged)
 
 
-def _remove_after(folder: Path, path: Path | None) -> None:
-    """Remove checkpoints later than the one that is continued from: they would pass for the newest."""
-    for later in stored(folder):
-        if path is None or later > path:
-            later.unlink(missing_ok=True)
+def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
+    try:
+        with store.local(name) as path:
+            return checkpoints.load(path, device)
+    except OSError as error:
+        raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
 
 
-def stored(folder: Path) -> list[Path]:
-    """Checkpoints in a trial's folder, oldest epoch first."""
-    return sorted(folder.glob("epoch-*.pt"))
+def stored(store: Store, folder: str) -> list[str]:
+    """Names of the checkpoints in a trial's folder, oldest epoch first."""
+    return [name for name in store.names(folder) if name.startswith("epoch-")]
 
 
-def _report_epoch(run: Run, saved: Path | None, shared: Shared) -> None:
+def _report_epoch(run: Run, saved: str | None) -> None:
     assert run.record is not None
-    checkpoint = saved.relative_to(shared.folder).as_posix() if saved else None
-    _report(event="epoch", record=run.record.as_dict(), checkpoint=checkpoint)
+    _report(event="epoch", record=run.record.as_dict(), checkpoint=saved)
 
 
 def _report(**message: Any) -> None:
@@ -145,10 +193,13 @@ def _data(shared: Shared) -> Dataset:
     global _dataset
     key = (shared.data, shared.data_dir)
     if _dataset is None or _dataset[0] != key:
-        _dataset = (key, prepare(shared.data, shared.data_dir))
+        try:
+            _dataset = (key, prepare(shared.data, shared.data_dir))
+        except RequestError as error:
+            raise MachineError(f"on {os.uname().nodename}: {error}") from error
     data = _dataset[1]
     if data.fingerprint != shared.fingerprint:
-        raise RuntimeError(
+        raise MachineError(
             f"the images on {os.uname().nodename} differ from those that the search began with "
             f"(fingerprint {data.fingerprint[:12]}, expected {shared.fingerprint[:12]})"
         )

@@ -1,8 +1,9 @@
-"""Checkpoint files: written whole or not at all, read without running anything they contain."""
+"""Checkpoint files: of tensors and plain values, read without running anything they contain."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,17 @@ class CheckpointError(Exception):
 def save(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors, numbers, strings, and dicts and lists of them) to `path`.
 
-    It goes to a temporary name first and is renamed when it is whole, so `path` never holds half a
-    checkpoint.
-
     Raises:
-        OSError: the disk refused; nothing is left behind under `path`.
+        OSError: the disk refused. `path` may hold half a checkpoint; a store takes care that nobody
+            sees it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save({"format": FORMAT, **state}, temporary)
-        temporary.replace(path)
+        with path.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
     except RuntimeError as error:  # torch's zip writer reports a full disk so
         raise OSError(f"{path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -42,12 +39,16 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         CheckpointError: it is missing, damaged, or of another version.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the check sums
+            flipped = archive.testzip()
+        state = None if flipped else torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read ({first[:200]})") from error
+        raise CheckpointError(f"{path.name}: cannot be read ({first[:200]})") from error
+    if flipped:
+        raise CheckpointError(f"{path.name}: is damaged (check sum of {flipped})")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this version")
+        raise CheckpointError(f"{path.name}: not a checkpoint of this version")
     return state
 
 

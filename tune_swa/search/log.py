@@ -1,0 +1,51 @@
+"""`search.log`: what the search tells besides its results; for people, read by nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+LOG = "search.log"
+BUFFERED = 10_000
+"""Lines kept until it is clear that there will be a search."""
+
+
+class Log:
+    """Keeps lines in memory until `begin`: a request that is refused leaves no file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.handler = MemoryHandler(BUFFERED, flushLevel=logging.CRITICAL + 1)
+
+    def begin(self) -> None:
+        """Write what there is, and from now on each line as it comes."""
+        file = _Quiet(self._path, encoding="utf-8", delay=True)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler.setTarget(file)
+        self.handler.flush()
+        self.handler.flushLevel = logging.NOTSET
+
+
+class _Quiet(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as in logging
+        """A disk that is full ends the search by its journal, not by its log."""
+
+
+@contextmanager
+def log_file(folder: Path) -> Iterator[Log]:
+    """Send what tune_swa logs to the experiment's `search.log`."""
+    log = Log(folder / LOG)
+    logger = logging.getLogger("tune_swa")
+    level = logger.level
+    logger.addHandler(log.handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield log
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(log.handler)
+        if log.handler.target is not None:
+            log.handler.target.close()
