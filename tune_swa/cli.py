@@ -41,14 +41,13 @@ def _run(given: list[str], program: str, *, supervised: bool) -> int:
     try:
         return command(options)
     except Interrupted:
-        print(f"Interrupted. Continue with:\n{continue_command(options)}", file=sys.stderr)
+        print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
     except TuneSwaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:  # before a trial was started
-        again = f" Continue with:\n{continue_command(options)}" if getattr(options, "resume", False) else ""
-        print(f"Interrupted.{again}", file=sys.stderr)
+        print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
@@ -148,6 +147,7 @@ def _search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     experiment = load_experiment(options)
+    options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = Console(highlight=False)
     if options.dry_run:
         from tune_swa.search.plan import make_plan, print_plan
@@ -201,7 +201,7 @@ def _end_of_child(ended: supervisor.Ended, options: argparse.Namespace) -> int:
     else:
         what = "error: Ray's processes have died, and the search with them."
         code = SearchFailed.exit_code
-    print(f"{what} What was done is kept. Continue with:\n{continue_command(options)}", file=sys.stderr)
+    print(f"{what} What was done is kept. {how_to_go_on(options)}", file=sys.stderr)
     return code
 
 
@@ -235,14 +235,27 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
+def how_to_go_on(options: argparse.Namespace) -> str:
+    """What to tell someone whose search has stopped: the command is the last line."""
+    journal: Path | None = getattr(options, "journal", None)
+    if journal is not None and journal.exists():
+        return f"Continue with:\n{continue_command(options)}"
+    words = [*_program(options), *options.given[1:]]
+    return f"Nothing had begun. Start again with:\n{shlex.join(words)}"
+
+
 def continue_command(options: argparse.Namespace) -> str:
     """The command line that goes on with an interrupted search."""
-    words = list(options.given)
+    words = [*_program(options), *options.given[1:]]
     if "--resume" not in words:
         words.append("--resume")
+    return shlex.join(words)
+
+
+def _program(options: argparse.Namespace) -> list[str]:
     if options.program == "run_search.py":
-        return shlex.join(["python", "run_search.py", *words[1:]])
-    return shlex.join([options.program, *words])
+        return ["python", "run_search.py"]
+    return [options.program, options.given[0]]
 
 
 if __name__ == "__main__":

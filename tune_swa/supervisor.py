@@ -24,7 +24,6 @@ ECHO_SECONDS = 0.5
 
 _PR_SET_PDEATHSIG = 1
 _SHOW_CURSOR = "\x1b[?25h"
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _word: int | None = None
 """In the child: where it tells the parent that it has said all there is to say."""
@@ -131,9 +130,10 @@ def _pass_signals_on(child: int) -> list[int]:
         signal.signal(signal.SIGTSTP, suspend)
         os.killpg(child, signal.SIGCONT)
 
-    for number in _STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, stop)
     signal.signal(signal.SIGALRM, kill)
     signal.signal(signal.SIGTSTP, suspend)
     return asked
