@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -23,13 +23,34 @@ def save(state: dict[str, Any], path: Path) -> None:
         OSError: the disk refused. `path` may hold half a checkpoint; a store takes care that nobody
             sees it.
     """
-    try:
-        with path.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-    except RuntimeError as error:  # torch's zip writer reports a full disk so
-        raise OSError(f"{path}: {error}") from error
+    with path.open("wb") as file:
+        sink = _Sink(file)
+        try:
+            torch.save({"format": FORMAT, **state}, sink)
+        except RuntimeError:
+            if sink.refused is None:
+                raise
+            raise sink.refused from None
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+
+
+class _Sink:
+    """A file for torch's zip writer, which tells of a full disk as of an unexpected position."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""A small serial search of real trials, TPE and ASHA, and ways to end it before its time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parent.parent.parent
+SPACE = """
+name: crash
+data: {dataset: digits, image_size: 8, train_images: 40, val_fraction: 0.2, test_fraction: 0.9}
+train: {epochs: 4, batch_size: 20}
+averaging: {anneal_epochs: 1}
+space:
+  lr: {log_uniform: [1e-4, 1e-1]}
+  swa_start: {int: [0, 2]}
+  swa_lr: {log_uniform: [1e-4, 1e-1]}
+baseline: {trials: 2}
+search: {sampler: tpe, trials: 12, seed: 3}
+scheduler: {grace_epochs: 1, reduction_factor: 2, branch_rungs: [2]}
+"""
+TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
+
+
+def command(results: Path, trials: int, *program: str) -> list[str]:
+    """The command line, with --resume where there is something to go on with, as a user would."""
+    given = [
+        "--space", str(results.parent / "space.yaml"), "--gpus", "0", "--cpus", "1",
+        "--trials", str(trials), "--results-dir", str(results),
+    ]  # fmt: skip
+    resume = ["--resume"] if journal_of(results).exists() else []
+    return [sys.executable, *(program or (str(ROOT / "run_search.py"),)), *given, *resume]
+
+
+def journal_of(results: Path) -> Path:
+    return results / "crash" / "journal.jsonl"
+
+
+def run(results: Path, trials: int, *program: str) -> subprocess.CompletedProcess[str]:
+    """Start or go on."""
+    return subprocess.run(command(results, trials, *program), capture_output=True, text=True, timeout=400)
+
+
+def go_on(results: Path, trials: int) -> str:
+    """Start or go on, to the end; returns the output."""
+    result = run(results, trials)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def crash(moment: str, results: Path, trials: int) -> None:
+    """Start or go on, and be killed."""
+    result = run(results, trials, str(ROOT / "tests/search/crashing.py"), moment)
+    assert result.returncode == -signal.SIGKILL, f"{moment}: {result.stdout}{result.stderr}"
+
+
+@contextmanager
+def started(results: Path, trials: int, *, epochs: int) -> Iterator[subprocess.Popen[str]]:
+    """Start or go on in the background; entered after so many more epochs."""
+    journal = journal_of(results)
+    wanted = count_epochs(journal) + epochs
+    process = subprocess.Popen(
+        command(results, trials),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while process.poll() is None and count_epochs(journal) < wanted:
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stop(number: int, results: Path, trials: int, *, epochs: int, group: bool = False) -> list[str]:
+    """Start or go on, send a signal after so many more epochs, and return the lines on stderr."""
+    with started(results, trials, epochs=epochs) as process:
+        begun = time.monotonic()
+        if group:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 10
+        assert process.returncode == 130, err
+        return err.strip().splitlines()
+
+
+def count_epochs(journal: Path) -> int:
+    return journal.read_bytes().count(b'"event":"epoch"') if journal.exists() else 0
+
+
+def results_of(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Everything that does not tell the time: from the parquet files, which the last session wrote."""
+    folder = results / "crash"
+    epochs = pd.read_parquet(folder / "epochs.parquet").drop(columns=TIMES)
+    trials = pd.read_parquet(folder / "trials.parquet").drop(columns="seconds")
+    return epochs, trials, pd.read_parquet(folder / "comparison.parquet")
+
+
+def assert_same(results: Path, straight: Path) -> None:
+    for found, expected in zip(results_of(results), results_of(straight), strict=True):
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    weights = [(folder / "crash" / "best_model.pt").read_bytes() for folder in (results, straight)]
+    assert weights[0] == weights[1]
+    # nothing is left of the sessions that died, but lines in the log
+    files = [{str(p.relative_to(folder)) for p in folder.rglob("*")} for folder in (results, straight)]
+    assert files[0] - {"crash/search.log"} == files[1]
+
+
+def new_search(folder: Path) -> Path:
+    """Write the space file into `folder`; returns where the results will be."""
+    (folder / "space.yaml").write_text(SPACE)
+    return folder / "results"
+
+
+def never_interrupted(folder: Path, trials: int) -> Path:
+    """The search as it ends by itself."""
+    results = new_search(folder)
+    go_on(results, trials)
+    return results

@@ -1,0 +1,163 @@
+"""Searches on a cluster: two Ray nodes on this machine, one of which dies in the middle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import tune_swa
+from tune_swa.errors import RequestError
+from tune_swa.journal import ExperimentState
+from tune_swa.search.nodes import Answer, agree
+from tune_swa.storage import FolderStore, open_store
+from tune_swa.training.numerics import Numerics
+
+ROOT = Path(__file__).parent.parent.parent
+SPACE = """
+name: cluster
+data: {dataset: digits, image_size: 16, train_images: 100, val_fraction: 0.2, test_fraction: 0.7}
+train: {epochs: 8, batch_size: 20}
+space: {lr: 1e-3, swa_start: {choice: [3, 5]}, swa_lr: {choice: [1e-3, 1e-2]}}
+search: {sampler: grid, max_failures: 1}
+scheduler: {asha: false}
+"""
+TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head and a second node with a core each, quick to notice that one is gone."""
+    from ray.cluster_utils import Cluster
+
+    quick = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 3,
+    }
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick},
+    )
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def command(space: Path, results: Path, *more: str) -> list[str]:
+    program = [sys.executable, str(ROOT / "run_search.py"), "--space", str(space), "--gpus", "0"]
+    return [*program, "--results-dir", str(results), *more]
+
+
+def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=1)
+    store = f"file://{tmp_path}/shared"
+    results = tmp_path / "results"
+    search = subprocess.Popen(
+        command(space, results, "--address", cluster.address, "--storage", store),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal = results / "cluster" / "journal.jsonl"
+
+    def both_in_the_middle() -> bool:
+        trials = ExperimentState.read(journal).trials.values() if journal.exists() else []
+        running = [t for t in trials if t.status == "running"]
+        return len(running) == 2 and all(2 <= t.next_epoch <= 5 for t in running)
+
+    while search.poll() is None and not both_in_the_middle():
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)  # kill -9
+    out, err = search.communicate(timeout=300)
+    assert search.returncode == 0, out + err
+    assert "its worker died; another one goes on after" in out
+
+    trials = ExperimentState.read(journal).trials
+    assert {t.status for t in trials.values()} == {"completed"}
+    assert len(trials) == 5
+    assert all([r["epoch"] for r in t.records] == list(range(8)) for t in trials.values())
+    moved = [t for t in trials.values() if t.attempts == 2]
+    assert len(moved) == 1
+    starts = [
+        e for e in tune_swa.journal.read_events(journal) if e["event"] == "started" and e["attempt"] == 2
+    ]
+    assert [e["trial"] for e in starts] == [moved[0].name]
+    assert starts[0]["from_epoch"] >= 2  # from its checkpoint, not from the start
+
+    # the same numbers as on one machine alone
+    subprocess.run(
+        command(space, tmp_path / "alone", "--cpus", "1", "--quiet"), check=True, capture_output=True
+    )
+    found, expected = (
+        pd.read_parquet(folder / "cluster" / "epochs.parquet")
+        .drop(columns=TIMES)
+        .sort_values(["trial", "epoch"])
+        for folder in (results, tmp_path / "alone")
+    )
+    pd.testing.assert_frame_equal(
+        found.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True
+    )
+
+    # what people read is in the store, too, and beside it the checkpoints that are kept
+    shared = tmp_path / "shared" / "cluster"
+    for name in ("journal.jsonl", "space.yaml", "trials.parquet", "best_model.pt", "best_model.json"):
+        assert (shared / name).read_bytes() == (results / "cluster" / name).read_bytes(), name
+    assert not (results / "cluster" / "checkpoints").exists()
+    kept = sorted(str(p.relative_to(shared)) for p in shared.rglob("epoch-*.pt"))
+    assert kept == sorted(c for t in trials.values() for c in t.checkpoints)
+
+
+def test_requests_that_a_cluster_cannot_take(cluster: Any, space: Path, tmp_path: Path) -> None:
+    def refused(*more: str) -> str:
+        result = subprocess.run(
+            command(space, tmp_path / "results", "--address", cluster.address, *more),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert not (tmp_path / "results" / "cluster").exists()
+        return result.stderr
+
+    assert "--gpus 3: the cluster at" in refused("--gpus", "3")
+    held = tmp_path / "shared" / "cluster"
+    held.mkdir(parents=True)
+    (held / "space.yaml").write_text("")
+    message = refused("--storage", str(tmp_path / "shared"))
+    assert f"--storage {held}: holds a search of this name already" in message
+
+
+# ------------------------------------------------------------------- what the computers answer
+
+NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
+GOOD = Answer("2.15", NUMERICS, "abc")
+
+
+def test_computers_that_agree(tmp_path: Path) -> None:
+    assert agree({"one": GOOD, "two": GOOD}, "abc", FolderStore(tmp_path)) == NUMERICS
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Answer(wrong="/data: no such folder"), "two: /data: no such folder"),
+        (Answer("2.15", NUMERICS, "xyz"), "two: its images are not those of this machine"),
+        (Answer("2.15", NUMERICS, "abc", sees_probe=False), "two: does not see /mnt/here, .* Give --storage"),
+        (Answer("2.14", NUMERICS, "abc"), "different numerics.*'torch': '2.14'"),
+    ],
+)
+def test_a_computer_that_cannot_take_part_is_named(other: Answer, message: str) -> None:
+    with pytest.raises(RequestError, match=f"(?s){message}"):
+        agree({"one": GOOD, "two": other}, "abc", open_store("/mnt/here"))

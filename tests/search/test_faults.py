@@ -1,0 +1,273 @@
+"""What breaks around a search: workers, disks, folders, checkpoints. Nothing that was done is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from serial_search import (  # type: ignore[import-not-found]
+    assert_same,
+    go_on,
+    journal_of,
+    new_search,
+    run,
+    started,
+    stop,
+)
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.journal import ExperimentState
+from tune_swa.search import trainable
+from tune_swa.search.recorder import Recorder
+from tune_swa.search.trainable import Shared, train_trial
+from tune_swa.spec import DataSpec, Experiment, RunSettings, TrainSpec
+from tune_swa.storage import FolderStore
+from tune_swa.training.numerics import Numerics
+
+TRIALS = 4
+
+
+@contextmanager
+def mounted(path: Path, *options: str) -> Iterator[None]:
+    """Mount something on `path`; skips where this process may not."""
+    path.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", *options, str(path)], capture_output=True).returncode:
+        pytest.skip("may not mount file systems here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+# ------------------------------------------------------------------------------- whole searches
+
+
+def workers_of(session: int) -> list[int]:
+    """Processes of a session that run a trial."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            title = (folder / "cmdline").read_text()
+            if os.getsid(pid) == session and title.startswith("ray::ImplicitFunc"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path, short: Path) -> None:
+    results = new_search(tmp_path)
+    with started(results, TRIALS, epochs=6) as search:
+        [worker] = workers_of(search.pid)
+        os.kill(worker, signal.SIGKILL)
+        out, err = search.communicate(timeout=200)
+    assert search.returncode == 0, out + err
+    assert err == ""
+    assert "its worker died; another one goes on after" in out
+    assert_same(results, short)
+    attempts = [t.attempts for t in ExperimentState.read(journal_of(results)).trials.values()]
+    assert sorted(attempts) == [1] * 5 + [2]
+
+
+def test_damaged_checkpoints_cost_their_epochs_only(tmp_path: Path, short: Path) -> None:
+    """The newest is truncated, then all are: the trial goes on from the one before, then anew."""
+    results = new_search(tmp_path)
+    for damage in (1, 2):
+        stop(signal.SIGINT, results, TRIALS, epochs=3)
+        files = sorted(results.glob("crash/checkpoints/*/*.pt"), key=lambda p: p.stat().st_mtime)
+        for path in files[-damage:]:
+            path.write_bytes(path.read_bytes()[:1000])
+    out = go_on(results, TRIALS)
+    assert ".pt: cannot be read" in out
+    assert_same(results, short)
+    log = (results / "crash" / "search.log").read_text()
+    assert log.count(".pt: cannot be read") >= 2
+
+
+def test_a_disk_that_fills(tmp_path: Path, short: Path) -> None:
+    results = new_search(tmp_path)
+    with mounted(results, "-t", "tmpfs", "-o", "size=400m", "tmpfs"):  # room for two checkpoints
+        stopped = run(results, TRIALS)
+        assert stopped.returncode == 1
+        assert stopped.stderr.startswith("error: the search stopped: a checkpoint cannot be written to")
+        assert "No space left on device" in stopped.stderr
+        assert stopped.stderr.endswith("put that right, then continue with --resume\n")
+        state = ExperimentState.read(journal_of(results))
+        assert all(t.status in ("completed", "pruned", "interrupted") for t in state.trials.values())
+        subprocess.run(["mount", "-o", "remount,size=2g", str(results)], check=True)
+        go_on(results, TRIALS)
+        assert_same(results, short)
+
+
+def test_a_folder_that_turns_read_only(tmp_path: Path, short: Path) -> None:
+    results = new_search(tmp_path)
+    with started(results, TRIALS, epochs=2) as search:
+        checkpoints = results / "crash" / "checkpoints"
+        with mounted(checkpoints, "--bind", str(checkpoints)):
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(checkpoints)], check=True)
+            _, err = search.communicate(timeout=60)
+            assert search.returncode == 1
+            assert err.startswith("error: the search stopped: a checkpoint cannot be written to")
+            assert "Read-only file system" in err
+    go_on(results, TRIALS)
+    assert_same(results, short)
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    results = new_search(tmp_path)
+    with mounted(results, "-t", "tmpfs", "-o", "ro", "tmpfs"):
+        refused = run(results, TRIALS)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: {results}/crash: cannot be written to (Read-only file system). Choose another place with "
+        "--results-dir\n"
+    )
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, decoded: None) -> None:
+    results = new_search(tmp_path)
+    with started(results, 1, epochs=1) as first:
+        second = run(results, 1)
+        assert second.returncode == 2
+        assert "another search is writing to it (process" in second.stderr
+        first.kill()  # the supervisor: the search has to die with it
+        first.wait()
+        go_on(results, 1)
+
+
+def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+    experiment = Experiment.model_validate({"name": "full", "space": space})
+    with mounted(disk, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
+        recorder = Recorder(experiment, disk, ExperimentState())
+        for number in range(10_000):
+            recorder.record("made up", number=number, text="x" * 300)
+            if recorder.failure is not None:
+                break
+        assert recorder.stopping
+        assert "No space left" in str(recorder.failure) or "bytes were written" in str(recorder.failure)
+        ExperimentState.read(disk / "journal.jsonl")  # a torn last line at most
+        recorder.record("made up", number=-1, text="")  # nothing more is written
+        recorder.close()
+        assert '"number":-1' not in (disk / "journal.jsonl").read_text()
+
+
+# -------------------------------------------------------------------------- inside one worker
+
+
+class Worker:
+    """Runs the trainable here and keeps what it reports."""
+
+    def __init__(self, data: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.shared = Shared(
+            store=FolderStore(folder),
+            data=DataSpec(),
+            data_dir=None,
+            fingerprint=data.fingerprint,
+            numerics=Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False),
+            weights=None,
+            gpus_per_trial=0.0,
+            checkpoint_every=1,
+            keep_all=False,
+        )
+        self.settings = RunSettings(
+            lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=3, batch_size=16)
+        )
+        monkeypatch.setattr(trainable, "prepare", lambda *_: data)
+        monkeypatch.setattr(trainable, "_dataset", None)
+        monkeypatch.setattr(
+            trainable.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))
+        )
+
+    def train(self) -> dict[str, Any]:
+        """Run the trial; returns the last message."""
+        config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
+        train_trial({**config, "recorded_epochs": 0}, self.shared)
+        return self.messages[-1]
+
+
+@pytest.fixture
+def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    return Worker(tiny_data, tmp_path, monkeypatch)
+
+
+def test_a_trial_reports_its_epochs(worker: Worker) -> None:
+    worker.train()
+    assert [m["event"] for m in worker.messages] == ["started", "epoch", "epoch", "epoch"]
+    assert [m["checkpoint"] for m in worker.messages[1:]] == [
+        f"checkpoints/swa-0000/epoch-0000{i}.pt" for i in range(3)
+    ]
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial(worker: Worker) -> None:
+    worker.settings = worker.settings.model_copy(update={"lr": 1e30})
+    last = worker.train()
+    assert last["event"] == "failed"
+    assert last["error"] == "the training loss is nan in epoch 0"
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    monkeypatch.setattr(trainable.Run, "run_epoch", raising(error))
+    last = worker.train()
+    assert last["event"] == "failed"
+    assert last["error"] == (
+        "GPU memory is exhausted (CUDA out of memory. Tried to allocate 2 GiB.). Use fewer trials per GPU "
+        "(--gpus-per-trial), a smaller train.batch_size or a smaller data.image_size"
+    )
+
+
+def test_any_other_error_fails_the_trial_with_its_reason(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable.Run, "run_epoch", raising(ValueError("odd")))
+    assert worker.train() == {"event": "failed", "error": "ValueError: odd"}
+
+
+def test_a_disk_that_refuses_stops_the_search_not_the_trial(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(FolderStore, "write", raising(OSError(28, "No space left on device")))
+    last = worker.train()
+    assert last["event"] == "halted"
+    assert last["error"] == (
+        f"a checkpoint cannot be written to {tmp_path}/checkpoints/swa-0000: No space left on device"
+    )
+
+
+def test_images_that_a_computer_does_not_have_stop_the_search(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "prepare", raising(RequestError("/data: no such folder")))
+    last = worker.train()
+    assert last["event"] == "halted"
+    assert last["error"].endswith(": /data: no such folder")
+
+
+def test_other_images_stop_the_search(worker: Worker) -> None:
+    worker.shared = replace(worker.shared, fingerprint="of others")
+    last = worker.train()
+    assert last["event"] == "halted"
+    assert "differ from those that the search began with" in last["error"]
