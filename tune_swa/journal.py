@@ -39,6 +39,9 @@ Kind = Literal["baseline", "swa"]
 KEPT_WHILE_RUNNING = 2
 """Checkpoints that a running trial keeps: if the last one is damaged there is the one before."""
 
+SYNC_SECONDS = 1.0
+"""A power cut loses events of this long at most; a kill loses none."""
+
 ENDED: frozenset[str] = frozenset({"completed", "pruned", "failed"})
 """Statuses that a trial does not leave again. An interrupted one goes on after a resume."""
 
@@ -53,6 +56,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._synced = -math.inf
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it.
@@ -69,6 +73,9 @@ class Journal:
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
         return entry
 
     def close(self) -> None:
@@ -77,7 +84,7 @@ class Journal:
             self._descriptor = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_descriptor": None}
+        return {"path": self.path, "_descriptor": None, "_synced": -math.inf}
 
 
 def _open_repaired(path: Path) -> int:

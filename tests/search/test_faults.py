@@ -135,9 +135,34 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
     )
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, decoded: None) -> None:
+def listening(session: int) -> set[str]:
+    """Addresses that the processes of a session listen at, as the kernel writes them."""
+    sockets = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                sockets |= {str(link.readlink()) for link in (folder / "fd").iterdir()}
+        except OSError:
+            continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_nobody_else_gets_at_a_search_that_runs(tmp_path: Path, decoded: None) -> None:
+    """Ray listens on the loopback interface alone, and a second process is refused."""
     results = new_search(tmp_path)
     with started(results, 1, epochs=1) as first:
+        addresses = listening(first.pid)
+        assert addresses
+        assert addresses <= LOOPBACK
         second = run(results, 1)
         assert second.returncode == 2
         assert "another search is writing to it (process" in second.stderr

@@ -6,8 +6,10 @@ import importlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError
@@ -43,7 +45,13 @@ def set_environment(slots: int) -> None:
 
 def quiet_loggers() -> None:
     """Ray's loggers set themselves up at import, so this comes after it."""
-    for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller", "ray.train"):
+    for name in (
+        "ray.tune",
+        "ray.tune.tune",
+        "ray.tune.execution.tune_controller",
+        "ray.train",
+        "ray._private.authentication",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # messages of a worker's death are printed whatever log_to_driver says; the trial's own reason
     # is in the journal, and these go to the log for those who want them
@@ -105,14 +113,32 @@ def cluster(address: str) -> Iterator[Machine]:
 
     quiet_loggers()
     _listen_everywhere(True)
+    # Ray does so by itself for a cluster on this machine only
+    authentication: Any = importlib.import_module("ray._private.authentication.authentication_token_setup")
+    authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _without_stderr():  # Ray writes a line for each of twenty attempts
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise _no_cluster(address, error) from None
+        raise _not_let_in(address, error) from None
     try:
         yield Machine.of_nodes(tuple(_nodes()), where=f"the cluster at {address}")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Swallow what is written to stderr, below Python, where Ray's core writes."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _nodes() -> Iterator[Node]:
@@ -163,6 +189,15 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from None
+
+
+def _not_let_in(address: str, error: BaseException) -> RequestError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RequestError(
+        f"--address {address}: something listens there, but no Ray cluster lets this machine in "
+        f"({first[:200]}). Give the address that `ray start --head` printed; a cluster with a token wants "
+        "the same file ~/.ray/auth_token on all machines, and the same version of Ray"
+    )
 
 
 def _no_cluster(address: str, error: BaseException) -> RequestError:

@@ -326,7 +326,13 @@ def _finish(
                 chosen, state, request.experiment, folder, request.store, _preprocessing(request, data)
             )
             publisher.mirror()
-    except (OSError, CheckpointError) as error:
+    except CheckpointError as error:
+        raise SearchFailed(
+            f"the results are written, but not the model of {chosen.name}: its checkpoint in "
+            f"{request.store.where}/{Path(chosen.checkpoints[-1]).parent} cannot be used ({error}). Restore "
+            "that file, then write the model with --resume"
+        ) from None
+    except OSError as error:
         raise SearchFailed(
             f"the trials are done and recorded, but the results cannot be written: {error}. Free space or "
             "restore access, then write them again with --resume"

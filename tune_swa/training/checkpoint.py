@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -26,7 +26,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         sink = _Sink(file)
         try:
-            torch.save({"format": FORMAT, **state}, sink)
+            torch.save({"format": FORMAT, **state}, cast(IO[bytes], sink))
         except RuntimeError:
             if sink.refused is None:
                 raise
