@@ -111,62 +111,6 @@ def test_more_gpus_than_there_are(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "the following arguments are required: --space"),
-        (["--space"], "expected one argument"),
-        (["--space", DIGITS, "--gpu"], "ambiguous option|expected one argument"),
-        (["--space", DIGITS, "--gpus", "many"], "argument --gpus: invalid int value: 'many'"),
-        (["--space", DIGITS, "--wrong"], "unrecognized arguments: --wrong"),
-        (["--space", "none.yaml"], "none.yaml: no such space file"),
-        (
-            ["--space", DIGITS, "--trials", "0"],
-            "--trials 0: search.trials: 0: input should be greater than 0",
-        ),
-        (
-            ["--space", DIGITS, "--trials", "few"],
-            "--trials few: search.trials: 'few': input should be a valid",
-        ),
-        (["--space", DIGITS, "--seed", "-1"], "--seed -1: search.seed: -1: input should be greater"),
-        (["--space", DIGITS, "--name", "a/b"], "--name a/b: name: 'a/b': expected letters"),
-        (["--space", DIGITS, "--gpus-per-trial", "1.5"], "gpus_per_trial: 1.5: input should be less than"),
-        (["--space", DIGITS, "--gpus", "-1"], "--gpus -1: expected at least 0"),
-        (["--space", DIGITS, "--cpus", "0"], "--cpus 0: expected at least 1"),
-        (["--space", DIGITS, "--cpus", "100000"], "--cpus 100000: this machine has"),
-        (["--space", DIGITS, "--set", "train.epoch=3"], "Did you mean epochs?"),
-        (["--space", DIGITS, "--set", "train"], "expected KEY=VALUE"),
-        (["--space", DIGITS, "--set", "data.dataset=cifar"], "Did you mean cifar10?"),
-        (["--space", DIGITS, "--set", "data.dataset=folder"], "Give it with --data-dir DIR"),
-        (["--space", DIGITS, "--set", "model.weights=w.pt"], "w.pt: no such file"),
-        (["--space", DIGITS, "--set", "train.precision=fp16"], "fp16 needs a GPU"),
-        (["--space", DIGITS, "--resume"], "there is no search to resume"),
-        (["--space", DIGITS, "--address", "127.0.0.1:1"], "no Ray cluster answers there"),
-        (["--space", DIGITS, "--address", "ray://127.0.0.1:1"], "expected HOST:PORT"),
-        (["--space", DIGITS, "--address", "here"], "expected HOST:PORT"),
-    ],
-    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
-)
-def test_wrong_requests(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    where = ["--results-dir", str(tmp_path / "results")] if arguments else []
-    code, out, err = call(capsys, *arguments, *where)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert any(part in err for part in message.split("|")), err
-    assert "Traceback" not in err
-    assert not list((tmp_path / "results").glob("*"))
-
-
-def test_a_results_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    code, _, err = call(capsys, "--space", DIGITS, "--results-dir", str(tmp_path / "file"))
-    assert code == 2
-    assert "cannot be written to" in err
-    assert "--results-dir" in err
-
-
-@pytest.mark.parametrize(
     ("program", "given", "expected"),
     [
         (

@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT, ExperimentState, Journal, read_events
 
+FACTS: dict[str, Any] = {
+    "version": "0", "identity": {}, "numerics": {}, "hardware": {}, "versions": {},
+    "data": {"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
+}  # fmt: skip
 SUGGESTED: dict[str, Any] = {
     "kind": "swa", "stage": "search", "params": {"lr": 1e-3, "train.augment": ["hflip"]}, "seed": 0,
     "source": "tpe", "index": 0, "trunk": "abc", "first_average": 3,
@@ -26,7 +30,7 @@ def record(epoch: int) -> dict[str, Any]:
 
 def write_some(path: Path) -> Journal:
     journal = Journal(path)
-    journal.append("created", format=FORMAT, spec={"search": {"keep_checkpoints": "best"}})
+    journal.append("created", format=FORMAT, spec={"search": {"keep_checkpoints": "best"}}, **FACTS)
     journal.append("session", number=1)
     journal.append("suggested", trial="swa-0000", **SUGGESTED)
     journal.append("started", trial="swa-0000", device="cpu", attempt=1, from_epoch=0)

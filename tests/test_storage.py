@@ -40,6 +40,9 @@ def test_files_by_name(store: Store) -> None:
     put(store, "checkpoints/b/epoch-0", "other")
     put(store, "checkpoints/a/epoch-1", "one, again")
     assert store.names("checkpoints/a") == ["epoch-0", "epoch-1"]
+    assert store.names("checkpoints") == []
+    assert store.folders("checkpoints") == ["a", "b"]
+    assert store.folders("checkpoints/a") == store.folders("nowhere") == []
     assert read(store, "checkpoints/a/epoch-1") == "one, again"
     store.remove("checkpoints/a/epoch-0")
     store.remove("checkpoints/a/never there")

@@ -23,6 +23,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,8 @@ class Journal:
         data = line.encode()
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             os.fsync(self._descriptor)
@@ -106,32 +109,54 @@ def _open_repaired(path: Path) -> int:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """Yield the events of a journal, without a torn last line.
+    """Yield the events of a journal, one for each line, without a torn last line.
 
     Raises:
-        RequestError: a line in the middle cannot be read, or the journal is of another format.
+        RequestError: the file or a line in its middle cannot be read, or it is of another format.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return  # torn by a kill; the event did not happen
-            try:
-                event = json.loads(line)
-                known = isinstance(event, dict) and isinstance(event["event"], str)
-            except (ValueError, KeyError):
-                known = False
-            if not known:
-                raise RequestError(
-                    f"{path}:{number}: this line of the journal is damaged. Restore the file from a "
-                    f"copy, or keep only the first {number - 1} lines and resume from there"
-                )
-            if event["event"] == "created" and event.get("format") != FORMAT:
-                raise RequestError(
-                    f"{path}: written by another version of tune_swa (journal format "
-                    f"{event.get('format')}, this version reads {FORMAT}). Use the version that wrote "
-                    "it, or give --name to start a new experiment"
-                )
-            yield event
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                if not line.endswith(b"\n"):
+                    return  # torn by a kill; the event did not happen
+                yield _event(line, path)
+    except OSError as error:
+        raise RequestError(
+            f"{path}: cannot be read ({error.strerror}). Restore access to it, or give --name to start a "
+            "new experiment"
+        ) from None
+    except DamagedError as error:
+        raise _damaged(path, number, error) from None
+
+
+def _event(line: bytes, path: Path) -> Event:
+    try:
+        event = json.loads(line)
+        kind = event["event"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedError("it is not an event") from None
+    if not isinstance(kind, str):
+        raise DamagedError("it is not an event")
+    if kind == "created" and event.get("format") != FORMAT:
+        raise RequestError(
+            f"{path}: written by another version of tune_swa (journal format {event.get('format')}, this one "
+            f"reads {FORMAT}). Use the version that wrote it, or give --name to start a new experiment"
+        )
+    result: Event = event
+    return result
+
+
+class DamagedError(Exception):
+    """An event that cannot have happened; says why."""
+
+
+def _damaged(path: Path, number: int, why: DamagedError) -> RequestError:
+    keep = f", or keep only the first {number - 1} lines and resume from there" if number > 1 else ""
+    return RequestError(
+        f"{path}:{number}: this line of the journal is damaged ({why}). Restore the file from a copy{keep}"
+    )
 
 
 @dataclass
@@ -203,20 +228,44 @@ class ExperimentState:
     @classmethod
     def read(cls, path: Path) -> ExperimentState:
         """Fold the journal at `path`; an absent one is an empty state."""
-        return cls.fold(read_events(path)) if path.exists() else cls()
+        return cls.fold(read_events(path), path) if path.exists() else cls()
 
     @classmethod
-    def fold(cls, events: Iterable[Event]) -> ExperimentState:
+    def fold(cls, events: Iterable[Event], path: Path) -> ExperimentState:
+        """Fold the events of the journal at `path`, from its first line on.
+
+        Raises:
+            RequestError: an event cannot have happened; the message names its line.
+        """
         state = cls()
-        for event in events:
-            state.apply(event)
+        for number, event in enumerate(events, start=1):
+            try:
+                if state.header is None and event["event"] != "created":
+                    raise DamagedError("it comes before the line that begins the experiment")
+                state.apply(event)
+            except DamagedError as error:
+                raise _damaged(path, number, error) from None
         return state
 
     def apply(self, event: Event) -> None:
-        """Take in one event. Events of unknown kinds are left to newer versions."""
+        """Take in one event. Events of unknown kinds are left to newer versions.
+
+        Raises:
+            DamagedError: the event cannot have happened.
+        """
         handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
+        if handler is None:
+            return
+        try:
             handler(event)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DamagedError(f"{type(error).__name__}: {error}") from None
+
+    def _trial(self, event: Event) -> TrialState:
+        trial = self.trials.get(event["trial"])
+        if trial is None:
+            raise DamagedError(f"no trial {event['trial']!r} was suggested before")
+        return trial
 
     def of_kind(self, kind: Kind) -> list[TrialState]:
         return [t for t in self.trials.values() if t.kind == kind]
@@ -227,9 +276,18 @@ class ExperimentState:
         return self.header is None or self.header["spec"]["search"]["keep_checkpoints"] != "all"
 
     def _on_created(self, event: Event) -> None:
+        if self.header is not None:
+            raise DamagedError("an experiment begins for the second time")
+        _expect(event, time=float, version=str, spec=dict, identity=dict, data=dict, numerics=dict)
+        _expect(event, hardware=dict, versions=dict)
+        _expect(
+            event["data"], fingerprint=str, class_names=list, num_classes=int, train=int, val=int, test=int
+        )
+        _expect(event["spec"]["search"], keep_checkpoints=str)
         self.header = event
 
     def _on_session(self, event: Event) -> None:
+        _expect(event, number=int)
         self.sessions = event["number"]
         self.storage = event.get("storage")
         self.finished = None
@@ -238,38 +296,94 @@ class ExperimentState:
                 trial.status = "interrupted"
 
     def _on_suggested(self, event: Event) -> None:
+        name = event["trial"]
+        if name in self.trials:
+            raise DamagedError(f"{name!r} was suggested before")
+        _expect(event, trial=str, kind=str, stage=str, params=dict, seed=int, source=str, index=int)
+        _expect(event, trunk=str)
+        if event["kind"] not in ("baseline", "swa"):
+            raise DamagedError(f"kind is {event['kind']!r}")
+        if event["first_average"] is not None:
+            _expect(event, first_average=int)
+        for parameter, value in event["params"].items():
+            if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_word, value))):
+                raise DamagedError(f"{parameter} is {value!r}"[:100])
         names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
         known = {n: event[n] for n in names}
         # JSON has no tuples, parameters have no lists
         known["params"] = {n: tuple(v) if isinstance(v, list) else v for n, v in event["params"].items()}
-        self.trials[event["trial"]] = TrialState(event["trial"], **known)
+        self.trials[name] = TrialState(name, **known)
 
     def _on_started(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
+        trial = self._trial(event)
+        _expect(event, device=str, attempt=int)
+        if trial.ended:
+            raise DamagedError(f"{trial.name} had ended before")
         trial.status = "running"
         trial.device = event["device"]
         trial.attempts = event["attempt"]
         trial.started = trial.started or event["time"]
 
     def _on_epoch(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
-        trial.records.append(event["record"])
+        trial = self._trial(event)
+        if trial.ended:
+            raise DamagedError(f"{trial.name} had ended before")
+        record = event["record"]
+        _check_record(record, trial)
+        trial.records.append(record)
         if event["rung"] is not None:
+            _expect(event, rung=int, decision=str)
             trial.rungs[event["rung"]] = event["decision"]
         if event["checkpoint"] is not None:
+            _expect(event, checkpoint=str)
             trial.checkpoints.append(event["checkpoint"])
             if self.keeps_best_only:
                 del trial.checkpoints[:-KEPT_WHILE_RUNNING]
 
     def _on_ended(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
+        trial = self._trial(event)
+        if event["status"] not in ENDED | {"interrupted"}:
+            raise DamagedError(f"status is {event['status']!r}")
+        if trial.ended:
+            raise DamagedError(f"{trial.name} had ended before")
+        if event["status"] == "completed" and trial.last is None:
+            raise DamagedError(f"{trial.name} has no epoch")
+        if event["error"] is not None:
+            _expect(event, error=str)
         trial.status = event["status"]
         trial.error = event["error"]
 
     def _on_checkpoints(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
+        trial = self._trial(event)
         gone = set(event["removed"])
         trial.checkpoints = [c for c in trial.checkpoints if c not in gone]
 
     def _on_finished(self, event: Event) -> None:
         self.finished = event["reason"]
+
+
+def _expect(fields: dict[str, Any], **types: type) -> None:
+    """Raise unless each of the fields is there with its type; a whole number will do for a float."""
+    for name, expected in types.items():
+        value = fields[name]
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise DamagedError(f"{name} is {value!r}"[:100])
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_WORDS = frozenset({"phase", "shared_from"})
+_NUMBERS = frozenset({int, float, type(None)})
+
+
+def _check_record(record: dict[str, Any], trial: TrialState) -> None:
+    """There are hundreds of thousands of these, so this is as plain as can be."""
+    if record["epoch"] != trial.next_epoch:
+        raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {trial.next_epoch} was due")
+    if record["accuracy"] is None:
+        raise DamagedError("it has no accuracy")
+    for name, value in record.items():
+        if type(value) not in _NUMBERS and not (name in _WORDS and type(value) is str):
+            raise DamagedError(f"{name} is {value!r}"[:100])

@@ -214,6 +214,7 @@ def apply_override(document: Document, override: str, option: str | None = None)
         else:
             if target.get(part) is None:
                 target[part] = {}
+                document.places[tuple(parts[: depth + 1])] = source
             target = target[part]
         if not isinstance(target, dict | list):
             raise RequestError(f"{source}: {'.'.join(map(str, parts[: depth + 1]))} has no settings below it")

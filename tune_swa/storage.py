@@ -38,6 +38,13 @@ class Store(Protocol):
             OSError: it cannot be read.
         """
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in `folder`, sorted; none where there is no such folder.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Have `write(path)` write a file of its own, which then becomes `name`.
 
@@ -82,9 +89,15 @@ class FolderStore:
         return str(self.root)
 
     def names(self, folder: str) -> list[str]:
+        return self._list(folder, os.DirEntry.is_file)
+
+    def folders(self, folder: str) -> list[str]:
+        return self._list(folder, os.DirEntry.is_dir)
+
+    def _list(self, folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
             with os.scandir(self.root / folder) as entries:
-                return sorted(e.name for e in entries if not e.name.startswith("."))
+                return sorted(e.name for e in entries if wanted(e) and not e.name.startswith("."))
         except FileNotFoundError:
             return []
 
@@ -126,12 +139,18 @@ class RemoteStore:
         return self._uri
 
     def names(self, folder: str) -> list[str]:
+        return [f.base_name for f in self._list(folder) if f.is_file]
+
+    def folders(self, folder: str) -> list[str]:
+        return [f.base_name for f in self._list(folder) if not f.is_file]
+
+    def _list(self, folder: str) -> list[Any]:
         from pyarrow.fs import FileSelector
 
         filesystem, root = self._filesystem()
         selector = FileSelector(str(root / folder), allow_not_found=True)
         found = _patiently(lambda: filesystem.get_file_info(selector))
-        return sorted(f.base_name for f in found if f.is_file and not f.base_name.startswith("."))
+        return sorted((f for f in found if not f.base_name.startswith(".")), key=lambda f: f.base_name)
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         filesystem, root = self._filesystem()

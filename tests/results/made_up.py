@@ -68,7 +68,7 @@ class Writer:
             params=params,
             seed=self.spec.seed if seed is None else seed,
             source="sampler",
-            index=0,
+            index=int("".join(c for c in name if c.isdigit()) or 0),
             trunk="t",
             first_average=None if start is None else start + 1,
         )
@@ -112,8 +112,14 @@ class Writer:
             checkpoint=checkpoint,
         )
 
-    def end(self, name: str, status: str = "completed", error: str | None = None) -> None:
-        self.journal.append("ended", trial=name, status=status, value=None, error=error)
+    def end(
+        self,
+        name: str,
+        status: str = "completed",
+        error: str | None = None,
+        value: float | None = None,
+    ) -> None:
+        self.journal.append("ended", trial=name, status=status, value=value, error=error)
 
     def trial(
         self,
@@ -133,7 +139,7 @@ class Writer:
         for number, accuracy in enumerate(accuracies):
             self.epoch(name, number, accuracy, nll=nll)
         if status is not None:
-            self.end(name, status, error)
+            self.end(name, status, error, accuracies[-1] if status == "completed" else None)
 
     def state(self) -> ExperimentState:
         return ExperimentState.read(self.path)

@@ -31,10 +31,20 @@ def experiment(**changes: Any) -> Experiment:
     )
 
 
+FACTS: dict[str, Any] = {
+    "version": "0", "numerics": {}, "hardware": {}, "versions": {},
+    "data": {"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
+}  # fmt: skip
+
+
 def begin(spec: Experiment, folder: Path) -> Recorder:
     recorder = Recorder(spec, folder, ExperimentState())
     recorder.record(
-        "created", format=FORMAT, spec=spec.model_dump(mode="json", by_alias=True), identity=spec.identity()
+        "created",
+        format=FORMAT,
+        spec=spec.model_dump(mode="json", by_alias=True),
+        identity=spec.identity(),
+        **FACTS,
     )
     recorder.record("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)
     return recorder
@@ -155,7 +165,7 @@ def test_a_replayed_recorder_decides_as_the_first_one_would(tmp_path: Path) -> N
     for accuracy in (0.9, 0.5, 0.7):
         play(first, suggest(first), accuracy)
     events = list(read_events(tmp_path / "journal.jsonl"))
-    again = Recorder(spec, tmp_path, ExperimentState.fold(events))
+    again = Recorder(spec, tmp_path, ExperimentState.fold(events, tmp_path))
     again.replay(events)
     for rung in (1, 5):
         assert again.asha.recorded("trunk", rung) == first.asha.recorded("trunk", rung)
@@ -175,7 +185,7 @@ def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
         events = list(read_events(folder / "journal.jsonl"))
-        again = Recorder(first.experiment, folder, ExperimentState.fold(events))
+        again = Recorder(first.experiment, folder, ExperimentState.fold(events, folder))
         again.replay(events)
         for trial in again.state.trials.values():
             over = trial.next_epoch == EPOCHS or trial.told_to_stop
@@ -251,13 +261,13 @@ def test_starting_over_and_resuming_nothing_are_refused(tmp_path: Path) -> None:
     spec = experiment()
     with pytest.raises(RequestError, match="there is no search to resume"):
         earlier_events(tmp_path, spec, resume=True)
-    assert earlier_events(tmp_path, spec, resume=False) == []
+    assert earlier_events(tmp_path, spec, resume=False) == ([], ExperimentState())
     begin(spec, tmp_path)
     with pytest.raises(
         RequestError, match="there is a search of this name already. Continue it with --resume"
     ):
         earlier_events(tmp_path, spec, resume=False)
-    assert len(earlier_events(tmp_path, spec, resume=True)) == 2
+    assert len(earlier_events(tmp_path, spec, resume=True)[0]) == 2
 
 
 def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
@@ -266,7 +276,7 @@ def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
         earlier_events(tmp_path, experiment(train={"epochs": 12}), resume=True)
     # trials, resources and confirm may change
     changed = experiment(search={"trials": 2}, resources={"cpus_per_trial": 2}, confirm={"seeds": 7})
-    assert earlier_events(tmp_path, changed, resume=True)
+    assert earlier_events(tmp_path, changed, resume=True)[0]
 
 
 def test_differences() -> None:
@@ -278,4 +288,4 @@ def test_differences() -> None:
 
 def test_a_journal_torn_in_its_first_line_is_a_new_search(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"event":"crea')
-    assert earlier_events(tmp_path, experiment(), resume=True) == []
+    assert earlier_events(tmp_path, experiment(), resume=True) == ([], ExperimentState())

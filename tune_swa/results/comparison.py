@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState, TrialState, ranking
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
@@ -91,7 +92,7 @@ def compare(state: ExperimentState) -> Comparison:
     initial weights and the same order of images.
 
     Raises:
-        RequestError: the journal is empty.
+        RequestError: the journal is empty, or lacks parameters of a trial.
     """
     experiment = experiment_of(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
@@ -152,7 +153,17 @@ def _baselines(state: ExperimentState) -> dict[_Key, float]:
 def _entry(
     experiment: Experiment, trial: TrialState, baseline: TrialState | None, references: dict[_Key, float]
 ) -> Entry:
-    params = experiment.configuration(trial.params, swa=trial.kind == "swa")
+    swa = trial.kind == "swa"
+    missing = [
+        p.name
+        for p in (experiment.parameters if swa else experiment.baseline_parameters)
+        if p.name not in trial.params
+    ]
+    if missing:
+        raise RequestError(
+            f"the journal is damaged: {trial.name} has no {', '.join(missing)}. Restore it from a copy"
+        )
+    params = experiment.configuration(trial.params, swa=swa)
     tuned = same = None
     if is_completed(trial):
         accuracy = trial.records[-1]["accuracy"]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.results.columns import EPOCHS, Column, comparison_columns, parameter_columns, trials_columns
 from tune_swa.results.comparison import Comparison, Entry, compare
@@ -31,7 +32,7 @@ def build_tables(state: ExperimentState) -> Tables:
     metadata say where they come from (`tune_swa.results.provenance`).
 
     Raises:
-        RequestError: the journal is empty.
+        RequestError: the journal is empty, or holds values of other types.
     """
     compared = compare(state)
     parameters = compared.experiment.parameters
@@ -56,8 +57,18 @@ def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
 def _from_columns(
     columns: Sequence[Column], values: Mapping[str, list[Any]], about: Mapping[str, str]
 ) -> pa.Table:
-    arrays = [pa.array(values[c.name], type=pa.type_for_alias(c.type)) for c in columns]
+    arrays = [_array(column, values[column.name]) for column in columns]
     return pa.Table.from_arrays(arrays, schema=schema(columns, about))
+
+
+def _array(column: Column, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, type=pa.type_for_alias(column.type))
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"the journal is damaged: {column.name} should be of type {column.type} ({error}). Restore it "
+            "from a copy"
+        ) from None
 
 
 def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Mapping[str, str]) -> pa.Table:

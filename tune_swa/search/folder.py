@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RequestError: another process holds it, or the folder cannot be written to.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -48,7 +49,9 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             if os.listdir(folder) == [".lock"]:  # the request was refused: leave nothing behind
                 (folder / ".lock").unlink()
-                folder.rmdir()
+                for path in made or [folder]:
+                    with suppress(OSError):  # somebody else uses it by now
+                        path.rmdir()
     finally:
         os.close(file)
 
@@ -83,22 +86,25 @@ def check_storage(store: Store, folder: Path, *, begun: bool) -> None:
         )
 
 
-def earlier_events(folder: Path, experiment: Experiment, *, resume: bool) -> list[Event]:
-    """Events of the sessions before, none for a new experiment.
+def earlier_events(
+    folder: Path, experiment: Experiment, *, resume: bool
+) -> tuple[list[Event], ExperimentState]:
+    """Events of the sessions before and what they fold into; none for a new experiment.
 
     Raises:
-        RequestError: there are some and `resume` is false, there are none and it is true, or they
-            are of other settings.
+        RequestError: there are some and `resume` is false, there are none and it is true, they are of
+            other settings, or the journal is damaged.
     """
     journal = folder / JOURNAL
     events = list(read_events(journal)) if journal.exists() else []
-    if not events or events[0]["event"] != "created":
+    state = ExperimentState.fold(events, journal)
+    if not events:
         if resume and not journal.exists():
             raise RequestError(
                 f"{folder}: there is no search to resume (no {JOURNAL}). Leave --resume out to start one, "
                 "or check --name and --results-dir"
             )
-        return []  # a journal that was torn in its first line holds nothing
+        return [], state  # a journal that was torn in its first line holds nothing
     if not resume:
         raise RequestError(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
@@ -111,7 +117,7 @@ def earlier_events(folder: Path, experiment: Experiment, *, resume: bool) -> lis
             + "\n  ".join(changed)
             + f"\nUse the space file it keeps ({folder / 'space.yaml'}), or give this one another --name"
         )
-    return events
+    return events, state
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:

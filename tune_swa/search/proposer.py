@@ -90,6 +90,7 @@ class Proposer:
         }
         self._next: dict[Kind, int] = {"baseline": 0, "swa": 0}
         self._trials: dict[str, tuple[Kind, int]] = {}
+        self._taken: set[tuple[Kind, int]] = set()
         self._pending: Suggestion | None = None
 
     def next(self) -> Suggestion | None:
@@ -110,9 +111,16 @@ class Proposer:
         return None
 
     def learn(self, event: Event) -> None:
-        """Take in one event of the journal, new or replayed. Only the search stage is learned from."""
+        """Take in one event of the journal, new or replayed. Only the search stage is learned from.
+
+        Raises:
+            ValueError: the event does not fit those before it.
+        """
         if event["event"] == "suggested" and event["stage"] == "search":
             kind, index = event["kind"], event["index"]
+            if (kind, index) in self._taken:
+                raise ValueError(f"{kind} trial number {index} stands twice")
+            self._taken.add((kind, index))
             self._trials[event["trial"]] = (kind, index)
             self._next[kind] = max(self._next[kind], index + 1)
             if self._pending is None or self._pending.trial != event["trial"]:

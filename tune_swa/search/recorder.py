@@ -12,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.exceptions import OptunaError
+
+from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Proposer, Suggestion
-from tune_swa.spec import Experiment
+from tune_swa.spec import Experiment, RunSettings
 from tune_swa.storage import FolderStore, Store
 
 logger = logging.getLogger(__name__)
@@ -64,9 +67,21 @@ class Recorder:
         self._listeners.append(listener)
 
     def replay(self, events: list[Event]) -> None:
-        """Rebuild the study and the rungs from the events of the sessions before."""
-        for event in events:
-            self.proposer.learn(event)
+        """Rebuild the study and the rungs from the events of the sessions before.
+
+        Raises:
+            RequestError: a trial is none that this space has, or that its sampler would propose.
+        """
+        for number, event in enumerate(events, start=1):
+            try:
+                if event["event"] == "suggested":
+                    settings_of(self.experiment, event["kind"], self.state.trials[event["trial"]].params)
+                self.proposer.learn(event)
+            except (ValueError, KeyError, TypeError, IndexError, OptunaError) as error:
+                raise RequestError(
+                    f"{self.journal.path}:{number}: this event does not fit the space of the search "
+                    f"({error}). Restore the journal from a copy, or give --name to start a new experiment"
+                ) from None
             if event["event"] == "epoch":
                 record = event["record"]
                 self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
@@ -81,11 +96,15 @@ class Recorder:
                 self._end(trial, "completed", trial.last["accuracy"])
             elif trial.told_to_stop:
                 self._end(trial, "pruned", None)
-        # and finish what the kill left of the tidying
+        # and finish what the kill left of the tidying: of records first, then of files without any
         if self.experiment.search.keep_checkpoints == "best":
             for trial in self.state.trials.values():
                 if trial.ended and trial.checkpoints and trial.name != self._best.get(trial.kind):
                     self._remove(trial, trial.checkpoints)
+            for name in self.store.folders(CHECKPOINTS):
+                known = self.state.trials.get(name)
+                if known is not None and known.ended:
+                    self._remove(known, [])
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one event. After a write error nothing more is written and `failure` is set."""
@@ -235,3 +254,12 @@ class Recorder:
             self.store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
         except OSError as error:  # litter takes room, but no result depends on it
             logger.warning("checkpoints of %s could not be removed: %s", trial.name, error)
+
+
+def settings_of(
+    experiment: Experiment, kind: str, params: dict[str, Any], seed: int | None = None
+) -> RunSettings:
+    """Settings of a trial of either kind."""
+    if kind == "baseline":
+        return experiment.baseline_settings(params, seed=seed)
+    return experiment.swa_settings(params, seed=seed)

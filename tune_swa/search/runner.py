@@ -119,8 +119,7 @@ def search(
     quiet_optuna()
     experiment = request.experiment
     with locked(request.folder), log_file(request.folder) as log:
-        events = earlier_events(request.folder, experiment, resume=request.resume)
-        state = ExperimentState.fold(events)
+        events, state = earlier_events(request.folder, experiment, resume=request.resume)
         request = replace(request, storage=same_storage(state, request.storage, request.folder))
         # what is quick to refuse is checked before what takes long
         if request.address is None:

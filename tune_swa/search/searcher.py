@@ -7,9 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tune_swa.search.recorder import Recorder
+from tune_swa.search.recorder import Recorder, settings_of
 from tune_swa.search.trunks import TrunkNamer
-from tune_swa.spec import Experiment, RunSettings
 
 
 class TrialSearcher(Searcher):
@@ -82,12 +81,3 @@ class TrialSearcher(Searcher):
             seed=settings.seed,
         )
         return suggestion.trial if self.recorder.failure is None else None
-
-
-def settings_of(
-    experiment: Experiment, kind: str, params: dict[str, Any], seed: int | None = None
-) -> RunSettings:
-    """Settings of a trial of either kind."""
-    if kind == "baseline":
-        return experiment.baseline_settings(params, seed=seed)
-    return experiment.swa_settings(params, seed=seed)

@@ -103,6 +103,12 @@ def _read(path: Path) -> StateDict:
         raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors)")
     state = {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
     _check(state, path)
+    infinite = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if infinite:
+        raise RequestError(
+            f"model.weights: {path}: {', '.join(infinite[:3])}: not finite, so every trial would fail. Save "
+            "weights from before their training diverged"
+        )
     # half floats are for storing: training starts from fp32
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
