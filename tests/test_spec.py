@@ -59,7 +59,7 @@ def test_every_kind_of_domain() -> None:
     assert values(spec, "swa_start") == (5, 10, 15)
     assert values(spec, "train.weight_decay") == (0.0, 1e-4)
     assert values(spec, "train.augment") == ((), ("hflip", "crop"))
-    assert values(spec, "train.batch_size") is None
+    assert values(spec, "train.batch_size") == tuple(range(16, 65))
     assert spec.constants == {"averaging.anneal_epochs": 3}
     assert [p.value_type for p in spec.parameters] == ["float", "int", "float", "float", "int", "str"]
     assert [p.name for p in spec.parameters if p.swa] == ["swa_start", "swa_lr"]
@@ -232,15 +232,15 @@ space:
     ("old", "new", "message"),
     [
         ("epochs: 20", "epoch: 20", r"f\.yaml:2: train\.epoch: unknown key\. Did you mean epochs\?"),
-        ("epochs: 20", "epochs: many", r"f\.yaml:2: train\.epochs: 'many': input should be a valid integer"),
-        ("epochs: 20", "epochs: 1", r"f\.yaml:2: train\.epochs: 1: input should be greater than or equal to 2"),
-        ("epochs: 20", "epochs: 20, optimizer: adm", r"optimizer: 'adm': input should be 'adam', 'adamw' or 'sgd'"),
+        ("epochs: 20", "epochs: many", r"f\.yaml:2: train\.epochs: 'many': expected a whole number"),
+        ("epochs: 20", "epochs: 1", r"f\.yaml:2: train\.epochs: 1: expected a number of at least 2"),
+        ("epochs: 20", "epochs: 20, optimizer: adm", r"optimizer: 'adm': expected 'adam', 'adamw' or 'sgd'"),
         ("epochs: 20", "epochs: 20, warmup_epochs: 20", r"warmup_epochs: 20: expected fewer than train\.epochs"),
         ("epochs: 20", "epochs: 20, augment: [hflip, hflip]", r"augment.*listed twice"),
-        ("epochs: 20", "epochs: 20, weight_decay: .nan", r"weight_decay: nan: input should be"),
+        ("epochs: 20", "epochs: 20, weight_decay: .nan", r"weight_decay: nan: expected a finite number"),
         ("1e-3", "0", r"f\.yaml:4: space\.lr: 0: expected a number greater than 0"),
         ("1e-3", "fast", r"f\.yaml:4: space\.lr: 'fast': expected a number greater than 0"),
-        ("1e-3", "{choice: [1e-3, 1e-3]}", r"f\.yaml:4: space\.lr\.choice: .*a value stands twice"),
+        ("1e-3", "{choice: [1e-3, 1e-3]}", r"f\.yaml:4: space\.lr\.choice: .*1e-3 stands twice"),
         ("1e-3", "{choice: []}", r"space\.lr\.choice"),
         ("1e-3", "{uniform: [1, 0.1]}", r"space\.lr\.uniform: \[1.0, 0.1\]: expected the lower bound first"),
         ("1e-3", "{uniform: [0.1, 0.25], step: 0.1}", r"0\.25 is not reached from 0\.1 in steps of 0\.1; write 0\.2"),
@@ -248,7 +248,19 @@ space:
         ("1e-3", "{log_uniform: [0, 1]}", r"space\.lr\.log_uniform.*greater than 0"),
         ("1e-3", "{int: [0.1, 0.5]}", r"space\.lr\.int.*expected whole numbers"),
         ("1e-3", "{loguniform: [1e-4, 1]}", r"space\.lr.*one of choice, int, uniform, log_uniform, constant"),
-        ("1e-3", "{uniform: [0.1, 0.2], stepp: 0.1}", r"space\.lr\.uniform\.stepp.*unknown key.*Allowed: uniform, step"),
+        ("1e-3", "{uniform: [0.1, 0.2], stepp: 0.1}", r"space\.lr\.stepp.*unknown key.*Allowed: uniform, step"),
+        ("1e-3", "{choice: [1], int: [1, 2]}", r"space\.lr\.int: unknown key\. Allowed: choice"),
+        ("1e-3", "{choice: [1e-3, .nan]}", r"space\.lr\.choice\.1: nan: expected a finite number$"),
+        ("1e-3", "{choice: [[1]]}", r"^f\.yaml:4: space\.lr\.choice\.0\.0: 1: expected text \(in quotes[^\n]*$"),
+        ("1e-3", "[1, 2]", r"space\.lr: \[1, 2\]: expected a value, or one of choice.*such as \{choice: \[1, 2\]\}$"),
+        ("1e-3", "1" + 400 * "0", r"space\.lr: 10{76}\.\.\.: expected a number greater than 0"),
+        ("1e-3", "{uniform: [1, 2, 3]}", r"space\.lr\.uniform: \[1, 2, 3\]: expected two bounds, the lower one first"),
+        ("1e-3", "{uniform: [0.001, 1], step: 1e-12}", r"space\.lr\.uniform: .*more than 1,000,000 values; take a larger step"),
+        ("1e-3", "{uniform: [1e-300, 1e+308], step: 1e-300}", r"space\.lr\.uniform: .*more than 1,000,000 values"),
+        ("{choice: [5, 10]}", "{int: [5, 12], step: 0}", r"space\.swa_start\.step: 0: expected a number greater than 0"),
+        ("{choice: [5, 10]}", "{int: [5, 11], log: true, step: 2}", r"space\.swa_start\.step: 2: a step and log exclude each other"),
+        ("{choice: [5, 10]}", "{choice: [0.25, 5]}", r"space\.swa_start\.choice: \[0\.25, 5\]: 5 stands twice"),
+        ("{choice: [5, 10]}", "'inf'", r"space\.swa_start: 'inf': expected an epoch from 0 to 18"),
         ("  lr: 1e-3\n", "", r"f\.yaml:3: space: lr is missing"),
         ("lr:", "learning_rate:", r"f\.yaml:4: space\.learning_rate: unknown parameter"),
         ("[5, 10]", "[5, 19]", r"f\.yaml:5: space\.swa_start\.choice\.1: 19: expected a whole number from 0 to 18"),
@@ -266,18 +278,26 @@ space:
         ("name: x", "name: x\npoints: [{swa_start: 5, swa_lr: 1e-3, foo: 1}]", r"points\.0\.foo: 1: not a parameter"),
         ("name: x", "name: x\nbaseline: {points: [{swa_start: 5}]}", r"baseline\.points\.0\.swa_start: 5: not a parameter"),
         ("name: x", "name: x\nbaseline: {points: []}", r"baseline.*points is empty"),
+        ("name: x", "name: x\nbaseline: {trials: some}", r"baseline\.trials: 'some': expected 'auto' or a whole number$"),
+        ("name: x", "name: x\nscheduler: {trunk_rungs: [-1]}", r"^f\.yaml:2: scheduler\.trunk_rungs\.0: -1: expected a number of at least 0$"),
+        ("name: x", "name: x\npoints: [{swa_start: 5, swa_lr: {choice: [1]}}]", r"points\.0\.swa_lr: expected one value .*or a list of texts$"),
+        ("name: x", "name: x\nsearch: {trials: 1}\npoints: [{swa_start: 5, swa_lr: 1e-3}, {swa_start: 10, swa_lr: 1e-3}]", r"f\.yaml:3: points: there are 2, but search\.trials is 1; raise it to 2"),
+        ("name: x", "name: x\nsearch: 4", r"search: 4: expected settings of its own"),
+        ("name: x", "name: 3", r"name: 3: expected text \(in quotes"),
         ("name: x", "name: x\nbaseline: {points: [{}], trials: 3}", r"baseline.*either trials or points"),
-        ("name: x", "name: x\nresources: {gpus_per_trial: 1.5}", r"gpus_per_trial: 1\.5: input should be less than"),
+        ("name: x", "name: x\nresources: {gpus_per_trial: 1.5}", r"gpus_per_trial: 1\.5: expected a number of at most 1"),
         ("name: x", "name: x\nscheduler: {grace_epochs: 30}", r"scheduler\.grace_epochs: 30: expected at most"),
         ("name: x", "name: x\nscheduler: {trunk_rungs: [3, 2]}", r"scheduler\.trunk_rungs: \[3, 2\]: expected rising epochs"),
         ("name: x", "name: x\nscheduler: {branch_rungs: [19]}", r"scheduler\.branch_rungs: \[19\]: expected rising"),
-        ("name: x", "name: x\nsearch: {trials: 0}", r"search\.trials: 0: input should be greater than 0"),
+        ("name: x", "name: x\nsearch: {trials: 0}", r"search\.trials: 0: expected a number greater than 0"),
         ("space:\n", "space:\n  train.warmup_epochs: {int: [1, 20], log: true}\n", r"space\.train\.warmup_epochs: 20: expected fewer"),
         ("name: x", "- x", r"not readable as YAML|expected settings"),
         ("space:\n", "space:\n  train.epochs: {choice: [10, 20]}\n", r"train\.epochs: cannot be searched: rungs"),
-        ("space:\n", "space:\n  train.batch_size: {choice: [0, 20]}\n", r"batch_size\.choice\.0: 0: Input should be greater"),
-        ("space:\n", "space:\n  train.optimizer: {int: [1, 2]}\n", r"train\.optimizer.*Input should be 'adam'"),
+        ("space:\n", "space:\n  train.batch_size: {choice: [0, 20]}\n", r"batch_size\.choice\.0: 0: expected a number of at least 2"),
+        ("space:\n", "space:\n  train.optimizer: {int: [1, 2]}\n", r"train\.optimizer.*expected 'adam'"),
         ("space:\n", "space:\n  train.batch_size: {uniform: [16, 32]}\n", r"expected choice or int: the values are whole"),
+        ("space:\n", "space:\n  train.batch_size: {int: [2, 1000000000]}\n", r"train\.batch_size\.int: .*more than 1,000,000 values"),
+        ("space:\n", "space:\n  train.batch_size: {choice: [2, 10000000000000000000]}\n", r"train\.batch_size\.choice\.1: 1.*fits in 64 bits"),
     ],
 )  # fmt: skip
 def test_mistakes_name_place_value_and_remedy(old: str, new: str, message: str) -> None:
@@ -301,13 +321,19 @@ def test_all_problems_are_told_at_once() -> None:
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
         (b"a: [", "not readable as YAML"),
         (b"", "expected settings"),
-        (b"a: &x [*x]", "aliases repeat themselves"),
+        (b"a: &x [*x]", "an alias repeats itself"),
+        (b"a: &a [0,0,0,0,0,0,0,0,0,0]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 10)) for c in range(ord("b"), ord("g"))
+        ), "more than 100,000 values; write out what aliases multiply"),
+        (b"#" * 300_000, "larger than 262,144 bytes, so it is no space file"),
+        (b"a: 1\n\tb: 2", r"f\.yaml:2: not readable as YAML.*Indent with spaces"),
+        (b"a: 1\n---\nb: 2", "expected a single document in the stream, but found another"),
         (b"name: !!python/object:os.system {}", "not allowed|unknown key|expected"),
         (b"? [a]\n: b", "a key must be a word"),
         (b"a: \x00", "not readable as YAML"),
         (b"[" * 5000, "not readable as YAML|nested too deeply"),
     ],
-)
+)  # fmt: skip
 def test_files_that_are_no_space_files(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(content)
@@ -373,7 +399,11 @@ def test_any_text_is_a_space_or_a_readable_error(text: str) -> None:
 
 
 _leaf = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 50), st.floats(), st.sampled_from(["5e-5", "x", "auto"])
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 50),
+    st.floats(),
+    st.sampled_from(["5e-5", "x", "auto", "inf", "nan", 10**12, 10**30, 10**400]),
 )
 _tree = st.recursive(
     _leaf,
@@ -436,6 +466,19 @@ def test_enumeration_counts_and_does_not_repeat() -> None:
     points = list(enumerate_space(spec.parameters))
     assert len(points) == count_space(spec.parameters) == 45
     assert len({params_key(p) for p in points}) == 45
+
+
+def test_whole_numbers_are_finitely_many_also_on_a_logarithmic_scale() -> None:
+    spec = experiment(space={**SPACE, "swa_lr": 1e-3, "train.batch_size": {"int": [8, 10], "log": True}})
+    assert count_space(spec.parameters) == len(list(enumerate_space(spec.parameters))) == 6
+    assert spec.swa_trials == 6
+    with pytest.raises(ValidationError, match="a grid takes choice and stepped ranges only"):
+        spec.model_validate({**spec.model_dump(by_alias=True), "search": {"sampler": "grid"}})
+
+
+def test_a_range_of_one_value_is_a_constant() -> None:
+    spec = experiment(space={**SPACE, "lr": {"uniform": [0.1, 0.1]}, "swa_start": {"int": [7, 7]}})
+    assert spec.constants == {"lr": 0.1, "swa_start": 7}
 
 
 def test_settings_do_not_change_after_validation() -> None:

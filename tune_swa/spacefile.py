@@ -13,8 +13,11 @@ from pydantic import ValidationError
 
 from tune_swa.errors import RequestError
 from tune_swa.spec import Experiment
+from tune_swa.spec.wording import expectation, told
 
 Loc = tuple[str | int, ...]
+MAX_BYTES = 1 << 18
+"""A file larger than this was meant to be something else, and would take long to parse."""
 MAX_NODES = 100_000
 """Aliases of aliases can blow a small file up; a space file never comes near this."""
 
@@ -75,7 +78,9 @@ def load(
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode()
     except FileNotFoundError:
         raise RequestError(f"{path}: no such space file. {_shipped_hint()}") from None
     except IsADirectoryError:
@@ -86,9 +91,9 @@ def load(
         ) from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
-    document = parse(text, str(path))
-    if not isinstance(document.value, dict):
-        raise RequestError(f"{path}:1: expected settings such as `name: ...` and `space: ...`")
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no space file. Check --space")
+    document = _parse_settings(text, str(path))
     for override in overrides or []:
         apply_override(document, override)
     for option, override in (options or {}).items():
@@ -98,9 +103,7 @@ def load(
 
 def loads(text: str, source: str = "<text>", overrides: list[str] | None = None) -> Experiment:
     """The same from a string; `source` stands for the file in errors."""
-    document = parse(text, source)
-    if not isinstance(document.value, dict):
-        raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
+    document = _parse_settings(text, source)
     for override in overrides or []:
         apply_override(document, override)
     return validate(document, source)
@@ -111,11 +114,17 @@ def validate(document: Document, source: str) -> Experiment:
     try:
         return Experiment.model_validate(document.value)
     except ValidationError as error:
-        problems = [_describe(item, document, source) for item in _flatten(error)]
-        raise RequestError("\n".join(dict.fromkeys(problems))) from None
+        raise RequestError("\n".join(_describe_all(_flatten(error), document, source))) from None
 
 
 # ------------------------------------------------------------------------------- YAML to values
+
+
+def _parse_settings(text: str, source: str) -> Document:
+    document = parse(text, source)
+    if not isinstance(document.value, dict):
+        raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
+    return document
 
 
 def parse(text: str, source: str) -> Document:
@@ -131,8 +140,9 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        what = error.problem or error.context or "not YAML"
-        raise RequestError(f"{source}{line}: not readable as YAML: {what}") from None
+        what = ", ".join(part for part in (error.context, error.problem) if part) or "not YAML"
+        hint = ". Indent with spaces" if "'\\t'" in what else ""
+        raise RequestError(f"{source}{line}: not readable as YAML: {what}{hint}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise RequestError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -150,8 +160,10 @@ class _Builder:
         self.count += 1
         where = f"{self.source}:{node.start_mark.line + 1}"
         self.places.setdefault(loc, where)
-        if self.count > MAX_NODES or id(node) in above:
-            raise RequestError(f"{where}: aliases repeat themselves; write the values out")
+        if id(node) in above:
+            raise RequestError(f"{where}: an alias repeats itself; write the values out")
+        if self.count > MAX_NODES:
+            raise RequestError(f"{where}: more than {MAX_NODES:,} values; write out what aliases multiply")
         above = (*above, id(node))
         if node.tag not in _PLAIN_TAGS:
             raise RequestError(f"{where}: the tag {node.tag} is not allowed; write a plain value")
@@ -220,7 +232,7 @@ def apply_override(document: Document, override: str, option: str | None = None)
             raise RequestError(f"{source}: {'.'.join(map(str, parts[: depth + 1]))} has no settings below it")
     last: str | int = _index(parts[-1], target, source) if isinstance(target, list) else parts[-1]
     target[last] = parsed.value
-    loc = tuple(int(p) if p.isdigit() else p for p in parts)
+    loc = tuple(int(p) if p.isdecimal() else p for p in parts)
     for stale in [k for k in document.places if k[: len(loc)] == loc]:
         del document.places[stale]
     document.places[loc] = source
@@ -234,7 +246,7 @@ def _split_key(key: str) -> list[str]:
 
 
 def _index(part: str, values: list[Any], source: str) -> int:
-    if not part.isdigit() or int(part) >= len(values):
+    if not part.isdecimal() or int(part) >= len(values):
         raise RequestError(f"{source}: {part} is not an index of a list of {len(values)}")
     return int(part)
 
@@ -249,18 +261,47 @@ def _flatten(error: ValidationError) -> list[dict[str, Any]]:
         inner = item.get("ctx", {}).get("error")
         if isinstance(inner, ValidationError):
             items.extend(_flatten(inner))
-        else:
+        # pydantic counts what is right in a list, and what is wrong is told already
+        elif item["type"] != "too_short" or not item["input"]:
             items.append(dict(item))
     return items
 
 
-def _describe(item: dict[str, Any], document: Document, source: str) -> str:
-    loc = _real_location(tuple(item["loc"]), document.value, item["type"])
+@dataclass(frozen=True)
+class _Problem:
+    """An item of pydantic's, and where it is in the file."""
+
+    item: dict[str, Any]
+    loc: Loc
+    union: Loc | None
+    """The value that was tried as one type after another, of which this is one; None: there was one."""
+
+
+def _describe_all(items: list[dict[str, Any]], document: Document, source: str) -> list[str]:
+    """One line for each mistake, however many types a value was tried as."""
+    tried: dict[Loc, list[_Problem]] = {}
+    problems = [_locate(item, document.value) for item in items]
+    for problem in problems:
+        if problem.union is not None:
+            tried.setdefault(problem.union, []).append(problem)
+    lines: list[str] = []
+    for problem in problems:
+        alternatives = [problem] if problem.union is None else tried[problem.union]
+        # what is wrong inside of a list says more than that it should have been no list
+        deepest = max(len(p.loc) for p in alternatives)
+        if len(problem.loc) == deepest:
+            together = [p.item for p in alternatives if p.loc == problem.loc]
+            lines.append(_describe(problem, together, document, source))
+    return list(dict.fromkeys(lines))
+
+
+def _describe(problem: _Problem, together: list[dict[str, Any]], document: Document, source: str) -> str:
+    item, loc = problem.item, problem.loc
     place = next(
         (document.places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in document.places), source
     )
     key = ".".join(map(str, loc))
-    if item["type"] == "missing":
+    if item["type"] == "missing" and not isinstance(loc[-1], int):
         return f"{place}: {key} is missing"
     if item["type"] in ("extra_forbidden", "unknown_parameter"):
         allowed = item.get("ctx", {}).get("allowed") or _siblings(loc, tuple(item["loc"]))
@@ -268,31 +309,56 @@ def _describe(item: dict[str, Any], document: Document, source: str) -> str:
         close = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{place}: {key}: unknown {kind}.{hint} Allowed: {', '.join(allowed)}"
-    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "missing" or (item["type"] == "too_long" and loc[-1] in ("int", *_PAIRS)):
+        key, message = ".".join(map(str, loc[:3])), "expected two bounds, the lower one first"
+    else:
+        message = _expected(together) or told(item)
     value = item.get("input")
     quoted = "" if value is None or not loc or isinstance(value, dict | Experiment) else f" {_show(value)}:"
-    if item["type"] not in ("space", "value_error"):
-        message = message[:1].lower() + message[1:]
-    if item["type"] == "string_pattern_mismatch":
-        message = "expected letters, digits, dot, dash and underscore, a letter or digit first"
     return f"{place}: {key}:{quoted} {message}" if key else f"{place}: {message}"
 
 
-def _real_location(loc: Loc, value: Any, kind: str) -> Loc:
-    """Drop the tags that pydantic puts into the path of a union's member."""
+def _expected(together: list[dict[str, Any]]) -> str | None:
+    """What would have been right, where a value is none of several types."""
+    infinite = [item for item in together if item["type"] == "finite_number"]
+    words = list(dict.fromkeys(e for e in map(expectation, infinite or together) if e is not None))
+    if len(words) > 2:
+        return "expected one value (a number, text, true or false), or a list of texts"
+    return f"expected {' or '.join(words)}" if words else None
+
+
+_PAIRS = ("uniform", "log_uniform")
+_DOMAINS = {
+    "choice": "ChoiceDomain",
+    "int": "IntDomain",
+    "uniform": "UniformDomain",
+    "log_uniform": "LogUniformDomain",
+    "constant": "ConstantDomain",
+}
+
+
+def _locate(item: dict[str, Any], value: Any) -> _Problem:
+    """Take the names that pydantic gives to the members of unions out of a problem's path."""
+    tagged: Loc = tuple(item["loc"])
+    own = item["type"] == "space"  # found by us, after the unions
+    if not own and tagged[:1] == ("space",) and len(tagged) > 2:
+        tagged = tagged[:2] + tagged[3:]  # the kind of the domain
     real: list[str | int] = []
+    union: Loc | None = None
     current = value
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
+    for position, part in enumerate(tagged):
+        last = position == len(tagged) - 1
         inside = (isinstance(current, dict) and part in current) or (
             isinstance(current, list) and isinstance(part, int) and part < len(current)
         )
         if inside:
             real.append(part)
             current = current[part]
-        elif last and kind in ("missing", "extra_forbidden"):
+        elif last and item["type"] in ("missing", "extra_forbidden"):
             real.append(part)
-    return tuple(real)
+        elif union is None and not own:
+            union = tuple(real)
+    return _Problem(item, tuple(real), union)
 
 
 def _siblings(loc: Loc, tagged: Loc) -> list[str]:
@@ -300,14 +366,7 @@ def _siblings(loc: Loc, tagged: Loc) -> list[str]:
     schema = Experiment.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     if len(tagged) >= 2 and tagged[0] == "space":
-        tags = {
-            "choice": "ChoiceDomain",
-            "int": "IntDomain",
-            "uniform": "UniformDomain",
-            "log_uniform": "LogUniformDomain",
-            "constant": "ConstantDomain",
-        }
-        name = tags.get(str(tagged[2])) if len(tagged) > 2 else None
+        name = _DOMAINS.get(str(tagged[2])) if len(tagged) > 2 else None
         return list(definitions[name]["properties"]) if name else []
     current = schema
     for part in loc[:-1]:

@@ -44,6 +44,9 @@ class LogUniformDomain(Settings):
     """Lowest and highest value."""
 
 
+RangeDomain: TypeAlias = IntDomain | UniformDomain | LogUniformDomain
+
+
 class ConstantDomain(Settings):
     """One value; the same as writing it bare."""
 
@@ -72,6 +75,8 @@ _DOMAIN_TAGS: dict[type, str] = {
 def _domain_tag(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return next((_DOMAIN_KEYS[key] for key in value if key in _DOMAIN_KEYS), None)
+    if isinstance(value, list | tuple) and not all(isinstance(v, str) for v in value):
+        return None
     return _DOMAIN_TAGS.get(type(value), "bare")
 
 
@@ -85,6 +90,7 @@ Domain: TypeAlias = Annotated[
     Discriminator(
         _domain_tag,
         custom_error_type="domain",
-        custom_error_message="expected a value, or one of choice, int, uniform, log_uniform, constant",
+        custom_error_message="expected a value, or one of choice, int, uniform, log_uniform, constant, "
+        "such as {choice: [1, 2]}",
     ),
 ]

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tune_swa.spec.domains import ChoiceDomain, ConstantDomain, IntDomain, LogUniformDomain, UniformDomain
+from tune_swa.spec.domains import (
+    ChoiceDomain,
+    ConstantDomain,
+    IntDomain,
+    RangeDomain,
+    UniformDomain,
+)
 from tune_swa.spec.settings import AveragingSpec, Settings, TrainSpec
 from tune_swa.spec.space import Choices, Parameter, Range, count_space
 from tune_swa.spec.values import CORE_PARAMETERS, Params, Value, distinct, format_value, is_swa_setting
+from tune_swa.spec.wording import told
 
 if TYPE_CHECKING:
     from tune_swa.spec.experiment import Experiment
@@ -25,6 +32,14 @@ NOT_SEARCHABLE = {
     "train.fused": "numerics are resolved once for a whole experiment",
     "train.compile": "numerics are resolved once for a whole experiment",
 }
+
+
+MAX_GRID = 100_000
+"""Points that a grid may have, all of which are written out."""
+MAX_STEPS = 1_000_000
+"""Values of a stepped range. With more than these, the steps are lost in a float's last bits."""
+LARGEST = 2**63 - 1
+"""What a whole number may be: the result files keep them in 64 bits."""
 
 
 class Resolver:
@@ -59,6 +74,7 @@ class Resolver:
             completed = self._point(("points", index), point, self.parameters, self.constants)
             if completed is not None:
                 self.swa_points.append(completed)
+        self._points_fit()
         if spec.baseline.points is not None:
             self.baseline_points = []
             parameters = [p for p in self.parameters if not p.swa]
@@ -100,11 +116,16 @@ class Resolver:
             values = [self._value(name, v, (*loc, "choice", i)) for i, v in enumerate(domain.choice)]
             if len(self.problems) > before:
                 return
-            if len({(type(v), v) for v in values}) < len(values):
-                self._problem((*loc, "choice"), "a value stands twice", list(domain.choice))
-                return
+            seen: set[tuple[type, Value]] = set()
+            for value in values:
+                if (type(value), value) in seen:
+                    self._problem(
+                        (*loc, "choice"), f"{format_value(value)} stands twice", list(domain.choice)
+                    )
+                    return
+                seen.add((type(value), value))
             self._add(name, Choices(tuple(values)))
-        elif isinstance(domain, IntDomain | UniformDomain | LogUniformDomain):
+        elif isinstance(domain, RangeDomain):
             resolved = self._range(name, domain)
             if resolved is not None:
                 self._add(name, resolved)
@@ -115,9 +136,10 @@ class Resolver:
                 self.constants[name] = value
 
     def _add(self, name: str, domain: Choices | Range) -> None:
-        values = domain.enumerate() if isinstance(domain, Choices) or domain.step else None
-        if values is not None and len(values) == 1:
-            self.constants[name] = values[0]
+        if isinstance(domain, Choices) and len(domain.values) == 1:
+            self.constants[name] = domain.values[0]
+        elif isinstance(domain, Range) and domain.low == domain.high:
+            self.constants[name] = int(domain.low) if domain.integer else domain.low
         else:
             self.parameters.append(Parameter(name, domain, swa=is_swa_setting(name)))
 
@@ -160,67 +182,100 @@ class Resolver:
             return int(number)
         if name in CORE_PARAMETERS:
             number = _number(value)
-            if number is None or not 0 < number < math.inf:
+            if number is None or number <= 0:
                 self._problem(loc, "expected a number greater than 0", value)
                 return None
-            return float(number)
+            return number
         section, _, field = name.partition(".")
         current: Settings = getattr(self.experiment, section)
         try:
             validated = type(current).model_validate({**current.model_dump(), field: value})
         except ValidationError as error:
-            self._problem(loc, error.errors()[0]["msg"], value)
+            self._problem(loc, told(error.errors()[0]), value)
             return None
         result: Value = getattr(validated, field)
+        if isinstance(result, int) and result > LARGEST:
+            self._problem(loc, "expected a number that fits in 64 bits", value)
+            return None
         return result
 
-    def _range(self, name: str, domain: IntDomain | UniformDomain | LogUniformDomain) -> Range | None:
+    def _range(self, name: str, domain: RangeDomain) -> Range | None:
+        """The range in the parameter's type, or None and a problem."""
         key, bounds, step, log = _range_parts(domain)
         loc = ("space", name, key)
-        before = len(self.problems)
-        integer = isinstance(domain, IntDomain)
-        sample = self._value(name, bounds[0], (*loc, 0)), self._value(name, bounds[1], (*loc, 1))
-        if len(self.problems) > before:
+        ends = self._ends(name, key, bounds)
+        if ends is None:
             return None
-        if name == "swa_start" and not integer:
-            self._problem(loc[:2], "expected choice or int: averaging starts at an epoch", key)
-            return None
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in sample):
-            self._problem(loc[:2], "expected choice: the values are not numbers", key)
-            return None
-        low, high = (float(v) for v in sample if isinstance(v, int | float))
-        if integer and (low != int(low) or high != int(high)):
-            self._problem(
-                loc, "expected whole numbers; for real ones write uniform or log_uniform", list(bounds)
-            )
-            return None
-        needs_int = all(isinstance(v, int) for v in sample)
-        if needs_int and not integer:
-            self._problem(loc[:2], "expected choice or int: the values are whole numbers", key)
-            return None
+        low, high = ends
         if low > high:
             self._problem(loc, "expected the lower bound first", list(bounds))
             return None
-        if log and low <= 0:
-            self._problem(loc, "expected bounds greater than 0 for a logarithm", list(bounds))
-            return None
-        if log and step not in (None, 1):
-            self._problem((*loc[:2], "step"), "a step and log exclude each other", step)
-            return None
-        if step is not None:
-            steps = (high - low) / step
-            if name == "swa_start" and any(0 < b < 1 for b in bounds):
-                high = low + math.floor(steps + 1e-9) * step
-            elif abs(steps - round(steps)) > 1e-6:
-                reach = low + math.floor(steps) * step
-                self._problem(
-                    loc,
-                    f"{format_value(bounds[1])} is not reached from {format_value(low)} in steps of "
-                    f"{format_value(step)}; write {format_value(reach)}",
-                    list(bounds),
-                )
+        if log:
+            if low <= 0:
+                self._problem(loc, "expected bounds greater than 0 for a logarithm", list(bounds))
                 return None
-        return Range(low, high, step, log, integer)
+            if step not in (None, 1):
+                self._problem((*loc[:2], "step"), "a step and log exclude each other; leave one out", step)
+                return None
+            return Range(low, high, None, log, key == "int")
+        if step is not None:
+            reached = self._reached(name, low, high, step, bounds, loc)
+            if reached is None:
+                return None
+            high = reached
+        return Range(low, high, step, log, key == "int")
+
+    def _ends(self, name: str, key: str, bounds: tuple[float, float]) -> tuple[float, float] | None:
+        """Both bounds as values of the parameter, if a range of this kind fits its type."""
+        loc = ("space", name, key)
+        before = len(self.problems)
+        ends = [self._value(name, bound, (*loc, i)) for i, bound in enumerate(bounds)]
+        if len(self.problems) > before:
+            return None
+        low, high = (v if isinstance(v, int | float) and not isinstance(v, bool) else None for v in ends)
+        if name == "swa_start" and key != "int":
+            self._problem(loc[:2], "expected choice or int: averaging starts at an epoch", key)
+        elif low is None or high is None:
+            self._problem(loc[:2], "expected choice: the values are not numbers", key)
+        elif key == "int" and (low != int(low) or high != int(high)):
+            self._problem(
+                loc, "expected whole numbers; for real ones write uniform or log_uniform", list(bounds)
+            )
+        elif key != "int" and isinstance(low, int) and isinstance(high, int):
+            self._problem(loc[:2], "expected choice or int: the values are whole numbers", key)
+        else:
+            return float(low), float(high)
+        return None
+
+    def _reached(
+        self,
+        name: str,
+        low: float,
+        high: float,
+        step: float,
+        bounds: tuple[float, float],
+        loc: tuple[str, ...],
+    ) -> float | None:
+        """The last value in steps from `low`, which has to be `high`."""
+        steps = (high - low) / step
+        if steps >= MAX_STEPS:
+            self._problem(
+                loc, f"the range has more than {MAX_STEPS:,} values; take a larger step", list(bounds)
+            )
+            return None
+        if name == "swa_start" and any(0 < bound < 1 for bound in bounds):
+            # nobody can be asked to write fractions that are a number of steps apart
+            return low + math.floor(steps + 1e-9) * step
+        if abs(steps - round(steps)) > 1e-6:
+            reach = low + math.floor(steps) * step
+            self._problem(
+                loc,
+                f"{format_value(bounds[1])} is not reached from {format_value(low)} in steps of "
+                f"{format_value(step)}; write {format_value(reach)}",
+                list(bounds),
+            )
+            return None
+        return high
 
     # -- checks across parameters
 
@@ -228,8 +283,8 @@ class Resolver:
         if self.experiment.search.sampler != "grid":
             return
         for parameter in self.parameters:
-            values = parameter.domain.enumerate()
-            if values is None:
+            domain = parameter.domain
+            if isinstance(domain, Range) and (domain.step is None):
                 self._problem(
                     ("space", parameter.name),
                     "a grid takes choice and stepped ranges only; list values, or use another "
@@ -237,9 +292,23 @@ class Resolver:
                     None,
                 )
         size = count_space(tuple(self.parameters))
-        if size is not None and size > 100_000:
+        if size is not None and size > MAX_GRID:
             self._problem(
-                ("space",), f"the grid has {size:,} points; allowed: 100,000. Use another sampler", None
+                ("space",),
+                f"the grid has {size:,} points; allowed: {MAX_GRID:,}. Take fewer values, or another "
+                "search.sampler (tpe, random, qmc, gp, cmaes)",
+                None,
+            )
+
+    def _points_fit(self) -> None:
+        """Points count as trials, so there must be as many."""
+        points, trials = len(distinct(tuple(self.swa_points))), self.experiment.search.trials
+        if trials is not None and points > trials:
+            self._problem(
+                ("points",),
+                f"there are {points}, but search.trials is {trials}; raise it to {points}, or take points "
+                "out",
+                None,
             )
 
     def _warmup_fits(self) -> None:
@@ -308,23 +377,20 @@ class Resolver:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
+    """A finite number, also if it is written as text ("5e-5", which YAML 1.1 takes for a string)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, str):  # "5e-5", which YAML 1.1 takes for a string
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):  # a whole number can be larger than any float
+        return None
+    return number if math.isfinite(number) else None
 
 
-def _range_parts(
-    domain: IntDomain | UniformDomain | LogUniformDomain,
-) -> tuple[str, tuple[float, float], float | None, bool]:
+def _range_parts(domain: RangeDomain) -> tuple[str, tuple[float, float], float | None, bool]:
+    """What the file says: the key, the bounds, the step and whether it is logarithmic."""
     if isinstance(domain, IntDomain):
-        return "int", domain.bounds, None if domain.log else domain.step, domain.log
+        return "int", domain.bounds, domain.step, domain.log
     if isinstance(domain, UniformDomain):
         return "uniform", domain.uniform, domain.step, False
     return "log_uniform", domain.log_uniform, None, True

@@ -19,6 +19,10 @@ class Choices:
     def contains(self, value: Value) -> bool:
         return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
 
+    @property
+    def count(self) -> int | None:
+        return len(self.values)
+
     def enumerate(self) -> tuple[Value, ...] | None:
         return self.values
 
@@ -28,7 +32,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """A number in [low, high], both included; `step` None means continuous."""
+    """A number in [low, high], both included; `step` None: any real, or with `integer` any whole one."""
 
     low: float
     high: float
@@ -48,14 +52,24 @@ class Range:
         steps = (value - self.low) / self.step
         return abs(steps - round(steps)) < 1e-9
 
+    @property
+    def count(self) -> int | None:
+        """Number of values, or None where it is continuous."""
+        step = self._step
+        return None if step is None else round((self.high - self.low) / step) + 1
+
     def enumerate(self) -> tuple[Value, ...] | None:
-        """Values of a stepped range, or None where it is continuous."""
-        if self.step is None:
+        """Every value, or None where it is continuous."""
+        step, count = self._step, self.count
+        if step is None or count is None:
             return None
-        count = round((self.high - self.low) / self.step) + 1
         if self.integer:
-            return tuple(int(self.low + i * self.step) for i in range(count))
-        return tuple(min(self.low + i * self.step, self.high) for i in range(count))
+            return tuple(int(self.low + i * step) for i in range(count))
+        return tuple(min(self.low + i * step, self.high) for i in range(count))
+
+    @property
+    def _step(self) -> float | None:
+        return 1 if self.integer and self.step is None else self.step
 
     def describe(self) -> str:
         text = f"from {format_value(self.low)} to {format_value(self.high)}"
@@ -104,8 +118,8 @@ def count_space(parameters: tuple[Parameter, ...]) -> int | None:
     """Number of combinations, or None where a parameter is continuous."""
     total = 1
     for parameter in parameters:
-        values = parameter.domain.enumerate()
-        if values is None:
+        count = parameter.domain.count
+        if count is None:
             return None
-        total *= len(values)
+        total *= count
     return total
