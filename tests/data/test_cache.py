@@ -112,15 +112,30 @@ def test_it_does_not_matter_how_the_folder_is_reached(photos: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "no meta", "garbled meta", "other format", "labels", "label"]
-)
-def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path) -> None:
+    "damage",
+    ["truncated", "flipped", "empty", "no meta", "garbled meta", "other format", "labels", "label", "parts",
+     "remarks", "file"],
+)  # fmt: skip
+def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = prepare(SPEC, photos)
     assert data.cache_path is not None
     pixels = np.array(data.images)
     meta = data.cache_path / cache.META
     if damage == "truncated":
         os.truncate(data.cache_path / cache.IMAGES, 1000)
+    elif damage == "flipped":
+        with (data.cache_path / cache.IMAGES).open("r+b") as file:
+            file.seek(-5, os.SEEK_END)
+            file.write(bytes([pixels.reshape(-1)[-5] ^ 1]))
+    elif damage == "empty":
+        (data.cache_path / cache.IMAGES).write_bytes(b"")
+    elif damage == "parts":
+        (data.cache_path / cache.PARTS).write_bytes(b"garbled")
+    elif damage == "remarks":
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), "remarks": []}))
+    elif damage == "file":
+        shutil.rmtree(data.cache_path)
+        data.cache_path.write_text("a file")
     elif damage == "no meta":
         meta.unlink()
     elif damage == "garbled meta":
@@ -131,9 +146,10 @@ def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path) -> None:
         np.save(data.cache_path / cache.LABELS, np.zeros(3, dtype=np.int64))
     else:
         np.save(data.cache_path / cache.LABELS, data.labels + 1)
-    again = prepare(SPEC, photos)
+    again = prepare(SPEC, photos, verify=True)
     np.testing.assert_array_equal(again.images, pixels)
     assert again.fingerprint == data.fingerprint
+    assert "the decoded images there are damaged; they are decoded again" in caplog.text
 
 
 def _prepare_and_count(photos: str, folder: str, queue: multiprocessing.Queue[int]) -> None:

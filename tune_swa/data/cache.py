@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -17,11 +18,14 @@ import PIL
 
 from tune_swa.data.decoding import decode_all
 from tune_swa.data.locks import locked
-from tune_swa.data.sources import Labels, Listing, Parts, Source
+from tune_swa.data.remarks import Remarks
+from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
 IMAGES, LABELS, PARTS, META = "images.npy", "labels.npy", "parts.npy", "meta.json"
 CHUNK = 256
 """Images hashed at a time."""
@@ -42,6 +46,8 @@ class Decoded:
     class_names: tuple[str, ...]
     fingerprint: str
     """Hash of pixels, labels, parts and names."""
+    remarks: Remarks
+    """What was skipped and converted."""
 
 
 def cache_folder() -> Path:
@@ -54,13 +60,28 @@ def cache_folder() -> Path:
 
 def key(source: Source, spec: DataSpec) -> str:
     """Name of a source's entry: a hash of everything that its pixels depend on."""
-    facts = [FORMAT, source.identity(), spec.image_size, spec.resize, PIL.__version__]
+    settings = [spec.image_size, spec.resize, spec.unreadable]
+    facts = [FORMAT, source.identity(), *settings, PIL.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
 
 
-def find(source: Source, spec: DataSpec) -> Decoded | None:
-    """The entry of a source if it is there and whole, without decoding anything."""
-    return read(cache_folder() / key(source, spec))
+def find(source: Source, spec: DataSpec, *, verify: bool = False) -> Decoded | None:
+    """The entry of a source if it is there and whole, without decoding anything.
+
+    Args:
+        source: where the images come from.
+        spec: size and way of resizing.
+        verify: read all pixels and compare their hash, which notices bits that have flipped. Costs what
+            reading them costs (about a second for a gigabyte), and leaves them in the system's cache.
+    """
+    folder = cache_folder() / key(source, spec)
+    found = read(folder)
+    if found is not None and verify and _fingerprint(found) != found.fingerprint:
+        found = None
+    if found is None and folder.exists():
+        logger.warning("%s: the decoded images there are damaged; they are decoded again", folder)
+        _remove(folder)
+    return found
 
 
 def decode(
@@ -88,8 +109,8 @@ def decode(
                 found = read(folder)
     except OSError as error:
         raise RequestError(
-            f"{folder.parent}: the decoded images cannot be written ({error.strerror or error}). Free space "
-            "there, or name another folder in the environment variable TUNE_SWA_CACHE"
+            f"{folder.parent}: the decoded images cannot be written ({error.strerror or error}). Name a "
+            "folder on a local disk with free space in the environment variable TUNE_SWA_CACHE"
         ) from None
     assert found is not None
     return found
@@ -109,11 +130,15 @@ def read(folder: Path) -> Decoded | None:
             and images.dtype == np.uint8
             and labels.dtype == np.int64
             and len(images) == len(labels) == len(parts)
+            and parts.dtype == np.int8
             and 0 <= labels.min() <= labels.max() < len(class_names)
+            and all(isinstance(name, str) for name in class_names)
         )
-        return Decoded(folder, images, labels, parts, class_names, meta["fingerprint"]) if whole else None
+        remarks = Remarks.from_dict(meta["remarks"])
+        fingerprint = meta["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
+    return Decoded(folder, images, labels, parts, class_names, fingerprint, remarks) if whole else None
 
 
 def _write(
@@ -131,10 +156,13 @@ def _write(
     try:
         images = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         _reserve(temporary / IMAGES)
-        decode_all(listing, spec, images, progress)
+        skipped, remarks = decode_all(listing, spec, images, progress)
         images.flush()
+        parts = listing.parts.copy()
+        parts[skipped] = SKIPPED  # the rows stay, in no part
+        decoded = Decoded(folder, images, listing.labels, parts, listing.class_names, "", remarks)
         _save(temporary / LABELS, lambda file: np.save(file, listing.labels))
-        _save(temporary / PARTS, lambda file: np.save(file, listing.parts))
+        _save(temporary / PARTS, lambda file: np.save(file, parts))
         meta = {
             "format": FORMAT,
             "source": name,
@@ -143,10 +171,11 @@ def _write(
             "shape": list(shape),
             "class_names": list(listing.class_names),
             "images_per_class": np.bincount(listing.labels, minlength=len(listing.class_names)).tolist(),
-            "fingerprint": _fingerprint(images, listing),
+            "remarks": remarks.as_dict(),
+            "fingerprint": _fingerprint(decoded),
         }
         _save(temporary / META, lambda file: file.write(json.dumps(meta, indent=1).encode()))
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        _remove(folder)  # a damaged one
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -184,11 +213,18 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _fingerprint(images: Pixels, listing: Listing) -> str:
+def _fingerprint(decoded: Decoded) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(images), CHUNK):
-        digest.update(np.ascontiguousarray(images[start : start + CHUNK]).data)
-    digest.update(listing.labels.tobytes())
-    digest.update(listing.parts.tobytes())
-    digest.update(json.dumps([images.shape, listing.class_names]).encode())
+    for start in range(0, len(decoded.images), CHUNK):
+        digest.update(np.ascontiguousarray(decoded.images[start : start + CHUNK]).data)
+    digest.update(decoded.labels.tobytes())
+    digest.update(decoded.parts.tobytes())
+    digest.update(json.dumps([decoded.images.shape, decoded.class_names]).encode())
     return digest.hexdigest()
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry, or a file that stands in its place."""
+    if entry.is_file():
+        entry.unlink()
+    shutil.rmtree(entry, ignore_errors=True)

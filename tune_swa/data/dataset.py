@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
+from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
+from tune_swa.data.remarks import NOTHING, Remarks
 from tune_swa.data.sources import Labels, Listing, find_source
 from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
@@ -48,6 +50,8 @@ class Dataset:
     """What the difference is divided by."""
     cache_path: Path | None = None
     """The cache entry that the images lie in; None for images from arrays."""
+    remarks: Remarks = NOTHING
+    """What was skipped and converted when they were decoded."""
 
     @property
     def num_classes(self) -> int:
@@ -131,7 +135,11 @@ class Estimate:
 
 
 def prepare(
-    spec: DataSpec, data_dir: Path | None = None, progress: ProgressCallback | None = None
+    spec: DataSpec,
+    data_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    verify: bool = False,
 ) -> Dataset:
     """Find the images, decode them if that is still to do, and divide them.
 
@@ -139,12 +147,13 @@ def prepare(
         spec: the data settings.
         data_dir: folder of the images or the download; goes before `data.path`.
         progress: called with (images done, images in all) while decoding.
+        verify: read decoded images whole and compare their hash; for whoever uses them first.
 
     Raises:
         RequestError: the images are missing, damaged or too few; nothing is left half done.
     """
     source = find_source(spec, data_dir)
-    found = cache.find(source, spec)
+    found = cache.find(source, spec, verify=verify)
     if found is None:
         listing = source.list_images()
         _divide(source.name, listing, spec)  # what cannot be divided need not be decoded
@@ -164,6 +173,7 @@ def prepare(
         mean=statistics[0],
         std=statistics[1],
         cache_path=found.folder,
+        remarks=found.remarks,
     )
 
 
@@ -197,6 +207,10 @@ def _divide(name: str, images: cache.Decoded | Listing, spec: DataSpec) -> Divis
     for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):
         if len(rows) < 2:
             raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")
+    counts = np.bincount(images.labels[division.train], minlength=len(images.class_names))
+    if not counts.all():
+        without = listed([images.class_names[i] for i in np.flatnonzero(counts == 0)])
+        raise RequestError(f"{name}: no images to train with in {without}. Add some that can be decoded")
     return division
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from tune_swa.data.remarks import Group, Remarks
 from tune_swa.data.sources import Listing
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
@@ -17,8 +20,6 @@ from tune_swa.spec import DataSpec
 CHUNK = 256
 """Images decoded between two reports of progress."""
 MOST_THREADS = 16
-SHOWN = 10
-"""Damaged images named in a message."""
 
 
 def resize(image: Image.Image, size: int, how: str) -> Image.Image:
@@ -43,38 +44,71 @@ def decode_all(
     spec: DataSpec,
     out: npt.NDArray[np.uint8],
     progress: Callable[[int, int], object] | None = None,
-) -> None:
+) -> tuple[list[int], Remarks]:
     """Decode every image into its row of `out`, [N, H, W, 3]; memory does not grow with N.
 
+    Returns:
+        Rows of the images that were skipped, rising, and what there is to tell.
+
     Raises:
-        RequestError: images that cannot be decoded, after all have been tried.
+        RequestError: images that cannot be decoded, after all have been tried; not with
+            `data.unreadable: skip`.
     """
-    failures: list[tuple[int, str]] = []
+    failures: dict[int, str] = {}
+    converted: dict[int, tuple[str, ...]] = {}
 
     def decode(index: int) -> None:
         try:
-            out[index] = np.asarray(resize(listing.open_image(index), spec.image_size, spec.resize))
+            opened = listing.open_image(index)
+            out[index] = np.asarray(resize(opened.image, spec.image_size, spec.resize))
         except UnidentifiedImageError:
-            failures.append((index, "not an image that Pillow knows"))
+            failures[index] = "not an image that Pillow knows"
         except Exception as error:  # PIL's decoders raise a dozen types for damaged files
-            failures.append((index, str(error) or type(error).__name__))
+            failures[index] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        else:
+            if opened.conversions:
+                converted[index] = opened.conversions
 
     # threads are enough: PIL releases the interpreter's lock while it decodes and resizes
-    with ThreadPoolExecutor(max_workers=min(MOST_THREADS, _cores())) as pool:
+    with _as_torchvision(), ThreadPoolExecutor(max_workers=min(MOST_THREADS, _cores())) as pool:
         for start in range(0, len(listing), CHUNK):
             stop = min(start + CHUNK, len(listing))
             list(pool.map(decode, range(start, stop)))
             if progress is not None:
                 progress(stop, len(listing))
-    if failures:
-        lines = [f"{listing.names(index)} ({why})" for index, why in sorted(failures)[:SHOWN]]
-        if len(failures) > SHOWN:
-            lines.append(f"and {len(failures) - SHOWN} more")
+    skipped = Group.of(f"{listing.names(index)} ({failures[index]})" for index in sorted(failures))
+    if failures and spec.unreadable == "error":
+        more = (
+            [f"and {skipped.count - len(skipped.first)} more"] if skipped.count > len(skipped.first) else []
+        )
         raise RequestError(
             f"{len(failures)} of {len(listing)} images cannot be decoded:\n  "
-            + "\n  ".join(lines)
-            + "\nReplace or remove them; nothing was trained"
+            + "\n  ".join([*skipped.first, *more])
+            + "\nReplace or remove them, or leave them out with --set data.unreadable=skip. Nothing was "
+            "trained"
         )
+    kinds: dict[str, list[str]] = {}
+    for index in sorted(converted):
+        for kind in converted[index]:
+            kinds.setdefault(kind, []).append(listing.names(index))
+    remarks = Remarks(skipped, {kind: Group.of(names) for kind, names in sorted(kinds.items())})
+    return sorted(failures), remarks
+
+
+@contextmanager
+def _as_torchvision() -> Iterator[None]:
+    """Let Pillow decode what is large (there is a limit of our own), and say nothing of palettes.
+
+    Both are settings of the process, so they are made here, outside of the threads.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from tune_swa.data.sources import Listing, Part
+from tune_swa.data.sources import Listing, Opened, Part
 
 
 class Digits:
@@ -27,7 +27,7 @@ class Digits:
             class_names=tuple(str(name) for name in bunch.target_names),
             labels=bunch.target.astype(np.int64),
             parts=np.full(len(pixels), Part.TRAIN, dtype=np.int8),
-            open_image=lambda index: Image.fromarray(pixels[index]).convert("RGB"),
+            open_image=lambda index: Opened(Image.fromarray(pixels[index]).convert("RGB")),
             names=lambda index: f"digit {index}",
         )
 

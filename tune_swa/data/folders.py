@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from tune_swa.data.layouts import (
     EXTENSIONS,
@@ -17,8 +16,10 @@ from tune_swa.data.layouts import (
     find_parts,
     image_files,
     listed,
+    printable,
     subfolders,
 )
+from tune_swa.data.pixels import open_rgb
 from tune_swa.data.sources import Listing, Part
 from tune_swa.errors import RequestError
 
@@ -41,10 +42,12 @@ class ImageFolders:
 
     Args:
         root: the folder; None where the request names none.
+        exif_rotation: turn images as their EXIF orientation says.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, *, exif_rotation: bool = False) -> None:
         self.root = root
+        self.exif_rotation = exif_rotation
 
     @property
     def name(self) -> str:
@@ -58,7 +61,7 @@ class ImageFolders:
             cut = len(str(folder)) + 1
             for label, files in classes.items():
                 digest.update(repr((part, label, [(path[cut:], *facts) for path, *facts in files])).encode())
-        return f"folder {digest.hexdigest()}"
+        return f"folder {digest.hexdigest()} {self.exif_rotation}"
 
     def list_images(self) -> Listing:
         class_names = tuple(self._found[0].classes)
@@ -74,8 +77,8 @@ class ImageFolders:
             class_names=class_names,
             labels=np.array(labels, dtype=np.int64),
             parts=np.array(parts, dtype=np.int8),
-            open_image=lambda i: _open(paths[i]),
-            names=lambda i: str(paths[i]),
+            open_image=lambda i: open_rgb(paths[i], exif_rotation=self.exif_rotation),
+            names=lambda i: printable(paths[i]),
         )
 
     def preview(self) -> Listing:
@@ -114,6 +117,8 @@ class ImageFolders:
 def _check_classes(found: list[_Found]) -> None:
     """At least two classes, none empty, and the same ones in every part."""
     train = found[0]
+    for _, folder, classes in found:
+        _check_names(folder, list(classes))
     if len(train.classes) < 2:
         raise RequestError(
             f"{train.folder}: expected a folder for each of at least two classes, found "
@@ -137,7 +142,18 @@ def _check_classes(found: list[_Found]) -> None:
             )
 
 
-def _open(path: str) -> Image.Image:
-    """As torchvision's default loader: whatever the file's mode, RGB."""
-    with Path(path).open("rb") as file, Image.open(file) as image:
-        return image.convert("RGB")
+def _check_names(folder: Path, names: list[str]) -> None:
+    """Names that would be one folder elsewhere, or that no result file can hold."""
+    by_folded: dict[str, str] = {}
+    for name in names:
+        other = by_folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise RequestError(
+                f"{folder}: {other} and {name} differ in upper and lower case only. Put their images into "
+                "one folder, or give them different names"
+            )
+        if printable(name) != name:
+            raise RequestError(
+                f"{folder}: the name of the class {printable(name)} holds characters that cannot be written. "
+                "Rename the folder"
+            )

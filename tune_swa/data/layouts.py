@@ -71,21 +71,30 @@ def subfolders(folder: Path) -> list[str]:
 
 def image_files(folder: Path) -> list[ImageFile]:
     """Image files in `folder` and below, in ImageFolder's order, hidden files and folders left out."""
-    pending, found = [str(folder)], []
+    pending, found = [(str(folder), frozenset({_identity(str(folder))}))], []
     while pending:
-        base = pending.pop()
+        base, above = pending.pop()
         files = []
         with os.scandir(base) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    pending.append(entry.path)
+                    here = _identity(entry.path)
+                    if here not in above:  # a link to a folder that it is in
+                        pending.append((entry.path, above | {here}))
                 elif entry.name.lower().endswith(EXTENSIONS):
-                    facts = entry.stat()
-                    files.append(ImageFile(entry.path, facts.st_size, facts.st_mtime_ns))
+                    files.append(_image_file(entry))
         found.append((base, sorted(files)))
     return [file for _, files in sorted(found) for file in files]
+
+
+def printable(name: str) -> str:
+    """A file's name on one line, whatever bytes it is made of."""
+    if name.isprintable():
+        return name
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def listed(names: list[str], most: int = 10) -> str:
@@ -94,16 +103,37 @@ def listed(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _identity(folder: str) -> tuple[int, int]:
+    facts = Path(folder).stat()
+    return facts.st_dev, facts.st_ino
+
+
+def _image_file(entry: os.DirEntry[str]) -> ImageFile:
+    try:
+        facts = entry.stat()
+    except OSError:  # a link to nowhere: decoding will say so
+        return ImageFile(entry.path, -1, 0)
+    return ImageFile(entry.path, facts.st_size, facts.st_mtime_ns)
+
+
 def _parts(root: Path) -> dict[Part, Path]:
     return {part: folder for part in Part if (folder := _part_folder(root, part)) is not None}
 
 
 def _part_folder(root: Path, part: Part) -> Path | None:
     """`root/train`, or `root/seg_train/seg_train` as Kaggle packs it; `Train` will do."""
-    present = {name.lower(): root / name for name in subfolders(root)}
+    present: dict[str, list[str]] = {}
+    for name in subfolders(root):
+        present.setdefault(name.lower(), []).append(name)
     for name in _NAMES[part]:
-        folder = present.get(name)
-        if folder is not None:
+        found = present.get(name, [])
+        if len(found) > 1:
+            raise RequestError(
+                f"{root}: {' and '.join(found)} differ in upper and lower case only; which of them holds the "
+                f"{part.name.lower()} images? Rename or remove the others"
+            )
+        if found:
+            folder = root / found[0]
             return folder / folder.name if _holds_classes(folder / folder.name) else folder
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,19 @@ class Part(IntEnum):
     TEST = 2
 
 
+SKIPPED = -1
+"""Part of an image that could not be decoded: none."""
+
+
+class Opened(NamedTuple):
+    """A decoded image, and what was done to it."""
+
+    image: Image.Image
+    """RGB, at its own size."""
+    conversions: tuple[str, ...] = ()
+    """Kinds of conversions it took to get there, such as `greyscale`."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """The images of a source before they are decoded."""
@@ -36,9 +49,9 @@ class Listing:
     labels: Labels
     """Index into `class_names` of every image, [N]."""
     parts: Parts
-    """The `Part` every image came in, [N]."""
-    open_image: Callable[[int], Image.Image]
-    """Decode image i into RGB, at its own size."""
+    """The `Part` every image came in, or `SKIPPED`, [N]."""
+    open_image: Callable[[int], Opened]
+    """Decode image i."""
     names: Callable[[int], str]
     """What image i is called in messages."""
 
@@ -101,7 +114,7 @@ def find_source(spec: DataSpec, data_dir: Path | None = None) -> Source:
             )
         return Digits()
     if spec.dataset == "folder":
-        return ImageFolders(folder)
+        return ImageFolders(folder, exif_rotation=spec.exif_rotation)
     if spec.dataset in SETS:
         return TorchvisionSet(spec.dataset, folder)
     known = ["digits", "folder", *SETS]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tune_swa.data.cache import cache_folder
 from tune_swa.data.locks import locked
-from tune_swa.data.sources import Labels, Listing, Part
+from tune_swa.data.pixels import to_rgb
+from tune_swa.data.sources import Labels, Listing, Opened, Part
 from tune_swa.errors import RequestError
 
 
@@ -141,7 +141,7 @@ class TorchvisionSet:
     def _as_published(self) -> Listing:
         entry = SETS[self.name]
 
-        def open_image(index: int) -> Image.Image:
+        def open_image(index: int) -> Opened:
             raise RuntimeError(f"{self.name} is not downloaded: there is no image {index}")
 
         return Listing(
@@ -175,6 +175,5 @@ def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _image(dataset: Any, index: int) -> Image.Image:
-    image: Image.Image = dataset[index][0]
-    return image.convert("RGB")
+def _image(dataset: Any, index: int) -> Opened:
+    return to_rgb(dataset[index][0])

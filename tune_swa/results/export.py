@@ -56,7 +56,8 @@ def _write_bytes(file: BinaryIO, data: bytes) -> None:
 
 def _write_all(writers: Mapping[Path, Writer]) -> None:
     """Write every file under a temporary name beside its own, then rename them."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
+    # always the same name, so that what a kill leaves is written over: there is one writer, by the lock
+    temporary = {path: path.with_name(f".{path.name}.tmp") for path in writers}
     try:
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,11 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another search is writing to it (process {pid or 'unknown'}). Wait for it, "
                 "stop it, or give this one another --name"
             ) from None
+        except OSError as error:
+            raise RequestError(
+                f"{folder}: its file system has no locks ({error.strerror}). Choose a place on a local disk "
+                "with --results-dir; --storage is for what other machines have to see"
+            ) from None
         os.ftruncate(file, 0)
         os.pwrite(file, str(os.getpid()).encode(), 0)
         try:

@@ -174,7 +174,12 @@ def search(
 def _prepare_data(request: Request) -> Dataset:
     """Find, decode and divide the images, with a progress bar where there is something to decode."""
     with Decoding(request.console, quiet=request.quiet) as decoding:
-        return prepare(request.experiment.data, request.images_dir, progress=decoding)
+        data = prepare(request.experiment.data, request.images_dir, progress=decoding, verify=True)
+    for line in data.remarks.lines():
+        logger.info("%s", line)
+    if data.remarks.summary() and not request.quiet:
+        request.console.print(data.remarks.summary(), markup=False, soft_wrap=True)
+    return data
 
 
 def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
@@ -373,6 +378,7 @@ def _header(
             "train": len(data.train),
             "val": len(data.val),
             "test": len(data.test),
+            **data.remarks.as_dict(),
         },
         "weights": fingerprint(weights),
         "numerics": numerics.as_dict(),

@@ -52,6 +52,11 @@ class DataSpec(Settings):
     split_seed: NonNegativeInt = 0
     """Seed of these draws. Kept apart from the training seed, so that every trial and every fresh
     seed sees the same division."""
+    unreadable: Literal["error", "skip"] = "error"
+    """Images that cannot be decoded: `error` lists them before anything is trained, `skip` leaves them
+    out of the set before it is divided, and records which."""
+    exif_rotation: bool = False
+    """Turn images as their EXIF orientation says. torchvision's loader does not."""
     normalize: Literal["none", "imagenet", "dataset"] = "none"
     """`none` feeds [0, 1]; `imagenet` subtracts ImageNet's channel means and divides by its
     deviations; `dataset` uses those of the training images."""

@@ -1,0 +1,78 @@
+"""What images needed before they could be used: for the log, the journal and the files' metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 10
+"""Names that are kept of each kind."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one kind."""
+
+    count: int
+    first: tuple[str, ...]
+    """Names of the first few, with the reason where there is one."""
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Group:
+        listed = list(names)
+        return cls(len(listed), tuple(listed[:SHOWN]))
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
+        return f"{self.count}: {', '.join(self.first)}{more}"
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """Images that were skipped, and those that were converted, by kind of conversion."""
+
+    skipped: Group = Group(0, ())
+    converted: Mapping[str, Group] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """One line for each kind, with names."""
+        lines = (
+            [f"images skipped, since they cannot be decoded, {self.skipped}"] if self.skipped.count else []
+        )
+        return lines + [f"images converted to RGB, {kind}, {group}" for kind, group in self.converted.items()]
+
+    def summary(self) -> str:
+        """All of it in a few words; empty where there is nothing to tell."""
+        parts = [f"{group.count} {kind}" for kind, group in self.converted.items()]
+        told = [f"{self.skipped.count} images skipped"] if self.skipped.count else []
+        return "; ".join(told + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "skipped": {"count": self.skipped.count, "first": list(self.skipped.first)},
+            "converted": {
+                kind: {"count": group.count, "first": list(group.first)}
+                for kind, group in self.converted.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Remarks:
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError: the values are of another shape.
+        """
+        return cls(
+            skipped=Group(values["skipped"]["count"], tuple(values["skipped"]["first"])),
+            converted={
+                kind: Group(group["count"], tuple(group["first"]))
+                for kind, group in values["converted"].items()
+            },
+        )
+
+
+NOTHING = Remarks()
+"""Nothing was skipped, and all images were RGB."""
