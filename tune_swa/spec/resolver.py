@@ -16,7 +16,7 @@ from tune_swa.spec.domains import (
     RangeDomain,
     UniformDomain,
 )
-from tune_swa.spec.settings import AveragingSpec, Settings, TrainSpec
+from tune_swa.spec.settings import AveragingSpec, SchedulerSpec, Settings, TrainSpec
 from tune_swa.spec.space import Choices, Parameter, Range, count_space
 from tune_swa.spec.values import CORE_PARAMETERS, Params, Value, distinct, format_value, is_swa_setting
 from tune_swa.spec.wording import told
@@ -94,11 +94,11 @@ class Resolver:
                     f"expected rising epochs between 0 and {spec.train.epochs - 2}",
                     list(rungs),
                 )
-        if spec.scheduler.asha and spec.scheduler.grace_epochs > spec.train.epochs:
+        grace = spec.scheduler.grace_epochs
+        # the default is no mistake of the user's: a run that is as short has no rung
+        if spec.scheduler.asha and grace > max(spec.train.epochs, SchedulerSpec().grace_epochs):
             self._problem(
-                ("scheduler", "grace_epochs"),
-                f"expected at most train.epochs ({spec.train.epochs})",
-                spec.scheduler.grace_epochs,
+                ("scheduler", "grace_epochs"), f"expected at most train.epochs ({spec.train.epochs})", grace
             )
         return self
 
