@@ -223,6 +223,7 @@ def _print_result(console: Console, folder: Path) -> None:
         ("best_model.json", "what one needs to know to use them"),
         ("space.yaml", "the space as it was searched"),
         ("journal.jsonl", "everything that happened, a line each"),
+        ("search.log", "images skipped or converted, and what went wrong on the way"),
     ):
         if (folder / name).exists():
             console.print(f"  {name:<20} {what}", markup=False, soft_wrap=True)
