@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from tune_swa.training.metrics import NonFiniteError, evaluate, expected_calibra
 from tune_swa.training.model import build_model, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, resolve
 from tune_swa.training.schedule import base_factor
+
+Weights = dict[str, torch.Tensor]
 
 # ------------------------------------------------------------------------------------- schedule
 
@@ -134,6 +138,34 @@ def test_a_state_dict_file_is_loaded(tmp_path: Path) -> None:
     assert fingerprint(weights) == fingerprint(dict(reversed(list(weights.items()))))
 
 
+WRAPPED: dict[str, Callable[[Weights], object]] = {
+    "DataParallel": lambda state: {f"module.{n}": t for n, t in state.items()},
+    "averaged": lambda state: {"n_averaged": torch.tensor(3), **{f"module.{n}": t for n, t in state.items()}},
+    "compiled": lambda state: {f"_orig_mod.module.{n}": t for n, t in state.items()},
+    "lightning": lambda state: {"epoch": 3, "state_dict": {f"model.{n}": t for n, t in state.items()}},
+    "checkpoint": lambda state: {"epoch": 3, "model_state_dict": dict(state), "optimizer": {}},
+    "counters": lambda state: {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")},
+    "double": lambda state: {n: t.double() for n, t in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPED)
+def test_what_training_programs_wrap_around_a_state_dict_is_taken_off(wrapping: str, tmp_path: Path) -> None:
+    source = torchvision.models.resnet18(num_classes=5)
+    torch.save(WRAPPED[wrapping](source.state_dict()), tmp_path / "w.pt")
+    model = build_model(5, 0, resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt"))))
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_a_file_without_a_classifier_gets_a_fresh_one(tmp_path: Path) -> None:
+    source = torchvision.models.resnet18(num_classes=5).state_dict()
+    torch.save({n: t for n, t in source.items() if not n.startswith("fc.")}, tmp_path / "w.pt")
+    model = build_model(5, 0, resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt"))))
+    assert torch.equal(model.conv1.weight, source["conv1.weight"])
+    assert torch.equal(model.fc.weight, build_model(5, 0).fc.weight)
+
+
 def test_half_floats_are_read_as_fp32(tmp_path: Path) -> None:
     source = torchvision.models.resnet18(num_classes=5)
     torch.save(source.bfloat16().state_dict(), tmp_path / "w.pt")
@@ -148,15 +180,25 @@ def test_random_weights_follow_the_seed() -> None:
     assert not torch.equal(build_model(3, 1).conv1.weight, build_model(3, 2).conv1.weight)
 
 
+class Dangerous:
+    """Would end the tests if it were unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (3,)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
+        (b"", "cannot be read as a state_dict"),
         (b"no weights at all", "cannot be read as a state_dict"),
         ([1, 2], "holds no state_dict"),
         ({"a": torch.zeros(1)}, "it lacks conv1.weight"),
+        (Dangerous(), "other things than tensors, a whole model perhaps"),
+        (torch.nn.Linear(2, 2), "other things than tensors, a whole model perhaps"),
     ],
-    ids=["missing", "garbage", "list", "other-network"],
+    ids=["missing", "empty", "garbage", "list", "other-network", "code", "whole-model"],
 )
 def test_wrong_weights_files(content: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
@@ -168,11 +210,25 @@ def test_wrong_weights_files(content: object, message: str, tmp_path: Path) -> N
         resolve_weights(ModelSpec(weights=str(path)))
 
 
-def test_weights_of_another_shape(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("conv1.weight", torch.zeros(64, 1, 7, 7), "other shapes for conv1.weight"),
+        ("fc.weight", torch.zeros(5, 256), "other shapes for fc.weight"),
+        ("fc.weight", torch.tensor(1.0), "other shapes for fc.weight"),
+        ("fc.bias", torch.zeros(7), "other shapes for fc.weight"),
+        ("bn1.weight", torch.ones(64, dtype=torch.int64), "other types for bn1.weight"),
+        ("bn1.weight", torch.ones(64, dtype=torch.complex64), "other types for bn1.weight"),
+        ("bn1.weight", torch.ones(64, device="meta"), "other types for bn1.weight"),
+        ("bn1.weight", torch.ones(64).to_sparse(), "other types for bn1.weight"),
+        ("bn1.weight", torch.full((64,), float("inf")), "bn1.weight: not finite"),
+        ("layer9.weight", torch.ones(1), "has unknown layer9.weight"),
+    ],
+)
+def test_one_wrong_tensor(name: str, tensor: torch.Tensor, message: str, tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=5).state_dict()
-    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
-    torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(RequestError, match=r"other shapes for conv1\.weight"):
+    torch.save({**state, name: tensor}, tmp_path / "w.pt")
+    with pytest.raises(RequestError, match=message):
         resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
 
 
@@ -189,9 +245,14 @@ def test_imagenet_weights_come_from_torchvisions_cache(
     weights = resolve_weights(ModelSpec(weights="imagenet"))
     assert weights is not None
     assert torch.equal(weights["conv1.weight"], source.conv1.weight)
+    torch.save(Dangerous(), folder / entry.url.rpartition("/")[2])
+    with pytest.raises(RequestError, match="Delete it, and it is downloaded again"):
+        resolve_weights(ModelSpec(weights="imagenet"))
 
 
-def test_imagenet_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
@@ -199,6 +260,7 @@ def test_imagenet_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(RequestError, match=r"could not be downloaded.*by hand.*model\.weights=none"):
         resolve_weights(ModelSpec(weights="imagenet"))
+    assert capsys.readouterr() == ("", "")
 
 
 # ---------------------------------------------------------------------------------- checkpoints

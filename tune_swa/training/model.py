@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -18,6 +19,8 @@ from tune_swa.spec import ModelSpec
 
 StateDict = Mapping[str, Tensor]
 CLASSIFIER = ("fc.weight", "fc.bias")
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel and AveragedModel, torch.compile, and Lightning modules put before every name."""
 
 
 def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -> nn.Module:
@@ -26,17 +29,17 @@ def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -
     Args:
         num_classes: width of the classifier.
         seed: of the random initialisation. The global generator is left as it was.
-        weights: what `resolve_weights` returned. A classifier of another width in it is passed
-            over, so the fresh one stays.
+        weights: what `resolve_weights` returned. Where it has no classifier, or one of another
+            width, the fresh one stays.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
         model = torchvision.models.resnet18(num_classes=num_classes)
     if weights is not None:
         fitting = dict(weights)
-        if fitting["fc.weight"].shape[0] != num_classes:
-            for name in CLASSIFIER:
-                fitting[name] = model.state_dict()[name]
+        if "fc.weight" not in fitting or fitting["fc.weight"].shape[0] != num_classes:
+            fresh = model.state_dict()
+            fitting.update({name: fresh[name] for name in CLASSIFIER})
         model.load_state_dict(fitting)
     assert isinstance(model, nn.Module)
     return model
@@ -70,19 +73,21 @@ def _download() -> StateDict:
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / entry.url.rpartition("/")[2]
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # torch says there what it downloads
-            state: StateDict = entry.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
-        raise RequestError(
-            f"model.weights: the ImageNet weights could not be downloaded ({error}). Put {file.name} "
-            f"into {folder} by hand, name a state_dict file (--set model.weights=FILE), or start from "
-            "random weights (--set model.weights=none)"
-        ) from None
-    return state
+    if not file.exists():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # torch says there what it downloads
+                entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+            raise RequestError(
+                f"model.weights: the ImageNet weights could not be downloaded ({error}). Put {file.name} "
+                f"into {folder} by hand, name a state_dict file (--set model.weights=FILE), or start from "
+                "random weights (--set model.weights=none)"
+            ) from None
+    # torchvision's own way of reading it would run what a pickle says
+    return _read(file, "Delete it, and it is downloaded again")
 
 
-def _read(path: Path) -> StateDict:
+def _read(path: Path, remedy: str = "Write it with torch.save(model.state_dict(), path)") -> StateDict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -92,39 +97,78 @@ def _read(path: Path) -> StateDict:
     except IsADirectoryError:
         raise RequestError(f"model.weights: {path} is a folder, expected a state_dict file") from None
     except Exception as error:  # torch.load raises a dozen types for files that are not its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(
-            f"model.weights: {path} cannot be read as a state_dict ({first[:200]}). Write it with "
-            "torch.save(model.state_dict(), path)"
+            f"model.weights: {path} cannot be read as a state_dict ({_reason(error)}). {remedy}"
         ) from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors)")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
-    _check(state, path)
-    infinite = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if infinite:
-        raise RequestError(
-            f"model.weights: {path}: {', '.join(infinite[:3])}: not finite, so every trial would fail. Save "
-            "weights from before their training diverged"
-        )
+    state = _unwrapped(loaded)
+    if state is None:
+        raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors). {remedy}")
+    _check(state, path, remedy)
     # half floats are for storing: training starts from fp32
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _check(state: StateDict, path: Path) -> None:
-    """Every tensor but the classifier's must be there, in the shape that ResNet-18 has."""
-    expected = torchvision.models.resnet18(num_classes=2).state_dict()
-    missing = [n for n in expected if n not in state]
+def _reason(error: Exception) -> str:
+    """Why a file was not loaded. torch's own words go on for lines, and advise to run what it holds."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error).__name__ == "UnpicklingError":
+        return "it holds other things than tensors, a whole model perhaps, or torch.save has not written it"
+    return "torch.save has not written it, or it is damaged"
+
+
+def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
+    """The network's own state_dict, taken out of what training programs wrap around it."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        return None
+    state = {str(name): tensor for name, tensor in loaded.items()}
+    while state:
+        state.pop("n_averaged", None)
+        wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), None)
+        if wrapper is None:
+            break
+        state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    return state
+
+
+def _check(state: StateDict, path: Path, remedy: str) -> None:
+    """Every tensor must be there, finite and in the shape that ResNet-18 has for any number of classes."""
+    classes = state["fc.bias"].numel() if "fc.bias" in state else 1
+    expected = torchvision.models.resnet18(num_classes=max(1, classes)).state_dict()
+    # some files come without a classifier; old ones without counters, which torch then takes for 0
+    optional = [n for n in expected if n.endswith("num_batches_tracked")]
+    if not any(n in state for n in CLASSIFIER):
+        optional.extend(CLASSIFIER)
+    missing = [n for n in expected if n not in state and n not in optional]
     unknown = [n for n in state if n not in expected]
-    wrong = [
-        n for n in expected if n in state and n not in CLASSIFIER and state[n].shape != expected[n].shape
-    ]
-    for what, names in (("lacks", missing), ("has unknown", unknown), ("has other shapes for", wrong)):
+    known = [n for n in expected if n in state]
+    for what, names in (
+        ("lacks", missing),
+        ("has unknown", unknown),
+        ("has other shapes for", [n for n in known if state[n].shape != expected[n].shape]),
+        ("has other types for", [n for n in known if not _usable(state[n], expected[n])]),
+    ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise RequestError(
-                f"model.weights: {path} is not of torchvision's resnet18: it {what} "
-                f"{', '.join(names[:3])}{more}"
+                f"model.weights: {path} is not of torchvision's resnet18: it {what} {_listed(names)}. "
+                f"{remedy}"
             )
+    infinite = [name for name in known if not torch.isfinite(state[name]).all()]
+    if infinite:
+        raise RequestError(
+            f"model.weights: {path}: {_listed(infinite)}: not finite, so every trial would fail. Save "
+            "weights from before their training diverged"
+        )
+
+
+def _usable(tensor: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor holds the kind of numbers that are expected, and holds them as they are."""
+    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
+    return plain and (tensor.is_floating_point() or not expected.is_floating_point())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
