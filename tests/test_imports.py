@@ -58,18 +58,6 @@ def test_imports_run_one_way(path: Path) -> None:
             assert heavy not in {n.split(".")[0] for n in imported(path)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.Call):
-            continue
-        called = ast.unparse(node.func)
-        assert called not in ("eval", "exec", "yaml.load", "yaml.unsafe_load"), f"{path}:{node.lineno}"
-        if called == "torch.load":
-            assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
-    assert "pickle" not in {n.split(".")[0] for n in imported(path)}
-
-
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print(' '.join(m for m in sys.modules if '.' not in m))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
