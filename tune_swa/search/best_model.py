@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def _replace(target: Path, write: Any) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -252,13 +252,18 @@ def _run_trials(
         progress.waiting(text)
 
     watchdog = Watchdog(tell, lambda: searcher.live, ray_session.count_nodes)
+    shows: list[Callable[[], object]] = [progress.tick, lambda: watchdog.tick(state)]
 
     def tick() -> None:
         if stop.is_set() or recorder.stopping:
             raise StopSearch
-        progress.tick()
         publisher.tick(recorder.state)
-        watchdog.tick(recorder.state)
+        for show in list(shows):
+            try:
+                show()
+            except Exception:  # a display that fails must not end a search of days
+                shows.remove(show)
+                logger.exception("a display failed and is not drawn any more")
 
     # Ray insists on writing snapshots. Nobody reads them, so they need not meet the results' disk
     snapshots = tempfile.mkdtemp(prefix="tune_swa-ray-")
