@@ -18,12 +18,12 @@ finished       reason
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +73,7 @@ class Journal:
         data = line.encode()
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            self.close()  # whoever opens it again cuts that off
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             os.fsync(self._descriptor)
@@ -131,9 +130,17 @@ def read_events(path: Path) -> Iterator[Event]:
         raise _damaged(path, number, error) from None
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
+"""Python's own reads NaN and Infinity too, which no journal has."""
+
+
 def _event(line: bytes, path: Path) -> Event:
     try:
-        event = json.loads(line)
+        event = _decode(line.removeprefix(codecs.BOM_UTF8).decode())
         kind = event["event"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedError("it is not an event") from None
@@ -149,7 +156,7 @@ def _event(line: bytes, path: Path) -> Event:
 
 
 class DamagedError(Exception):
-    """An event that cannot have happened; says why."""
+    """An event that cannot have happened, or a value that it cannot have had; says why."""
 
 
 def _damaged(path: Path, number: int, why: DamagedError) -> RequestError:
@@ -224,11 +231,13 @@ class ExperimentState:
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     finished: str | None = None
+    path: Path | None = field(default=None, compare=False)
+    """The journal that was read, for messages."""
 
     @classmethod
     def read(cls, path: Path) -> ExperimentState:
         """Fold the journal at `path`; an absent one is an empty state."""
-        return cls.fold(read_events(path), path) if path.exists() else cls()
+        return cls.fold(read_events(path), path) if path.exists() else cls(path=path)
 
     @classmethod
     def fold(cls, events: Iterable[Event], path: Path) -> ExperimentState:
@@ -237,7 +246,7 @@ class ExperimentState:
         Raises:
             RequestError: an event cannot have happened; the message names its line.
         """
-        state = cls()
+        state = cls(path=path)
         for number, event in enumerate(events, start=1):
             try:
                 if state.header is None and event["event"] != "created":
@@ -260,6 +269,15 @@ class ExperimentState:
             handler(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
+
+    @property
+    def where(self) -> str:
+        """What messages call the journal."""
+        return str(self.path or "the journal")
+
+    def damaged(self, why: DamagedError) -> RequestError:
+        """The error of a journal whose events are in order, but whose values cannot be."""
+        return RequestError(f"{self.where}: is damaged ({why}). Restore the file from a copy")
 
     def _trial(self, event: Event) -> TrialState:
         trial = self.trials.get(event["trial"])

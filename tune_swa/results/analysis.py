@@ -81,21 +81,35 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     if state.header is None:
         raise RequestError(f"{journal}: holds no experiment yet; wait until the search has started")
     tables = build_tables(state)
-    confirm = journal.parent / "confirm.parquet"
     return Results(
         folder=journal.parent,
         experiment=experiment_of(state),
         trials=_frame(tables.trials),
         epochs=_frame(tables.epochs),
         comparison=_frame(tables.comparison),
-        confirm=_frame(pq.read_table(confirm)) if confirm.exists() else pd.DataFrame(),
+        confirm=_confirm(journal.parent / "confirm.parquet"),
     )
+
+
+def _confirm(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        return _frame(pq.read_table(path))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{path}: cannot be read ({reason}). Move it away to see the rest") from None
 
 
 def _journal(path: Path) -> Path:
     journal = path if path.name == JOURNAL else path / JOURNAL
-    if journal.is_file():
-        return journal
+    try:
+        if journal.is_file():
+            return journal
+    except OSError as error:  # longer than any path can be
+        raise RequestError(
+            f"{path}: {error.strerror}. Give the folder of an experiment, such as results/NAME"
+        ) from None
     what = "there is no such folder" if not journal.parent.is_dir() else "the folder holds no experiment"
     for around in (path, path.parent):
         found = sorted(p.parent.name for p in around.glob(f"*/{JOURNAL}"))

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState, TrialState, ranking
+from tune_swa.journal import DamagedError, ExperimentState, TrialState, ranking
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
     Experiment,
@@ -98,7 +97,10 @@ def compare(state: ExperimentState) -> Comparison:
     search = [t for t in state.trials.values() if t.stage == "search"]
     baseline = _best(t for t in search if t.kind == "baseline")
     references = _baselines(state)
-    entries = {trial.name: _entry(experiment, trial, baseline, references) for trial in state.trials.values()}
+    try:
+        entries = {t.name: _entry(experiment, t, baseline, references) for t in state.trials.values()}
+    except DamagedError as error:
+        raise state.damaged(error) from None
     completed = sorted((t for t in search if is_completed(t)), key=ranking)
     others = sorted((t for t in search if not is_completed(t)), key=_progress)
     rows = _one_per_configuration(entries[t.name] for t in (*completed, *others))
@@ -160,9 +162,7 @@ def _entry(
         if p.name not in trial.params
     ]
     if missing:
-        raise RequestError(
-            f"the journal is damaged: {trial.name} has no {', '.join(missing)}. Restore it from a copy"
-        )
+        raise DamagedError(f"{trial.name} has no {', '.join(missing)}")
     params = experiment.configuration(trial.params, swa=swa)
     tuned = same = None
     if is_completed(trial):

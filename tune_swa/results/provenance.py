@@ -22,7 +22,7 @@ def header_of(state: ExperimentState) -> Event:
         RequestError: the journal does not have one (yet).
     """
     if state.header is None:
-        raise RequestError("the journal is empty: this experiment has not started yet")
+        raise RequestError(f"{state.where}: is empty, the experiment has not started yet. Wait until it has")
     return state.header
 
 
@@ -37,8 +37,8 @@ def experiment_of(state: ExperimentState) -> Experiment:
         return Experiment.model_validate(header["spec"])
     except ValidationError as error:
         raise RequestError(
-            f"the experiment was described by tune_swa {header.get('version')} in a way that this version "
-            f"does not read: {error.errors()[0]['msg']}"
+            f"{state.where}:1: tune_swa {header.get('version')} described the experiment in a way that this "
+            f"version does not read ({error.errors()[0]['msg']}). Use the version that wrote it"
         ) from None
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.journal import DamagedError, ExperimentState, TrialState
 from tune_swa.results.columns import EPOCHS, Column, comparison_columns, parameter_columns, trials_columns
 from tune_swa.results.comparison import Comparison, Entry, compare
 from tune_swa.results.provenance import metadata
@@ -39,11 +38,14 @@ def build_tables(state: ExperimentState) -> Tables:
     about = metadata(state)
     trials = [_trial_row(entry, parameters) for entry in compared.trials]
     comparison = _comparison_rows(compared, parameters)
-    return Tables(
-        trials=_from_rows(trials_columns(parameters), trials, about),
-        epochs=_from_columns(EPOCHS, _epochs(list(state.trials.values())), about),
-        comparison=_from_rows(comparison_columns(parameters), comparison, about),
-    )
+    try:
+        return Tables(
+            trials=_from_rows(trials_columns(parameters), trials, about),
+            epochs=_from_columns(EPOCHS, _epochs(list(state.trials.values())), about),
+            comparison=_from_rows(comparison_columns(parameters), comparison, about),
+        )
+    except DamagedError as error:
+        raise state.damaged(error) from None
 
 
 def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
@@ -65,10 +67,7 @@ def _array(column: Column, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values, type=pa.type_for_alias(column.type))
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise RequestError(
-            f"the journal is damaged: {column.name} should be of type {column.type} ({error}). Restore it "
-            "from a copy"
-        ) from None
+        raise DamagedError(f"{column.name} should be of type {column.type}: {error}") from None
 
 
 def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Mapping[str, str]) -> pa.Table:

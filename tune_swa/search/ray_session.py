@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune_swa.errors import RequestError
+from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.search.placement import Machine, Node, Placement
 
 logger = logging.getLogger(__name__)
@@ -79,12 +79,27 @@ def _listen_everywhere(allowed: bool) -> None:
 
 @contextmanager
 def session(placement: Placement) -> Iterator[None]:
-    """A Ray of our own on this machine, on the loopback interface alone."""
+    """A Ray of our own on this machine, on the loopback interface alone.
+
+    Raises:
+        SearchFailed: it cannot be started.
+    """
     set_environment(placement.slots)
     import ray
 
     quiet_loggers()
     _listen_everywhere(False)
+    try:
+        _start(placement)
+        yield
+    finally:
+        ray.shutdown()
+        _listen_everywhere(True)
+
+
+def _start(placement: Placement) -> None:
+    import ray
+
     try:
         ray.init(
             address="local",  # else Ray joins whatever cluster was started on this machine
@@ -95,10 +110,12 @@ def session(placement: Placement) -> Iterator[None]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-        yield
-    finally:
-        ray.shutdown()
-        _listen_everywhere(True)
+    except (OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SearchFailed(
+            f"Ray cannot be started on this machine ({first[:300]}). It needs room and write access in its "
+            "folder for sessions, /tmp/ray or the one that RAY_TMPDIR names"
+        ) from error
 
 
 @contextmanager

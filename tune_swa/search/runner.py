@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
 import shutil
 import tempfile
 import threading
@@ -20,14 +18,14 @@ import torch
 from ray import tune
 from rich.console import Console
 
-import tune_swa
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.errors import Interrupted, RequestError, SearchFailed
-from tune_swa.journal import FORMAT, ExperimentState
+from tune_swa.errors import Interrupted, SearchFailed
+from tune_swa.journal import ExperimentState
 from tune_swa.search import nodes, ray_session
 from tune_swa.search.best_model import export_best
 from tune_swa.search.decoding import Decoding
 from tune_swa.search.folder import SPACE, check_storage, earlier_events, locked, same_storage
+from tune_swa.search.header import check_same, header, other_suggestions
 from tune_swa.search.log import log_file
 from tune_swa.search.placement import Machine, Placement, place, total_trials
 from tune_swa.search.progress import Progress
@@ -44,12 +42,10 @@ from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, Store, open_store
 from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.loop import LOOP_VERSION
-from tune_swa.training.model import StateDict, fingerprint, resolve_weights
-from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.model import fingerprint, resolve_weights
+from tune_swa.training.numerics import Numerics, resolve
 
 logger = logging.getLogger(__name__)
-
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pillow", "pandas", "pyarrow", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ def search(
 
     Raises:
         RequestError: the request is wrong; nothing was trained.
-        SearchFailed: no trial completed.
+        SearchFailed: no trial completed, or a disk or Ray refused.
         Interrupted: a signal ended it; the journal has everything.
     """
     quiet_optuna()
@@ -135,10 +131,11 @@ def search(
             recorder = Recorder(experiment, request.folder, state, request.store)
             try:
                 if state.header is None:
-                    recorder.record("created", **_header(experiment, data, weights, numerics))
+                    recorder.record("created", **header(experiment, data, weights, numerics))
                 else:
-                    _check_same(state.header, data, weights, numerics)
+                    check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
+                    _tell(request, other_suggestions(state.header))
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
                 recorder.record(
@@ -167,6 +164,11 @@ def search(
                 return _finish(request, recorder, data, interrupted, publisher, choose)
             except KeyboardInterrupt:  # outside the loop, which has handlers of its own
                 raise Interrupted("interrupted") from None
+            except OSError as error:
+                raise SearchFailed(
+                    f"{error.filename or request.folder}: {error.strerror or error}. What was written is "
+                    "intact; free space or restore access, then continue with --resume"
+                ) from None
             finally:
                 recorder.close()
 
@@ -177,9 +179,16 @@ def _prepare_data(request: Request) -> Dataset:
         data = prepare(request.experiment.data, request.images_dir, progress=decoding, verify=True)
     for line in data.remarks.lines():
         logger.info("%s", line)
-    if data.remarks.summary() and not request.quiet:
-        request.console.print(data.remarks.summary(), markup=False, soft_wrap=True)
+    _tell(request, data.remarks.summary())
     return data
+
+
+def _tell(request: Request, text: str | None) -> None:
+    """Log a line, and print it unless the user wants quiet."""
+    if text:
+        logger.warning("%s", text)
+        if not request.quiet:
+            request.console.print(text, markup=False, soft_wrap=True)
 
 
 def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
@@ -364,66 +373,3 @@ def _preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
     }
-
-
-def _header(
-    experiment: Experiment, data: Dataset, weights: StateDict | None, numerics: Numerics
-) -> dict[str, Any]:
-    """The `created` event: everything that the results depend on."""
-    return {
-        "format": FORMAT,
-        "version": tune_swa.__version__,
-        "spec": experiment.model_dump(mode="json", by_alias=True),
-        "identity": experiment.identity(),
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "num_classes": data.num_classes,
-            "class_names": list(data.class_names),
-            "train": len(data.train),
-            "val": len(data.val),
-            "test": len(data.test),
-            **data.remarks.as_dict(),
-        },
-        "weights": fingerprint(weights),
-        "numerics": numerics.as_dict(),
-        "hardware": hardware(),
-        "versions": versions(),
-        "seed": experiment.seed,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version(), "tune_swa": tune_swa.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _check_same(header: dict[str, Any], data: Dataset, weights: StateDict | None, numerics: Numerics) -> None:
-    """A resumed search must go on with what it began with."""
-    if header["data"]["fingerprint"] != data.fingerprint:
-        raise RequestError(
-            "the images are not those that this search began with (their fingerprint differs). Restore "
-            "them, or start a new search with another --name"
-        )
-    if header["weights"] != fingerprint(weights):
-        raise RequestError(
-            "model.weights: the starting weights are not those that this search began with. Restore "
-            "them, or start a new search with another --name"
-        )
-    before = {**header["numerics"], "torch": header["versions"]["torch"]}
-    after = {**numerics.as_dict(), "torch": versions()["torch"]}
-    changed = [
-        f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
-    ]
-    if changed:
-        raise RequestError(
-            "this machine computes with other numerics than the search began with "
-            f"({'; '.join(changed)}), so its numbers could not be compared. Use the same kind of "
-            "machine, versions, --gpus and resources.cpus_per_trial, or another --name"
-        )

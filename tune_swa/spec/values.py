@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -38,6 +39,8 @@ def format_value(value: Value) -> str:
         return "+".join(value) or "none"
     if isinstance(value, int):
         return str(value)
+    if not math.isfinite(value):
+        return repr(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     text = repr(value)

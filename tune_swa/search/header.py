@@ -1,0 +1,98 @@
+"""What a search begins with: everything its results depend on, and whether a resumed one has the same."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import tune_swa
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.journal import FORMAT
+from tune_swa.spec import Experiment
+from tune_swa.training.model import StateDict, fingerprint
+from tune_swa.training.numerics import Numerics, hardware
+
+SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
+PACKAGES = ("torch", "torchvision", "ray", *SAMPLERS, "pillow", "pandas", "pyarrow", "scikit-learn")
+
+
+def header(
+    experiment: Experiment, data: Dataset, weights: StateDict | None, numerics: Numerics
+) -> dict[str, Any]:
+    """The `created` event: everything that the results depend on."""
+    return {
+        "format": FORMAT,
+        "version": tune_swa.__version__,
+        "spec": experiment.model_dump(mode="json", by_alias=True),
+        "identity": experiment.identity(),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "num_classes": data.num_classes,
+            "class_names": list(data.class_names),
+            "train": len(data.train),
+            "val": len(data.val),
+            "test": len(data.test),
+            **data.remarks.as_dict(),
+        },
+        "weights": fingerprint(weights),
+        "numerics": numerics.as_dict(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "seed": experiment.seed,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "tune_swa": tune_swa.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, numerics: Numerics) -> None:
+    """A resumed search must go on with what it began with.
+
+    Raises:
+        RequestError: the images, the weights or the numerics are others.
+    """
+    if begun["data"]["fingerprint"] != data.fingerprint:
+        raise RequestError(
+            "the images are not those that this search began with (their fingerprint differs). Restore "
+            "them, or start a new search with another --name"
+        )
+    if begun.get("weights") != fingerprint(weights):
+        raise RequestError(
+            "model.weights: the starting weights are not those that this search began with. Restore "
+            "them, or start a new search with another --name"
+        )
+    before = {**begun["numerics"], "torch": begun["versions"].get("torch")}
+    after = {**numerics.as_dict(), "torch": versions()["torch"]}
+    changed = [
+        f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
+    ]
+    if changed:
+        raise RequestError(
+            "this machine computes with other numerics than the search began with "
+            f"({'; '.join(changed)}), so its numbers could not be compared. Use the same kind of "
+            "machine, versions, --gpus and resources.cpus_per_trial, or another --name"
+        )
+
+
+def other_suggestions(begun: dict[str, Any]) -> str | None:
+    """A warning where the samplers are of other versions than the search began with; None: they are not."""
+    now = versions()
+    changed = [
+        f"{package} was {begun['versions'].get(package)}, is {now[package]}"
+        for package in SAMPLERS
+        if package in now and begun["versions"].get(package) != now[package]
+    ]
+    if not changed:
+        return None
+    return f"{'; '.join(changed)}: what is suggested from here on may differ from what would have been"
