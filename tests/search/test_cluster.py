@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +140,78 @@ def test_requests_that_a_cluster_cannot_take(cluster: Any, space: Path, tmp_path
     (held / "space.yaml").write_text("")
     message = refused("--storage", str(tmp_path / "shared"))
     assert f"--storage {held}: holds a search of this name already" in message
+
+
+# ----------------------------------------------------------------------------------- tokens
+
+JOIN = """
+import sys
+import ray
+from tune_swa.errors import RequestError
+from tune_swa.search import ray_session
+
+class Actor:
+    def answer(self):
+        return "an actor answered"
+
+try:
+    with ray_session.cluster(sys.argv[1]):
+        print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
+except RequestError as error:
+    print(error)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A user's home with a token, which every local Ray leaves behind."""
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    (tmp_path / "home" / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_cluster_is_shown_a_token_where_it_asks_for_one(mode: str, home: Path, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    ray = str(Path(sys.executable).parent / "ray")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(home)}
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--port", address.rpartition(":")[2], "--num-cpus", "1",
+         "--include-dashboard", "false", "--disable-usage-stats"],
+        env=environment | {"RAY_AUTH_MODE": mode}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert head.stdout is not None
+        for line in head.stdout:
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail(f"ray start ended with {head.wait()}")
+
+        def join(environment: dict[str, str]) -> str:
+            program = [sys.executable, "-c", JOIN, address]
+            return subprocess.run(
+                program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+            ).stdout
+
+        assert join(environment) == "an actor answered\n"
+        without = join(environment | {"HOME": str(tmp_path)})
+        if mode == "disabled":
+            assert without == "an actor answered\n"
+        else:
+            assert f"--address {address}: something listens there, but no Ray cluster lets" in without
+            assert "~/.ray/auth_token" in without
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.communicate(timeout=60)
 
 
 # ------------------------------------------------------------------- what the computers answer

@@ -130,18 +130,47 @@ def cluster(address: str) -> Iterator[Machine]:
 
     quiet_loggers()
     _listen_everywhere(True)
-    # Ray does so by itself for a cluster on this machine only
-    authentication: Any = importlib.import_module("ray._private.authentication.authentication_token_setup")
-    authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         with _without_stderr():  # Ray writes a line for each of twenty attempts
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            found = _canonical(address)
+            _show_token_where_asked(found)
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _not_let_in(address, error) from None
     try:
         yield Machine.of_nodes(tuple(_nodes()), where=f"the cluster at {address}")
     finally:
         ray.shutdown()
+
+
+def _canonical(address: str) -> str:
+    services: Any = importlib.import_module("ray._private.services")
+    found: str = services.canonicalize_bootstrap_address(address)
+    return found
+
+
+def _show_token_where_asked(address: str) -> None:
+    """Turn Ray's tokens on for this process if the cluster at `address` asks for one.
+
+    Ray turns them on wherever there is a token file, and every local session leaves one behind. A
+    driver with tokens then refuses to speak with a cluster that has none: it gets in, and every worker
+    it starts dies.
+
+    Raises:
+        AuthenticationError: the cluster wants a token and there is none, or another one.
+    """
+    import ray
+
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    raylet: Any = importlib.import_module("ray._raylet")
+    tokens: Any = importlib.import_module("ray._private.authentication.authentication_token_setup")
+    try:
+        raylet.GcsClient(address=address)
+    except ray.exceptions.AuthenticationError:
+        if not tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise
+        raylet.GcsClient(address=address)
 
 
 @contextmanager
