@@ -27,7 +27,7 @@ SPACE = """
 name: cluster
 data: {dataset: digits, image_size: 16, train_images: 100, val_fraction: 0.2, test_fraction: 0.7}
 train: {epochs: 8, batch_size: 20}
-space: {lr: 1e-3, swa_start: {choice: [3, 5]}, swa_lr: {choice: [1e-3, 1e-2]}}
+space: {lr: 1e-3, swa_start: {choice: [3, 5]}, swa_lr: 1e-3}
 search: {sampler: grid, max_failures: 1}
 scheduler: {asha: false}
 """
@@ -91,7 +91,7 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
 
     trials = ExperimentState.read(journal).trials
     assert {t.status for t in trials.values()} == {"completed"}
-    assert len(trials) == 5
+    assert len(trials) == 3
     assert all([r["epoch"] for r in t.records] == list(range(8)) for t in trials.values())
     moved = [t for t in trials.values() if t.attempts == 2]
     assert len(moved) == 1
@@ -210,7 +210,7 @@ def test_a_cluster_is_shown_a_token_where_it_asks_for_one(mode: str, home: Path,
             assert f"--address {address}: something listens there, but no Ray cluster lets" in without
             assert "~/.ray/auth_token" in without
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
+        os.killpg(head.pid, signal.SIGKILL)
         head.communicate(timeout=60)
 
 
