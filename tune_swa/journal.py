@@ -9,9 +9,12 @@ created        format, version, spec, identity, data, weights, numerics, hardwar
 session        number, slots, gpus, cpus, resumed, storage
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
 started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used)
-epoch          trial, record, decision (continue | stop), rung, checkpoint
+shared         trial, epochs (how many of its trunk it takes over), rungs (rung: decision, in their order)
+epoch          trial, record, decision (continue | stop), rung, checkpoint, published (the epoch's record
+               before any average, where the trunk's state was published with it)
 ended          trial, status (completed | pruned | failed | interrupted), value, error
 checkpoints    trial, removed (list)
+collected      trunk, epochs (of published states that nobody needs any more)
 finished       reason
 =============  =====================================================================================
 """
@@ -212,6 +215,22 @@ class TrialState:
         return bool(self.records) and self.rungs.get(self.records[-1]["epoch"]) == "stop"
 
 
+@dataclass
+class TrunkState:
+    """What is known of the epochs that trials have in common before they average."""
+
+    trials: list[str] = field(default_factory=list)
+    """Everyone who has it, in the order of their suggestions."""
+    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Who trained each epoch first, and what it reported of the live model; from epoch 0 on."""
+    published: set[int] = field(default_factory=set)
+    """Epochs after which there is a state to go on from."""
+
+
+OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
+"""Fields of a record that are null where another trial spent the time."""
+
+
 def ranking(trial: TrialState) -> tuple[float, float, str]:
     """Sorts trials that have reported, the best first: by accuracy, then nll, then name.
 
@@ -230,6 +249,7 @@ class ExperimentState:
     storage: str | None = None
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
+    trunks: dict[str, TrunkState] = field(default_factory=dict)
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -331,6 +351,7 @@ class ExperimentState:
         # JSON has no tuples, parameters have no lists
         known["params"] = {n: tuple(v) if isinstance(v, list) else v for n, v in event["params"].items()}
         self.trials[name] = TrialState(name, **known)
+        self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
 
     def _on_started(self, event: Event) -> None:
         trial = self._trial(event)
@@ -347,8 +368,9 @@ class ExperimentState:
         if trial.ended:
             raise DamagedError(f"{trial.name} had ended before")
         record = event["record"]
-        _check_record(record, trial)
+        _check_record(record, trial.next_epoch, trial)
         trial.records.append(record)
+        self._take_into_trunk(trial, record, event.get("published"))
         if event["rung"] is not None:
             _expect(event, rung=int, decision=str)
             trial.rungs[event["rung"]] = event["decision"]
@@ -357,6 +379,34 @@ class ExperimentState:
             trial.checkpoints.append(event["checkpoint"])
             if self.keeps_best_only:
                 del trial.checkpoints[:-KEPT_WHILE_RUNNING]
+
+    def _take_into_trunk(
+        self, trial: TrialState, record: dict[str, Any], published: dict[str, Any] | None
+    ) -> None:
+        trunk = self.trunks[trial.trunk]
+        if published is not None:
+            _check_record(published, len(trial.records) - 1, trial)
+            trunk.published.add(record["epoch"])
+        unaveraged = published or (record if record.get("phase") == "trunk" else None)
+        if unaveraged is not None and record["epoch"] == len(trunk.records):
+            trunk.records.append((trial.name, unaveraged))
+
+    def _on_shared(self, event: Event) -> None:
+        _expect(event, epochs=int)
+        trial = self._trial(event)
+        known = self.trunks[trial.trunk].records
+        if trial.ended or trial.records:
+            raise DamagedError(f"{trial.name} had begun before")
+        if not 0 < event["epochs"] <= len(known):
+            raise DamagedError(f"{event['epochs']} epochs of a trunk of which {len(known)} are known")
+        nothing = dict.fromkeys(OWN_COST)
+        trial.records = [
+            {**record, **nothing, "shared_from": name} for name, record in known[: event["epochs"]]
+        ]
+        trial.rungs = {int(rung): str(decision) for rung, decision in event["rungs"].items()}
+
+    def _on_collected(self, event: Event) -> None:
+        self.trunks[event["trunk"]].published.difference_update(event["epochs"])
 
     def _on_ended(self, event: Event) -> None:
         trial = self._trial(event)
@@ -396,10 +446,10 @@ _WORDS = frozenset({"phase", "shared_from"})
 _NUMBERS = frozenset({int, float, type(None)})
 
 
-def _check_record(record: dict[str, Any], trial: TrialState) -> None:
+def _check_record(record: dict[str, Any], epoch: int, trial: TrialState) -> None:
     """There are hundreds of thousands of these, so this is as plain as can be."""
-    if record["epoch"] != trial.next_epoch:
-        raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {trial.next_epoch} was due")
+    if record["epoch"] != epoch:
+        raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due")
     if record["accuracy"] is None:
         raise DamagedError("it has no accuracy")
     for name, value in record.items():

@@ -12,6 +12,7 @@ import pytest
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
 from tune_swa.search.folder import differences, earlier_events, locked
+from tune_swa.search.proposer import Suggestion
 from tune_swa.search.recorder import CHECKPOINTS, Recorder
 from tune_swa.spec import Experiment
 
@@ -52,9 +53,8 @@ def begin(spec: Experiment, folder: Path) -> Recorder:
 
 def suggest(recorder: Recorder) -> str:
     suggestion = recorder.proposer.next()
-    assert suggestion is not None
-    first = None if suggestion.kind == "baseline" else int(str(suggestion.params["swa_start"])) + 1
-    recorder.suggest(suggestion, trunk=f"trunk {suggestion.params['lr']}", first_average=first, seed=0)
+    assert isinstance(suggestion, Suggestion)
+    recorder.suggest(suggestion)
     recorder.start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
     return suggestion.trial
 

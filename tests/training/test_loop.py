@@ -134,7 +134,8 @@ def test_evaluating_changes_nothing(tiny_data: Dataset) -> None:
     run.run_epoch()
     before = {n: t.clone() for n, t in run.model.state_dict().items()}
     average = {n: t.clone() for n, t in run.shipped.state_dict().items()}
-    assert run.evaluate_epoch() == run.evaluate_epoch()
+    assert run._evaluate(run.model) == run._evaluate(run.model)
+    assert run._evaluate(run.shipped) == run._evaluate(run.shipped)
     assert run.model.training
     for name, tensor in run.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -86,6 +86,13 @@ class PhaseAsha:
         quantile = 1 - 1 / self.spec.reduction_factor
         return value < float(np.quantile(list(seen.values()), quantile))
 
+    def stopped_at(self, trunk: str, before: int) -> int | None:
+        """The first rung below epoch `before` at which a trunk was found too low; None: at none."""
+        return min(
+            (rung for rung in self.trunk_rungs if rung < before and self._trunk_verdicts.get((rung, trunk))),
+            default=None,
+        )
+
     def recorded(self, phase: str, rung: int) -> dict[str, float]:
         """Values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
         values = self._trunk_values if phase == "trunk" else self._branch_values

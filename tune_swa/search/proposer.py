@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import optuna
@@ -67,10 +68,22 @@ class Suggestion:
         return f"{self.kind}-{self.index:04d}"
 
 
+class Later(Enum):
+    """Why there is no suggestion although there will be."""
+
+    HELD_BACK = "everything left waits for something"
+
+
+Accept = Callable[[Kind, Params], bool]
+
+
 class _Source(Protocol):
     """Proposes the parameters of one kind of trial, and learns from their outcome."""
 
+    @property
+    def known(self) -> list[Params]: ...
     def propose(self, index: int) -> tuple[Params, str] | None: ...
+    def confirm(self, index: int) -> None: ...
     def restore(self, index: int, params: Params) -> None: ...
     def report(self, index: int, epoch: int, value: float) -> None: ...
     def finish(self, index: int, status: str, value: float | None) -> None: ...
@@ -93,14 +106,32 @@ class Proposer:
         self._taken: set[tuple[Kind, int]] = set()
         self._pending: Suggestion | None = None
 
-    def next(self) -> Suggestion | None:
+    def next(
+        self, accept: Accept = lambda kind, params: True, *, draw: bool = True
+    ) -> Suggestion | Later | None:
         """Make the next suggestion, or return None when everything planned has been suggested.
 
         The suggestion counts once its `suggested` event arrives at `learn`.
+
+        Args:
+            accept: says of a configuration that was fixed beforehand whether its turn has come; the
+                first one in their order that is accepted is suggested.
+            draw: whether a sampler may be asked, which commits to what it says.
         """
+        held = False
         for kind, source in self._sources.items():
+            if isinstance(source, FixedSource):
+                found = source.first(lambda params, kind=kind: accept(kind, params))  # type: ignore[misc]
+                if found is not None:
+                    self._pending = Suggestion(kind, *found)
+                    return self._pending
+                held = held or bool(source.left)
+                continue
             index = self._next[kind]
             if index >= self._limits[kind]:
+                continue
+            if not draw:
+                held = True
                 continue
             proposal = source.propose(index)
             if proposal is None:  # a finite space is used up
@@ -108,7 +139,36 @@ class Proposer:
                 continue
             self._pending = Suggestion(kind, index, *proposal)
             return self._pending
-        return None
+        return Later.HELD_BACK if held else None
+
+    def fixed(self) -> Iterator[tuple[Kind, Params]]:
+        """Configurations that were known beforehand, suggested or not."""
+        for kind, source in self._sources.items():
+            for params in source.known:
+                yield kind, params
+
+    def fixed_left(self) -> Iterator[tuple[Kind, Params]]:
+        """Those of them that were not suggested yet."""
+        for kind, source in self._sources.items():
+            if isinstance(source, FixedSource):
+                for params in source.left.values():
+                    yield kind, params
+            else:
+                for params in source.known[self._next[kind] : self._limits[kind]]:
+                    yield kind, params
+
+    def draws_more(self) -> bool:
+        """Whether a sampler has suggestions left to make."""
+        return any(
+            not isinstance(source, FixedSource) and self._next[kind] < self._limits[kind]
+            for kind, source in self._sources.items()
+        )
+
+    def report(self, trial: str, epoch: int, value: float) -> None:
+        """Take in what a trial of the search stage had at an epoch."""
+        if trial in self._trials:
+            kind, index = self._trials[trial]
+            self._sources[kind].report(index, epoch, value)
 
     def learn(self, event: Event) -> None:
         """Take in one event of the journal, new or replayed. Only the search stage is learned from.
@@ -123,7 +183,9 @@ class Proposer:
             self._taken.add((kind, index))
             self._trials[event["trial"]] = (kind, index)
             self._next[kind] = max(self._next[kind], index + 1)
-            if self._pending is None or self._pending.trial != event["trial"]:
+            if self._pending is not None and self._pending.trial == event["trial"]:
+                self._sources[kind].confirm(index)
+            else:
                 self._sources[kind].restore(index, _from_json(event["params"]))
             self._pending = None
             return
@@ -141,14 +203,28 @@ class FixedSource:
     """A list that is known beforehand: a grid, the points, or a small baseline."""
 
     def __init__(self, params: Iterable[Params], source: str) -> None:
-        self._params = list(params)
+        self.known = list(params)
+        self.left = dict(enumerate(self.known))
+        """By index, what was not suggested yet."""
         self._source = source
 
+    def first(self, accept: Callable[[Params], bool]) -> tuple[int, Params, str] | None:
+        """The first configuration left that is accepted."""
+        for index, params in self.left.items():
+            if accept(params):
+                return index, params, self._source
+        return None
+
     def propose(self, index: int) -> tuple[Params, str] | None:
-        return (self._params[index], self._source) if index < len(self._params) else None
+        return (self.left[index], self._source) if index in self.left else None
+
+    def confirm(self, index: int) -> None:
+        """A suggestion counts."""
+        self.left.pop(index, None)
 
     def restore(self, index: int, params: Params) -> None:
-        """Nothing to learn: the list is fixed."""
+        """A suggestion of an earlier session counts."""
+        self.left.pop(index, None)
 
     def report(self, index: int, epoch: int, value: float) -> None:
         """Nothing to learn: the list is fixed."""
@@ -175,7 +251,8 @@ class OptunaSource:
     ) -> None:
         self._sampler = sampler
         self._parameters = parameters
-        self._points = points
+        self.known = points
+        """Configurations that are proposed before the sampler is asked."""
         self._seed = seed
         self._kind = kind
         self._distributions = {p.name: distribution(p) for p in parameters}
@@ -189,14 +266,17 @@ class OptunaSource:
     def propose(self, index: int) -> tuple[Params, str] | None:
         if self._size is not None and len(self._tried) >= self._size:
             return None
-        if index < len(self._points):
-            params, source = self._ask_fixed(index, self._points[index]), "point"
+        if index < len(self.known):
+            params, source = self._ask_fixed(index, self.known[index]), "point"
         elif self._sampler == "qmc":
             params, source = self._ask_fixed(index, self._next_quasi()), "qmc"
         else:
             params, source = self._ask(index), self._sampler
         self._tried.add(params_key(params))
         return params, source
+
+    def confirm(self, index: int) -> None:
+        """A suggestion counts; the study has it already."""
 
     def restore(self, index: int, params: Params) -> None:
         """Bring back a suggestion from the journal."""
@@ -206,7 +286,7 @@ class OptunaSource:
                 raise _not_repeated(index, params)
             return
         # moves the position to where it was
-        if self._sampler == "qmc" and index >= len(self._points) and self._next_quasi() != params:
+        if self._sampler == "qmc" and index >= len(self.known) and self._next_quasi() != params:
             raise _not_repeated(index, params)
         trial = optuna.create_trial(
             state=OptunaState.RUNNING,

@@ -8,7 +8,8 @@ called; whoever else wants to know listens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Proposer, Suggestion
+from tune_swa.search.sharing import TRUNKS, Sharing, state_name
+from tune_swa.search.trunks import TrunkNamer
 from tune_swa.spec import Experiment, RunSettings
 from tune_swa.storage import FolderStore, Store
 
@@ -37,10 +40,16 @@ class Recorder:
         folder: the experiment's folder.
         state: the fold of what the journal already holds.
         store: where the trials keep their checkpoints; default: the experiment's folder.
+        namer: names trunks; default: by their settings alone.
     """
 
     def __init__(
-        self, experiment: Experiment, folder: Path, state: ExperimentState, store: Store | None = None
+        self,
+        experiment: Experiment,
+        folder: Path,
+        state: ExperimentState,
+        store: Store | None = None,
+        namer: TrunkNamer | None = None,
     ) -> None:
         self.experiment = experiment
         self.folder = folder
@@ -51,6 +60,10 @@ class Recorder:
         self.asha = PhaseAsha(
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
+        self.namer = namer or TrunkNamer(data="", weights="", numerics={}, version="")
+        self.sharing: Sharing | None = None
+        if experiment.search.share:
+            self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)
         self.failure: OSError | None = None
         """Why the journal cannot be written any more; ends the search."""
         self.halted: str | None = None
@@ -76,7 +89,7 @@ class Recorder:
             try:
                 if event["event"] == "suggested":
                     settings_of(self.experiment, event["kind"], self.state.trials[event["trial"]].params)
-                self.proposer.learn(event)
+                self._learn(event)
             except (ValueError, KeyError, TypeError, IndexError, OptunaError) as error:
                 raise RequestError(
                     f"{self.journal.path}:{number}: this event does not fit the space of the search "
@@ -85,7 +98,15 @@ class Recorder:
             if event["event"] == "epoch":
                 record = event["record"]
                 self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
+            elif event["event"] == "shared":
+                self._judge_shared(self.state.trials[event["trial"]], event["epochs"])
         self._close_finished()
+
+    def _learn(self, event: Event) -> None:
+        self.proposer.learn(event)
+        if event["event"] == "shared":
+            for record in self.state.trials[event["trial"]].records[: event["epochs"]]:
+                self.proposer.report(event["trial"], record["epoch"], record["accuracy"])
 
     def _close_finished(self) -> None:
         """End the trials whose last report ended them, if a kill came before that was written."""
@@ -105,6 +126,9 @@ class Recorder:
                 known = self.state.trials.get(name)
                 if known is not None and known.ended:
                     self._remove(known, [])
+        for trunk in self.state.trunks:
+            self._collect(trunk)
+        self.sweep()
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one event. After a write error nothing more is written and `failure` is set."""
@@ -116,7 +140,7 @@ class Recorder:
             self.failure = error
             return
         self.state.apply(entry)
-        self.proposer.learn(entry)
+        self._learn(entry)
         for listener in list(self._listeners):
             try:
                 listener(entry, self.state)
@@ -124,20 +148,51 @@ class Recorder:
                 self._listeners.remove(listener)
                 logger.exception("a listener failed at %s and is not called any more", event)
 
-    def suggest(self, suggestion: Suggestion, *, trunk: str, first_average: int | None, seed: int) -> None:
+    def suggest(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
+        settings = settings_of(self.experiment, suggestion.kind, suggestion.params, self.experiment.seed)
         self.record(
             "suggested",
             trial=suggestion.trial,
             kind=suggestion.kind,
             stage="search",
             params=suggestion.params,
-            seed=seed,
+            seed=settings.seed,
             source=suggestion.source,
             index=suggestion.index,
-            trunk=trunk,
-            first_average=first_average,
+            trunk=self.namer.name(settings),
+            first_average=settings.fork_epoch,
         )
+
+    def take_over(self, name: str) -> bool:
+        """Give a trial that begins the epochs of its trunk that others trained.
+
+        Returns:
+            Whether there is still something to do: it ends here if its trunk was found too low.
+        """
+        trial = self.state.trials[name]
+        if self.sharing is None or trial.ended or trial.records:
+            return not trial.ended
+        epochs = self.sharing.takes_over(trial)
+        if epochs == 0:
+            return True
+        rungs = self._judge_shared(trial, epochs)
+        stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
+        self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
+        if stopped:
+            self._end(trial, "pruned", None)
+        return not stopped
+
+    def _judge_shared(self, trial: TrialState, epochs: int) -> dict[int, str]:
+        """Decisions at the rungs of the epochs that a trial takes over, up to the first stop."""
+        rungs: dict[int, str] = {}
+        for epoch, (_, record) in enumerate(self.state.trunks[trial.trunk].records[:epochs]):
+            verdict = self.asha.judge(trial, epoch, record["accuracy"])
+            if verdict.rung is not None:
+                rungs[verdict.rung] = "stop" if verdict.stop else "continue"
+            if verdict.stop:
+                break
+        return rungs
 
     @property
     def stopping(self) -> bool:
@@ -172,11 +227,26 @@ class Recorder:
             self.halted = reason
             logger.error("the search stops: %s", reason)
 
-    def report(self, name: str, record: dict[str, Any], checkpoint: str | None) -> Decision:
+    def report(
+        self,
+        name: str,
+        record: dict[str, Any],
+        checkpoint: str | None,
+        *,
+        taken_over: bool = False,
+        published: dict[str, Any] | None = None,
+    ) -> Decision:
         """Record an epoch and say how the trial goes on.
 
         A worker that was started again repeats epochs that are recorded already; they change
         nothing and get the decision they got.
+
+        Args:
+            name: the trial.
+            record: what the epoch reports.
+            checkpoint: file with the state after it, if there is one.
+            taken_over: the training of this epoch came with the trunk's state.
+            published: what the epoch reported before any average, if the trunk's state was published.
         """
         trial = self.state.trials[name]
         epoch = record["epoch"]
@@ -192,10 +262,11 @@ class Recorder:
         self.record(
             "epoch",
             trial=name,
-            record={**record, "shared_from": None},
+            record={**record, **self._origin(trial, epoch, taken_over)},
             decision="stop" if verdict.stop and not last else "continue",
             rung=verdict.rung,
             checkpoint=checkpoint,
+            published=published,
         )
         if last:
             self._end(trial, "completed", record["accuracy"])
@@ -204,6 +275,13 @@ class Recorder:
             self._end(trial, "pruned", None)
             return "stop"
         return "continue"
+
+    def _origin(self, trial: TrialState, epoch: int, taken_over: bool) -> dict[str, Any]:
+        """Who trained an epoch, and the cost that the trial did not have if that was another one."""
+        trained = self.state.trunks[trial.trunk].records
+        if not taken_over or epoch >= len(trained) or trained[epoch][0] == trial.name:
+            return {"shared_from": None}
+        return {"shared_from": trained[epoch][0], "train_seconds": None, "images_per_second": None}
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a trial has no result, and why."""
@@ -226,8 +304,43 @@ class Recorder:
 
     def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
         self.record("ended", trial=trial.name, status=status, value=value, error=error)
-        if self.experiment.search.keep_checkpoints == "best" and self.failure is None:
+        if self.failure is not None:
+            return
+        if self.experiment.search.keep_checkpoints == "best":
             self._tidy(trial)
+        if trial.ended:
+            self._collect(trial.trunk)
+
+    def _collect(self, trunk: str) -> None:
+        """Remove the published states of a trunk that nobody needs any more."""
+        if self.sharing is not None:
+            gone = self.sharing.superfluous(trunk)
+        else:
+            gone = sorted(self.state.trunks[trunk].published)
+        if not gone:
+            return
+        self.record("collected", trunk=trunk, epochs=gone)
+        with self._litter_is_harmless():
+            for epoch in gone:  # one by one: somebody may be writing another one beside them
+                self.store.remove(state_name(trunk, epoch))
+
+    def sweep(self) -> None:
+        """Remove whatever lies among the published states and is none. Nothing may be running."""
+        with self._litter_is_harmless():
+            for trunk in self.store.folders(TRUNKS):
+                known = self.state.trunks.get(trunk)
+                names = {state_name(trunk, e).rpartition("/")[2] for e in known.published} if known else set()
+                self.store.keep_only(f"{TRUNKS}/{trunk}", names)
+            if not any(known.published for known in self.state.trunks.values()):
+                self.store.keep_only(TRUNKS, set())
+
+    @contextmanager
+    def _litter_is_harmless(self) -> Iterator[None]:
+        """Files that cannot be removed take room, but no result depends on them."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("files that are not needed any more could not be removed: %s", error)
 
     def _tidy(self, trial: TrialState) -> None:
         """Keep checkpoints of the best completed trial of each kind, remove those of the others."""
@@ -250,10 +363,8 @@ class Recorder:
             self.record("checkpoints", trial=trial.name, removed=removed)
         # by what is there rather than by what is recorded: a worker that died leaves files of its own
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}
-        try:
+        with self._litter_is_harmless():
             self.store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
-        except OSError as error:  # litter takes room, but no result depends on it
-            logger.warning("checkpoints of %s could not be removed: %s", trial.name, error)
 
 
 def settings_of(

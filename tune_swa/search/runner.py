@@ -42,7 +42,7 @@ from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, Store, open_store
 from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.loop import LOOP_VERSION
-from tune_swa.training.model import fingerprint, resolve_weights
+from tune_swa.training.model import StateDict, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, resolve
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,9 @@ def search(
         data = _prepare_data(request)
         with _places(request, state) as (placement, machine):
             numerics = _common_numerics(request, placement, machine, data)
-            recorder = Recorder(experiment, request.folder, state, request.store)
+            recorder = Recorder(
+                experiment, request.folder, state, request.store, _namer(data, weights, numerics)
+            )
             try:
                 if state.header is None:
                     recorder.record("created", **header(experiment, data, weights, numerics))
@@ -239,20 +241,23 @@ def _common_numerics(request: Request, placement: Placement, machine: Machine, d
     return nodes.agree(answers, data.fingerprint, store)
 
 
+def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> TrunkNamer:
+    return TrunkNamer(
+        data=data.fingerprint,
+        weights=fingerprint(weights),
+        numerics=numerics.as_dict(),
+        version=f"{LOOP_VERSION}/{torch.__version__}",
+    )
+
+
 def _run_trials(
     request: Request, recorder: Recorder, shared: Shared, placement: Placement, publisher: Publisher
 ) -> bool:
     """Run what is left of the search; return whether a signal ended it."""
     experiment = request.experiment
     state = recorder.state
-    namer = TrunkNamer(
-        data=shared.fingerprint,
-        weights=fingerprint(shared.weights),
-        numerics=shared.numerics.as_dict(),
-        version=f"{LOOP_VERSION}/{torch.__version__}",
-    )
     unfinished = [t.name for t in state.trials.values() if not t.ended and t.stage == "search"]
-    searcher = TrialSearcher(recorder, namer, placement.slots, unfinished)
+    searcher = TrialSearcher(recorder, placement.slots, unfinished)
     stop = threading.Event()
     progress = Progress(request.console, experiment, state, slots=placement.slots, quiet=request.quiet)
 
@@ -326,6 +331,7 @@ def _finish(
     choose: Callable[[ExperimentState], Any],
 ) -> Outcome:
     recorder.interrupt()
+    recorder.sweep()
     state, folder = recorder.state, request.folder
     chosen = choose(state)
     if not interrupted and recorder.halted is None:

@@ -37,7 +37,8 @@ class PhaseScheduler(FIFOScheduler):
         if message["event"] == "failed":
             self.recorder.fail(name, message["error"])
             return str(TrialScheduler.STOP)
-        decision = self.recorder.report(name, message["record"], message["checkpoint"])
+        del message["event"]
+        decision = self.recorder.report(name, **message)
         # what a worker that has to start again is given
         trial.config["recorded_epochs"] = self.recorder.state.trials[name].next_epoch
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)

@@ -7,43 +7,60 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from tune_swa.journal import Kind
+from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder, settings_of
-from tune_swa.search.trunks import TrunkNamer
+from tune_swa.spec import Params
 
 
 class TrialSearcher(Searcher):
     """Hands out unfinished trials of earlier sessions first, then what the proposer suggests.
 
     At most `slots` trials are out at once, so that a suggestion is made when a place is free for
-    it, knowing everything that is known by then.
+    it, knowing everything that is known by then. One that would train again what a live trial is about
+    to publish waits, and others get their turn.
     """
 
-    def __init__(self, recorder: Recorder, namer: TrunkNamer, slots: int, unfinished: list[str]) -> None:
+    def __init__(self, recorder: Recorder, slots: int, unfinished: list[str]) -> None:
         super().__init__()
         self.recorder = recorder
-        self.namer = namer
         self.slots = slots
-        self._unfinished = deque(unfinished)
+        self._waiting = deque(unfinished)
+        """Trials that were suggested and are not out, oldest first."""
         self._live: dict[str, str] = {}  # Ray's trial id to our name
         self.stopping = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A trial's configuration; None while all slots are taken; FINISHED at the end."""
+        """A trial's configuration; None while it has to wait; FINISHED at the end.
+
+        It waits while all slots are taken, or while live trials are about to publish the states that
+        all others are to go on from. None without a live trial would put Ray to sleep.
+        """
         if self.stopping or self.recorder.stopping:
             return str(Searcher.FINISHED)
         if len(self._live) >= self.slots:
             return None
-        name = self._unfinished.popleft() if self._unfinished else self._suggest_new()
+        name = self._choose()
+        if name is Later.HELD_BACK:
+            return None
         if name is None:
             return str(Searcher.FINISHED)
         self._live[trial_id] = name
         trial = self.recorder.state.trials[name]
         settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
-        return {
+        config = {
             "trial": name,
             "settings": settings.model_dump(mode="json"),
             "recorded_epochs": trial.next_epoch,
+            "trunk": trial.trunk,
+            "publish": [],
+            "published": [],
         }
+        if (sharing := self.recorder.sharing) is not None:
+            known = self.recorder.state.trunks[trial.trunk].published
+            config["publish"] = sharing.publishes(trial)
+            config["published"] = sorted(e for e in known if e <= sharing.limit(trial))
+        return config
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -68,16 +85,34 @@ class TrialSearcher(Searcher):
         """Names of the trials that are out."""
         return list(self._live.values())
 
-    def _suggest_new(self) -> str | None:
-        suggestion = self.recorder.proposer.next()
-        if suggestion is None:
-            return None
-        experiment = self.recorder.experiment
-        settings = settings_of(experiment, suggestion.kind, suggestion.params, experiment.seed)
-        self.recorder.suggest(
-            suggestion,
-            trunk=self.namer.name(settings),
-            first_average=settings.fork_epoch,
-            seed=settings.seed,
-        )
-        return suggestion.trial if self.recorder.failure is None else None
+    def _choose(self) -> str | Later | None:
+        """The next trial that need not wait for another one's state."""
+        for name in list(self._waiting):
+            if self._ready(name):
+                self._waiting.remove(name)
+                if self.recorder.take_over(name):
+                    return name
+        while not self.recorder.stopping:
+            suggestion = self.recorder.proposer.next(self._accept, draw=len(self._waiting) < self.slots)
+            if not isinstance(suggestion, Suggestion):
+                return suggestion or (Later.HELD_BACK if self._waiting else None)
+            self.recorder.suggest(suggestion)
+            if self.recorder.failure is not None:
+                break
+            if not self._ready(suggestion.trial):
+                self._waiting.append(suggestion.trial)
+            elif self.recorder.take_over(suggestion.trial):
+                return suggestion.trial
+        return None
+
+    def _ready(self, name: str) -> bool:
+        """Trials with epochs of their own go on with them."""
+        trial = self.recorder.state.trials[name]
+        sharing = self.recorder.sharing
+        if sharing is None or trial.records:
+            return True
+        return sharing.ready(trial.trunk, sharing.limit(trial), self._live.values())
+
+    def _accept(self, kind: Kind, params: Params) -> bool:
+        sharing = self.recorder.sharing
+        return sharing is None or sharing.ready(*sharing.place(kind, params), self._live.values())

@@ -6,6 +6,8 @@ import gc
 import json
 import logging
 import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from tune_swa.errors import RequestError
 from tune_swa.journal import KEPT_WHILE_RUNNING
 from tune_swa.search.recorder import CHECKPOINTS
 from tune_swa.search.scheduler import PAYLOAD
+from tune_swa.search.sharing import TRUNKS
 from tune_swa.spec import DataSpec, RunSettings
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.loop import Run
+from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.model import StateDict
 from tune_swa.training.numerics import Numerics
@@ -91,9 +94,12 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         torch.cuda.set_per_process_memory_fraction(shared.gpus_per_trial)
     name = config["trial"]
     run = Run(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics, shared.weights)
-    folder = f"{CHECKPOINTS}/{name}"
+    folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
+    published = set(config["published"])
     try:
-        restored = restore(run, shared.store, folder, config["recorded_epochs"])
+        restored = restore(
+            run, shared.store, folder, config["recorded_epochs"], trunk, set(config["publish"]) | published
+        )
     except OSError as error:
         raise MachineError(f"{shared.store.where}: checkpoints cannot be read ({error})") from error
     _report(
@@ -103,30 +109,51 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         from_epoch=run.epoch,
         damaged=restored.damaged,
     )
-    if restored.checkpoint is not None:
+    if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
-        _report_epoch(run, restored.checkpoint)
-    for _ in run:
+        own = restored.checkpoint.startswith(f"{folder}/")
+        _report_epoch(run, restored.checkpoint if own else None, None if own else run.record)
+    to_publish = set(config["publish"]) - published
+    while not run.done:
+        taken_over = run.trained is not None
+        run.advance()
+        state = run.trained if run.averaging is None and run.epoch in to_publish else None
+        if state is not None and not taken_over:
+            _write(run.trunk_state(), shared, f"{trunk}/epoch-{run.epoch:05d}.pt")
+        run.finish_epoch()
         saved = None
-        if run.done or run.epoch % shared.checkpoint_every == 0:
+        # a published state does for a checkpoint, unless an average has been added to it
+        if run.done or (run.epoch % shared.checkpoint_every == 0 and not (state and not run.averaging)):
             saved = _save(run, shared, folder)
-        _report_epoch(run, saved)
+        _report_epoch(run, saved, state, taken_over=taken_over)
 
 
 def _save(run: Run, shared: Shared, folder: str) -> str:
     """Save the state after the last epoch, remove what is too old, and return the file's name."""
     name = f"{folder}/epoch-{run.epoch - 1:05d}.pt"
-    try:
-        shared.store.write(name, lambda path: checkpoints.save(run.state_dict(), path))
-        if not shared.keep_all:
+    _write(run.state_dict(), shared, name)
+    if not shared.keep_all:
+        with _disk(shared, folder):
             for old in stored(shared.store, folder)[:-KEPT_WHILE_RUNNING]:
                 shared.store.remove(f"{folder}/{old}")
+    return name
+
+
+def _write(state: dict[str, Any], shared: Shared, name: str) -> None:
+    with _disk(shared, name.rpartition("/")[0]):
+        shared.store.write(name, lambda path: checkpoints.save(state, path))
+
+
+@contextmanager
+def _disk(shared: Shared, folder: str) -> Iterator[None]:
+    """Blame the machine, not the trial, for a disk that refuses."""
+    try:
+        yield
     except OSError as error:
         why = error.strerror or str(error)
         raise MachineError(
             f"a checkpoint cannot be written to {shared.store.where}/{folder}: {why}"
         ) from error
-    return name
 
 
 @dataclass(frozen=True)
@@ -139,31 +166,57 @@ class Restored:
     """Why each newer checkpoint could not be used."""
 
 
-def restore(run: Run, store: Store, folder: str, recorded_epochs: int) -> Restored:
-    """Load the newest checkpoint that can be used into `run`.
+def restore(
+    run: Run,
+    store: Store,
+    folder: str,
+    recorded_epochs: int,
+    trunk: str = "",
+    trunk_epochs: Collection[int] = (),
+) -> Restored:
+    """Load the newest state that can be used into `run`: a checkpoint of its own, or its trunk's.
 
-    A checkpoint may be one epoch ahead of the journal (saved, not yet recorded), never more. A
-    damaged one is passed over for the one before it, and without any the run starts anew.
+    A state may be one epoch ahead of the journal (saved, not yet recorded), never more. A damaged one
+    is passed over for the one before it, and without any the run starts anew.
+
+    Args:
+        run: of the trial.
+        store: holds the states.
+        folder: the trial's checkpoints.
+        recorded_epochs: how many epochs of the trial the journal has.
+        trunk: folder of its trunk's states.
+        trunk_epochs: those of the trunk's states that the trial may begin from.
 
     Raises:
-        OSError: the folder cannot be listed.
+        OSError: a folder cannot be listed.
     """
     damaged: list[str] = []
     found: str | None = None
-    for name in reversed(stored(store, folder)):
-        try:
-            state = _load(store, f"{folder}/{name}", run.device)
-        except checkpoints.CheckpointError as error:
-            damaged.append(str(error))
-            continue
-        if state["epoch"] <= recorded_epochs + 1:
-            run.load_state_dict(state)
-            found = name
-            break
-    for name in stored(store, folder):  # later ones would pass for the newest
-        if found is None or name > found:
-            store.remove(f"{folder}/{name}")
-    return Restored(f"{folder}/{found}" if found else None, damaged)
+    own = {_epoch(name): f"{folder}/{name}" for name in stored(store, folder)}
+    states = {
+        _epoch(name): f"{trunk}/{name}"
+        for name in (stored(store, trunk) if trunk_epochs else ())
+        if _epoch(name) in trunk_epochs
+    }
+    for epoch in sorted({*own, *states}, reverse=True):
+        # of two after the same epoch, the trial's own has its average
+        for name in filter(None, (own.get(epoch), states.get(epoch))):
+            if epoch > recorded_epochs or found is not None:
+                continue
+            try:
+                run.load_state_dict(_load(store, name, run.device))
+                found = name
+            except checkpoints.CheckpointError as error:
+                damaged.append(str(error))
+    newest = run.epoch - 1 if found else -1
+    for epoch, name in own.items():  # later ones would pass for the newest
+        if epoch > newest:
+            store.remove(name)
+    return Restored(found, damaged)
+
+
+def _epoch(name: str) -> int:
+    return int(name.removeprefix("epoch-").removesuffix(".pt"))
 
 
 def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
@@ -179,9 +232,17 @@ def stored(store: Store, folder: str) -> list[str]:
     return [name for name in store.names(folder) if name.startswith("epoch-")]
 
 
-def _report_epoch(run: Run, saved: str | None) -> None:
+def _report_epoch(
+    run: Run, saved: str | None, published: EpochRecord | None = None, *, taken_over: bool = False
+) -> None:
     assert run.record is not None
-    _report(event="epoch", record=run.record.as_dict(), checkpoint=saved)
+    _report(
+        event="epoch",
+        record=run.record.as_dict(),
+        checkpoint=saved,
+        published=published.as_dict() if published else None,
+        taken_over=taken_over,
+    )
 
 
 def _report(**message: Any) -> None:

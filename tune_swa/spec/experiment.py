@@ -193,7 +193,7 @@ class Experiment(Settings):
     def identity(self) -> dict[str, Any]:
         """What may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
-        for key in ("trials", "checkpoint_every", "max_failures"):
+        for key in ("trials", "share", "checkpoint_every", "max_failures"):
             dumped["search"].pop(key, None)
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)

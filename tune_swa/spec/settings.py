@@ -170,6 +170,8 @@ class SearchSpec(Settings):
     """Number of SWA trials, the points included. Default: the whole grid; 24 for other samplers."""
     seed: NonNegativeInt = 0
     """Seed of the sampler, and of the training where `train.seed` is not given."""
+    share: bool = True
+    """Train once what trials have in common before they average. Changes no result, only the time."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints. The last epoch is always saved."""
     keep_checkpoints: Literal["best", "all"] = "best"

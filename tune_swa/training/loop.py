@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -82,6 +82,8 @@ class Run:
         """The next epoch to train."""
         self.record: EpochRecord | None = None
         """What the last finished epoch reported."""
+        self.trained: EpochRecord | None = None
+        """Epoch `self.epoch` of the live model alone, between `advance` and `finish_epoch`."""
         self._forward = torch.compile(self.model) if self.numerics.compile else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
         channels_last = self.numerics.channels_last
@@ -107,31 +109,64 @@ class Run:
         Raises:
             NonFiniteError: a loss or an output is NaN or infinite.
         """
-        epoch = self.epoch
+        self.advance()
+        return self.finish_epoch()
+
+    def advance(self) -> None:
+        """Train epoch `self.epoch` and evaluate the live model. An epoch that a trunk's state brought
+        along is trained already.
+
+        Raises:
+            NonFiniteError: a loss or an output is NaN or infinite.
+        """
+        if self.trained is not None:
+            return
         start = self._clock()
         loss = self.train_epoch()
         trained = self._clock()
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        self.average_epoch()
-        refreshed = self._clock()
-        shipped, live = self.evaluate_epoch()
+        live = self._evaluate(self.model)
         evaluated = self._clock()
-        self.record = EpochRecord(
-            epoch=epoch,
-            phase="branch" if self.averaging else "trunk",
-            learning_rate=rate,
+        self.trained = EpochRecord(
+            epoch=self.epoch,
+            phase="trunk",
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             train_loss=loss,
-            accuracy=shipped.accuracy,
+            accuracy=live.accuracy,
             live_accuracy=live.accuracy,
-            nll=shipped.nll,
-            ece=shipped.ece,
-            n_averaged=self.averaging.n_averaged if self.averaging else 0,
+            nll=live.nll,
+            ece=live.ece,
+            n_averaged=0,
             train_seconds=trained - start,
-            bn_seconds=refreshed - trained,
-            eval_seconds=evaluated - refreshed,
+            bn_seconds=0.0,
+            eval_seconds=evaluated - trained,
             images_per_second=len(self._train) / (trained - start),
         )
-        self.epoch = epoch + 1
+
+    def finish_epoch(self) -> EpochRecord:
+        """Average, refresh and evaluate after `advance`; returns what the epoch reports.
+
+        Raises:
+            NonFiniteError: an output of the average is NaN or infinite.
+        """
+        assert self.trained is not None
+        start = self._clock()
+        self.average_epoch()
+        refreshed = self._clock()
+        self.record = self.trained
+        if self.averaging is not None:
+            shipped = self._evaluate(self.averaging.average.module)
+            self.record = replace(
+                self.trained,
+                phase="branch",
+                accuracy=shipped.accuracy,
+                nll=shipped.nll,
+                ece=shipped.ece,
+                n_averaged=self.averaging.n_averaged,
+                bn_seconds=refreshed - start,
+                eval_seconds=self.trained.eval_seconds + self._clock() - refreshed,
+            )
+        self.trained = None
+        self.epoch += 1
         return self.record
 
     def train_epoch(self) -> float:
@@ -175,11 +210,6 @@ class Run:
         self.averaging.update(self.model)
         self.averaging.refresh(self._batches("bn"), self.numerics.autocast())
 
-    def evaluate_epoch(self) -> tuple[Evaluation, Evaluation]:
-        """Evaluate the shipped and the live model on the validation images."""
-        live = self._evaluate(self.model)
-        return (self._evaluate(self.shipped) if self.averaging else live), live
-
     def state_dict(self) -> dict[str, Any]:
         """State after the last finished epoch: tensors, numbers, strings, dicts and lists.
 
@@ -192,14 +222,45 @@ class Run:
             "averaging": self.averaging.state_dict() if self.averaging else None,
         }
         if not self.done:
-            state["optimizer"] = self.optimizer.state_dict()
-            state["scaler"] = self.scaler.state_dict()
+            state.update(self._training_state())
         return state
 
+    def trunk_state(self) -> dict[str, Any]:
+        """State between `advance` and `finish_epoch` of an epoch before any average.
+
+        It depends on no SWA setting, so every run with the same trunk can go on from it.
+        """
+        assert self.trained is not None
+        assert self.averaging is None
+        return {
+            "epoch": self.epoch + 1,
+            "record": self.trained.as_dict(),
+            "model": self.model.state_dict(),
+            "averaging": None,
+            **self._training_state(),
+        }
+
+    def _training_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same settings; the next epoch is the one after it."""
+        """Continue from a state of the same settings, or of a trunk in common.
+
+        The next epoch is the one after it; where a trunk's last epoch is the first to be averaged, it
+        is that epoch, trained already.
+
+        Raises:
+            ValueError: it is a trunk's, and of an epoch that should have been averaged.
+        """
         self.epoch = state["epoch"]
         self.record = EpochRecord(**state["record"]) if state["record"] else None
+        self.trained = None
+        fork = self.settings.fork_epoch
+        if fork is not None and state["averaging"] is None and self.epoch > fork:
+            if self.epoch != fork + 1 or self.record is None:
+                raise ValueError(f"state after epoch {self.epoch - 1} of a trunk that was left at {fork}")
+            self.epoch = fork
+            self.trained, self.record = replace(self.record, eval_seconds=0.0), None
         self.model.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,192 @@
+"""Which trials go on from whose trunk, and when it pays to wait for it.
+
+A trunk is published after its fork points: the epochs at whose end a run of the space can begin to
+average. Whoever trains a trunk publishes it; a trial begins from the newest published state that
+is not beyond its own fork, and is held back while a live trial is about to publish a newer one.
+Nothing here changes a result: what is taken over is bit for bit what the trial would have trained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from tune_swa.journal import ExperimentState, Kind, TrialState, TrunkState
+from tune_swa.search.asha import PhaseAsha
+from tune_swa.search.proposer import Proposer
+from tune_swa.search.trunks import TrunkNamer
+from tune_swa.spec import Choices, Experiment, Params, RunSettings, count_space, params_key
+
+TRUNKS = "trunks"
+"""Folder of the published states inside the experiment's store; one folder a trunk below it."""
+MOST_STATES = 8
+"""States of a trunk that are kept at most: where averaging can begin at more epochs than these, every
+second or third or ... is published, and branches train the epochs in between."""
+
+
+def state_name(trunk: str, epoch: int) -> str:
+    """The file in the store that holds a trunk's state after training `epoch`."""
+    return f"{TRUNKS}/{trunk}/epoch-{epoch:05d}.pt"
+
+
+def fork_points(experiment: Experiment) -> tuple[int, ...]:
+    """Epochs (from 0) after whose training a run of the space can leave its trunk, thinned out."""
+    return _thin({start + 1 for start in _starts(experiment)})
+
+
+def trunks_recur(experiment: Experiment) -> bool:
+    """Whether the sampler will propose trials with the same trunk: there are fewer trunks than trials."""
+    trunks = count_space(experiment.baseline_parameters)
+    return trunks is not None and trunks <= experiment.swa_trials
+
+
+def newest_start(experiment: Experiment, settings: RunSettings) -> int:
+    """The last epoch of the trunk that a trial can take over. A baseline trains its last one itself."""
+    return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
+
+
+class Sharing:
+    """What trials of one experiment take over from one another.
+
+    Args:
+        experiment: the settings.
+        namer: names trunks.
+        state: the fold of the journal, which goes on.
+        proposer: what is still to come.
+        asha: verdicts over trunks.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        namer: TrunkNamer,
+        state: ExperimentState,
+        proposer: Proposer,
+        asha: PhaseAsha,
+    ) -> None:
+        self._experiment = experiment
+        self._namer = namer
+        self._state = state
+        self._proposer = proposer
+        self._asha = asha
+        self._places: dict[tuple[Kind, object], tuple[str, int]] = {}
+        self._recur = trunks_recur(experiment)
+        self._points = fork_points(experiment) if self._recur else ()
+        self._fixed = {} if self._recur else self._points_of_fixed()
+
+    def place(self, kind: Kind, params: Params) -> tuple[str, int]:
+        """The trunk of a configuration, and the last epoch of it that can be taken over."""
+        key = (kind, params_key(params))
+        if key not in self._places:
+            settings = (
+                self._experiment.baseline_settings(params)
+                if kind == "baseline"
+                else self._experiment.swa_settings(params)
+            )
+            self._places[key] = self._namer.name(settings), newest_start(self._experiment, settings)
+        return self._places[key]
+
+    def limit(self, trial: TrialState) -> int:
+        """The last epoch of its trunk that a trial can take over."""
+        return self._experiment.train.epochs - 2 if trial.first_average is None else trial.first_average
+
+    def publishes(self, trial: TrialState) -> list[int]:
+        """Epochs after which a trial publishes its state, should it train them itself."""
+        points = set(self._points or self._fixed.get(trial.trunk, ()))
+        if points and trial.first_average is not None:
+            points.add(trial.first_average)
+        return sorted(p for p in points if trial.first_average is None or p <= trial.first_average)
+
+    def newest(self, trunk: str, limit: int) -> int | None:
+        """The newest published epoch that is not beyond `limit`."""
+        known = self._state.trunks.get(trunk)
+        return max((e for e in known.published if e <= limit), default=None) if known else None
+
+    def ready(self, trunk: str, limit: int, live: Iterable[str]) -> bool:
+        """Whether a trial should begin now: no live one is about to publish a newer state for it.
+
+        Waiting for one never takes longer than training again, for the other one is ahead.
+        """
+        newest = self.newest(trunk, limit)
+        if newest == limit or self._asha.stopped_at(trunk, limit) is not None:
+            return True
+        for name in live:
+            other = self._state.trials[name]
+            if other.trunk != trunk or other.ended:
+                continue
+            to_come = max(-1 if newest is None else newest, other.next_epoch - 1)
+            if any(to_come < epoch <= limit for epoch in self.publishes(other)):
+                return False
+        return True
+
+    def takes_over(self, trial: TrialState) -> int:
+        """How many epochs of its trunk a trial that has none can have from others."""
+        stopped = None
+        if trial.first_average is not None:
+            stopped = self._asha.stopped_at(trial.trunk, trial.first_average)
+        newest = self.newest(trial.trunk, self.limit(trial))
+        if stopped is not None:
+            return min(stopped + 1, len(self._state.trunks[trial.trunk].records))
+        # the epoch of the first average is trained by the other one, but averaged and reported by this one
+        most = self._experiment.train.epochs if trial.first_average is None else trial.first_average
+        return 0 if newest is None else min(newest + 1, most)
+
+    def superfluous(self, trunk: str) -> list[int]:
+        """Published epochs of a trunk that no trial needs any more, now or to come."""
+        known = self._state.trunks[trunk]
+        return sorted(known.published - set(self._needed(trunk, known))) if known.published else []
+
+    def _needed(self, trunk: str, known: TrunkState) -> Iterator[int]:
+        if self._recur and self._proposer.draws_more():
+            yield from known.published
+        limits = [
+            limit
+            for kind, params in self._proposer.fixed_left()
+            for name, limit in (self.place(kind, params),)
+            if name == trunk
+        ]
+        for limit in limits:
+            yield from self._newest_of(known, limit)
+        for name in known.trials:
+            trial = self._state.trials[name]
+            if trial.ended:
+                continue
+            for epoch in self._newest_of(known, self.limit(trial)):
+                if _own_state(trial) < epoch:
+                    yield epoch
+
+    def _newest_of(self, known: TrunkState, limit: int) -> list[int]:
+        return sorted(e for e in known.published if e <= limit)[-1:]
+
+    def _points_of_fixed(self) -> dict[str, tuple[int, ...]]:
+        """Fork points of the trunks that several of the configurations given beforehand have."""
+        users: Counter[str] = Counter()
+        forks: dict[str, set[int]] = {}
+        for kind, params in self._proposer.fixed():
+            trunk, limit = self.place(kind, params)
+            users[trunk] += 1
+            if kind == "swa":
+                forks.setdefault(trunk, set()).add(limit)
+        return {trunk: _thin(points) for trunk, points in forks.items() if users[trunk] > 1}
+
+
+def _own_state(trial: TrialState) -> int:
+    """Epoch of a trial's own newest checkpoint; -1 without one."""
+    return int(trial.checkpoints[-1].rpartition("epoch-")[2].removesuffix(".pt")) if trial.checkpoints else -1
+
+
+def _starts(experiment: Experiment) -> set[int]:
+    found = {int(params["swa_start"]) for params in experiment.swa_points if "swa_start" in params}  # type: ignore[arg-type]
+    fixed = experiment.constants.get("swa_start")
+    if isinstance(fixed, int):
+        return found | {fixed}
+    domain = next(p.domain for p in experiment.parameters if p.name == "swa_start")
+    if isinstance(domain, Choices):
+        return found | {int(value) for value in domain.values}  # type: ignore[arg-type]
+    return found | set(range(int(domain.low), int(domain.high) + 1, int(domain.step or 1)))
+
+
+def _thin(points: Iterable[int]) -> tuple[int, ...]:
+    """At most `MOST_STATES` of the points, evenly; the first one stays, since all others can use it."""
+    ordered = sorted(points)
+    return tuple(ordered[:: -(-len(ordered) // MOST_STATES) or 1])
