@@ -28,7 +28,7 @@ name: cluster
 data: {dataset: digits, image_size: 16, train_images: 100, val_fraction: 0.2, test_fraction: 0.7}
 train: {epochs: 8, batch_size: 20}
 space: {lr: 1e-3, swa_start: {choice: [3, 5]}, swa_lr: 1e-3}
-search: {sampler: grid, max_failures: 1}
+search: {sampler: grid, max_failures: 1, checkpoint_every: 1}
 scheduler: {asha: false}
 """
 TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]

@@ -25,7 +25,7 @@ scheduler: {asha: false}
 """
 GRID = """
 space: {lr: {choice: [1e-2, 1e-3]}, swa_start: {choice: [1, 3, 4]}, swa_lr: {choice: [1e-3, 1e-2]}}
-search: {sampler: grid}
+search: {sampler: grid, checkpoint_every: 1}
 """
 # two points have a trunk in common, one of them a rate of its own, and no baseline has either
 POINTS = """
@@ -40,7 +40,7 @@ search: {trials: 4}
 """
 TPE = """
 space: {lr: {choice: [1e-2, 3e-3]}, swa_start: {int: [1, 5]}, swa_lr: {log_uniform: [1e-4, 1e-1]}}
-search: {sampler: tpe, trials: 12, seed: 5}
+search: {sampler: tpe, trials: 12, seed: 5, checkpoint_every: 1}
 """
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tune_swa.data.dataset import Dataset
-from tune_swa.search.trainable import Restored, restore, stored
+from tune_swa.search.trainable import Restored, Rhythm, restore, stored
 from tune_swa.spec import RunSettings, TrainSpec
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.loop import Run
+from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.numerics import Numerics
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
@@ -64,3 +65,89 @@ def test_damaged_ones_are_passed_over(folder: Path, tiny_data: Dataset) -> None:
     assert len(restored.damaged) == 3
     assert run.epoch == 0
     assert names(folder) == []
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time() -> None:
+    now = 0.0
+    rhythm = Rhythm("auto", clock=lambda: now)
+    saved = []
+    for epoch in range(1, 41):
+        now += 3.0  # an epoch
+        if rhythm.due(epoch):
+            with rhythm.saving():
+                now += 0.5
+            saved.append(epoch)
+    assert saved == [1, 10, 19, 28, 37]  # 0.5 s in 25 s or a little more
+
+
+def test_checkpoints_every_third_epoch() -> None:
+    rhythm = Rhythm(3)
+    assert [epoch for epoch in range(1, 8) if rhythm.due(epoch)] == [3, 6]
+
+
+# ---------------------------------------------------------------------------- what a trunk gives
+
+
+def published(tiny_data: Dataset, tmp_path: Path, swa_start: int, epochs: list[int]) -> Run:
+    """Train a trunk with other SWA settings, publish some of its states; returns the run at its end."""
+    run = Run(SETTINGS.model_copy(update={"swa_start": swa_start, "swa_lr": 0.3}), tiny_data, NUMERICS)
+    (tmp_path / "trunk").mkdir()
+    while not run.done:
+        run.advance()
+        if run.epoch in epochs:
+            checkpoints.save(run.trunk_state(), tmp_path / "trunk" / f"epoch-{run.epoch:05d}.pt")
+        run.finish_epoch()
+    return run
+
+
+@pytest.mark.parametrize(("epochs", "begins"), [([2], 2), ([1], 2), ([0, 1, 2], 2), ([0], 1), ([], 0)])
+def test_a_branch_is_bit_for_bit_what_it_would_have_been(
+    epochs: list[int], begins: int, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    alone = Run(SETTINGS, tiny_data, NUMERICS)
+    expected = [facts(record) for record in alone]
+    published(tiny_data, tmp_path, 3, [0, 1, 2, 3])
+    run = Run(SETTINGS, tiny_data, NUMERICS)
+    restored = restore(run, FolderStore(tmp_path), "trial", 2, "trunk", epochs)
+    assert run.epoch == begins
+    assert restored.checkpoint == (f"trunk/epoch-{max(epochs):05d}.pt" if epochs else None)
+    assert (run.trained is not None) == (2 in epochs)  # trained already, to be averaged
+    assert [facts(record) for record in run] == expected[begins:]
+    for name, tensor in alone.shipped.state_dict().items():
+        assert torch.equal(run.shipped.state_dict()[name], tensor), name
+
+
+def facts(record: EpochRecord) -> dict[str, object]:
+    return {k: v for k, v in record.as_dict().items() if "second" not in k}
+
+
+def test_a_state_beyond_the_fork_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    published(tiny_data, tmp_path, 3, [3])
+    state = checkpoints.load(tmp_path / "trunk" / "epoch-00003.pt")
+    with pytest.raises(ValueError, match="epoch 3 of a trunk that was left at 2"):
+        Run(SETTINGS, tiny_data, NUMERICS).load_state_dict(state)
+
+
+def test_a_damaged_trunk_costs_only_training_it_again(tiny_data: Dataset, tmp_path: Path) -> None:
+    published(tiny_data, tmp_path, 3, [0, 2])
+    (tmp_path / "trunk" / "epoch-00002.pt").write_bytes(b"torn")
+    run = Run(SETTINGS, tiny_data, NUMERICS)
+    restored = restore(run, FolderStore(tmp_path), "trial", 2, "trunk", [0, 2])
+    assert restored.checkpoint == "trunk/epoch-00000.pt"
+    assert len(restored.damaged) == 1
+    assert run.epoch == 1
+
+
+def test_of_two_states_after_the_same_epoch_the_trials_own_has_its_average(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    published(tiny_data, tmp_path, 3, [2])
+    own = Run(SETTINGS, tiny_data, NUMERICS)
+    for _ in range(3):
+        own.run_epoch()
+    (tmp_path / "trial").mkdir()
+    checkpoints.save(own.state_dict(), tmp_path / "trial" / "epoch-00002.pt")
+    run = Run(SETTINGS, tiny_data, NUMERICS)
+    assert restore(run, FolderStore(tmp_path), "trial", 3, "trunk", [2]).checkpoint == "trial/epoch-00002.pt"
+    assert run.averaging is not None
+    assert run.averaging.n_averaged == 1

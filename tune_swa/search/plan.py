@@ -76,7 +76,8 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int) -> int:
     running = 2 * weights + optimizer  # live model and average
     ended = 2 * weights
     if experiment.search.keep_checkpoints == "all":
-        each = -(-experiment.train.epochs // experiment.search.checkpoint_every)
+        every = experiment.search.checkpoint_every
+        each = -(-experiment.train.epochs // (1 if every == "auto" else every))
         return total_trials(experiment) * each * running
     # a running trial has two, and a third while it is written; the best of each kind is kept
     return slots * 3 * running + 2 * ended

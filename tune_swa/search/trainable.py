@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray import tune
@@ -45,7 +47,7 @@ class Shared:
     numerics: Numerics
     weights: StateDict | None
     gpus_per_trial: float
-    checkpoint_every: int
+    checkpoint_every: int | Literal["auto"]
     keep_all: bool
 
 
@@ -114,18 +116,55 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         own = restored.checkpoint.startswith(f"{folder}/")
         _report_epoch(run, restored.checkpoint if own else None, None if own else run.record)
     to_publish = set(config["publish"]) - published
+    rhythm = Rhythm(shared.checkpoint_every)
     while not run.done:
         taken_over = run.trained is not None
         run.advance()
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
-            _write(run.trunk_state(), shared, f"{trunk}/epoch-{run.epoch:05d}.pt")
+            with rhythm.saving():
+                _write(run.trunk_state(), shared, f"{trunk}/epoch-{run.epoch:05d}.pt")
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
-        if run.done or (run.epoch % shared.checkpoint_every == 0 and not (state and not run.averaging)):
-            saved = _save(run, shared, folder)
+        if run.done or (rhythm.due(run.epoch) and not (state and not run.averaging)):
+            with rhythm.saving():
+                saved = _save(run, shared, folder)
         _report_epoch(run, saved, state, taken_over=taken_over)
+
+
+SAVING_SHARE = 0.02
+"""Share of a trial's time that checkpoints may take."""
+
+
+class Rhythm:
+    """When a trial saves a checkpoint: every so many epochs, or as often as costs little.
+
+    Args:
+        every: epochs between two; `auto`: once the time since the last one is `1 / SAVING_SHARE` times
+            what that one took, so that a kill costs at most that much training.
+        clock: seconds that only go up.
+    """
+
+    def __init__(self, every: int | Literal["auto"], clock: Callable[[], float] = time.monotonic) -> None:
+        self._every = every
+        self._clock = clock
+        self._saved = -math.inf
+        self._took = 0.0
+
+    def due(self, epochs: int) -> bool:
+        """Whether to save after so many epochs of the trial."""
+        if self._every != "auto":
+            return epochs % self._every == 0
+        return self._clock() - self._saved >= self._took / SAVING_SHARE
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Time what it costs."""
+        begun = self._clock()
+        yield
+        self._saved = self._clock()
+        self._took = self._saved - begun
 
 
 def _save(run: Run, shared: Shared, folder: str) -> str:

@@ -172,8 +172,9 @@ class SearchSpec(Settings):
     """Seed of the sampler, and of the training where `train.seed` is not given."""
     share: bool = True
     """Train once what trials have in common before they average. Changes no result, only the time."""
-    checkpoint_every: PositiveInt = 1
-    """Epochs between checkpoints. The last epoch is always saved."""
+    checkpoint_every: Literal["auto"] | PositiveInt = "auto"
+    """Epochs between checkpoints. `auto`: as often as that takes no more than a fiftieth of the time.
+    The last epoch is always saved."""
     keep_checkpoints: Literal["best", "all"] = "best"
     """`best` removes a trial's checkpoints once it has ended and another one is better; `all` keeps
     every one that was written."""
