@@ -285,7 +285,7 @@ def _run_trials(
         tune.with_resources(tune.with_parameters(train_trial, shared=shared), placement.per_trial),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=PhaseScheduler(recorder),
+            scheduler=PhaseScheduler(recorder, placement.slots),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,

@@ -16,11 +16,25 @@ PAYLOAD = "payload"
 
 
 class PhaseScheduler(FIFOScheduler):
-    """Starts trials in order; records what they report and stops those that the recorder stops."""
+    """Starts trials in order; records what they report and stops those that the recorder stops.
 
-    def __init__(self, recorder: Recorder) -> None:
+    Args:
+        recorder: keeps the journal.
+        slots: how many workers are kept for the next trial.
+    """
+
+    def __init__(self, recorder: Recorder, slots: int) -> None:
         super().__init__()
         self.recorder = recorder
+        self._slots: int | None = slots
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Have Ray keep the workers of all slots while trials wait; by itself it keeps one."""
+        super().on_trial_add(tune_controller, trial)
+        cache = getattr(tune_controller, "_actor_cache", None)
+        if cache is not None and self._slots is not None:
+            cache.increase_max(trial.placement_group_factory, self._slots)
+            self._slots = None
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if result.get("done"):  # Ray repeats the last result when a function returns
@@ -45,7 +59,7 @@ class PhaseScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Record the failure if the worker died once too often; Ray says this before a retry too."""
-        if not trial.should_recover():
+        if trial.config["trial"] is not None and not trial.should_recover():
             self.recorder.fail(trial.config["trial"], worker_error(trial))
 
 

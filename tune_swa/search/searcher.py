@@ -27,7 +27,9 @@ class TrialSearcher(Searcher):
         self.slots = slots
         self._waiting = deque(unfinished)
         """Trials that were suggested and are not out, oldest first."""
-        self._live: dict[str, str] = {}  # Ray's trial id to our name
+        self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
+        self._workers = 0
+        """Most that were out at once: so many workers have been started."""
         self.stopping = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -41,11 +43,15 @@ class TrialSearcher(Searcher):
         if len(self._live) >= self.slots:
             return None
         name = self._choose()
-        if name is Later.HELD_BACK:
-            return None
         if name is None:
             return str(Searcher.FINISHED)
-        self._live[trial_id] = name
+        if name is Later.HELD_BACK:
+            if len(self._live) < self._workers:
+                return None
+            # the place will be needed: have its worker start meanwhile
+            self._go_out(trial_id, None)
+            return {"trial": None}
+        self._go_out(trial_id, name)
         trial = self.recorder.state.trials[name]
         settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
         config = {
@@ -83,7 +89,11 @@ class TrialSearcher(Searcher):
     @property
     def live(self) -> list[str]:
         """Names of the trials that are out."""
-        return list(self._live.values())
+        return [name for name in self._live.values() if name is not None]
+
+    def _go_out(self, trial_id: str, name: str | None) -> None:
+        self._live[trial_id] = name
+        self._workers = max(self._workers, len(self._live))
 
     def _choose(self) -> str | Later | None:
         """The next trial that need not wait for another one's state."""
@@ -111,8 +121,8 @@ class TrialSearcher(Searcher):
         sharing = self.recorder.sharing
         if sharing is None or trial.records:
             return True
-        return sharing.ready(trial.trunk, sharing.limit(trial), self._live.values())
+        return sharing.ready(trial.trunk, sharing.limit(trial), self.live)
 
     def _accept(self, kind: Kind, params: Params) -> bool:
         sharing = self.recorder.sharing
-        return sharing is None or sharing.ready(*sharing.place(kind, params), self._live.values())
+        return sharing is None or sharing.ready(*sharing.place(kind, params), self.live)

@@ -1,0 +1,1 @@
+"""What one would write without this project; the benchmarks compare with these."""
