@@ -14,6 +14,8 @@ from tune_swa.search.scheduler import PAYLOAD
 
 def made_up_trial(config: dict[str, Any], shared: Any) -> None:
     """Reports like the real one; better for lr and swa_lr near 1e-2. Weight decays stand for faults."""
+    if config["trial"] is None:  # only the worker is wanted
+        return
     settings = config["settings"]
     fault = settings["train"]["weight_decay"]
     tune.report(

@@ -12,6 +12,7 @@ from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
+from tune_swa.search.sharing import fork_points, planned_epochs, trunks_recur
 from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
 
 RESNET18_WEIGHTS = 11_176_512
@@ -28,7 +29,9 @@ class Plan:
     images: Estimate | str
     """What the images are, or where they come from while they are not here."""
     epochs: int
-    """Epochs that all trials train if none is stopped early."""
+    """Epochs that all trials train by themselves if none is stopped early."""
+    stages: int | None
+    """Epochs if every trunk is trained once; None: the sampler will decide, or nothing is shared."""
     checkpoint_bytes: int
     """Most that checkpoints take at one time."""
 
@@ -66,6 +69,7 @@ def make_plan(
         placement=placement,
         images=images,
         epochs=total_trials(experiment) * experiment.train.epochs,
+        stages=planned_epochs(experiment) if experiment.search.share else None,
         checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes),
     )
 
@@ -75,12 +79,16 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int) -> int:
     optimizer = weights * (1 if experiment.train.optimizer == "sgd" else 2)
     running = 2 * weights + optimizer  # live model and average
     ended = 2 * weights
+    states = 0
+    if experiment.search.share and trunks_recur(experiment):
+        trunks = count_space(experiment.baseline_parameters) or 1
+        states = trunks * len(fork_points(experiment)) * (weights + optimizer)
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
-        return total_trials(experiment) * each * running
+        return total_trials(experiment) * each * running + states
     # a running trial has two, and a third while it is written; the best of each kind is kept
-    return slots * 3 * running + 2 * ended
+    return slots * 3 * running + 2 * ended + states
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -94,7 +102,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("space", _space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _trials(experiment)),
-        ("epochs", f"at most {plan.epochs:,} to train ({experiment.train.epochs} per trial)"),
+        ("epochs", _epochs(plan)),
         ("early stopping", _stopping(experiment)),
         ("machine", describe(plan.placement)),
         ("disk", _disk(plan)),
@@ -127,6 +135,17 @@ def _trials(experiment: Experiment) -> str:
     return (
         f"{experiment.swa_trials} with SWA{given}, {experiment.baseline_trials} baseline{_tuned(experiment)}"
     )
+
+
+def _epochs(plan: Plan) -> str:
+    experiment = plan.experiment
+    text = f"at most {plan.epochs:,} to train ({experiment.train.epochs} per trial)"
+    if plan.stages is not None and plan.stages < plan.epochs:
+        shared = f"{plan.epochs - plan.stages:,} of {plan.epochs:,}"
+        return f"at most {plan.stages:,} to train, since trials share {shared}"
+    if experiment.search.share and plan.stages is None and trunks_recur(experiment):
+        return f"{text}; fewer, since trials share what they train before averaging"
+    return text
 
 
 def _tuned(experiment: Experiment) -> str:

@@ -99,7 +99,7 @@ class Progress:
     def __call__(self, event: Event, state: ExperimentState) -> None:
         """Take in an event that `state` has taken in."""
         kind = event["event"]
-        if kind not in ("suggested", "started", "epoch", "ended"):
+        if kind not in ("suggested", "shared", "started", "epoch", "ended"):
             return
         trial = state.trials[event["trial"]]
         if trial.stage != "search":
@@ -108,6 +108,8 @@ class Progress:
         self._changed = True
         if kind == "suggested":
             tally.suggest(trial)
+        elif kind == "shared":
+            tally.share(trial, event["epochs"])
         elif kind == "started":
             self._waiting = ""
             if tally.start(trial, now):
@@ -202,10 +204,14 @@ class _Tally:
         self.ended: Counter[Kind] = Counter()
         self.statuses: Counter[str] = Counter()
         self.epochs_done = 0
+        """Epochs that were trained."""
+        self.epochs_shared = 0
+        """Epochs that trials took over instead."""
+        self._shared: Counter[str] = Counter()
         self._unended_epochs = 0
         """Of these, epochs of trials that have not ended."""
         self._swa_lengths: list[int] = [0, 0]
-        """Number and epochs of the SWA trials that completed or were pruned."""
+        """Number of the SWA trials that completed or were pruned, and epochs that they trained."""
         self.best: dict[Kind, TrialState] = {}
         """The best completed trial of each kind."""
         self.running: dict[str, _Running] = {}
@@ -216,8 +222,10 @@ class _Tally:
         for trial in state.trials.values():
             if trial.stage == "search":
                 self.suggest(trial)
-                self.epochs_done += trial.next_epoch
-                self._unended_epochs += trial.next_epoch
+                self.share(trial, sum(r.get("shared_from") is not None for r in trial.records))
+                trained = trial.next_epoch - self._shared[trial.name]
+                self.epochs_done += trained
+                self._unended_epochs += trained
                 if trial.status == "running":
                     self.start(trial, now)
                 elif trial.ended:
@@ -243,6 +251,11 @@ class _Tally:
     def suggest(self, trial: TrialState) -> None:
         self._suggested[trial.kind] += 1
 
+    def share(self, trial: TrialState, epochs: int) -> None:
+        self._shared[trial.name] += epochs
+        self.epochs_shared += epochs
+        self._unended_epochs += epochs
+
     def start(self, trial: TrialState, now: float) -> bool:
         """Return whether it was running already: its worker died, and another one took over."""
         if trial.name in self.running:
@@ -253,8 +266,11 @@ class _Tally:
         return False
 
     def report(self, trial: TrialState, now: float) -> None:
-        self.epochs_done += 1
-        self._unended_epochs += 1
+        if trial.records[-1].get("shared_from") is None:
+            self.epochs_done += 1
+            self._unended_epochs += 1
+        else:
+            self.share(trial, 1)
         running = self.running.get(trial.name)
         if running is not None:
             self._durations.append(now - running.since)
@@ -270,7 +286,7 @@ class _Tally:
         self._unended_epochs -= trial.next_epoch
         if trial.kind == "swa" and trial.status != "failed":
             self._swa_lengths[0] += 1
-            self._swa_lengths[1] += trial.next_epoch
+            self._swa_lengths[1] += trial.next_epoch - self._shared[trial.name]
         if trial.status == "completed":
             best = self.best.get(trial.kind)
             if best is None or ranking(trial) < ranking(best):
@@ -306,8 +322,9 @@ class _Tally:
         if number == 0:
             return self.epochs
         # those that are stopped early end first: alone they would make the mean too short
-        running = sum(r.trial.kind == "swa" for r in self.running.values())
-        return (epochs + running * self.epochs) / (number + running)
+        running = [r.trial for r in self.running.values() if r.trial.kind == "swa"]
+        to_the_end = sum(self.epochs - self._shared[trial.name] for trial in running)
+        return (epochs + to_the_end) / (number + len(running))
 
 
 def _share(seconds: float, pace: float) -> float:
@@ -438,6 +455,8 @@ def _lost(tally: _Tally) -> list[str]:
 def _times(tally: _Tally, now: float) -> list[str]:
     """How far it is, in epochs and in time."""
     parts = [f"{tally.epochs_done:,} epochs done"]
+    if tally.epochs_shared:
+        parts.append(f"{tally.epochs_shared:,} shared")
     if tally.epochs_left > 0:
         parts.append(f"at most {tally.epochs_left:,} left")
     parts.append(f"elapsed {_duration(now - tally.begun)}")

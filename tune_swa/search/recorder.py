@@ -60,7 +60,7 @@ class Recorder:
         self.asha = PhaseAsha(
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
-        self.namer = namer or TrunkNamer(data="", weights="", numerics={}, version="")
+        self.namer = namer or TrunkNamer.plain()
         self.sharing: Sharing | None = None
         if experiment.search.share:
             self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)

@@ -45,6 +45,26 @@ def newest_start(experiment: Experiment, settings: RunSettings) -> int:
     return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
 
 
+def planned_epochs(experiment: Experiment) -> int | None:
+    """Epochs that are trained if no trial is stopped; None where a sampler will choose the trunks."""
+    everyone = Proposer(experiment)
+    if everyone.draws_more():
+        return None
+    asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
+    state = ExperimentState()
+    sharing = Sharing(experiment, TrunkNamer.plain(), state, everyone, asha)
+    total = 0
+    for kind, params in everyone.fixed():
+        trunk, limit = sharing.place(kind, params)
+        newest = sharing.newest(trunk, limit)
+        begins = 0 if newest is None else newest + 1
+        total += experiment.train.epochs - begins
+        first_average = None if kind == "baseline" else limit
+        points = sharing.publishes(TrialState("", kind, "", {}, 0, "", 0, trunk, first_average))
+        state.trunks.setdefault(trunk, TrunkState()).published.update(p for p in points if p >= begins)
+    return total
+
+
 class Sharing:
     """What trials of one experiment take over from one another.
 

@@ -26,6 +26,11 @@ class TrunkNamer:
     version: str
     """Of the loop and of torch."""
 
+    @classmethod
+    def plain(cls) -> TrunkNamer:
+        """Names by the settings alone, for where nothing is trained."""
+        return cls(data="", weights="", numerics={}, version="")
+
     def name(self, run: RunSettings) -> str:
         """16 hex digits; equal for runs that are the same, bit for bit, until they average."""
         facts = {

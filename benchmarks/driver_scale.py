@@ -1,0 +1,193 @@
+"""What the driver costs when there are thousands of trials.
+
+    python benchmarks/driver_scale.py            # our own part: 200 and 2,000 trials x 120 epochs
+    python benchmarks/driver_scale.py --ray 12   # whole searches through Ray, of so many epochs
+
+The trials only report. Without Ray: every report passes the recorder, the rungs, the sampler's
+study, the display and the watchdog, as in a search. Then the journal is folded and the result files
+are written from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import spread, table, where
+from rich.console import Console
+
+from tune_swa.errors import SearchFailed
+from tune_swa.journal import FORMAT, ExperimentState
+from tune_swa.results.analysis import load_results
+from tune_swa.results.export import export
+from tune_swa.search.progress import Progress
+from tune_swa.search.proposer import Suggestion, quiet_optuna
+from tune_swa.search.recorder import Recorder
+from tune_swa.search.watchdog import Watchdog
+from tune_swa.spec import Experiment
+
+EPOCHS = 120
+BLOCK = 20
+"""Trials over which a time is taken."""
+
+
+def experiment(trials: int, epochs: int, sampler: str) -> Experiment:
+    """A space with continuous rates."""
+    return Experiment.model_validate(
+        {
+            "name": "scale",
+            "train": {"epochs": epochs},
+            "space": {
+                "lr": {"log_uniform": [1e-5, 1e-2]},
+                "swa_start": {"int": [epochs // 3, epochs - 3]},
+                "swa_lr": {"log_uniform": [1e-5, 1e-2]},
+            },
+            "baseline": {"trials": 1},
+            "search": {"sampler": sampler, "trials": trials},
+            "scheduler": {"asha": False},
+        }
+    )
+
+
+def record(epoch: int, accuracy: float) -> dict[str, Any]:
+    """What an epoch of a trial that trains nothing reports."""
+    return {
+        "epoch": epoch, "phase": "trunk", "learning_rate": 1e-3, "train_loss": 1.0, "accuracy": accuracy,
+        "live_accuracy": accuracy, "nll": 1.0, "ece": 0.1, "n_averaged": 0, "train_seconds": 1.0,
+        "bn_seconds": 0.0, "eval_seconds": 0.1, "images_per_second": 100.0,
+    }  # fmt: skip
+
+
+HEADER: dict[str, Any] = {
+    "format": FORMAT, "version": "0", "numerics": {}, "hardware": {}, "versions": {}, "weights": "",
+    "seed": 0,
+    "data": {
+        "name": "none", "fingerprint": "", "class_names": ["a", "b"], "num_classes": 2, "train": 800,
+        "val": 100, "test": 100,
+    },
+}  # fmt: skip
+
+
+def without_ray(trials: int, sampler: str) -> list[object]:
+    """Our part of a search of so many trials."""
+    spec = experiment(trials, EPOCHS, sampler)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        recorder = Recorder(spec, folder, ExperimentState())
+        recorder.record(
+            "created", spec=spec.model_dump(mode="json", by_alias=True), identity=spec.identity(), **HEADER
+        )
+        recorder.record("session", number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
+        console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
+        progress = Progress(console, spec, recorder.state, slots=2)
+        watchdog = Watchdog(lambda text: None, list, lambda: 1)
+        recorder.listen(progress)
+        recorder.listen(watchdog)
+        per_report: list[float] = []
+        per_suggestion: list[float] = []
+        with progress:
+            while isinstance(_timed(recorder.proposer.next, per_suggestion), Suggestion):
+                suggestion = recorder.proposer._pending
+                assert suggestion is not None
+                recorder.suggest(suggestion)
+                begun = time.perf_counter()
+                recorder.start(suggestion.trial, device="none", node="here", from_epoch=0, damaged=[])
+                for epoch in range(EPOCHS):
+                    recorder.report(suggestion.trial, record(epoch, (suggestion.index % 97) / 97), None)
+                    progress.tick()
+                per_report.append((time.perf_counter() - begun) / EPOCHS)
+        recorder.record("finished", reason="completed")
+        recorder.close()
+        reports = len(recorder.state.trials) * EPOCHS
+        size = (folder / "journal.jsonl").stat().st_size
+        folding: list[float] = []
+        writing: list[float] = []
+        loading: list[float] = []
+        for _ in range(3):
+            state = _timed(partial(ExperimentState.read, folder / "journal.jsonl"), folding)
+            _timed(partial(export, state, folder), writing)
+            _timed(partial(load_results, folder), loading)
+    tail = per_report[-BLOCK:]
+    return [
+        trials, sampler, f"{reports:,}", spread([1e3 * s for s in per_report[:BLOCK]], " ms"),
+        spread([1e3 * s for s in tail], " ms"),
+        spread([1e3 * s for s in per_suggestion[-BLOCK - 1 : -1]], " ms"),
+        f"{size / 1e6:.0f} MB", spread(folding, " s"), spread(writing, " s"), spread(loading, " s"),
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB",
+    ]  # fmt: skip
+
+
+def _timed(what: Any, into: list[float]) -> Any:
+    begun = time.perf_counter()
+    result = what()
+    into.append(time.perf_counter() - begun)
+    return result
+
+
+def reports_only(config: dict[str, Any], shared: Any) -> None:
+    """A trainable that trains nothing."""
+    from ray import tune
+
+    from tune_swa.search.scheduler import PAYLOAD
+
+    if config["trial"] is None:
+        return
+    start = {"event": "started", "device": "none", "node": "here", "from_epoch": 0, "damaged": []}
+    tune.report({PAYLOAD: json.dumps(start)})
+    for epoch in range(config["settings"]["train"]["epochs"]):
+        message = {"event": "epoch", "record": record(epoch, config["settings"]["lr"]), "checkpoint": None}
+        tune.report({PAYLOAD: json.dumps(message)})
+
+
+def through_ray(trials: int, epochs: int, sampler: str) -> list[object]:
+    """A whole search whose trials only report: seconds of wall time per report, early and late."""
+    from ray import cloudpickle
+
+    from tune_swa.search import runner
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    runner.train_trial = reports_only
+    spec = experiment(trials, epochs, sampler)
+    with tempfile.TemporaryDirectory() as temporary:
+        request = runner.Request(spec, results_dir=Path(temporary), gpus=0, quiet=True)
+        begun = time.perf_counter()
+        with suppress(SearchFailed):  # there is no model to hand over
+            runner.search(request, export, lambda spec, path: path.write_text(""), lambda state: None)
+        wall = time.perf_counter() - begun
+        times = [
+            json.loads(line)["time"]
+            for line in (request.folder / "journal.jsonl").open()
+            if line.startswith('{"event":"epoch"')
+        ]
+    quarter = len(times) // 4
+    pace = [1e3 * (times[(i + 1) * quarter - 1] - times[i * quarter]) / (quarter - 1) for i in range(4)]
+    return [trials, sampler, f"{len(times):,}", f"{wall:.0f} s", ", ".join(f"{p:.1f}" for p in pace) + " ms"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--sampler", default="random", help="any of the space file's")
+    parser.add_argument("--ray", type=int, metavar="EPOCHS", help="whole searches of so many epochs")
+    options = parser.parse_args()
+    quiet_optuna()
+    print(where() + "\n")
+    if options.ray:
+        print(table(["trials", "sampler", "reports", "wall time", "per report, by quarters of the search"],
+                    [through_ray(n, options.ray, options.sampler) for n in options.trials]))  # fmt: skip
+    else:
+        header = ["trials", "sampler", "reports", f"per report, first {BLOCK} trials", f"last {BLOCK}",
+                  "a suggestion, at the end", "journal", "fold", "write the result files", "load_results",
+                  "memory"]  # fmt: skip
+        print(table(header, [without_ray(n, options.sampler) for n in options.trials]))

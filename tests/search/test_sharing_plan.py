@@ -1,0 +1,264 @@
+"""What is published, who waits for it, and what may be removed: without training anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_swa.journal import ExperimentState
+from tune_swa.search.proposer import Later, Suggestion
+from tune_swa.search.recorder import Recorder
+from tune_swa.search.searcher import TrialSearcher
+from tune_swa.search.sharing import MOST_STATES, fork_points, planned_epochs
+from tune_swa.spec import Experiment
+
+GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
+
+
+def experiment(space: dict[str, Any], epochs: int = 8, **more: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "x", "train": {"epochs": epochs}, "space": space, "search": {"sampler": "grid"},
+            "scheduler": {"asha": False}, **more,
+        }
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ what is published
+
+
+def test_the_tutorials_grid_at_24_epochs() -> None:
+    """24 epochs of the trunk, then 10, 7 or 4 for each of fifteen branches, of 16 x 24."""
+    rates = {"choice": [0.05, 5e-4, 1e-4, 5e-5, 1e-5]}
+    spec = experiment({"lr": 1e-4, "swa_start": {"choice": [12, 15, 18]}, "swa_lr": rates}, 24)
+    assert fork_points(spec) == (13, 16, 19)
+    assert planned_epochs(spec) == 24 + 5 * (10 + 7 + 4) == 129
+
+
+def test_a_sampler_decides_for_itself() -> None:
+    assert planned_epochs(experiment(GRID, search={"sampler": "tpe", "trials": 8})) is None
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ({"int": [3, 6]}, (4, 5, 6, 7)),
+        ({"int": [0, 20]}, (1, 4, 7, 10, 13, 16, 19)),  # every third of 21
+        ({"int": [10, 50], "step": 10}, (11, 21, 31, 41, 51)),
+    ],
+)
+def test_wide_ranges_are_thinned_out(starts: dict[str, Any], expected: tuple[int, ...]) -> None:
+    space = {"lr": 1e-3, "swa_start": starts, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
+    spec = experiment(space, 60, search={"sampler": "tpe", "trials": 20})
+    assert fork_points(spec) == expected
+    assert len(expected) <= MOST_STATES
+
+
+def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
+    space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
+    driver = Driver(
+        experiment(space, search={"sampler": "tpe", "trials": 6}, baseline={"trials": 1}), tmp_path, 1
+    )
+    while (config := driver.suggest()) is not None:
+        assert config["publish"] == config["published"] == []
+        driver.run(config)
+
+
+# ------------------------------------------------------------------------------------ who waits
+
+
+class Driver:
+    """Plays Ray: asks for trials, and reports for them."""
+
+    def __init__(self, spec: Experiment, folder: Path, slots: int) -> None:
+        self.recorder = Recorder(spec, folder, ExperimentState())
+        self.recorder.record(
+            "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
+            identity=spec.identity(), numerics={}, hardware={}, versions={},
+            data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
+        )  # fmt: skip
+        self.searcher = TrialSearcher(self.recorder, slots, [])
+        self._asked = 0
+        self._ids: dict[str, str] = {}
+
+    def suggest(self) -> dict[str, Any] | None:
+        """The next trial; None if it has to wait. A worker that only warms up is at once done."""
+        while True:
+            self._asked += 1
+            answer = self.searcher.suggest(f"ray-{self._asked}")
+            if not isinstance(answer, dict):
+                return None
+            if answer["trial"] is not None:
+                self._ids[answer["trial"]] = f"ray-{self._asked}"
+                self.recorder.start(answer["trial"], device="", node="", from_epoch=0, damaged=[])
+                return answer
+            self.searcher.on_trial_complete(f"ray-{self._asked}")
+
+    def epoch(self, config: dict[str, Any]) -> int:
+        """Report the next epoch, as a worker does that publishes what it is asked to."""
+        trial = self.recorder.state.trials[config["trial"]]
+        epoch = trial.next_epoch
+        averaged = 0 if trial.first_average is None else max(0, epoch - trial.first_average + 1)
+        record = {
+            "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": 1.0,
+            "train_loss": 1.0, "accuracy": 0.5, "live_accuracy": 0.5, "nll": 1.0, "ece": 0.1,
+            "n_averaged": averaged, "train_seconds": 1.0, "bn_seconds": 0.0, "eval_seconds": 0.0,
+            "images_per_second": 1.0,
+        }  # fmt: skip
+        unaveraged = averaged <= 1 and epoch in config["publish"] and epoch not in config["published"]
+        self.recorder.report(
+            trial.name, record, None, taken_over=epoch in config["published"] and averaged == 1,
+            published={**record, "phase": "trunk", "n_averaged": 0} if unaveraged else None,
+        )  # fmt: skip
+        return epoch
+
+    def end(self, config: dict[str, Any]) -> None:
+        self.searcher.on_trial_complete(self._ids[config["trial"]])
+
+    def run(self, config: dict[str, Any]) -> None:
+        """To its end."""
+        while not self.recorder.state.trials[config["trial"]].ended:
+            self.epoch(config)
+        self.end(config)
+
+    def states(self) -> list[list[int]]:
+        return [sorted(trunk.published) for trunk in self.recorder.state.trunks.values()]
+
+
+def test_a_branch_waits_for_its_state_and_another_trunk_does_not(tmp_path: Path) -> None:
+    driver = Driver(experiment(GRID), tmp_path, 3)
+    first, second = driver.suggest(), driver.suggest()
+    assert first is not None
+    assert second is not None
+    assert [first["trial"], second["trial"]] == ["baseline-0000", "baseline-0001"]
+    assert first["publish"] == [2, 5]
+    assert driver.suggest() is None  # every branch waits for one of the two
+    while driver.epoch(second) < 2:
+        assert driver.suggest() is None
+    # the first branches of the grid belong to the other rate: they wait, and this one is offered
+    branch = driver.suggest()
+    assert branch is not None
+    assert branch["trial"] == "swa-0004"
+    assert branch["recorded_epochs"] == 2
+    assert branch["published"] == [2]
+    assert branch["publish"] == [2]  # known, so not published again
+
+
+def test_without_anybody_alive_nobody_waits(tmp_path: Path) -> None:
+    """Ray would sleep for minutes."""
+    driver = Driver(experiment(GRID), tmp_path, 3)
+    while (config := driver.suggest()) is not None:
+        driver.end(config)  # it failed: whoever is next takes over
+        driver.recorder.fail(config["trial"], "no reason")
+    assert len(driver.recorder.state.trials) == 10
+    assert driver.recorder.proposer.next() is None
+
+
+def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -> None:
+    driver = Driver(experiment({**GRID, "lr": 1e-3}), tmp_path, 2)
+    baseline = driver.suggest()
+    assert baseline is not None
+    while driver.epoch(baseline) < 3:
+        pass
+    early = driver.suggest()
+    assert early is not None
+    assert early["trial"] == "swa-0000"
+    driver.run(early)
+    driver.run(driver.suggest() or {})  # the other one that starts early
+    assert driver.suggest() is None  # the late ones wait for epoch 5 of the baseline
+    driver.recorder.fail("baseline-0000", "lost")
+    driver.end(baseline)
+    late = driver.suggest()
+    assert late is not None
+    assert late["trial"] == "swa-0002"
+    assert late["recorded_epochs"] == 3  # the state after epoch 2; epoch 3 was trained, but not published
+    assert late["publish"] == [2, 5]
+    assert driver.suggest() is None  # and the last one waits for it
+    driver.run(late)
+    last = driver.suggest()
+    assert last is not None
+    assert last["recorded_epochs"] == 5
+    driver.run(last)
+    records = driver.recorder.state.trials["swa-0003"].records
+    assert [r["shared_from"] for r in records] == ["baseline-0000"] * 4 + ["swa-0002"] * 2 + [None] * 2
+    assert driver.suggest() is None
+    assert driver.recorder.proposer.next() is None
+
+
+def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> None:
+    space = {**GRID, "lr": 1e-3, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
+    driver = Driver(experiment(space, search={"sampler": "tpe", "trials": 9}), tmp_path, 2)
+    assert driver.suggest() is not None
+    assert driver.suggest() is None
+    assert driver.suggest() is None
+    assert len(driver.recorder.state.trials) == 1 + 2  # the baseline, and as many as there are slots
+    assert driver.recorder.proposer.next(draw=False) is Later.HELD_BACK
+    assert isinstance(driver.recorder.proposer.next(), Suggestion)
+
+
+# --------------------------------------------------------------------------------- what is pruned
+
+
+def test_a_trunk_that_is_too_low_takes_its_branches_with_it_but_no_baseline(tmp_path: Path) -> None:
+    """The better rate's trunk is seen first, then the worse one's: its branches end at the rung."""
+    scheduler = {"trunk_rungs": [3], "branch_rungs": [6], "reduction_factor": 2}
+    driver = Driver(experiment(GRID, scheduler=scheduler), tmp_path, 2)
+    good, bad = driver.suggest(), driver.suggest()
+    assert good is not None
+    assert bad is not None
+    reported = driver.recorder.asha
+    driver.run(good)
+    driver.epoch(bad), driver.epoch(bad), driver.epoch(bad)
+    trial = driver.recorder.state.trials[bad["trial"]]
+    record = {**trial.records[-1], "epoch": 3, "accuracy": 0.1, "live_accuracy": 0.1}
+    driver.recorder.report(trial.name, record, None)
+    assert reported.stopped_at(trial.trunk, 6) == 3
+    assert not trial.ended
+    while (config := driver.suggest()) is not None:
+        driver.run(config)
+    trials = driver.recorder.state.trials.values()
+    doomed = [t for t in trials if t.trunk == trial.trunk and t.kind == "swa" and (t.first_average or 0) > 3]
+    assert len(doomed) == 2
+    for other in doomed:
+        assert other.status == "pruned"
+        assert [r["shared_from"] for r in other.records] == [trial.name] * 4
+        assert other.rungs == {3: "stop"}
+    # averaging began before the rung: the branch is judged by its own
+    early = [t for t in trials if t.trunk == trial.trunk and t.first_average == 2]
+    assert all(3 not in t.rungs for t in early)
+    assert not trial.ended  # the baseline goes on
+
+
+# ------------------------------------------------------------------------------- what is removed
+
+
+def test_states_go_when_nobody_can_need_them(tmp_path: Path) -> None:
+    driver = Driver(experiment({**GRID, "lr": 1e-3}), tmp_path, 1)
+    driver.run(driver.suggest() or {})
+    assert driver.states() == [[2, 5]]
+    for expected in ([2, 5], [5], [5], []):
+        driver.run(driver.suggest() or {})
+        assert driver.states() == [expected]
+
+
+def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> None:
+    driver = Driver(experiment(GRID, search={"sampler": "random", "trials": 6}), tmp_path, 1)
+    while (config := driver.suggest()) is not None:
+        driver.run(config)
+        if driver.recorder.proposer.draws_more():
+            assert [2, 5] in driver.states()
+    assert driver.states() == [[], []]
+
+
+def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
+    driver = Driver(experiment(GRID), tmp_path, 2)
+    while (config := driver.suggest()) is not None:
+        driver.run(config)
+    driver.recorder.close()
+    again = ExperimentState.read(tmp_path / "journal.jsonl")
+    assert again.trials == driver.recorder.state.trials
+    assert again.trunks == driver.recorder.state.trunks
+    replayed = Recorder(driver.recorder.experiment, tmp_path, again)
+    assert replayed.proposer.next() is None
