@@ -137,7 +137,7 @@ def reports_only(config: dict[str, Any], shared: Any) -> None:
     """A trainable that trains nothing."""
     from ray import tune
 
-    from tune_swa.search.scheduler import PAYLOAD
+    from tune_swa.search.names import PAYLOAD
 
     if config["trial"] is None:
         return

@@ -12,8 +12,9 @@ import pytest
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
 from tune_swa.search.folder import differences, earlier_events, locked
+from tune_swa.search.names import CHECKPOINTS
 from tune_swa.search.proposer import Suggestion
-from tune_swa.search.recorder import CHECKPOINTS, Recorder
+from tune_swa.search.recorder import Recorder
 from tune_swa.spec import Experiment
 
 EPOCHS = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from tune_swa.search.scheduler import PAYLOAD
+from tune_swa.search.names import PAYLOAD
 
 
 def made_up_trial(config: dict[str, Any], shared: Any) -> None:

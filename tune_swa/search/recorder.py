@@ -18,8 +18,9 @@ from optuna.exceptions import OptunaError
 from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
+from tune_swa.search.names import CHECKPOINTS, TRUNKS, state_name
 from tune_swa.search.proposer import Proposer, Suggestion
-from tune_swa.search.sharing import TRUNKS, Sharing, state_name
+from tune_swa.search.sharing import Sharing
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.spec import Experiment, RunSettings
 from tune_swa.storage import FolderStore, Store
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 Listener = Callable[[Event, ExperimentState], None]
 Decision = Literal["continue", "stop"]
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints inside the experiment's store; one folder a trial below it."""
 
 
 class Recorder:
@@ -309,7 +308,9 @@ class Recorder:
         if self.experiment.search.keep_checkpoints == "best":
             self._tidy(trial)
         if trial.ended:
-            self._collect(trial.trunk)
+            # a sampler that has made its last suggestion releases the trunks of others, too
+            for trunk in [trial.trunk] if self.proposer.draws_more() else self.state.trunks:
+                self._collect(trunk)
 
     def _collect(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""
@@ -322,15 +323,15 @@ class Recorder:
         self.record("collected", trunk=trunk, epochs=gone)
         with self._litter_is_harmless():
             for epoch in gone:  # one by one: somebody may be writing another one beside them
-                self.store.remove(state_name(trunk, epoch))
+                self.store.remove(state_name(f"{TRUNKS}/{trunk}", epoch))
 
     def sweep(self) -> None:
         """Remove whatever lies among the published states and is none. Nothing may be running."""
         with self._litter_is_harmless():
             for trunk in self.store.folders(TRUNKS):
                 known = self.state.trunks.get(trunk)
-                names = {state_name(trunk, e).rpartition("/")[2] for e in known.published} if known else set()
-                self.store.keep_only(f"{TRUNKS}/{trunk}", names)
+                epochs = known.published if known else ()
+                self.store.keep_only(f"{TRUNKS}/{trunk}", {state_name("", e)[1:] for e in epochs})
             if not any(known.published for known in self.state.trunks.values()):
                 self.store.keep_only(TRUNKS, set())
 

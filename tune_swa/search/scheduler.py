@@ -9,10 +9,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from tune_swa.search.names import PAYLOAD
 from tune_swa.search.recorder import Recorder
-
-PAYLOAD = "payload"
-"""The one key that a trial reports: JSON, since Ray flattens nested results and adds its own keys."""
 
 
 class PhaseScheduler(FIFOScheduler):

@@ -13,20 +13,14 @@ from collections.abc import Iterable, Iterator
 
 from tune_swa.journal import ExperimentState, Kind, TrialState, TrunkState
 from tune_swa.search.asha import PhaseAsha
+from tune_swa.search.names import epoch_of
 from tune_swa.search.proposer import Proposer
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.spec import Choices, Experiment, Params, RunSettings, count_space, params_key
 
-TRUNKS = "trunks"
-"""Folder of the published states inside the experiment's store; one folder a trunk below it."""
 MOST_STATES = 8
 """States of a trunk that are kept at most: where averaging can begin at more epochs than these, every
 second or third or ... is published, and branches train the epochs in between."""
-
-
-def state_name(trunk: str, epoch: int) -> str:
-    """The file in the store that holds a trunk's state after training `epoch`."""
-    return f"{TRUNKS}/{trunk}/epoch-{epoch:05d}.pt"
 
 
 def fork_points(experiment: Experiment) -> tuple[int, ...]:
@@ -192,7 +186,7 @@ class Sharing:
 
 def _own_state(trial: TrialState) -> int:
     """Epoch of a trial's own newest checkpoint; -1 without one."""
-    return int(trial.checkpoints[-1].rpartition("epoch-")[2].removesuffix(".pt")) if trial.checkpoints else -1
+    return epoch_of(trial.checkpoints[-1]) if trial.checkpoints else -1
 
 
 def _starts(experiment: Experiment) -> set[int]:

@@ -19,12 +19,11 @@ from ray import tune
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import RequestError
 from tune_swa.journal import KEPT_WHILE_RUNNING
-from tune_swa.search.recorder import CHECKPOINTS
-from tune_swa.search.scheduler import PAYLOAD
-from tune_swa.search.sharing import TRUNKS
+from tune_swa.search.names import CHECKPOINTS, PAYLOAD, TRUNKS, epoch_of, state_name
 from tune_swa.spec import DataSpec, RunSettings
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.allocator import keep_freed_memory
 from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.model import StateDict
@@ -95,6 +94,8 @@ class MachineError(Exception):
 
 def _train(config: dict[str, Any], shared: Shared) -> None:
     torch.set_num_threads(shared.numerics.threads)
+    if shared.numerics.device == "cpu":
+        keep_freed_memory()
     if shared.numerics.device == "cuda" and shared.gpus_per_trial < 1:
         torch.cuda.set_per_process_memory_fraction(shared.gpus_per_trial)
     name = config["trial"]
@@ -126,7 +127,7 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
             with rhythm.saving():
-                _write(run.trunk_state(), shared, f"{trunk}/epoch-{run.epoch:05d}.pt")
+                _write(run.trunk_state(), shared, state_name(trunk, run.epoch))
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
@@ -174,7 +175,7 @@ class Rhythm:
 
 def _save(run: Run, shared: Shared, folder: str) -> str:
     """Save the state after the last epoch, remove what is too old, and return the file's name."""
-    name = f"{folder}/epoch-{run.epoch - 1:05d}.pt"
+    name = state_name(folder, run.epoch - 1)
     _write(run.state_dict(), shared, name)
     if not shared.keep_all:
         with _disk(shared, folder):
@@ -236,11 +237,11 @@ def restore(
     """
     damaged: list[str] = []
     found: str | None = None
-    own = {_epoch(name): f"{folder}/{name}" for name in stored(store, folder)}
+    own = {epoch_of(name): f"{folder}/{name}" for name in stored(store, folder)}
     states = {
-        _epoch(name): f"{trunk}/{name}"
+        epoch_of(name): f"{trunk}/{name}"
         for name in (stored(store, trunk) if trunk_epochs else ())
-        if _epoch(name) in trunk_epochs
+        if epoch_of(name) in trunk_epochs
     }
     for epoch in sorted({*own, *states}, reverse=True):
         # of two after the same epoch, the trial's own has its average

@@ -1,0 +1,20 @@
+"""What the driver and the workers call things. Imports nothing: workers have to start fast."""
+
+from __future__ import annotations
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints inside the experiment's store; one folder a trial below it."""
+TRUNKS = "trunks"
+"""Folder of the published states inside the experiment's store; one folder a trunk below it."""
+PAYLOAD = "payload"
+"""The one key that a trial reports: JSON, since Ray flattens nested results and adds its own keys."""
+
+
+def state_name(folder: str, epoch: int) -> str:
+    """The file in `folder` that holds the state after training `epoch`."""
+    return f"{folder}/epoch-{epoch:05d}.pt"
+
+
+def epoch_of(name: str) -> int:
+    """The epoch of a state's file."""
+    return int(name.rpartition("epoch-")[2].removesuffix(".pt"))
