@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tune_swa.journal import ExperimentState
+from tune_swa.journal import ExperimentState, read_events
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
 from tune_swa.search.searcher import TrialSearcher
@@ -261,4 +261,5 @@ def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
     assert again.trials == driver.recorder.state.trials
     assert again.trunks == driver.recorder.state.trunks
     replayed = Recorder(driver.recorder.experiment, tmp_path, again)
+    replayed.replay(list(read_events(tmp_path / "journal.jsonl")))
     assert replayed.proposer.next() is None

@@ -93,10 +93,17 @@ EPOCHS = (
     Column("ece", "float64", "Expected calibration error on the validation images, 0 to 1, same model."),
     Column("n_averaged", "int64", "Models in the average; 0 in the trunk."),
     Column("train_seconds", "float64", "Wall time of training; null for a shared epoch."),
-    Column("bn_seconds", "float64", "Wall time of the BN refresh; null for a shared epoch."),
-    Column("eval_seconds", "float64", "Wall time of evaluation; null for a shared epoch."),
+    Column(
+        "bn_seconds", "float64", "Wall time of the BN refresh; null where the trial did none of the epoch."
+    ),
+    Column("eval_seconds", "float64", "Wall time of evaluation; null where the trial did none of the epoch."),
     Column("images_per_second", "float64", "Training images per second; null for a shared epoch."),
-    Column("shared_from", "string", "Trial that trained this epoch; null: the trial itself."),
+    Column(
+        "shared_from",
+        "string",
+        "Trial that trained this epoch; null: the trial itself. Of a branch's first epoch only the average "
+        "is its own.",
+    ),
 )
 """Columns of epochs.parquet: one row for each epoch of each trial."""
 
