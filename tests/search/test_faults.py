@@ -205,7 +205,6 @@ class Worker:
             fingerprint=data.fingerprint,
             numerics=Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False),
             weights=None,
-            gpus_per_trial=0.0,
             checkpoint_every=1,
             keep_all=False,
         )
@@ -218,10 +217,11 @@ class Worker:
             trainable.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))
         )
 
-    def train(self) -> dict[str, Any]:
+    def train(self, **more: Any) -> dict[str, Any]:
         """Run the trial; returns the last message."""
         config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
-        train_trial({**config, "recorded_epochs": 0}, self.shared)
+        config |= {"recorded_epochs": 0, "trunk": "t", "publish": [], "published": [], "gpus": 0.0}
+        train_trial({**config, **more}, self.shared)
         return self.messages[-1]
 
 
@@ -256,7 +256,7 @@ def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-    monkeypatch.setattr(trainable.Run, "run_epoch", raising(error))
+    monkeypatch.setattr(trainable.Run, "advance", raising(error))
     last = worker.train()
     assert last["event"] == "failed"
     assert last["error"] == (
@@ -268,7 +268,7 @@ def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
 def test_any_other_error_fails_the_trial_with_its_reason(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainable.Run, "run_epoch", raising(ValueError("odd")))
+    monkeypatch.setattr(trainable.Run, "advance", raising(ValueError("odd")))
     assert worker.train() == {"event": "failed", "error": "ValueError: odd"}
 
 
@@ -297,3 +297,32 @@ def test_other_images_stop_the_search(worker: Worker) -> None:
     last = worker.train()
     assert last["event"] == "halted"
     assert "differ from those that the search began with" in last["error"]
+
+
+def test_a_worker_publishes_its_trunk_and_another_goes_on_from_it(worker: Worker, tmp_path: Path) -> None:
+    """Between the two lies what the driver does: it gives the records, and names the states."""
+    worker.settings = worker.settings.model_copy(update={"swa_start": None, "swa_lr": None})
+    worker.train(trial="baseline-0000", publish=[1, 2])
+    epochs = [m for m in worker.messages if m["event"] == "epoch"]
+    assert [m["published"] and m["published"]["epoch"] for m in epochs] == [None, 1, 2]
+    # a state does for a checkpoint, except of the last epoch: the model may be wanted
+    assert [m["checkpoint"] is None for m in epochs] == [False, True, False]
+    assert sorted(p.name for p in (tmp_path / "trunks" / "t").iterdir()) == [
+        "epoch-00001.pt",
+        "epoch-00002.pt",
+    ]
+
+    worker.settings = worker.settings.model_copy(update={"swa_start": 0, "swa_lr": 1e-3})
+    worker.messages.clear()
+    worker.train(recorded_epochs=1, publish=[1], published=[1])
+    assert worker.messages[0]["from_epoch"] == 1
+    epochs = worker.messages[1:]
+    assert [m["record"]["epoch"] for m in epochs] == [1, 2]
+    assert [m["taken_over"] for m in epochs] == [True, False]
+    assert [m["published"] for m in epochs] == [None, None]
+    assert [m["record"]["n_averaged"] for m in epochs] == [1, 2]
+
+
+def test_a_worker_that_only_warms_up_reports_nothing(worker: Worker) -> None:
+    train_trial({"trial": None, "gpus": 0.0}, worker.shared)
+    assert worker.messages == []

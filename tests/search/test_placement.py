@@ -38,7 +38,7 @@ def test_slots_and_fractions(
 ) -> None:
     placement = place(quarter(), machine, trials=trials, **asked)  # type: ignore[arg-type]
     assert (placement.slots, placement.gpus_per_trial) == (slots, fraction)
-    assert placement.per_trial.get("gpu", 0.0) == fraction
+    assert placement.resources(placement.gpus_per_trial).get("GPU", 0.0) == fraction
     assert placement.device == ("cuda" if fraction else "cpu")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tune_swa.journal import ExperimentState, read_events
+from tune_swa.search.placement import Placement
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
 from tune_swa.search.searcher import TrialSearcher
@@ -72,14 +73,15 @@ def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
 class Driver:
     """Plays Ray: asks for trials, and reports for them."""
 
-    def __init__(self, spec: Experiment, folder: Path, slots: int) -> None:
+    def __init__(self, spec: Experiment, folder: Path, slots: int, gpus: int = 0) -> None:
         self.recorder = Recorder(spec, folder, ExperimentState())
         self.recorder.record(
             "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
             identity=spec.identity(), numerics={}, hardware={}, versions={},
             data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
         )  # fmt: skip
-        self.searcher = TrialSearcher(self.recorder, slots, [])
+        placement = Placement(gpus, 8, slots, gpus / slots, 1)
+        self.searcher = TrialSearcher(self.recorder, placement, [])
         self._asked = 0
         self._ids: dict[str, str] = {}
 
@@ -196,6 +198,32 @@ def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> 
     assert len(driver.recorder.state.trials) == 1 + 2  # the baseline, and as many as there are slots
     assert driver.recorder.proposer.next(draw=False) is Later.HELD_BACK
     assert isinstance(driver.recorder.proposer.next(), Suggestion)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slots", "shares"),
+    [
+        (1, 4, [0.25, 0.25]),  # the branches need it, too
+        (2, 8, [1.0, 0.25]),  # one of the two is left to the branches
+        (3, 12, [1.0, 1.0]),
+        (4, 4, [1.0, 1.0]),  # a GPU for each trial anyway
+    ],
+)
+def test_whoever_others_wait_for_has_a_gpu_to_itself(
+    gpus: int, slots: int, shares: list[float], tmp_path: Path
+) -> None:
+    driver = Driver(experiment(GRID), tmp_path, slots, gpus)
+    first, second = driver.suggest() or {}, driver.suggest() or {}
+    assert [first["gpus"], second["gpus"]] == shares
+    driver.run(first)
+    branches = []
+    while (config := driver.suggest()) is not None:
+        branches.append(config)
+        assert config["gpus"] == gpus / slots
+    assert len(branches) == min(4, slots - 1)  # those of the other rate wait
+    for config in (second, *branches):
+        driver.run(config)
+    assert driver.suggest() is not None
 
 
 # --------------------------------------------------------------------------------- what is pruned

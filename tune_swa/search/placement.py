@@ -72,13 +72,15 @@ class Placement:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
+    def resources(self, gpus: float) -> dict[str, float]:
+        """Ray's resources of a trial with so much of a GPU."""
+        cpus: dict[str, float] = {"CPU": self.cpus_per_trial}
+        return {**cpus, "GPU": gpus} if self.gpus else cpus
+
     @property
-    def per_trial(self) -> dict[str, float]:
-        """Ray's resources of one trial."""
-        resources: dict[str, float] = {"cpu": self.cpus_per_trial}
-        if self.gpus:
-            resources["gpu"] = self.gpus_per_trial
-        return resources
+    def slots_per_gpu(self) -> int:
+        """Slots that a trial takes which has a whole GPU."""
+        return max(1, self.slots // self.gpus) if self.gpus else 1
 
 
 def place(

@@ -156,7 +156,6 @@ def search(
                     fingerprint=data.fingerprint,
                     numerics=numerics,
                     weights=weights,
-                    gpus_per_trial=placement.gpus_per_trial,
                     checkpoint_every=experiment.search.checkpoint_every,
                     keep_all=experiment.search.keep_checkpoints == "all",
                 )
@@ -257,7 +256,7 @@ def _run_trials(
     experiment = request.experiment
     state = recorder.state
     unfinished = [t.name for t in state.trials.values() if not t.ended and t.stage == "search"]
-    searcher = TrialSearcher(recorder, placement.slots, unfinished)
+    searcher = TrialSearcher(recorder, placement, unfinished)
     stop = threading.Event()
     progress = Progress(request.console, experiment, state, slots=placement.slots, quiet=request.quiet)
 
@@ -279,10 +278,13 @@ def _run_trials(
                 shows.remove(show)
                 logger.exception("a display failed and is not drawn any more")
 
+    def resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([placement.resources(config["gpus"])])
+
     # Ray insists on writing snapshots. Nobody reads them, so they need not meet the results' disk
     snapshots = tempfile.mkdtemp(prefix="tune_swa-ray-")
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(train_trial, shared=shared), placement.per_trial),
+        tune.with_resources(tune.with_parameters(train_trial, shared=shared), resources_of),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=PhaseScheduler(recorder, placement.slots),

@@ -7,7 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tune_swa.journal import Kind
+from tune_swa.journal import Kind, TrialState
+from tune_swa.search.placement import Placement
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder, settings_of
 from tune_swa.spec import Params
@@ -21,15 +22,18 @@ class TrialSearcher(Searcher):
     to publish waits, and others get their turn.
     """
 
-    def __init__(self, recorder: Recorder, slots: int, unfinished: list[str]) -> None:
+    def __init__(self, recorder: Recorder, placement: Placement, unfinished: list[str]) -> None:
         super().__init__()
         self.recorder = recorder
-        self.slots = slots
+        self.placement = placement
+        self.slots = placement.slots
         self._waiting = deque(unfinished)
         """Trials that were suggested and are not out, oldest first."""
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
         """Most that were out at once: so many workers have been started."""
+        self._whole: set[str] = set()
+        """Ray's ids of trials that have a GPU to themselves."""
         self.stopping = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -40,7 +44,7 @@ class TrialSearcher(Searcher):
         """
         if self.stopping or self.recorder.stopping:
             return str(Searcher.FINISHED)
-        if len(self._live) >= self.slots:
+        if self._taken() >= self.slots:
             return None
         name = self._choose()
         if name is None:
@@ -50,7 +54,7 @@ class TrialSearcher(Searcher):
                 return None
             # the place will be needed: have its worker start meanwhile
             self._go_out(trial_id, None)
-            return {"trial": None}
+            return {"trial": None, "gpus": self.placement.gpus_per_trial}
         self._go_out(trial_id, name)
         trial = self.recorder.state.trials[name]
         settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
@@ -61,17 +65,22 @@ class TrialSearcher(Searcher):
             "trunk": trial.trunk,
             "publish": [],
             "published": [],
+            "gpus": self.placement.gpus_per_trial,
         }
         if (sharing := self.recorder.sharing) is not None:
             known = self.recorder.state.trunks[trial.trunk].published
             config["publish"] = sharing.publishes(trial)
             config["published"] = sorted(e for e in known if e <= sharing.limit(trial))
+            if self._alone_on_its_gpu(trial):
+                self._whole.add(trial_id)
+                config["gpus"] = 1.0
         return config
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Free the slot. Ray also says this of trials that were stopped and have ended well."""
+        self._whole.discard(trial_id)
         name = self._live.pop(trial_id, None)
         if name is not None and not self.stopping and not self.recorder.stopping:
             reason = "could not be started" if error else "ended without finishing its epochs"
@@ -90,6 +99,22 @@ class TrialSearcher(Searcher):
     def live(self) -> list[str]:
         """Names of the trials that are out."""
         return [name for name in self._live.values() if name is not None]
+
+    def _taken(self) -> int:
+        """Slots that are taken; a trial with a GPU to itself has all of its slots."""
+        return len(self._live) + len(self._whole) * (self.placement.slots_per_gpu - 1)
+
+    def _alone_on_its_gpu(self, trial: TrialState) -> bool:
+        """Whether others wait for this trial, on a machine with more GPUs than such trials.
+
+        Ray packs fractions on the first GPU, so producers would share one while others idle. One GPU is
+        always left to the branches.
+        """
+        each = self.placement.slots_per_gpu
+        if each < 2 or len(self._whole) + 1 >= self.placement.gpus or self._taken() - 1 + each > self.slots:
+            return False
+        assert self.recorder.sharing is not None
+        return any(epoch > trial.next_epoch for epoch in self.recorder.sharing.publishes(trial))
 
     def _go_out(self, trial_id: str, name: str | None) -> None:
         self._live[trial_id] = name

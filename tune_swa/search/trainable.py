@@ -44,7 +44,6 @@ class Shared:
     """Of the images and their division, as the driver found them."""
     numerics: Numerics
     weights: StateDict | None
-    gpus_per_trial: float
     checkpoint_every: int | Literal["auto"]
     keep_all: bool
 
@@ -96,8 +95,8 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
     torch.set_num_threads(shared.numerics.threads)
     if shared.numerics.device == "cpu":
         keep_freed_memory()
-    if shared.numerics.device == "cuda" and shared.gpus_per_trial < 1:
-        torch.cuda.set_per_process_memory_fraction(shared.gpus_per_trial)
+    if shared.numerics.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(config["gpus"])
     name = config["trial"]
     run = Run(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics, shared.weights)
     folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
