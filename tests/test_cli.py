@@ -75,11 +75,11 @@ def test_dry_run_prints_the_plan(path: Path, intel: Path, capsys: pytest.Capture
         "swa_grid": [
             "45 with SWA",
             "3 baselines",
-            "at most 5,760 to train",
+            "at most 2,295 to train, since trials share 3,465 of 5,760",
             "48 to train on, 12 to validate",
         ],
         "swa_tpe": ["48 with SWA", "12 baselines from the same sampler", "at most 7,200"],
-        "tutorial_table": ["7 with SWA", "1 baseline", "at most 960", "every trial runs to its end"],
+        "tutorial_table": ["7 with SWA", "1 baseline", "at most 453 to train", "every trial runs to its end"],
     }[path.stem]
     for words in [*expected, f"Plan of {path.stem}", "trials at once", "for checkpoints"]:
         assert words in text, words

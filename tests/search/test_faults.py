@@ -159,16 +159,16 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 def test_nobody_else_gets_at_a_search_that_runs(tmp_path: Path, decoded: None) -> None:
     """Ray listens on the loopback interface alone, and a second process is refused."""
     results = new_search(tmp_path)
-    with started(results, 1, epochs=1) as first:
+    with started(results, 6, epochs=1) as first:
         addresses = listening(first.pid)
         assert addresses
         assert addresses <= LOOPBACK
-        second = run(results, 1)
+        second = run(results, 6)
         assert second.returncode == 2
         assert "another search is writing to it (process" in second.stderr
         first.kill()  # the supervisor: the search has to die with it
         first.wait()
-        go_on(results, 1)
+        go_on(results, 6)
 
 
 def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:

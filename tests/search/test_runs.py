@@ -120,7 +120,12 @@ def test_epochs_has_a_row_for_every_epoch_of_every_trial(finished: tuple[Path, s
     counts = results.epochs.groupby("trial").epoch.agg(["count", "nunique", "max"])
     for trial in results.trials.itertuples():
         row = counts.loc[trial.trial]
-        assert row["count"] == row["nunique"] == row["max"] + 1 == trial.epochs == trial.epochs_trained
+        assert row["count"] == row["nunique"] == row["max"] + 1 == trial.epochs
+        assert trial.epochs == trial.epochs_trained + trial.epochs_shared
+        shared = results.epochs[results.epochs.trial == trial.trial].shared_from.notna()
+        assert shared.sum() == trial.epochs_shared
+        assert trial.kind == "swa" or not shared.any()
+    assert results.trials.epochs_shared.sum() > 0
     completed = results.trials[results.trials.status == "completed"]
     assert (completed.epochs == 6).all()
 
@@ -227,7 +232,12 @@ def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
     images = torch.stack([image for image, _ in validation])
     labels = torch.tensor(validation.targets)
     for row in epochs.itertuples():
-        path = folder / "checkpoints" / row.trial / f"epoch-{row.epoch:05d}.pt"
+        path = (
+            folder
+            / "checkpoints"
+            / (row.trial if pd.isna(row.shared_from) else row.shared_from)
+            / f"epoch-{row.epoch:05d}.pt"
+        )
         saved = torch.load(path, weights_only=True)
         model = torchvision.models.resnet18(num_classes=6)
         for weights, expected in (

@@ -119,7 +119,7 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         own = restored.checkpoint.startswith(f"{folder}/")
         _report_epoch(run, restored.checkpoint if own else None, None if own else run.record)
     to_publish = set(config["publish"]) - published
-    rhythm = Rhythm(shared.checkpoint_every)
+    rhythm = Rhythm(1 if shared.keep_all and shared.checkpoint_every == "auto" else shared.checkpoint_every)
     while not run.done:
         taken_over = run.trained is not None
         run.advance()
@@ -130,7 +130,8 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
-        if run.done or (rhythm.due(run.epoch) and not (state and not run.averaging)):
+        stands = state is not None and run.averaging is None and not shared.keep_all
+        if run.done or (rhythm.due(run.epoch) and not stands):
             with rhythm.saving():
                 saved = _save(run, shared, folder)
         _report_epoch(run, saved, state, taken_over=taken_over)
@@ -257,10 +258,6 @@ def restore(
         if epoch > newest:
             store.remove(name)
     return Restored(found, damaged)
-
-
-def _epoch(name: str) -> int:
-    return int(name.removeprefix("epoch-").removesuffix(".pt"))
 
 
 def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:

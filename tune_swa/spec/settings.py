@@ -177,7 +177,7 @@ class SearchSpec(Settings):
     The last epoch is always saved."""
     keep_checkpoints: Literal["best", "all"] = "best"
     """`best` removes a trial's checkpoints once it has ended and another one is better; `all` keeps
-    every one that was written."""
+    every one, and where `checkpoint_every` is `auto` writes one after every epoch that is trained."""
     max_failures: NonNegativeInt = 2
     """How often a trial whose worker died is started again from its last checkpoint."""
 
