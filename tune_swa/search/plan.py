@@ -12,6 +12,7 @@ from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
+from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.sharing import fork_points, planned_epochs, trunks_recur
 from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
 
@@ -49,6 +50,7 @@ def make_plan(
     Raises:
         RequestError: the images are missing or cannot be divided, or the resources are not there.
     """
+    quiet_optuna()
     placement = place(
         experiment.resources,
         machine,
