@@ -16,12 +16,12 @@ import pytest
 import torch
 from serial_search import (  # type: ignore[import-not-found]
     assert_same,
+    crash,
     go_on,
     journal_of,
     new_search,
     run,
     started,
-    stop,
 )
 
 from tune_swa.data.dataset import Dataset
@@ -83,8 +83,9 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, short: Path) -> None:
 def test_damaged_checkpoints_cost_their_epochs_only(tmp_path: Path, short: Path) -> None:
     """The newest is truncated, then all are: the trial goes on from the one before, then anew."""
     results = new_search(tmp_path)
-    for damage in (1, 2):
-        stop(signal.SIGINT, results, TRIALS, epochs=3)
+    # killed with three epochs of the first trial recorded, and again when it goes on
+    for damage, moment in ((1, "line-after:7"), (2, "line-after:2")):
+        crash(moment, results, TRIALS)
         files = sorted(results.glob("crash/checkpoints/*/*.pt"), key=lambda p: p.stat().st_mtime)
         for path in files[-damage:]:
             path.write_bytes(path.read_bytes()[:1000])
