@@ -1,0 +1,374 @@
+"""How sure is a difference, and how well do probabilities fit? On numpy and scipy alone.
+
+The verdict of a confirmation rests on two intervals of a paired difference (`paired_t`, `crossed`),
+on Holm's correction and on power by the noncentral t. What else is here describes: a bootstrap over
+seeds and images, McNemar's test of single pairs, the expected best of n trials, and calibration.
+
+Shapes: S seeds, N images, K classes. Accuracies and differences are fractions, not points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+MOST_SEEDS = 1000
+"""`seeds_needed` gives up here."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval of a mean difference, and the test that it inverts."""
+
+    mean: float
+    standard_error: float
+    degrees_of_freedom: float
+    low: float
+    high: float
+    p_value: float
+    """Of the hypothesis that the true mean is 0, two-sided."""
+    level: float
+
+
+def paired_t(differences: ArrayLike, level: float = LEVEL) -> Interval:
+    """Student's interval of the mean of paired differences.
+
+    It speaks of new seeds on the same images. Without any spread the interval is the mean itself,
+    and the p-value 1 for a mean of 0, else 0.
+
+    Args:
+        differences: shape (S,), S >= 2, one for each seed.
+        level: of the interval, such as 0.95.
+
+    Raises:
+        ValueError: fewer than two differences, or one that is not finite.
+    """
+    values = _finite(differences, 1)
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} difference, but a spread needs two or more")
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return _interval(float(values.mean()), error, len(values) - 1, level)
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The interval of `crossed`, and where its variance comes from."""
+
+    interval: Interval
+    seed_variance: float
+    """Of an image-averaged difference between seeds: what more seeds average out."""
+    image_variance: float
+    """Of a seed-averaged difference between images: what more test images average out."""
+    residual_variance: float
+    """Of single differences beyond both."""
+
+
+def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
+    """Interval of the mean of a seeds x images table of differences, for new seeds *and* new images.
+
+    The table is a two-way random-effects layout with one value in each cell: difference = mean + seed
+    + image + residual. The variance of its grand mean is estimated by
+    (MS_seed + MS_image - MS_residual) / (S N), with Satterthwaite's (1946) degrees of freedom, as for
+    the crossed designs of generalizability theory (Brennan 2001, chapter 6). Where an estimated
+    component is negative, the larger of the two mean squares is taken in place of the sum, so that the
+    interval is never shorter than one that ignores the other factor.
+
+    Args:
+        differences: shape (S, N), S and N >= 2: for two runs on seed s, how much better the first one
+            did on image i (for right and wrong: -1, 0 or 1).
+        level: of the interval.
+
+    Raises:
+        ValueError: a table of another shape, or with a value that is not finite.
+    """
+    table = _finite(differences, 2)
+    seeds, images = table.shape
+    if seeds < 2 or images < 2:
+        raise ValueError(f"{seeds} seeds and {images} images, but it needs two or more of each")
+    mean = float(table.mean())
+    by_seed, by_image = table.mean(axis=1), table.mean(axis=0)
+    ms_seed = float(images * by_seed.var(ddof=1))
+    ms_image = float(seeds * by_image.var(ddof=1))
+    residuals = table - by_seed[:, None] - by_image[None, :] + mean
+    freedom = (seeds - 1, images - 1, (seeds - 1) * (images - 1))
+    ms_residual = float((residuals**2).sum() / freedom[2])
+    total = ms_seed + ms_image - ms_residual
+    if ms_seed >= ms_residual and ms_image >= ms_residual:
+        parts = (ms_seed, ms_image, ms_residual)
+        denominator = sum(ms**2 / df for ms, df in zip(parts, freedom, strict=True))
+        degrees = total**2 / denominator if denominator > 0 else float(freedom[0])
+    elif ms_seed >= ms_image:
+        total, degrees = ms_seed, float(freedom[0])
+    else:
+        total, degrees = ms_image, float(freedom[1])
+    return Crossed(
+        interval=_interval(mean, math.sqrt(total / (seeds * images)), degrees, level),
+        seed_variance=max(0.0, (ms_seed - ms_residual) / images),
+        image_variance=max(0.0, (ms_image - ms_residual) / seeds),
+        residual_variance=ms_residual,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: one below alpha may be called significant
+    with a chance of at most alpha that any of those called so is not."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - done) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+# ---------------------------------------------------------------------------------------- power
+
+
+def power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL) -> float:
+    """Chance that the two-sided paired t-test finds a difference, by the noncentral t distribution.
+
+    Args:
+        effect: true mean of the differences.
+        sd: their standard deviation between seeds, in the same unit.
+        seeds: number of pairs, two or more.
+        alpha: level of the test; for m finalists alpha / m, the first step of Holm's procedure.
+    """
+    if sd <= 0:
+        return 1.0 if effect else alpha
+    freedom = seeds - 1
+    critical = float(stats.t.isf(alpha / 2, freedom))
+    shift = effect / sd * math.sqrt(seeds)
+    if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
+        return 1.0
+    above = float(stats.nct.sf(critical, freedom, shift))
+    below = float(stats.nct.cdf(-critical, freedom, shift))
+    return above + (0.0 if math.isnan(below) else below)
+
+
+def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> int | None:
+    """The smallest number of seeds that finds `effect` with a chance of `wanted`; None: above 1,000."""
+    if effect == 0:
+        return None
+    low, high = 1, 2
+    while power(effect, sd, high, alpha) < wanted:
+        low, high = high, 2 * high
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if power(effect, sd, middle, alpha) < wanted:
+            low = middle
+        else:
+            high = middle
+    return high if high <= MOST_SEEDS else None
+
+
+def detectable(sd: float, seeds: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
+    """The smallest true difference that so many seeds find with a chance of `wanted`, in units of sd."""
+    if sd <= 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while power(high, 1.0, seeds, alpha) < wanted:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, 1.0, seeds, alpha) < wanted else (low, middle)
+    return high * sd
+
+
+def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
+    """Level of the two-sided test at the first, second, ... look at the same experiment.
+
+    Halved with each look (alpha, alpha / 2, alpha / 4, ...). Each spends half of its level on calling
+    something better that is not, so all looks together do that with a chance of at most alpha
+    (Bonferroni), however many follow.
+    """
+    return alpha / 2.0 ** (look - 1)
+
+
+# ----------------------------------------------------------------------------------- description
+
+
+def bootstrap(
+    differences: ArrayLike, level: float = LEVEL, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean over seeds and images, both drawn anew with replacement.
+
+    A description only: with five seeds it is too short (in simulations of this design it left the
+    truth out in up to 11 % of the cases instead of 5 %).
+
+    Args:
+        differences: shape (S, N).
+        level: of the interval.
+        resamples: how often to draw.
+        seed: of the drawing.
+    """
+    table = _finite(differences, 2)
+    drawn = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    seeds, images = table.shape
+    for k in range(resamples):
+        # a multinomial weight for each image equals drawing images one by one
+        weights = drawn.multinomial(images, np.full(images, 1 / images))
+        rows = drawn.integers(0, seeds, seeds)
+        means[k] = (table[rows].mean(axis=0) @ weights) / images
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Images on which exactly one of two runs is right."""
+
+    gained: int
+    """Only the first one is."""
+    lost: int
+    """Only the second one is."""
+    p_value: float
+    """Exact, two-sided, of both being equally likely."""
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """McNemar's (1947) exact test of one pair of runs on the same images.
+
+    It says whether these two *runs* differ, not whether the ways to train do: any two runs of the
+    same configuration often differ by it.
+
+    Args:
+        first: shape (N,), whether each image is right.
+        second: the same of the other run.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"shapes {a.shape} and {b.shape}, expected twice the same (N,)")
+    gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
+    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return McNemar(gained, lost, p)
+
+
+def expected_best(values: ArrayLike) -> Floats:
+    """Expected highest of n values drawn with replacement, for n = 1 to their number.
+
+    The expected validation performance of Dodge et al. (2019): sum over the sorted values v_i of
+    v_i ((i/N)^n - ((i-1)/N)^n). It shows how a search's best grows with its budget alone.
+
+    Args:
+        values: shape (N,), of completed trials.
+
+    Returns:
+        Shape (N,); empty for no values.
+    """
+    ordered = np.sort(_finite(values, 1))
+    count = len(ordered)
+    if not count:
+        return np.empty(0)
+    n = np.arange(1, count + 1)[:, None]
+    share = np.arange(0, count + 1) / count
+    return np.diff(share**n, axis=1) @ ordered  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------- calibration
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Accuracy against confidence, bin by bin; bins without images are left out."""
+
+    low: Floats
+    """Lower edges of confidence, shape (B,)."""
+    high: Floats
+    confidence: Floats
+    """Mean confidence of the images in a bin."""
+    accuracy: Floats
+    """Fraction of them that is right."""
+    images: NDArray[np.int64]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error (Guo et al. 2017): the mean gap, weighted by images."""
+        return float((np.abs(self.accuracy - self.confidence) * self.images).sum() / self.images.sum())
+
+
+def reliability(
+    confidence: ArrayLike, right: ArrayLike, bins: int = 15, *, equal_mass: bool = False
+) -> Reliability:
+    """Sort images into bins of confidence.
+
+    Args:
+        confidence: shape (N,), probability of the class that was chosen.
+        right: shape (N,), whether it is the image's class.
+        bins: how many at most.
+        equal_mass: as many images in each (Nixon et al. 2019), instead of edges at equal distances.
+            An image on an edge belongs to the bin below, so that every image is in one bin.
+
+    Raises:
+        ValueError: no images, other shapes, or confidences outside [0, 1].
+    """
+    given, hits = _finite(confidence, 1), np.asarray(right, dtype=bool)
+    if given.shape != hits.shape or not len(given):
+        raise ValueError(f"shapes {given.shape} and {hits.shape}, expected twice the same (N,), N > 0")
+    if given.min() < 0 or given.max() > 1 + 1e-6:
+        raise ValueError("a confidence is not between 0 and 1")
+    order = np.argsort(given, kind="stable")
+    if equal_mass:
+        groups = [g for g in np.array_split(order, bins) if len(g)]
+    else:
+        number = np.clip(np.ceil(given * bins).astype(int) - 1, 0, bins - 1)
+        groups = [np.flatnonzero(number == b) for b in range(bins)]
+    kept = [(b, g) for b, g in enumerate(groups) if len(g)]
+    return Reliability(
+        low=np.array([given[g].min() if equal_mass else b / bins for b, g in kept]),
+        high=np.array([given[g].max() if equal_mass else (b + 1) / bins for b, g in kept]),
+        confidence=np.array([given[g].mean() for _, g in kept]),
+        accuracy=np.array([hits[g].mean() for _, g in kept]),
+        images=np.array([len(g) for _, g in kept]),
+    )
+
+
+def nll(probability_of_label: ArrayLike) -> float:
+    """Mean negative log-likelihood in nats.
+
+    Args:
+        probability_of_label: shape (N,), above 0.
+    """
+    return float(-np.log(_finite(probability_of_label, 1)).mean())
+
+
+def brier(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Brier's (1950) score: mean squared distance of the probabilities from the truth, 0 to 2.
+
+    Args:
+        probabilities: shape (N, K).
+        labels: shape (N,), class numbers.
+    """
+    given = _finite(probabilities, 2)
+    truth = np.zeros_like(given)
+    truth[np.arange(len(given)), np.asarray(labels)] = 1.0
+    return float(((given - truth) ** 2).sum(axis=1).mean())
+
+
+# -------------------------------------------------------------------------------------- helpers
+
+
+def _interval(mean: float, error: float, degrees: float, level: float) -> Interval:
+    if error <= 0:
+        return Interval(mean, 0.0, degrees, mean, mean, 0.0 if mean else 1.0, level)
+    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, degrees))
+    return Interval(mean, error, degrees, mean - half, mean + half, p, level)
+
+
+def _finite(values: ArrayLike, dimensions: int) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != dimensions:
+        raise ValueError(f"{array.ndim} dimensions, expected {dimensions}")
+    if not np.isfinite(array).all():
+        raise ValueError("a value is not finite")
+    return array
