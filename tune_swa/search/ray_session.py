@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     # signals are ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # every trial has a thread of its own, and glibc would give each a part of memory to keep for itself
+    "MALLOC_ARENA_MAX": "1",
     # a snapshot of Ray's is never read: the journal has everything
     "TUNE_GLOBAL_CHECKPOINT_S": "100000000",
 }

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
     search: it says nothing about the trial, and would fail all others as well. The death of the
     process is left to Ray, which starts the trial again.
     """
+    gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
     try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
             _data(shared)
@@ -79,10 +81,13 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
     except Exception as error:
         logger.exception("trial %s failed", config["trial"])
         _report(event="failed", error=f"{type(error).__name__}: {error}"[:500])
+    except BaseException as error:
+        # Ray leaves a trial that it has stopped by SystemExit, whose frames hold the whole run
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         # the process is used again for another trial
         gc.collect()
-        gc.freeze()  # the modules, mostly: going through them again takes a quarter of a second a trial
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
