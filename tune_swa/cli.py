@@ -33,6 +33,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
 
 
 def _run(given: list[str], program: str, *, supervised: bool) -> int:
+    code = _run_command(given, program, supervised=supervised)
+    supervisor.leave(code)
+    return code
+
+
+def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
     options = build_parser(program).parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     options.given = given

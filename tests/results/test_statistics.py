@@ -105,7 +105,9 @@ def test_where_images_do_not_differ_the_crossed_interval_is_the_paired_one() -> 
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 30))
-def test_the_crossed_interval_is_never_that_of_too_little_variance(seed: int, rows: int, columns: int) -> None:
+def test_the_crossed_interval_is_never_that_of_too_little_variance(
+    seed: int, rows: int, columns: int
+) -> None:
     """Whatever the components are estimated to be."""
     drawn = draw(seed)
     table = table_of(seed, rows, columns, tuple(drawn.choice([0.0, 0.3, 2.0], 3)))

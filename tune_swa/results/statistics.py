@@ -271,7 +271,7 @@ def expected_best(values: ArrayLike) -> Floats:
         return np.empty(0)
     n = np.arange(1, count + 1)[:, None]
     share = np.arange(0, count + 1) / count
-    return np.diff(share**n, axis=1) @ ordered  # type: ignore[no-any-return]
+    return np.diff(share**n, axis=1) @ ordered
 
 
 # ---------------------------------------------------------------------------------- calibration

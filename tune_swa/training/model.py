@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from tune_swa.errors import RequestError
@@ -34,13 +33,21 @@ def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        model = torchvision.models.resnet18(num_classes=num_classes)
+        model = _resnet18(num_classes)
     if weights is not None:
         fitting = dict(weights)
         if "fc.weight" not in fitting or fitting["fc.weight"].shape[0] != num_classes:
             fresh = model.state_dict()
             fitting.update({name: fresh[name] for name in CLASSIFIER})
         model.load_state_dict(fitting)
+    return model
+
+
+def _resnet18(num_classes: int) -> nn.Module:
+    # its import takes a second, which the driver of a search can do without
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=num_classes)
     assert isinstance(model, nn.Module)
     return model
 
@@ -70,7 +77,9 @@ def fingerprint(weights: StateDict | None) -> str:
 
 
 def _download() -> StateDict:
-    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    from torchvision.models import ResNet18_Weights
+
+    entry = ResNet18_Weights.IMAGENET1K_V1
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / entry.url.rpartition("/")[2]
     if not file.exists():
@@ -137,7 +146,7 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
 def _check(state: StateDict, path: Path, remedy: str) -> None:
     """Every tensor must be there, finite and in the shape that ResNet-18 has for any number of classes."""
     classes = state["fc.bias"].numel() if "fc.bias" in state else 1
-    expected = torchvision.models.resnet18(num_classes=max(1, classes)).state_dict()
+    expected = _resnet18(max(1, classes)).state_dict()
     # some files come without a classifier; old ones without counters, which torch then takes for 0
     optional = [n for n in expected if n.endswith("num_batches_tracked")]
     if not any(n in state for n in CLASSIFIER):
