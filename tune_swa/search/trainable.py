@@ -27,7 +27,7 @@ from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.allocator import keep_freed_memory
 from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
-from tune_swa.training.model import StateDict
+from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
     gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
     try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
-            _data(shared)
+            build_model(_data(shared).num_classes, seed=0)  # for what it imports
         else:
             _train(config, shared)
     except NonFiniteError as error:
