@@ -10,7 +10,7 @@ Shapes: S seeds, N images, K classes. Accuracies and differences are fractions, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,12 +63,9 @@ class Crossed:
     """The interval of `crossed`, and where its variance comes from."""
 
     interval: Interval
-    seed_variance: float
-    """Of an image-averaged difference between seeds: what more seeds average out."""
-    image_variance: float
-    """Of a seed-averaged difference between images: what more test images average out."""
-    residual_variance: float
-    """Of single differences beyond both."""
+    components: Components
+    """As estimated, 0 where the estimate is negative: more seeds average out the first and the last
+    one, more test images the second and the last one."""
 
 
 def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
@@ -111,9 +108,11 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
         total, degrees = ms_image, float(freedom[1])
     return Crossed(
         interval=_interval(mean, math.sqrt(total / (seeds * images)), degrees, level),
-        seed_variance=max(0.0, (ms_seed - ms_residual) / images),
-        image_variance=max(0.0, (ms_image - ms_residual) / seeds),
-        residual_variance=ms_residual,
+        components=Components(
+            seed=max(0.0, (ms_seed - ms_residual) / images),
+            image=max(0.0, (ms_image - ms_residual) / seeds),
+            residual=ms_residual,
+        ),
     )
 
 
@@ -142,45 +141,52 @@ def power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL) -> flo
     """
     if sd <= 0:
         return 1.0 if effect else alpha
-    freedom = seeds - 1
-    critical = float(stats.t.isf(alpha / 2, freedom))
-    shift = effect / sd * math.sqrt(seeds)
-    if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
-        return 1.0
-    above = float(stats.nct.sf(critical, freedom, shift))
-    below = float(stats.nct.cdf(-critical, freedom, shift))
-    return above + (0.0 if math.isnan(below) else below)
+    return _power(effect, sd / math.sqrt(seeds), seeds - 1, alpha)
 
 
 def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> int | None:
     """The smallest number of seeds that finds `effect` with a chance of `wanted`; None: above 1,000."""
-    if effect == 0:
-        return None
-    low, high = 1, 2
-    while power(effect, sd, high, alpha) < wanted:
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if power(effect, sd, middle, alpha) < wanted:
-            low = middle
-        else:
-            high = middle
-    return high if high <= MOST_SEEDS else None
+    return _smallest(lambda seeds: power(effect, sd, seeds, alpha) >= wanted) if effect else None
 
 
 def detectable(sd: float, seeds: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
     """The smallest true difference that so many seeds find with a chance of `wanted`, in units of sd."""
-    if sd <= 0:
-        return 0.0
-    low, high = 0.0, 1.0
-    while power(high, 1.0, seeds, alpha) < wanted:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, 1.0, seeds, alpha) < wanted else (low, middle)
-    return high * sd
+    return sd * _solve(lambda effect: power(effect, 1.0, seeds, alpha) >= wanted) if sd > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variances of the differences between two configurations: of seeds, of images, and of the rest."""
+
+    seed: float
+    image: float
+    residual: float
+
+    def power(self, effect: float, seeds: int, images: int, alpha: float = 1 - LEVEL) -> float:
+        """Chance that the test of `crossed` finds `effect`, by the noncentral t distribution with
+        Satterthwaite's degrees of freedom of the expected mean squares."""
+        ms_residual = self.residual
+        ms_seed = ms_residual + images * self.seed
+        ms_image = ms_residual + seeds * self.image
+        total = ms_seed + ms_image - ms_residual
+        if total <= 0:
+            return 1.0 if effect else alpha
+        parts = (ms_seed**2 / (seeds - 1), ms_image**2 / (images - 1))
+        rest = ms_residual**2 / ((seeds - 1) * (images - 1))
+        return _power(effect, math.sqrt(total / (seeds * images)), total**2 / (sum(parts) + rest), alpha)
+
+    def seeds_needed(
+        self, effect: float, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL
+    ) -> int | None:
+        """The smallest number of seeds that finds `effect` on so many images; None: above 1,000, since
+        the images limit it or it is too small."""
+        return _smallest(lambda seeds: self.power(effect, seeds, images, alpha) >= wanted) if effect else None
+
+    def detectable(self, seeds: int, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
+        """The smallest true difference that is found with a chance of `wanted`."""
+        if self.power(1e-12, seeds, images, alpha) >= wanted:
+            return 0.0
+        return _solve(lambda effect: self.power(effect, seeds, images, alpha) >= wanted)
 
 
 def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
@@ -363,6 +369,41 @@ def _interval(mean: float, error: float, degrees: float, level: float) -> Interv
     half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, degrees))
     return Interval(mean, error, degrees, mean - half, mean + half, p, level)
+
+
+def _power(effect: float, error: float, degrees: float, alpha: float) -> float:
+    """Of a two-sided t-test whose estimate has the standard error `error`."""
+    critical = float(stats.t.isf(alpha / 2, degrees))
+    shift = effect / error
+    if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
+        return 1.0
+    above = float(stats.nct.sf(critical, degrees, shift))
+    below = float(stats.nct.cdf(-critical, degrees, shift))
+    return above + (0.0 if math.isnan(below) else below)
+
+
+def _smallest(found: Callable[[int], bool]) -> int | None:
+    """The smallest number of seeds from 2 on that is enough; more than enough are enough, too."""
+    low, high = 1, 2
+    while not found(high):
+        low, high = high, 2 * high
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high if high <= MOST_SEEDS else None
+
+
+def _solve(found: Callable[[float], bool]) -> float:
+    """The smallest positive number that is enough."""
+    low, high = 0.0, 1.0
+    while not found(high):
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
 
 
 def _finite(values: ArrayLike, dimensions: int) -> Floats:
