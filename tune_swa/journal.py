@@ -14,6 +14,10 @@ epoch          trial, record, decision (continue | stop), rung, checkpoint, publ
                before any average, where the trunk's state was published with it)
 ended          trial, status (completed | pruned | failed | interrupted), value, error
 checkpoints    trial, removed (list)
+confirm        look, seeds, arms (name, kind, params, roles), searched (trials of the search that had
+               ended): the runs on fresh seeds are those of every arm on every seed
+tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
+               predictions/TRIAL.npz)
 collected      trunk, epochs (of published states that nobody needs any more)
 finished       reason
 =============  =====================================================================================
@@ -39,6 +43,7 @@ FORMAT = 1
 Event = dict[str, Any]
 Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 Kind = Literal["baseline", "swa"]
+Stage = Literal["search", "confirm"]
 
 KEPT_WHILE_RUNNING = 2
 """Checkpoints that a running trial keeps: if the last one is damaged there is the one before."""
@@ -175,7 +180,7 @@ class TrialState:
 
     name: str
     kind: Kind
-    stage: str
+    stage: Stage
     params: dict[str, Any]
     seed: int
     source: str
@@ -196,6 +201,8 @@ class TrialState:
     attempts: int = 0
     error: str | None = None
     started: float | None = None
+    tested: Event | None = None
+    """Its metrics on the test images; runs of the search have none."""
 
     @property
     def next_epoch(self) -> int:
@@ -250,6 +257,8 @@ class ExperimentState:
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     trunks: dict[str, TrunkState] = field(default_factory=dict)
+    confirmations: list[Event] = field(default_factory=list)
+    """Every look at fresh seeds that was planned, in their order."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -341,15 +350,13 @@ class ExperimentState:
         _expect(event, trunk=str)
         if event["kind"] not in ("baseline", "swa"):
             raise DamagedError(f"kind is {event['kind']!r}")
+        if event["stage"] not in ("search", "confirm"):
+            raise DamagedError(f"stage is {event['stage']!r}")
         if event["first_average"] is not None:
             _expect(event, first_average=int)
-        for parameter, value in event["params"].items():
-            if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_word, value))):
-                raise DamagedError(f"{parameter} is {value!r}"[:100])
         names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
         known = {n: event[n] for n in names}
-        # JSON has no tuples, parameters have no lists
-        known["params"] = {n: tuple(v) if isinstance(v, list) else v for n, v in event["params"].items()}
+        known["params"] = params_of(event)
         self.trials[name] = TrialState(name, **known)
         self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
 
@@ -405,6 +412,24 @@ class ExperimentState:
         ]
         trial.rungs = {int(rung): str(decision) for rung, decision in event["rungs"].items()}
 
+    def _on_confirm(self, event: Event) -> None:
+        _expect(event, look=int, seeds=list, arms=list, searched=int)
+        if event["look"] != len(self.confirmations) + 1:
+            raise DamagedError(f"look {event['look']}, where {len(self.confirmations) + 1} was due")
+        if not event["seeds"] or not all(type(seed) is int for seed in event["seeds"]):
+            raise DamagedError(f"seeds are {event['seeds']!r}"[:100])
+        for arm in event["arms"]:
+            _expect(arm, name=str, kind=str, params=dict, roles=list)
+            params_of(arm)
+        self.confirmations.append(event)
+
+    def _on_tested(self, event: Event) -> None:
+        trial = self._trial(event)
+        _expect(event, images=int, shipped=dict)
+        for metrics in (event["shipped"], event["refreshed"] or {}):
+            _expect(metrics, **dict.fromkeys(metrics, float))
+        trial.tested = event
+
     def _on_collected(self, event: Event) -> None:
         self.trunks[event["trunk"]].published.difference_update(event["epochs"])
 
@@ -436,6 +461,18 @@ def _expect(fields: dict[str, Any], **types: type) -> None:
         value = fields[name]
         if type(value) is not expected and not (expected is float and type(value) is int):
             raise DamagedError(f"{name} is {value!r}"[:100])
+
+
+def params_of(event: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a suggestion or an arm. JSON has no tuples, parameters have no lists.
+
+    Raises:
+        DamagedError: a value is none that a parameter can have.
+    """
+    for parameter, value in event["params"].items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_word, value))):
+            raise DamagedError(f"{parameter} is {value!r}"[:100])
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in event["params"].items()}
 
 
 def _is_word(value: Any) -> bool:

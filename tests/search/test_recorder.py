@@ -132,7 +132,7 @@ def test_a_gap_in_the_epochs_fails_the_trial(tmp_path: Path) -> None:
 
 
 def test_only_the_best_of_each_kind_keeps_its_last_checkpoint(tmp_path: Path) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}), tmp_path)
+    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
     names = []
     for accuracy in (0.5, 0.6, 0.7, 0.9, 0.8):
         names.append(suggest(recorder))
@@ -150,6 +150,14 @@ def test_only_the_best_of_each_kind_keeps_its_last_checkpoint(tmp_path: Path) ->
     name = suggest(resumed)
     play(resumed, name, 0.85)
     assert kept(resumed) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
+
+
+def test_whoever_may_become_a_finalist_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 2}), tmp_path)
+    for accuracy in (0.5, 0.6, 0.7, 0.9, 0.8):
+        play(recorder, suggest(recorder), accuracy)
+    kept_by = [name.partition("/")[0] for name in kept(recorder)]
+    assert kept_by == ["baseline-0001", "swa-0001", "swa-0002"]
 
 
 def test_keep_checkpoints_all_keeps_all(tmp_path: Path) -> None:
@@ -195,7 +203,7 @@ def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
 
 
 def test_of_equals_the_one_that_is_exported_keeps_its_checkpoint(tmp_path: Path) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}), tmp_path)
+    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
     names = [suggest(recorder) for _ in range(5)]
     for name in reversed(names):  # the one that ends last is the first by name
         play(recorder, name, 0.5)

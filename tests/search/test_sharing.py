@@ -53,7 +53,7 @@ def command(folder: Path, space: str, *more: str) -> list[str]:
     (folder / "space.yaml").write_text(COMMON + space)
     return [
         sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
-        "--results-dir", str(folder / "results"), *more,
+        "--no-confirm", "--results-dir", str(folder / "results"), *more,
     ]  # fmt: skip
 
 

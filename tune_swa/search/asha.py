@@ -56,9 +56,9 @@ class PhaseAsha:
         Trunk rungs see models before their trial's first average. A trunk is recorded once under
         its hash, however many trials run it, and its verdict holds for all its SWA trials. Branch
         rungs see averages of at least two models: the first average is still a copy of a raw one.
-        Baselines are recorded in trunk rungs and never stopped.
+        Baselines are recorded in trunk rungs and never stopped. Runs that confirm are not judged.
         """
-        if not self.spec.asha:
+        if not self.spec.asha or trial.stage != "search":
             return GO_ON
         first_average = trial.first_average
         if first_average is None or epoch < first_average:

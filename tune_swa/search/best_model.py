@@ -57,6 +57,8 @@ def export_best(
         "n_averaged": trial.last["n_averaged"],
         "validation": {key: trial.last[key] for key in ("accuracy", "nll", "ece")},
         "validation_images": data["val"],
+        "test": trial.tested["shipped"] if trial.tested else None,
+        "test_images": data["test"],
         "numerics": state.header["numerics"],
         "versions": state.header["versions"],
     }

@@ -6,6 +6,8 @@ CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints inside the experiment's store; one folder a trial below it."""
 TRUNKS = "trunks"
 """Folder of the published states inside the experiment's store; one folder a trunk below it."""
+PREDICTIONS = "predictions"
+"""Folder of what the runs on fresh seeds say of each test image, in the experiment's own folder."""
 PAYLOAD = "payload"
 """The one key that a trial reports: JSON, since Ray flattens nested results and adds its own keys."""
 

@@ -33,6 +33,8 @@ class Plan:
     """Epochs that all trials train by themselves if none is stopped early."""
     stages: int | None
     """Epochs if every trunk is trained once; None: the sampler will decide, or nothing is shared."""
+    confirm: bool
+    """Whether fresh seeds follow."""
     checkpoint_bytes: int
     """Most that checkpoints take at one time."""
 
@@ -44,6 +46,7 @@ def make_plan(
     machine: Machine,
     gpus: int | None = None,
     cpus: int | None = None,
+    confirm: bool = True,
 ) -> Plan:
     """Work out the plan.
 
@@ -72,6 +75,7 @@ def make_plan(
         images=images,
         epochs=total_trials(experiment) * experiment.train.epochs,
         stages=planned_epochs(experiment) if experiment.search.share else None,
+        confirm=confirm,
         checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes),
     )
 
@@ -89,8 +93,10 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int) -> int:
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
         return total_trials(experiment) * each * running + states
-    # a running trial has two, and a third while it is written; the best of each kind is kept
-    return slots * 3 * running + 2 * ended + states
+    # a running trial has two, and a third while it is written; of those that have ended the finalists
+    # are kept, the best baseline, and the best run of each on fresh seeds
+    kept = 3 * experiment.confirm.top + 2
+    return slots * 3 * running + kept * ended + states
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -106,6 +112,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("trials", _trials(experiment)),
         ("epochs", _epochs(plan)),
         ("early stopping", _stopping(experiment)),
+        *([("fresh seeds", _fresh(experiment))] if plan.confirm else []),
         ("machine", describe(plan.placement)),
         ("disk", _disk(plan)),
     ):
@@ -148,6 +155,18 @@ def _epochs(plan: Plan) -> str:
     if experiment.search.share and plan.stages is None and trunks_recur(experiment):
         return f"{text}; fewer, since trials share what they train before averaging"
     return text
+
+
+def _fresh(experiment: Experiment) -> str:
+    top, seeds = experiment.confirm.top, experiment.confirm.seeds
+    top = min(top, experiment.swa_trials)
+    runs = (2 * top + 1) * seeds
+    finalists = "the best SWA configuration" if top == 1 else f"the {top} best SWA configurations"
+    trunk = "its own trunk" if top == 1 else "their own trunks"
+    return (
+        f"{finalists}, the best baseline and {trunk} are trained again on {seeds} fresh "
+        f"seed{'s' * (seeds > 1)}: at most {runs} runs, {runs * experiment.train.epochs:,} epochs"
+    )
 
 
 def _tuned(experiment: Experiment) -> str:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune_swa.journal import Event, ExperimentState, Kind, TrialState, ranking
+from tune_swa.journal import Event, ExperimentState, Kind, Stage, TrialState, ranking
 from tune_swa.spec import Experiment, label
 
 REDRAW_SECONDS = 0.2
@@ -48,6 +48,7 @@ class Progress:
         state: the fold of the journal so far; of an earlier session, when the search is resumed.
         slots: how many trials run at once.
         quiet: show nothing.
+        confirming: the search is over already, and it goes on with the runs on fresh seeds.
         clock: seconds that only go up.
     """
 
@@ -59,11 +60,14 @@ class Progress:
         *,
         slots: int,
         quiet: bool = False,
+        confirming: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._clock = clock
-        self._tally = _Tally(experiment, state, slots, clock())
+        self._experiment, self._slots = experiment, slots
+        look = state.confirmations[-1] if confirming else None
+        self._tally = _Tally(experiment, state, slots, clock(), look)
         self._screen = _Screen.of(console)
         self._mute = quiet
         self._on_terminal = console.is_terminal and not console.is_dumb_terminal
@@ -99,12 +103,15 @@ class Progress:
     def __call__(self, event: Event, state: ExperimentState) -> None:
         """Take in an event that `state` has taken in."""
         kind = event["event"]
+        if kind == "confirm":
+            self.confirm(state)
+            return
         if kind not in ("suggested", "shared", "started", "epoch", "ended"):
             return
         trial = state.trials[event["trial"]]
-        if trial.stage != "search":
-            return
         now, tally = self._clock(), self._tally
+        if trial.stage != tally.stage:
+            return
         self._changed = True
         if kind == "suggested":
             tally.suggest(trial)
@@ -124,6 +131,14 @@ class Progress:
             tally.end(trial, now)
             if trial.ended:
                 self._say(_ended_line(trial, baseline, tally, self._screen))
+
+    def confirm(self, state: ExperimentState) -> None:
+        """Show the runs on fresh seeds from now on."""
+        now = self._clock()
+        self._say(Text(_status(self._tally, now, final=True)))
+        self._tally = _Tally(self._experiment, state, self._slots, now, state.confirmations[-1])
+        self._said_status, self._changed = now, True
+        self._say(Text(_opening(self._tally)))
 
     def waiting(self, text: str) -> None:
         """Show what the search waits for, until the next trial or epoch."""
@@ -188,9 +203,24 @@ class _Running:
 
 
 class _Tally:
-    """Totals of the search, kept up event by event."""
+    """Totals of a stage, kept up event by event.
 
-    def __init__(self, experiment: Experiment, state: ExperimentState, slots: int, now: float) -> None:
+    Args:
+        experiment: the settings.
+        state: the fold of the journal so far.
+        slots: how many trials run at once.
+        now: when it begins.
+        look: the `confirm` event, if it is the stage of the runs on fresh seeds.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        state: ExperimentState,
+        slots: int,
+        now: float,
+        look: Event | None = None,
+    ) -> None:
         self.name = experiment.name
         self._experiment = experiment
         self.epochs = experiment.train.epochs
@@ -200,6 +230,14 @@ class _Tally:
             "baseline": experiment.baseline_trials,
             "swa": experiment.swa_trials,
         }
+        self.stage: Stage = "search"
+        names = None
+        if look is not None:
+            self.stage = "confirm"
+            arms = Counter[Kind](arm["kind"] for arm in look["arms"])
+            self._planned = {kind: arms[kind] * len(look["seeds"]) for kind in self._planned}
+            names = {f"{arm['name']}-seed{seed}" for arm in look["arms"] for seed in look["seeds"]}
+        self.fresh_seeds = 0 if look is None else len(look["seeds"])
         self._suggested: Counter[Kind] = Counter()
         self.ended: Counter[Kind] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -220,7 +258,7 @@ class _Tally:
         self._durations: deque[float] = deque(maxlen=EPOCHS_PER_SLOT * slots)
         """Seconds of the last epochs, each in its slot."""
         for trial in state.trials.values():
-            if trial.stage == "search":
+            if trial.stage == self.stage and (names is None or trial.name in names):
                 self.suggest(trial)
                 self.share(trial, sum(r.get("shared_from") is not None for r in trial.records))
                 trained = trial.next_epoch - self._shared[trial.name]
@@ -381,6 +419,12 @@ class _Screen:
 
 def _opening(tally: _Tally) -> str:
     at_once = f"{tally.slots} at once" if tally.slots > 1 else "one at a time"
+    if tally.fresh_seeds:
+        done = f"; {tally.ended.total()} of them done" if tally.ended.total() else ""
+        return (
+            f"{tally.name}: {tally.trials} runs of {tally.epochs} epochs on {tally.fresh_seeds} fresh seeds, "
+            f"{at_once}{done}"
+        )
     swa = tally.planned("swa")
     line = (
         f"{tally.name}: {tally.planned('baseline')} baseline and {swa} SWA "
@@ -406,7 +450,8 @@ def _ended_line(trial: TrialState, baseline: TrialState | None, tally: _Tally, s
     at = f"at {trial.next_epoch}/{tally.epochs}"
     reason = ""
     if trial.status == "completed":
-        outcome = _against(trial, baseline)
+        # of single runs on different seeds a difference says little; the verdict pairs them
+        outcome = Text() if tally.fresh_seeds else _against(trial, baseline)
     elif trial.status == "pruned":
         rung = next((r for r, decision in reversed(trial.rungs.items()) if decision == "stop"), None)
         outcome = Text.assemble((f"pruned {at}" + ("" if rung is None else f", rung {rung}"), "yellow"))
@@ -473,6 +518,8 @@ def _status(tally: _Tally, now: float, waiting: str = "", *, final: bool = False
     if not final:
         parts[0] += f", {len(tally.running)} of {tally.slots} slots busy"
     swa, baseline = tally.leader("swa"), tally.leader("baseline")
+    if tally.fresh_seeds:
+        swa = baseline = None  # the verdict is about means over the seeds
     for trial, title in ((swa, "best SWA"), (baseline, "best baseline")):
         if trial is not None:
             unfinished = "" if trial.ended else f" after {trial.next_epoch}/{tally.epochs} epochs"
@@ -512,7 +559,7 @@ def _picture(
     """The live region, in at most `height` lines."""
     busy = f"{len(tally.running)} of {tally.slots} slots busy"
     head = screen.flow([tally.name, *_done(tally), *_lost(tally), busy], width, first_style="bold")
-    foot = [*_best(tally, screen), *screen.flow(_times(tally, now), width)]
+    foot = [*([] if tally.fresh_seeds else _best(tally, screen)), *screen.flow(_times(tally, now), width)]
     if waiting:
         foot.append(screen.cut(Text(f"waiting: {waiting}", style="yellow")))
     # one line for the gap above, one for the headings, one for "more", one for the cursor
@@ -566,9 +613,15 @@ def _table(trials: list[TrialState], tally: _Tally, screen: _Screen, width: int)
             Text(words, style=style),
             progress.append(done),
             Text(f"{100 * trial.last['accuracy']:.2f}" if trial.last else "-"),
-            *([Text(f"{trial.last['images_per_second']:,.0f}" if trial.last else "-")] if wide else []),
+            *([Text(_speed(trial))] if wide else []),
         )
     return table
+
+
+def _speed(trial: TrialState) -> str:
+    """Of its last epoch; one that another trial trained has none."""
+    speed = trial.last and trial.last["images_per_second"]
+    return f"{speed:,.0f}" if speed else "-"
 
 
 def _phase(trial: TrialState, averaging: str) -> str:

@@ -25,7 +25,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import TrialState as OptunaState
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import Event, Kind
+from tune_swa.journal import Event, Kind, Stage
 from tune_swa.randomness import derive_seed
 from tune_swa.search.quasi import sobol_point
 from tune_swa.spec import (
@@ -60,12 +60,17 @@ class Suggestion:
     """Counts the suggestions of its kind, from 0."""
     params: Params
     source: str
-    """Where it comes from: `baseline`, `point`, or the sampler's name."""
+    """Where it comes from: `baseline`, `point`, or the sampler's name; `confirm`."""
+    stage: Stage = "search"
+    seed: int | None = None
+    """Of the training; None: the search's."""
+    name: str = ""
+    """Of the trial; by default its kind and number."""
 
     @property
     def trial(self) -> str:
         """The trial's stable name."""
-        return f"{self.kind}-{self.index:04d}"
+        return self.name or f"{self.kind}-{self.index:04d}"
 
 
 class Later(Enum):
@@ -74,7 +79,46 @@ class Later(Enum):
     HELD_BACK = "everything left waits for something"
 
 
-Accept = Callable[[Kind, Params], bool]
+Plan = tuple[Kind, Params, int | None]
+"""What a trial will be: its kind, its parameters, and its seed if that is not the search's."""
+
+Accept = Callable[[Kind, Params, int | None], bool]
+
+
+class Planner(Protocol):
+    """Says what is tried next in one stage of an experiment, and learns what becomes of it."""
+
+    def next(
+        self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
+    ) -> Suggestion | Later | None:
+        """Make the next suggestion, or return None when everything planned has been suggested.
+
+        The suggestion counts once its `suggested` event arrives at `learn`.
+
+        Args:
+            accept: says of a configuration that was fixed beforehand whether its turn has come; the
+                first one in their order that is accepted is suggested.
+            draw: whether a sampler may be asked, which commits to what it says.
+        """
+
+    def fixed(self) -> Iterator[Plan]:
+        """What was known beforehand, suggested or not."""
+
+    def fixed_left(self) -> Iterator[Plan]:
+        """What of it was not suggested yet."""
+
+    def draws_more(self) -> bool:
+        """Whether a sampler has suggestions left to make."""
+
+    def report(self, trial: str, epoch: int, value: float) -> None:
+        """Take in what a trial of the stage had at an epoch."""
+
+    def learn(self, event: Event) -> None:
+        """Take in one event of the journal, new or replayed. Only its own stage is learned from.
+
+        Raises:
+            ValueError: the event does not fit those before it.
+        """
 
 
 class _Source(Protocol):
@@ -90,7 +134,7 @@ class _Source(Protocol):
 
 
 class Proposer:
-    """Hands out an experiment's suggestions, and learns from the journal's events."""
+    """The search stage's planner: baselines, points and samplers."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._limits: dict[Kind, int] = {
@@ -107,21 +151,12 @@ class Proposer:
         self._pending: Suggestion | None = None
 
     def next(
-        self, accept: Accept = lambda kind, params: True, *, draw: bool = True
+        self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
     ) -> Suggestion | Later | None:
-        """Make the next suggestion, or return None when everything planned has been suggested.
-
-        The suggestion counts once its `suggested` event arrives at `learn`.
-
-        Args:
-            accept: says of a configuration that was fixed beforehand whether its turn has come; the
-                first one in their order that is accepted is suggested.
-            draw: whether a sampler may be asked, which commits to what it says.
-        """
         held = False
         for kind, source in self._sources.items():
             if isinstance(source, FixedSource):
-                found = source.first(lambda params, kind=kind: accept(kind, params))  # type: ignore[misc]
+                found = source.first(lambda params, kind=kind: accept(kind, params, None))  # type: ignore[misc]
                 if found is not None:
                     self._pending = Suggestion(kind, *found)
                     return self._pending
@@ -141,41 +176,32 @@ class Proposer:
             return self._pending
         return Later.HELD_BACK if held else None
 
-    def fixed(self) -> Iterator[tuple[Kind, Params]]:
-        """Configurations that were known beforehand, suggested or not."""
+    def fixed(self) -> Iterator[Plan]:
         for kind, source in self._sources.items():
             for params in source.known:
-                yield kind, params
+                yield kind, params, None
 
-    def fixed_left(self) -> Iterator[tuple[Kind, Params]]:
-        """Those of them that were not suggested yet."""
+    def fixed_left(self) -> Iterator[Plan]:
         for kind, source in self._sources.items():
             if isinstance(source, FixedSource):
                 for params in source.left.values():
-                    yield kind, params
+                    yield kind, params, None
             else:
                 for params in source.known[self._next[kind] : self._limits[kind]]:
-                    yield kind, params
+                    yield kind, params, None
 
     def draws_more(self) -> bool:
-        """Whether a sampler has suggestions left to make."""
         return any(
             not isinstance(source, FixedSource) and self._next[kind] < self._limits[kind]
             for kind, source in self._sources.items()
         )
 
     def report(self, trial: str, epoch: int, value: float) -> None:
-        """Take in what a trial of the search stage had at an epoch."""
         if trial in self._trials:
             kind, index = self._trials[trial]
             self._sources[kind].report(index, epoch, value)
 
     def learn(self, event: Event) -> None:
-        """Take in one event of the journal, new or replayed. Only the search stage is learned from.
-
-        Raises:
-            ValueError: the event does not fit those before it.
-        """
         if event["event"] == "suggested" and event["stage"] == "search":
             kind, index = event["kind"], event["index"]
             if (kind, index) in self._taken:

@@ -18,11 +18,12 @@ from optuna.exceptions import OptunaError
 from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
-from tune_swa.search.names import CHECKPOINTS, TRUNKS, state_name
-from tune_swa.search.proposer import Proposer, Suggestion
+from tune_swa.search.confirmation import ConfirmPlanner, Look, next_look
+from tune_swa.search.names import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
+from tune_swa.search.proposer import Planner, Proposer, Suggestion
 from tune_swa.search.sharing import Sharing
 from tune_swa.search.trunks import TrunkNamer
-from tune_swa.spec import Experiment, RunSettings
+from tune_swa.spec import Experiment, RunSettings, params_key
 from tune_swa.storage import FolderStore, Store
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Recorder:
         state: the fold of what the journal already holds.
         store: where the trials keep their checkpoints; default: the experiment's folder.
         namer: names trunks; default: by their settings alone.
+        confirm: whether fresh seeds follow the search.
     """
 
     def __init__(
@@ -49,13 +51,18 @@ class Recorder:
         state: ExperimentState,
         store: Store | None = None,
         namer: TrunkNamer | None = None,
+        *,
+        confirm: bool = False,
     ) -> None:
         self.experiment = experiment
         self.folder = folder
         self.store = store or FolderStore(folder)
         self.state = state
         self.journal = Journal(folder / "journal.jsonl")
-        self.proposer = Proposer(experiment)
+        self.proposer: Planner = Proposer(experiment)
+        self.look: Look | None = None
+        """What is run on fresh seeds, once that has begun."""
+        self._confirm = confirm
         self.asha = PhaseAsha(
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
@@ -68,11 +75,11 @@ class Recorder:
         self.halted: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
         self._listeners: list[Listener] = []
-        self._best: dict[str, str] = {}
+        self._best: dict[object, list[str]] = {}
+        """Trials whose last state is kept, the best first, by the group that they are compared in."""
         for trial in state.trials.values():
-            champion = state.trials.get(self._best.get(trial.kind, ""))
-            if trial.status == "completed" and (champion is None or ranking(trial) < ranking(champion)):
-                self._best[trial.kind] = trial.name
+            if trial.status == "completed":
+                self._rank(trial)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener(event, state)` after each event from now on."""
@@ -116,10 +123,13 @@ class Recorder:
                 self._end(trial, "completed", trial.last["accuracy"])
             elif trial.told_to_stop:
                 self._end(trial, "pruned", None)
+        if self._searched:  # whoever is still to come says what has to stay
+            self._go_on_with_look()
         # and finish what the kill left of the tidying: of records first, then of files without any
         if self.experiment.search.keep_checkpoints == "best":
+            kept = {name for names in self._best.values() for name in names}
             for trial in self.state.trials.values():
-                if trial.ended and trial.checkpoints and trial.name != self._best.get(trial.kind):
+                if trial.ended and trial.checkpoints and trial.name not in kept:
                     self._remove(trial, trial.checkpoints)
             for name in self.store.folders(CHECKPOINTS):
                 known = self.state.trials.get(name)
@@ -128,6 +138,62 @@ class Recorder:
         for trunk in self.state.trunks:
             self._collect(trunk)
         self.sweep()
+
+    @property
+    def _searched(self) -> bool:
+        """Whether the search stage has nothing more to do."""
+        planner = self.proposer
+        left = planner.draws_more() or any(True for _ in planner.fixed_left())
+        return not left and all(t.ended for t in self.state.trials.values() if t.stage == "search")
+
+    def _go_on_with_look(self) -> None:
+        if not self._confirm or self.look is not None:
+            return
+        look = next_look(self.experiment, self.state)
+        if look is not None and look.number == len(self.state.confirmations):
+            self._begin(look)
+
+    @property
+    def may_confirm(self) -> bool:
+        """Whether something follows when the present stage has nothing more to suggest."""
+        return self._confirm and self.look is None and not self.stopping
+
+    def next_stage(self) -> bool:
+        """Begin what follows the search, where that is wanted.
+
+        To be called when the search has nothing to suggest and nobody runs.
+
+        Returns:
+            Whether there is something to run.
+        """
+        if not self.may_confirm:
+            return False
+        look = next_look(self.experiment, self.state)
+        if look is None:
+            return False
+        if look.number > len(self.state.confirmations):
+            self.record("confirm", **look.fields())
+        if self.stopping:
+            return False
+        self._begin(look)
+        return True
+
+    def _begin(self, look: Look) -> None:
+        self.look = look
+        self.proposer = ConfirmPlanner(look, self.state)
+        if self.sharing is not None:
+            self.sharing = Sharing(
+                self.experiment, self.namer, self.state, self.proposer, self.asha, recur=False
+            )
+
+    def unfinished(self) -> list[str]:
+        """Trials of the present stage that have begun and not ended, oldest first."""
+        names = set(self.look.names) if self.look else None
+        return [
+            trial.name
+            for trial in self.state.trials.values()
+            if not trial.ended and (trial.stage == "search" if names is None else trial.name in names)
+        ]
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one event. After a write error nothing more is written and `failure` is set."""
@@ -149,12 +215,12 @@ class Recorder:
 
     def suggest(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
-        settings = settings_of(self.experiment, suggestion.kind, suggestion.params, self.experiment.seed)
+        settings = settings_of(self.experiment, suggestion.kind, suggestion.params, suggestion.seed)
         self.record(
             "suggested",
             trial=suggestion.trial,
             kind=suggestion.kind,
-            stage="search",
+            stage=suggestion.stage,
             params=suggestion.params,
             seed=settings.seed,
             source=suggestion.source,
@@ -282,6 +348,38 @@ class Recorder:
             return {"shared_from": None}
         return {"shared_from": trained[epoch][0], "train_seconds": None, "images_per_second": None}
 
+    def test(
+        self,
+        name: str,
+        *,
+        images: int,
+        shipped: dict[str, float],
+        refreshed: dict[str, float] | None,
+        predictions: bytes,
+    ) -> None:
+        """Record what a run on a fresh seed does on the test images; a repetition changes nothing.
+
+        Args:
+            name: the trial.
+            images: how many there are.
+            shipped: metrics of the model that one would ship.
+            refreshed: of a baseline with its batch-normalisation statistics refreshed.
+            predictions: file with what each model says of each image.
+        """
+        trial = self.state.trials[name]
+        if trial.tested is not None or trial.ended or self.stopping:
+            return
+        path = self.folder / PREDICTIONS / f"{name}.npz"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(predictions)
+            temporary.replace(path)
+        except OSError as error:
+            self.failure = error
+            return
+        self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
+
     def fail(self, name: str, reason: str) -> None:
         """Record that a trial has no result, and why."""
         trial = self.state.trials[name]
@@ -344,18 +442,32 @@ class Recorder:
             logger.warning("files that are not needed any more could not be removed: %s", error)
 
     def _tidy(self, trial: TrialState) -> None:
-        """Keep checkpoints of the best completed trial of each kind, remove those of the others."""
+        """Keep the last states of the best completed trials, remove those of the others."""
         if trial.status != "completed":
             self._remove(trial, trial.checkpoints)
             return
-        champion = self.state.trials.get(self._best.get(trial.kind, ""))
-        if champion is not None and ranking(champion) < ranking(trial):
-            self._remove(trial, trial.checkpoints)
-            return
-        self._best[trial.kind] = trial.name
-        self._remove(trial, trial.checkpoints[:-1])
-        if champion is not None:
-            self._remove(champion, champion.checkpoints)
+        for name in self._rank(trial):
+            self._remove(self.state.trials[name], self.state.trials[name].checkpoints)
+        if trial.checkpoints:
+            self._remove(trial, trial.checkpoints[:-1])
+
+    def _rank(self, trial: TrialState) -> list[str]:
+        """Take a completed trial in among the best; returns who is not among them any more.
+
+        Of the search, those that can become finalists and the best baseline; of each configuration on
+        fresh seeds, the best run.
+        """
+        if trial.stage == "search":
+            group: object = trial.kind
+            most = self.experiment.confirm.top if trial.kind == "swa" else 1
+        else:
+            group, most = (trial.kind, params_key(trial.params)), 1
+        best = self._best.setdefault(group, [])
+        best.append(trial.name)
+        best.sort(key=lambda name: ranking(self.state.trials[name]))
+        gone = best[most:]
+        del best[most:]
+        return gone
 
     def _remove(self, trial: TrialState, checkpoints: list[str]) -> None:
         removed = list(checkpoints)

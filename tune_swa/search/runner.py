@@ -62,6 +62,8 @@ class Request:
     storage: str | None = None
     """Folder or URI for the checkpoints; None: the experiment's folder."""
     quiet: bool = False
+    confirm: bool = True
+    """Whether fresh seeds follow the search."""
     console: Console = field(default_factory=Console)
 
     @property
@@ -129,7 +131,12 @@ def search(
         with _places(request, state) as (placement, machine):
             numerics = _common_numerics(request, placement, machine, data)
             recorder = Recorder(
-                experiment, request.folder, state, request.store, _namer(data, weights, numerics)
+                experiment,
+                request.folder,
+                state,
+                request.store,
+                _namer(data, weights, numerics),
+                confirm=request.confirm,
             )
             try:
                 if state.header is None:
@@ -255,10 +262,16 @@ def _run_trials(
     """Run what is left of the search; return whether a signal ended it."""
     experiment = request.experiment
     state = recorder.state
-    unfinished = [t.name for t in state.trials.values() if not t.ended and t.stage == "search"]
-    searcher = TrialSearcher(recorder, placement, unfinished)
+    searcher = TrialSearcher(recorder, placement)
     stop = threading.Event()
-    progress = Progress(request.console, experiment, state, slots=placement.slots, quiet=request.quiet)
+    progress = Progress(
+        request.console,
+        experiment,
+        state,
+        slots=placement.slots,
+        quiet=request.quiet,
+        confirming=recorder.look is not None,
+    )
 
     def tell(text: str) -> None:
         logger.warning("%s", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ class PhaseScheduler(FIFOScheduler):
         if message["event"] == "halted":
             self.recorder.halt(message["error"])
             return str(TrialScheduler.STOP)
+        if message["event"] == "tested":
+            del message["event"]
+            self.recorder.test(name, **{**message, "predictions": b64decode(message["predictions"])})
+            return str(TrialScheduler.CONTINUE)
         if message["event"] == "failed":
             self.recorder.fail(name, message["error"])
             return str(TrialScheduler.STOP)

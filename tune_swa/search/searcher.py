@@ -22,12 +22,12 @@ class TrialSearcher(Searcher):
     to publish waits, and others get their turn.
     """
 
-    def __init__(self, recorder: Recorder, placement: Placement, unfinished: list[str]) -> None:
+    def __init__(self, recorder: Recorder, placement: Placement) -> None:
         super().__init__()
         self.recorder = recorder
         self.placement = placement
         self.slots = placement.slots
-        self._waiting = deque(unfinished)
+        self._waiting = deque(recorder.unfinished())
         """Trials that were suggested and are not out, oldest first."""
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
@@ -47,6 +47,11 @@ class TrialSearcher(Searcher):
         if self._taken() >= self.slots:
             return None
         name = self._choose()
+        if name is None and self._live and self.recorder.may_confirm:
+            return None  # what follows depends on how they end
+        if name is None and self.recorder.next_stage():
+            self._waiting.extend(self.recorder.unfinished())
+            name = self._choose()
         if name is None:
             return str(Searcher.FINISHED)
         if name is Later.HELD_BACK:
@@ -66,6 +71,7 @@ class TrialSearcher(Searcher):
             "publish": [],
             "published": [],
             "gpus": self.placement.gpus_per_trial,
+            "test": trial.stage == "confirm",
         }
         if (sharing := self.recorder.sharing) is not None:
             known = self.recorder.state.trunks[trial.trunk].published
@@ -148,6 +154,6 @@ class TrialSearcher(Searcher):
             return True
         return sharing.ready(trial.trunk, sharing.limit(trial), self.live)
 
-    def _accept(self, kind: Kind, params: Params) -> bool:
+    def _accept(self, kind: Kind, params: Params, seed: int | None) -> bool:
         sharing = self.recorder.sharing
-        return sharing is None or sharing.ready(*sharing.place(kind, params), self.live)
+        return sharing is None or sharing.ready(*sharing.place(kind, params, seed), self.live)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from tune_swa.journal import ExperimentState, Kind, TrialState, TrunkState
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.names import epoch_of
-from tune_swa.search.proposer import Proposer
+from tune_swa.search.proposer import Planner, Proposer
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.spec import Choices, Experiment, Params, RunSettings, count_space, params_key
 
@@ -48,13 +48,13 @@ def planned_epochs(experiment: Experiment) -> int | None:
     state = ExperimentState()
     sharing = Sharing(experiment, TrunkNamer.plain(), state, everyone, asha)
     total = 0
-    for kind, params in everyone.fixed():
-        trunk, limit = sharing.place(kind, params)
+    for kind, params, seed in everyone.fixed():
+        trunk, limit = sharing.place(kind, params, seed)
         newest = sharing.newest(trunk, limit)
         begins = 0 if newest is None else newest + 1
         total += experiment.train.epochs - begins
         first_average = None if kind == "baseline" else limit
-        points = sharing.publishes(TrialState("", kind, "", {}, 0, "", 0, trunk, first_average))
+        points = sharing.publishes(TrialState("", kind, "search", {}, 0, "", 0, trunk, first_average))
         state.trunks.setdefault(trunk, TrunkState()).published.update(p for p in points if p >= begins)
     return total
 
@@ -68,6 +68,8 @@ class Sharing:
         state: the fold of the journal, which goes on.
         proposer: what is still to come.
         asha: verdicts over trunks.
+        recur: whether trunks are published wherever a run of the space could begin to average, rather
+            than where one that is known beforehand will; default: as `trunks_recur` says.
     """
 
     def __init__(
@@ -75,27 +77,29 @@ class Sharing:
         experiment: Experiment,
         namer: TrunkNamer,
         state: ExperimentState,
-        proposer: Proposer,
+        proposer: Planner,
         asha: PhaseAsha,
+        *,
+        recur: bool | None = None,
     ) -> None:
         self._experiment = experiment
         self._namer = namer
         self._state = state
         self._proposer = proposer
         self._asha = asha
-        self._places: dict[tuple[Kind, object], tuple[str, int]] = {}
-        self._recur = trunks_recur(experiment)
+        self._places: dict[tuple[Kind, object, int | None], tuple[str, int]] = {}
+        self._recur = trunks_recur(experiment) if recur is None else recur
         self._points = fork_points(experiment) if self._recur else ()
         self._fixed = {} if self._recur else self._points_of_fixed()
 
-    def place(self, kind: Kind, params: Params) -> tuple[str, int]:
+    def place(self, kind: Kind, params: Params, seed: int | None = None) -> tuple[str, int]:
         """The trunk of a configuration, and the last epoch of it that can be taken over."""
-        key = (kind, params_key(params))
+        key = (kind, params_key(params), seed)
         if key not in self._places:
             settings = (
-                self._experiment.baseline_settings(params)
+                self._experiment.baseline_settings(params, seed=seed)
                 if kind == "baseline"
-                else self._experiment.swa_settings(params)
+                else self._experiment.swa_settings(params, seed=seed)
             )
             self._places[key] = self._namer.name(settings), newest_start(self._experiment, settings)
         return self._places[key]
@@ -155,8 +159,8 @@ class Sharing:
             yield from known.published
         limits = [
             limit
-            for kind, params in self._proposer.fixed_left()
-            for name, limit in (self.place(kind, params),)
+            for kind, params, seed in self._proposer.fixed_left()
+            for name, limit in (self.place(kind, params, seed),)
             if name == trunk
         ]
         for limit in limits:
@@ -176,8 +180,8 @@ class Sharing:
         """Fork points of the trunks that several of the configurations given beforehand have."""
         users: Counter[str] = Counter()
         forks: dict[str, set[int]] = {}
-        for kind, params in self._proposer.fixed():
-            trunk, limit = self.place(kind, params)
+        for kind, params, seed in self._proposer.fixed():
+            trunk, limit = self.place(kind, params, seed)
             users[trunk] += 1
             if kind == "swa":
                 forks.setdefault(trunk, set()).add(limit)

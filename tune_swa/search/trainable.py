@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import os
 import time
 import traceback
+from base64 import b64encode
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ray import tune
 
@@ -24,7 +27,7 @@ from tune_swa.search.names import CHECKPOINTS, PAYLOAD, TRUNKS, epoch_of, state_
 from tune_swa.spec import DataSpec, RunSettings
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.allocator import keep_freed_memory
+from tune_swa.training.allocator import give_back_memory, keep_freed_memory
 from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.model import StateDict, build_model
@@ -88,6 +91,7 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
     finally:
         # the process is used again for another trial
         gc.collect()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -121,6 +125,8 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
     )
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
+        if run.done and config["test"]:
+            _report_test(run)
         own = restored.checkpoint.startswith(f"{folder}/")
         _report_epoch(run, restored.checkpoint if own else None, None if own else run.record)
     to_publish = set(config["publish"]) - published
@@ -139,6 +145,8 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         if run.done or (rhythm.due(run.epoch) and not stands):
             with rhythm.saving():
                 saved = _save(run, shared, folder)
+        if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
+            _report_test(run)
         _report_epoch(run, saved, state, taken_over=taken_over)
 
 
@@ -288,6 +296,29 @@ def _report_epoch(
         checkpoint=saved,
         published=published.as_dict() if published else None,
         taken_over=taken_over,
+    )
+
+
+def _report_test(run: Run) -> None:
+    """Report what the finished model says of the test images."""
+    shipped = run.test()
+    models = {"shipped": shipped}
+    if run.averaging is None:
+        models["refreshed"] = run.test(refresh=True)
+    arrays: dict[str, Any] = {"label": shipped.label.cpu().numpy().astype(np.int32)}
+    for name, said in models.items():
+        for what in ("predicted", "probability", "confidence", "nll", "brier"):
+            values = getattr(said, what).cpu().numpy()
+            arrays[f"{name}.{what}"] = values.astype(np.int32) if what == "predicted" else values
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    refreshed = models.get("refreshed")
+    _report(
+        event="tested",
+        images=len(shipped.label),
+        shipped=shipped.metrics(),
+        refreshed=refreshed.metrics() if refreshed else None,
+        predictions=b64encode(file.getvalue()).decode(),
     )
 
 

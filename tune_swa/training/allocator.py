@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -24,3 +25,13 @@ def keep_freed_memory() -> bool:
     malloc = ctypes.CDLL(None)
     given = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, KEPT_BYTES), (_TOP_PAD, STEP_BYTES))
     return {malloc.mallopt(parameter, value) for parameter, value in given} == {1}
+
+
+def give_back_memory() -> None:
+    """Have glibc return what it keeps, where every thread of this process keeps its own part.
+
+    A process with one part for all (`MALLOC_ARENA_MAX=1`) uses it again; others would grow with each
+    thread, up to eight parts for each core.
+    """
+    if os.environ.get("MALLOC_ARENA_MAX") != "1" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -9,13 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import RunSettings, TrainSpec
 from tune_swa.training.averaging import Averaging
-from tune_swa.training.metrics import Evaluation, NonFiniteError, evaluate
+from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate, predict
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, resolve
 from tune_swa.training.schedule import base_factor
@@ -58,7 +60,8 @@ class Run:
 
     Args:
         settings: learning rates, start of averaging, seed and the rest.
-        data: images and their division. Training and validation images are used, test images never.
+        data: images and their division. Training and validation images are used; test images by `test`
+            alone.
         numerics: device and number formats; default: decided for this machine.
         weights: starting weights from `resolve_weights`; default: random by the seed.
     """
@@ -89,6 +92,7 @@ class Run:
         channels_last = self.numerics.channels_last
         self._train = ImageBatches(data, data.train, self.device, channels_last=channels_last)
         self._val = ImageBatches(data, data.val, self.device, channels_last=channels_last)
+        self._data = data
 
     @property
     def done(self) -> bool:
@@ -209,6 +213,26 @@ class Run:
             self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
         self.averaging.update(self.model)
         self.averaging.refresh(self._batches("bn"), self.numerics.autocast())
+
+    def test(self, *, refresh: bool = False) -> Predictions:
+        """What the finished run's model says of the test images.
+
+        Args:
+            refresh: recompute a baseline's batch-normalisation statistics first, as an average's are,
+                in a copy: part of what averaging brings may come from that alone.
+
+        Raises:
+            NonFiniteError: an output is NaN or infinite.
+        """
+        model = self.shipped
+        if refresh:
+            model = copy.deepcopy(self.model)
+            with self.numerics.autocast():
+                update_bn((images for images, _ in self._batches("bn")), model)
+        test = ImageBatches(
+            self._data, self._data.test, self.device, channels_last=self.numerics.channels_last
+        )
+        return predict(model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast())
 
     def state_dict(self) -> dict[str, Any]:
         """State after the last finished epoch: tensors, numbers, strings, dicts and lists.

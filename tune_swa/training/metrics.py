@@ -30,6 +30,61 @@ class Evaluation:
     """Expected calibration error, in [0, 1]."""
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of each of N images."""
+
+    label: Tensor
+    """The image's class, [N] int64."""
+    predicted: Tensor
+    """Class of the largest output, [N] int64."""
+    probability: Tensor
+    """Of the label, [N] float32."""
+    confidence: Tensor
+    """Probability of the predicted class, [N] float32."""
+    nll: Tensor
+    """Negative log-likelihood of the label in nats, [N] float32."""
+    brier: Tensor
+    """Squared distance of the probabilities from the truth (Brier 1950), [N] float32, 0 to 2."""
+
+    @property
+    def correct(self) -> Tensor:
+        """[N] bool."""
+        return self.predicted == self.label
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the images, and the calibration error."""
+        return {
+            "accuracy": int(self.correct.sum()) / len(self.label),
+            "nll": self.nll.double().mean().item(),
+            "ece": expected_calibration_error(self.confidence, self.correct),
+            "brier": self.brier.double().mean().item(),
+        }
+
+
+def predict(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: AbstractContextManager[Any],
+) -> Predictions:
+    """What `model` says of each image; arguments and errors as of `evaluate`."""
+    logits, labels = _outputs(model, batches, autocast)
+    log_probability = torch.log_softmax(logits, dim=1)
+    log_confidence, predicted = log_probability.max(dim=1)
+    of_label = log_probability.gather(1, labels[:, None])[:, 0]
+    if not bool(torch.isfinite(of_label).all()):
+        raise NonFiniteError("the model's outputs on the test images are not finite")
+    truth = nn.functional.one_hot(labels, logits.shape[1])
+    return Predictions(
+        label=labels,
+        predicted=predicted,
+        probability=of_label.exp(),
+        confidence=log_confidence.exp(),
+        nll=-of_label,
+        brier=(log_probability.exp() - truth).square().sum(dim=1),
+    )
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -45,6 +100,15 @@ def evaluate(
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
+    return from_logits(*_outputs(model, batches, autocast))
+
+
+def _outputs(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: AbstractContextManager[Any],
+) -> tuple[Tensor, Tensor]:
+    """Logits [N, C] float32 in eval mode, and labels [N]."""
     was_training = model.training
     model.eval()
     logits, labels = [], []
@@ -55,7 +119,7 @@ def evaluate(
                 labels.append(targets)
     finally:
         model.train(was_training)
-    return from_logits(torch.cat(logits), torch.cat(labels))
+    return torch.cat(logits), torch.cat(labels)
 
 
 def from_logits(logits: Tensor, labels: Tensor) -> Evaluation:

@@ -1,0 +1,362 @@
+"""Fresh seeds: who is run again, on which seeds, in which order, and what a kill changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from driver import Driver  # type: ignore[import-not-found]
+
+import tune_swa
+from tune_swa.journal import ExperimentState, TrialState, read_events
+from tune_swa.results.comparison import best_trial
+from tune_swa.search.confirmation import Look, next_look
+from tune_swa.search.proposer import Later
+from tune_swa.search.recorder import Recorder
+from tune_swa.spec import Experiment
+
+ROOT = Path(__file__).parent.parent.parent
+SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
+
+
+def experiment(**more: Any) -> Experiment:
+    plain = {
+        "name": "x", "train": {"epochs": 8}, "space": SPACE, "search": {"sampler": "grid", "seed": 10},
+        "scheduler": {"asha": False},
+    }  # fmt: skip
+    return Experiment.model_validate({**plain, **more})
+
+
+def trial(
+    name: str, accuracy: float | None, lr: float, start: int | None = None, swa_lr: float = 1e-3
+) -> Any:
+    kind = "baseline" if start is None else "swa"
+    params: dict[str, Any] = {"lr": lr} | ({} if start is None else {"swa_start": start, "swa_lr": swa_lr})
+    record = {"epoch": 7, "accuracy": accuracy, "nll": 1.0}
+    status = "failed" if accuracy is None else "completed"
+    records = [] if accuracy is None else [record]
+    first = None if start is None else start + 1
+    return TrialState(name, kind, "search", params, 10, "grid", 0, "t", first, status, records)  # type: ignore[arg-type]
+
+
+def state(*trials: Any) -> ExperimentState:
+    return ExperimentState(trials={t.name: t for t in trials})
+
+
+SEARCHED = (
+    trial("baseline-0000", 0.80, 1e-2),
+    trial("baseline-0001", 0.70, 1e-3),
+    trial("swa-0000", 0.90, 1e-3, 1),
+    trial("swa-0001", 0.85, 1e-2, 1),
+    trial("swa-0002", 0.95, 1e-2, 4, 1e-2),
+    trial("swa-0003", None, 1e-2, 4),
+)
+
+
+# ------------------------------------------------------------------------------------- planning
+
+
+def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None:
+    look = next_look(experiment(), state(*SEARCHED))
+    assert look is not None
+    assert {arm.name: arm.roles for arm in look.arms} == {
+        "swa-0002": ("finalist",),
+        "swa-0000": ("finalist",),
+        "baseline-0000": ("baseline", "trunk"),  # the trunk of swa-0002
+        "baseline-0001": ("trunk",),
+    }
+    assert look.arms[2].params == {"lr": 1e-2}
+    assert look.seeds == (11, 12, 13, 14, 15)  # the search has 10
+    assert look.number == 1
+
+
+def test_a_trunk_that_no_baseline_has_gets_a_name() -> None:
+    found = next_look(experiment(confirm={"top": 1}), state(SEARCHED[1], *SEARCHED[2:]))
+    assert found is not None
+    assert [arm.name for arm in found.arms] == ["swa-0002", "baseline-0001", "swa-0002-trunk"]
+
+
+@pytest.mark.parametrize("trials", [(), SEARCHED[:2], SEARCHED[5:]])
+def test_without_a_finalist_there_is_nothing_to_run(trials: Any) -> None:
+    assert next_look(experiment(), state(*trials)) is None
+
+
+def test_without_a_baseline_the_finalists_trunks_are_run() -> None:
+    look = next_look(experiment(confirm={"top": 1}), state(*SEARCHED[2:]))
+    assert look is not None
+    assert [(arm.name, arm.roles) for arm in look.arms] == [
+        ("swa-0002", ("finalist",)),
+        ("swa-0002-trunk", ("trunk",)),
+    ]
+
+
+def after(look: Look, known: ExperimentState) -> ExperimentState:
+    """As the journal has it once the look has been recorded."""
+    event = {"event": "confirm", "time": 1.0, **json.loads(json.dumps(look.fields()))}
+    known.apply(event)
+    return known
+
+
+def test_a_look_that_has_begun_is_gone_on_with() -> None:
+    known = state(*SEARCHED)
+    first = next_look(experiment(), known)
+    assert first is not None
+    assert next_look(experiment(), after(first, known)) == first
+
+
+def test_more_seeds_are_a_second_look_with_the_old_ones_in_it() -> None:
+    known = state(*SEARCHED)
+    first = next_look(experiment(confirm={"seeds": 5}), known)
+    assert first is not None
+    second = next_look(experiment(confirm={"seeds": 8}), after(first, known))
+    assert second is not None
+    assert (second.number, second.seeds) == (2, (*first.seeds, 16, 17, 18))
+    assert second.arms == first.arms
+
+
+def test_after_a_longer_search_the_seeds_are_new() -> None:
+    known = state(*SEARCHED)
+    first = next_look(experiment(), known)
+    assert first is not None
+    after(first, known).trials["swa-0004"] = trial("swa-0004", 0.99, 1e-3, 4, 1e-2)
+    second = next_look(experiment(), known)
+    assert second is not None
+    assert (second.number, second.seeds) == (2, (16, 17, 18, 19, 20))
+    assert second.arms[0].name == "swa-0004"
+
+
+# -------------------------------------------------------------------------------- without training
+
+
+def run_all(driver: Driver) -> list[str]:
+    names = []
+    while (config := driver.suggest()) is not None:
+        names.append(config["trial"])
+        driver.run(config)
+    return names
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share: bool) -> None:
+    search = {"sampler": "grid", "seed": 10, "share": share}
+    driver = Driver(experiment(confirm={"top": 2, "seeds": 3}, search=search), tmp_path, 2, confirm=True)
+    names = run_all(driver)
+    found = driver.recorder.state
+    assert names[:10] == [t.name for t in found.trials.values() if t.stage == "search"]
+    # all accuracies are the same here, so the first names win
+    arms = ["baseline-0000", "swa-0000", "swa-0001"]
+    assert names[10:] == [f"{arm}-seed{seed}" for seed in (11, 12, 13) for arm in arms]
+    for seed in (11, 12, 13):
+        trained = [found.trials[f"{arm}-seed{seed}"] for arm in arms]
+        assert [t.seed for t in trained] == [seed] * 3
+        shared = [sum(r["shared_from"] is not None for r in t.records) for t in trained]
+        assert shared == ([0, 3, 3] if share else [0, 0, 0])
+        assert all(t.tested for t in trained)
+    assert driver.recorder.state.confirmations[0]["searched"] == 10
+    assert driver.states() == [[]] * len(driver.states())  # nothing is left of what was published
+
+
+def test_nothing_follows_where_nobody_wants_it(tmp_path: Path) -> None:
+    driver = Driver(experiment(), tmp_path, 2)
+    assert len(run_all(driver)) == 10
+    assert driver.recorder.state.confirmations == []
+
+
+def test_what_follows_waits_for_the_last_trials_of_the_search(tmp_path: Path) -> None:
+    driver = Driver(experiment(confirm={"seeds": 2}), tmp_path, 2, confirm=True)
+    configs = [driver.suggest()]
+    while len(driver.recorder.state.trials) < 10:
+        driver.run(configs.pop())
+        configs.append(driver.suggest())
+    last = configs.pop()
+    assert driver.suggest() is None
+    assert driver.recorder.state.confirmations == []
+    driver.run(last)
+    assert driver.suggest()["trial"] == "baseline-0000-seed11"
+
+
+def test_runs_on_fresh_seeds_are_never_stopped_early(tmp_path: Path) -> None:
+    strict = {"asha": True, "branch_rungs": [6], "trunk_rungs": [2], "reduction_factor": 2}
+    driver = Driver(experiment(scheduler=strict, confirm={"seeds": 2}), tmp_path, 1, confirm=True)
+    run_all(driver)
+    confirmed = [t for t in driver.recorder.state.trials.values() if t.stage == "confirm"]
+    assert confirmed
+    assert all(t.status == "completed" and not t.rungs for t in confirmed)
+
+
+def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
+    """After each prefix of the journal that ends between two trials of the confirm stage."""
+    spec = experiment(confirm={"top": 1, "seeds": 2})
+    driver = Driver(spec, tmp_path / "a", 1, confirm=True)
+    names = run_all(driver)
+    events = list(read_events(tmp_path / "a" / "journal.jsonl"))
+    expected = driver.recorder.state
+    for name in names[10:]:
+        end = next(i for i, e in enumerate(events) if e["event"] == "suggested" and e["trial"] == name)
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = (tmp_path / "a" / "journal.jsonl").read_text().splitlines(keepends=True)[:end]
+        (folder / "journal.jsonl").write_text("".join(lines))
+        known = ExperimentState.read(folder / "journal.jsonl")
+        again = Recorder(spec, folder, known, confirm=True)
+        again.replay(list(read_events(folder / "journal.jsonl")))
+        assert again.look is not None
+        suggestion = again.proposer.next()
+        assert suggestion not in (None, Later.HELD_BACK)
+        assert suggestion.trial == name  # type: ignore[union-attr]
+        assert known.trials.keys() == set(list(expected.trials)[: list(expected.trials).index(name)])
+
+
+# ------------------------------------------------------------------------------------ real ones
+
+TINY = """
+name: tiny
+data: {dataset: digits, image_size: 8, train_images: 60, val_fraction: 0.2, test_fraction: 0.5}
+train: {epochs: 4, batch_size: 20}
+averaging: {anneal_epochs: 1}
+space: {lr: {choice: [1e-2, 1e-3]}, swa_start: {choice: [1, 2]}, swa_lr: 1e-2}
+search: {sampler: grid, checkpoint_every: 1}
+scheduler: {asha: false}
+confirm: {top: 1, seeds: 5}
+"""
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    (folder / "space.yaml").write_text(TINY)
+    return [
+        sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
+        "--cpus", "1", "--results-dir", str(folder / "results"), *more,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str]) -> str:
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("confirmed")
+    return folder / "results" / "tiny", run(command(folder))
+
+
+def test_a_search_ends_with_a_verdict(confirmed: tuple[Path, str]) -> None:
+    folder, out = confirmed
+    results = tune_swa.load_results(folder)
+    assert results.verdict is not None
+    leading = results.verdict.leading
+    assert leading is not None
+    assert leading.seeds == (1, 2, 3, 4, 5)
+    assert f"on 5 fresh seeds and {results.verdict.images} test images." in " ".join(out.split())
+    confirm, predictions = results.confirm, results.predictions
+    assert len(confirm) == 5 * confirm.arm.nunique()
+    assert (confirm.status == "completed").all()
+    # everything that is told can be computed again from what each model said of each image
+    shipped = predictions[predictions.model == "shipped"]
+    right = (shipped.predicted == shipped.label).groupby(shipped.trial).mean()
+    assert right.to_dict() == dict(zip(confirm.trial, confirm.test_accuracy, strict=True))
+    means = confirm.groupby("arm").test_accuracy.mean()
+    tuned = results.verdict.tuned
+    assert tuned is not None
+    assert leading.crossed.interval.mean == pytest.approx(means[leading.arm.name] - means[tuned.name])
+    row = results.comparison.set_index("trial").loc[leading.arm.name]
+    assert row["delta"] == leading.crossed.interval.mean
+    assert row["verdict"] == leading.words
+    assert row["seeds"] == 5
+    baselines = confirm[confirm.kind == "baseline"]
+    assert baselines.refreshed_accuracy.notna().all()
+    assert confirm[confirm.kind == "swa"].refreshed_accuracy.isna().all()
+
+
+def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirmed: tuple[Path, str]) -> None:
+    import torch
+    import torchvision
+
+    from tune_swa import spacefile
+    from tune_swa.data.dataset import prepare
+
+    folder, _ = confirmed
+    about = json.loads((folder / "best_model.json").read_text())
+    found = tune_swa.load_results(folder)
+    chosen = best_trial(found.state)
+    assert chosen is not None
+    assert about["trial"] == chosen.name
+    means = found.confirm.groupby("arm").val_accuracy.mean()
+    arm = found.confirm.set_index("arm").loc[[means.idxmax()]]
+    own = found.trials[found.trials.trial.isin([means.idxmax(), *arm.trial])]
+    assert about["validation"]["accuracy"] == own.accuracy.max() or (means == means.max()).sum() > 1
+    model = torchvision.models.resnet18(num_classes=10)
+    model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
+    data = prepare(spacefile.load(folder / "space.yaml").data)
+    model.eval().to(memory_format=torch.channels_last)
+    for rows, expected in ((data.val, about["validation"]), (data.test, about["test"])):
+        if expected is None:  # a run of the search, which is not tested
+            continue
+        images = torch.from_numpy(np.ascontiguousarray(data.images[rows])).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            predicted = model(images).argmax(1).numpy()
+        assert (predicted == data.labels[rows]).mean() == expected["accuracy"]
+
+
+def test_killed_among_the_fresh_seeds_it_ends_the_same(confirmed: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = confirmed
+    lines = [e["event"] for e in read_events(folder / "journal.jsonl")]
+    crashing = str(ROOT / "tests/search/crashing.py")
+    for number in (lines.index("confirm") + 8, 12):  # in the first run on a fresh seed, and some later
+        program = command(tmp_path)
+        resume = ["--resume"] if (tmp_path / "results" / "tiny" / "journal.jsonl").exists() else []
+        killed = subprocess.run(
+            [program[0], crashing, f"line-after:{number}", *program[2:], *resume],
+            capture_output=True, text=True, timeout=500,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    out = run([*command(tmp_path), "--resume"])
+    assert "fresh seeds" in out
+    found = tmp_path / "results" / "tiny"
+    for name in ("confirm", "predictions", "comparison"):
+        frames = [pd.read_parquet(f / f"{name}.parquet") for f in (found, folder)]
+        pd.testing.assert_frame_equal(*frames, check_exact=True)
+    assert (found / "best_model.pt").read_bytes() == (folder / "best_model.pt").read_bytes()
+    assert sorted(p.name for p in (found / "predictions").iterdir()) == sorted(
+        f"{name}.npz" for name in tune_swa.load_results(found).confirm.trial
+    )
+
+
+def test_more_seeds_later_are_a_second_look(confirmed: tuple[Path, str], tmp_path: Path) -> None:
+    import shutil
+
+    folder, _ = confirmed
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    out = run([
+        str(Path(sys.executable).parent / "tune-swa"), "confirm", str(copy), "--seeds", "6", "--gpus", "0",
+        "--cpus", "1",
+    ])  # fmt: skip
+    assert "This is look 2 at the test images, so its level is 2.5 %" in " ".join(out.split())
+    before, found = tune_swa.load_results(folder), tune_swa.load_results(copy)
+    assert found.verdict is not None
+    assert found.verdict.alpha == pytest.approx(0.025)
+    assert len(found.confirm) == len(before.confirm) // 5 * 6
+    old = found.confirm[found.confirm.look == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before.confirm, check_exact=True)
+
+
+def test_a_folder_without_an_experiment_is_refused(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / "tune-swa"), "confirm", str(tmp_path)],
+        capture_output=True, text=True, env=os.environ,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {tmp_path}: no experiment (looked for journal.jsonl and space.yaml). Give the folder of a "
+        "search, such as results/NAME\n"
+    )
