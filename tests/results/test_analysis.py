@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from made_up import Writer, usual
 
@@ -95,10 +94,13 @@ def test_an_experiment_without_trials(tmp_path: Path) -> None:
         results.curve("swa-0")
 
 
-def test_fresh_seeds_are_read_where_there_are_some(tmp_path: Path) -> None:
+def test_without_fresh_seeds_there_is_no_verdict(tmp_path: Path) -> None:
     usual(tmp_path)
-    pd.DataFrame({"seed": [1, 2]}).to_parquet(tmp_path / "confirm.parquet")
-    assert load_results(tmp_path).confirm["seed"].tolist() == [1, 2]
+    results = load_results(tmp_path)
+    assert results.confirm.empty
+    assert results.predictions.empty
+    assert results.verdict is None
+    assert results.compare().empty
 
 
 def test_a_wrong_path_says_what_was_looked_for(tmp_path: Path) -> None:

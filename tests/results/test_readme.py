@@ -11,7 +11,14 @@ from made_up import usual
 
 import tune_swa
 from tune_swa.results.analysis import load_results
-from tune_swa.results.columns import EPOCHS, Column, comparison_columns, trials_columns
+from tune_swa.results.columns import (
+    EPOCHS,
+    PREDICTIONS,
+    Column,
+    comparison_columns,
+    confirm_columns,
+    trials_columns,
+)
 from tune_swa.results.export import export
 from tune_swa.results.provenance import metadata
 
@@ -28,6 +35,8 @@ def section(title: str) -> str:
         ("trials.parquet", trials_columns(())),
         ("epochs.parquet", EPOCHS),
         ("comparison.parquet", comparison_columns(())),
+        ("confirm.parquet", confirm_columns(())),
+        ("predictions.parquet", PREDICTIONS),
     ],
 )
 def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...]) -> None:

@@ -163,7 +163,7 @@ def test_comparison(tmp_path: Path) -> None:
     assert [r["rank"] for r in found] == [1, 2, 3, 4, None]
     assert [r["trial"] for r in found] == ["swa-0", "base-0", "swa-1", "base-1", "swa-9"]
     assert [r["best_baseline"] for r in found] == [False, True, False, False, False]
-    assert [r["seeds"] for r in found] == [1, 1, 1, 1, 0]
+    assert [r["seeds"] for r in found] == [0] * 5  # no fresh ones yet
     assert found[0]["configuration"] == "SWA_1_5e-4 lr=1e-3"
     assert {r["baseline"] for r in found} == {"baseline lr=1e-3"}
     assert {r["baseline_accuracy"] for r in found} == {0.9}
@@ -181,6 +181,8 @@ def test_a_comparison_without_a_baseline_marks_none(tmp_path: Path) -> None:
 def test_every_file_says_where_it_comes_from(tmp_path: Path) -> None:
     spec = experiment(baseline={"points": [{"lr": 1e-3}]}, data={"split_seed": 3})
     for table in build_tables(Writer(tmp_path, spec).state()):
+        if table is None:  # of fresh seeds, and there are none
+            continue
         about = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
         assert about["tune_swa.version"] == "0.1.0"
         assert about["tune_swa.experiment"] == "made-up"

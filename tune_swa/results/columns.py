@@ -129,14 +129,93 @@ _COMPARISON_TAIL = (
         "there is none.",
     ),
     Column("images", "int64", "Number of validation images behind every accuracy."),
-    Column("seeds", "int64", "Seeds the row rests on: 1 once the search completed it, 0 before."),
-    Column("mean", "float64", "Mean accuracy over fresh seeds; null: not re-run."),
-    Column("sd", "float64", "Standard deviation of the accuracy over fresh seeds; null: not re-run."),
-    Column("delta", "float64", "Mean difference to the baseline, paired by seed; null: not re-run."),
-    Column("interval_low", "float64", "Lower end of the interval of `delta`; null: not re-run."),
-    Column("interval_high", "float64", "Upper end of the interval of `delta`; null: not re-run."),
-    Column("p_value", "float64", "Of `delta` being 0; null: not re-run."),
+    Column("seeds", "int64", "Fresh seeds the following columns rest on; 0: not re-run."),
+    Column("mean", "float64", "Mean test accuracy over fresh seeds; null: not re-run."),
+    Column(
+        "sd", "float64", "Standard deviation of the test accuracy over fresh seeds; null: fewer than two."
+    ),
+    Column(
+        "delta",
+        "float64",
+        "Mean difference in test accuracy to the best baseline, paired by seed; null: not re-run, or the "
+        "baseline itself.",
+    ),
+    Column(
+        "interval_low",
+        "float64",
+        "Lower end of the interval of `delta`, for new seeds and new images; null where `delta` is.",
+    ),
+    Column("interval_high", "float64", "Upper end of the interval of `delta`; null where `delta` is."),
+    Column(
+        "p_value",
+        "float64",
+        "Of `delta` being 0, two-sided, by Holm's method over the finalists; null where `delta` is.",
+    ),
+    Column(
+        "verdict",
+        "string",
+        "`better`, `worse`, `not distinguishable` or `too few seeds`; null where `delta` is.",
+    ),
 )
+
+
+_CONFIRM_HEAD = (
+    Column("trial", "string", "Name of the run: that of its configuration and its seed."),
+    Column("configuration", "string", "The configuration in words."),
+    Column("arm", "string", "Trial of the search that put the configuration forward; `-trunk`: without SWA."),
+    Column("kind", "string", "`baseline` or `swa`."),
+    Column(
+        "roles",
+        "string",
+        "`finalist`, `baseline` (the best one of the search) and `trunk` (a finalist's settings without "
+        "SWA), joined by `+`.",
+    ),
+    Column("seed", "int64", "Training seed; every arm is run on the same ones."),
+    Column("look", "int64", "Look at the test images that first asked for the seed, from 1."),
+)
+_METRICS = (
+    ("accuracy", "Fraction of test images right, 0 to 1"),
+    ("nll", "Negative log-likelihood per test image, nats"),
+    ("ece", "Expected calibration error on the test images, 0 to 1"),
+    ("brier", "Brier score on the test images, 0 to 2"),
+)
+_CONFIRM_TAIL = (
+    Column("status", "string", "As in trials.parquet."),
+    Column("images", "int64", "Number of test images; null until tested."),
+    Column("val_accuracy", "float64", "Fraction of validation images right at the last epoch, 0 to 1."),
+    *(Column(f"test_{name}", "float64", f"{meaning}; null until tested.") for name, meaning in _METRICS),
+    *(
+        Column(
+            f"refreshed_{name}",
+            "float64",
+            f"{meaning}, of a baseline whose batch-normalisation statistics were refreshed as an average's "
+            "are; null for SWA.",
+        )
+        for name, meaning in _METRICS
+    ),
+)
+
+PREDICTIONS = (
+    Column("trial", "string", "Name of the run on a fresh seed."),
+    Column(
+        "model",
+        "string",
+        "`shipped`, or `refreshed`: a baseline with refreshed batch-normalisation statistics.",
+    ),
+    Column("image", "int64", "Number of the test image, from 0, the same for all runs."),
+    Column("label", "int64", "Its class, by number."),
+    Column("predicted", "int64", "Class that the model gives it."),
+    Column("probability", "float64", "Probability of its class, 0 to 1."),
+    Column("confidence", "float64", "Probability of the predicted class, 0 to 1."),
+    Column("nll", "float64", "Negative log-likelihood of its class, nats."),
+    Column("brier", "float64", "Squared distance of the probabilities from the truth, 0 to 2."),
+)
+"""Columns of predictions.parquet: one row for each image and model of each run on a fresh seed."""
+
+
+def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
+    """Columns of confirm.parquet: one row for each run on a fresh seed."""
+    return (*_CONFIRM_HEAD, *parameter_columns(parameters), *_CONFIRM_TAIL)
 
 
 def parameter_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:

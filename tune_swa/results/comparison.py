@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.journal import DamagedError, ExperimentState, TrialState, ranking
+from tune_swa.journal import DamagedError, ExperimentState, TrialState, params_of, ranking
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
     Experiment,
@@ -76,12 +76,39 @@ def is_completed(trial: TrialState) -> bool:
 
 
 def best_trial(state: ExperimentState) -> TrialState | None:
-    """The finally chosen trial: the best completed one of the search, baselines included, or None.
+    """The trial whose model is handed over, or None without a completed one.
 
-    Best is the highest validation accuracy at the last epoch (not the best over the epochs, which
-    would be a second selection), then the lowest nll, then the first name.
+    With fresh seeds, the configuration with the highest mean validation accuracy over them, baselines
+    included, and of its runs the one with the highest validation accuracy: test images choose nothing.
+    Without, the best completed trial of the search. Best is the highest validation accuracy at the
+    last epoch (not the best over the epochs, which would be a second selection), then the lowest nll,
+    then the first name.
     """
-    return _best(t for t in state.trials.values() if t.stage == "search")
+    return _best_confirmed(state) or _best(t for t in state.trials.values() if t.stage == "search")
+
+
+def _best_confirmed(state: ExperimentState) -> TrialState | None:
+    """None as long as a run of the last look is missing, or the search has gone on since."""
+    searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
+    if not state.confirmations or state.confirmations[-1]["searched"] != searched:
+        return None
+    look = state.confirmations[-1]
+    means = []
+    for arm in look["arms"]:
+        found = [state.trials.get(f"{arm['name']}-seed{seed}") for seed in look["seeds"]]
+        runs = [t for t in found if t is not None]
+        if len(runs) < len(found) or not all(t.ended for t in runs):
+            return None
+        if runs and all(is_completed(t) for t in runs):
+            key = (arm["kind"], params_key(params_of(arm)))
+            accuracy = sum(t.records[-1]["accuracy"] for t in runs) / len(runs)
+            nll = sum(ranking(t)[1] for t in runs) / len(runs)
+            means.append((-accuracy, nll, arm["name"], key))
+    if not means:
+        return None
+    chosen = min(means)[3]
+    same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == chosen]
+    return _best(t for t in same if t.checkpoints)
 
 
 def compare(state: ExperimentState) -> Comparison:

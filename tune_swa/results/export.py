@@ -19,17 +19,18 @@ Writer = Callable[[BinaryIO], None]
 
 
 def export(state: ExperimentState, folder: Path) -> None:
-    """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`.
+    """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`, and confirm.parquet and
+    predictions.parquet once fresh seeds are planned.
 
-    All three are complete on the disk before the first one takes its name, so a full disk or a kill
+    All are complete on the disk before the first one takes its name, so a full disk or a kill
     while writing leaves the old ones as they were.
 
     Raises:
         RequestError: the journal is empty.
         OSError: the disk refused.
     """
-    tables = build_tables(state)
-    _write_all({folder / f"{stem}.parquet": _parquet(table) for stem, table in tables._asdict().items()})
+    tables = build_tables(state, folder)._asdict()
+    _write_all({folder / f"{stem}.parquet": _parquet(t) for stem, t in tables.items() if t is not None})
 
 
 def write_space(experiment: Experiment, path: Path) -> None:
@@ -41,6 +42,15 @@ def write_space(experiment: Experiment, path: Path) -> None:
     spec = experiment.model_dump(mode="json", by_alias=True)
     text = yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     _write_all({path: lambda file: _write_bytes(file, text.encode())})
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file under its name, or none.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    _write_all({path: lambda file: _write_bytes(file, data)})
 
 
 # --------------------------------------------------------------------------------------- writing

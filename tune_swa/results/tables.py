@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from tune_swa.journal import DamagedError, ExperimentState, TrialState
-from tune_swa.results.columns import EPOCHS, Column, comparison_columns, parameter_columns, trials_columns
+from tune_swa.results.columns import (
+    EPOCHS,
+    PREDICTIONS,
+    Column,
+    comparison_columns,
+    confirm_columns,
+    parameter_columns,
+    trials_columns,
+)
 from tune_swa.results.comparison import Comparison, Entry, compare
+from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import metadata
+from tune_swa.results.verdict import Arm, Contrast, Verdict, weigh
 from tune_swa.spec import Parameter, format_value
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
 
 
 class Tables(NamedTuple):
-    """The three tables of an experiment; `_fields` are the stems of their files."""
+    """The tables of an experiment; `_fields` are the stems of their files."""
 
     trials: pa.Table
     epochs: pa.Table
     comparison: pa.Table
+    confirm: pa.Table | None
+    """None: no fresh seed was planned."""
+    predictions: pa.Table | None
 
 
-def build_tables(state: ExperimentState) -> Tables:
+def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     """Tables of everything the journal says so far, an experiment without trials included.
+
+    Args:
+        state: the fold of the journal.
+        folder: the experiment's folder, which has the predictions on the test images; None: without them.
 
     Columns and types depend on the space alone, never on the values that have come in; the schema's
     metadata say where they come from (`tune_swa.results.provenance`).
@@ -37,12 +56,19 @@ def build_tables(state: ExperimentState) -> Tables:
     parameters = compared.experiment.parameters
     about = metadata(state)
     trials = [_trial_row(entry, parameters) for entry in compared.trials]
-    comparison = _comparison_rows(compared, parameters)
+    said = {} if folder is None else read_predictions(state, folder)
+    found = weigh(state, {n: v[SHIPPED] for n, v in said.items()}) if state.confirmations else None
+    comparison = _comparison_rows(compared, parameters, found)
+    looks = state.confirmations
     try:
         return Tables(
             trials=_from_rows(trials_columns(parameters), trials, about),
             epochs=_from_columns(EPOCHS, _epochs(list(state.trials.values())), about),
             comparison=_from_rows(comparison_columns(parameters), comparison, about),
+            confirm=_from_rows(confirm_columns(parameters), _confirm_rows(compared, state), about)
+            if looks
+            else None,
+            predictions=_from_columns(PREDICTIONS, _predictions(said), about) if looks else None,
         )
     except DamagedError as error:
         raise state.damaged(error) from None
@@ -56,14 +82,12 @@ def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
     return pa.schema(fields, metadata=dict(about))
 
 
-def _from_columns(
-    columns: Sequence[Column], values: Mapping[str, list[Any]], about: Mapping[str, str]
-) -> pa.Table:
+def _from_columns(columns: Sequence[Column], values: Mapping[str, Any], about: Mapping[str, str]) -> pa.Table:
     arrays = [_array(column, values[column.name]) for column in columns]
     return pa.Table.from_arrays(arrays, schema=schema(columns, about))
 
 
-def _array(column: Column, values: list[Any]) -> pa.Array:
+def _array(column: Column, values: Any) -> pa.Array:
     try:
         return pa.array(values, type=pa.type_for_alias(column.type))
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
@@ -114,8 +138,12 @@ def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
     }
 
 
-def _comparison_rows(compared: Comparison, parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
+def _comparison_rows(
+    compared: Comparison, parameters: Sequence[Parameter], found: Verdict | None
+) -> list[dict[str, Any]]:
     baseline = compared.baseline
+    fresh = {arm.name: arm for arm in found.arms} if found else {}
+    against = {c.arm.name: c for c in found.against_baseline} if found else {}
     return [
         {
             "rank": rank + 1 if entry.completed else None,
@@ -133,12 +161,84 @@ def _comparison_rows(compared: Comparison, parameters: Sequence[Parameter]) -> l
             "delta_vs_baseline": entry.delta_vs_baseline,
             "delta_vs_same_lr": entry.delta_vs_same_lr,
             "images": compared.images,
-            "seeds": int(entry.completed),
-            # one seed has neither a spread nor an interval
-            **dict.fromkeys(("mean", "sd", "delta", "interval_low", "interval_high", "p_value")),
+            **_fresh(fresh.get(entry.trial.name), against.get(entry.trial.name)),
         }
         for rank, entry in enumerate((*compared.ranked, *compared.unfinished))
     ]
+
+
+def _fresh(arm: Arm | None, found: Contrast | None) -> dict[str, Any]:
+    """What the runs on fresh seeds say of a configuration."""
+    test = arm.test if arm else []
+    at = found.crossed.interval if found else None
+    return {
+        "seeds": len(test),
+        "mean": float(np.mean(test)) if test else None,
+        "sd": float(np.std(test, ddof=1)) if len(test) > 1 else None,
+        "delta": at.mean if at else None,
+        "interval_low": at.low if at else None,
+        "interval_high": at.high if at else None,
+        "p_value": found.p_value if found else None,
+        "verdict": found.words if found else None,
+    }
+
+
+def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str, Any]]:
+    arms: dict[str, tuple[dict[str, Any], int]] = {}
+    for event in state.confirmations:
+        for planned in event["arms"]:
+            for seed in event["seeds"]:
+                name = f"{planned['name']}-seed{seed}"
+                arms[name] = planned, arms[name][1] if name in arms else event["look"]
+    rows = []
+    for entry in compared.trials:
+        trial = entry.trial
+        if trial.stage != "confirm":
+            continue
+        if trial.name not in arms:
+            raise DamagedError(f"{trial.name} was never planned")
+        arm, look = arms[trial.name]
+        tested = trial.tested or {}
+        metrics = {"test": tested.get("shipped") or {}, "refreshed": tested.get("refreshed") or {}}
+        rows.append(
+            {
+                "trial": trial.name,
+                "configuration": entry.label,
+                "arm": arm["name"],
+                "kind": trial.kind,
+                "roles": "+".join(arm["roles"]),
+                "seed": trial.seed,
+                "look": look,
+                **_parameters(entry, compared.experiment.parameters),
+                "status": trial.status,
+                "images": tested.get("images"),
+                "val_accuracy": entry.accuracy if entry.completed else None,
+                **{
+                    f"{of}_{name}": values.get(name)
+                    for of, values in metrics.items()
+                    for name in ("accuracy", "nll", "ece", "brier")
+                },
+            }
+        )
+    return rows
+
+
+def _predictions(said: Mapping[str, Mapping[str, Said]]) -> dict[str, Any]:
+    """Columns as arrays: there can be hundreds of thousands of rows."""
+    each = [(trial, model, s) for trial, models in said.items() for model, s in models.items()]
+
+    def joined(values: list[Any]) -> Any:
+        return np.concatenate(values) if values else []
+
+    return {
+        "trial": [trial for trial, _, s in each for _ in s.label],
+        "model": [model for _, model, s in each for _ in s.label],
+        "image": joined([np.arange(len(s.label)) for _, _, s in each]),
+        **{
+            name: joined([getattr(s, name) for _, _, s in each])
+            for name in ("label", "predicted", "probability", "confidence", "nll", "brier")
+        },
+    }
 
 
 def _parameters(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
