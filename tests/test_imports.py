@@ -26,7 +26,7 @@ ALLOWED = {
     "cli": BASE
     | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"},
 }
-HEAVY = {"ray": {"search"}, "optuna": {"search"}, "torch": {"data", "training", "search"}}
+HEAVY = {"ray": {"search"}, "optuna": {"search", "results"}, "torch": {"data", "training", "search"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

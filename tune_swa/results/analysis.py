@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
+from tune_swa.results.comparison import compare
 from tune_swa.results.provenance import experiment_of
 from tune_swa.results.tables import build_tables
+from tune_swa.results.verdict import Verdict, verdict
 from tune_swa.spec import Experiment
 
 JOURNAL = "journal.jsonl"
@@ -23,6 +28,11 @@ LEADERBOARD = (
     "rank", "configuration", "trial", "kind", "accuracy", "delta_vs_baseline", "delta_vs_same_lr", "nll",
 )  # fmt: skip
 """Columns of `Results.leaderboard`, all of comparison.parquet."""
+
+COMPARED = (
+    "configuration", "against", "seeds", "delta", "interval_low", "interval_high", "p_value", "verdict",
+)  # fmt: skip
+"""Columns of `Results.compare`."""
 
 # pandas would turn whole numbers into floats as soon as one is missing (swa_start of a baseline)
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -43,6 +53,15 @@ class Results:
     """One row for each configuration, best first."""
     confirm: pd.DataFrame
     """Runs on fresh seeds; empty where there were none."""
+    predictions: pd.DataFrame
+    """What each of them says of each test image."""
+    state: ExperimentState = field(repr=False)
+    """The fold of the journal."""
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What the runs on fresh seeds say; None where there were none."""
+        return verdict(self.state, self.folder)
 
     def leaderboard(self, n: int = 10) -> pd.DataFrame:
         """The `n` best completed configurations with their distance from the baseline, best first."""
@@ -50,6 +69,67 @@ class Results:
             raise RequestError(f"leaderboard({n}): expected a number of rows, 1 or more")
         completed = self.comparison[self.comparison["rank"].notna()]
         return completed.loc[:, list(LEADERBOARD)].head(n).set_index("rank")
+
+    def compare(self) -> pd.DataFrame:
+        """What the fresh seeds say: one row for each pair of configurations that is compared, the
+        finalists against the best baseline first, then against their own settings without SWA.
+        Differences are in test accuracy (0.01 is one point); the interval is for new seeds and new
+        images. Empty without fresh seeds.
+        """
+        found = self.verdict
+        contrasts = (*found.against_baseline, *found.against_trunk) if found else ()
+        rows = [
+            {
+                "configuration": c.arm.label,
+                "against": c.against.label,
+                "seeds": len(c.seeds),
+                "delta": c.crossed.interval.mean,
+                "interval_low": c.crossed.interval.low,
+                "interval_high": c.crossed.interval.high,
+                "p_value": c.p_value,
+                "verdict": c.words,
+            }
+            for c in contrasts
+        ]
+        return pd.DataFrame(rows, columns=list(COMPARED))
+
+    def gain(self) -> pd.DataFrame:
+        """What averaging adds to the live model of the same trial, on the validation images: one
+        column for each SWA trial, one row for each epoch that has an average (0.01 is one point)."""
+        averaged = self.epochs[self.epochs["phase"] == "branch"]
+        gains = averaged.assign(gain=averaged["accuracy"] - averaged["live_accuracy"])
+        return gains.pivot_table(index="epoch", columns="trial", values="gain")
+
+    def importance(self) -> dict[str, float]:
+        """Share of the accuracy's variance that each searched setting explains (fANOVA by optuna,
+        which this imports), the largest first.
+
+        Raises:
+            RequestError: there are too few completed trials to tell.
+        """
+        from tune_swa.results.importance import importance
+
+        values, why = importance(compare(self.state))
+        if values is None:
+            raise RequestError(f"{self.folder}: {why}")
+        return values
+
+    def best_model(self) -> Any:
+        """The model that the search hands over, in eval mode (imports torch and torchvision).
+
+        `best_model.json` beside it says what images it expects.
+
+        Raises:
+            RequestError: there is none yet.
+        """
+        path, about = self.folder / "best_model.pt", self.folder / "best_model.json"
+        if not path.is_file() or not about.is_file():
+            raise RequestError(f"{path}: is not there yet; it is written when the search ends")
+        load = importlib.import_module("torch").load
+        models = importlib.import_module("torchvision.models")
+        model = models.resnet18(num_classes=json.loads(about.read_text(encoding="utf-8"))["num_classes"])
+        model.load_state_dict(load(path, map_location="cpu", weights_only=True))
+        return model.eval()
 
     def curve(self, trial: str) -> pd.DataFrame:
         """Every epoch of one trial, by epoch; empty while it has reported none.
@@ -63,6 +143,43 @@ class Results:
             hint = f"Did you mean {close[0]}?" if close else f"It has {_listed(names)}"
             raise RequestError(f"{self.folder}: no trial {trial!r}. {hint}")
         return self.epochs[self.epochs["trial"] == trial].drop(columns="trial").set_index("epoch")
+
+
+def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """Experiments in one table: the best configuration of each kind, and what fresh seeds say.
+
+    Accuracies are on each experiment's own images: compare rows where `data` (the beginning of the
+    fingerprint of images and division) is the same.
+
+    Raises:
+        RequestError: one of them cannot be read.
+    """
+    rows = []
+    for path in paths:
+        results = load_results(path)
+        compared = compare(results.state)
+        swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
+        leading = found.leading if found else None
+        at = leading.crossed.interval if leading else None
+        header = results.state.header or {}
+        rows.append(
+            {
+                "experiment": str(results.folder),
+                "data": header["data"]["fingerprint"][:8],
+                "trials": len(results.trials),
+                "best_swa": swa.label if swa else None,
+                "swa_accuracy": swa.accuracy if swa else None,
+                "best_baseline": baseline.label if baseline else None,
+                "baseline_accuracy": baseline.accuracy if baseline else None,
+                "finalist": leading.arm.label if leading else None,
+                "seeds": len(leading.seeds) if leading else 0,
+                "delta": at.mean if at else None,
+                "interval_low": at.low if at else None,
+                "interval_high": at.high if at else None,
+                "verdict": leading.words if leading else None,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:
@@ -80,25 +197,17 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     state = ExperimentState.read(journal)
     if state.header is None:
         raise RequestError(f"{journal}: holds no experiment yet; wait until the search has started")
-    tables = build_tables(state)
+    tables = build_tables(state, journal.parent)
     return Results(
         folder=journal.parent,
         experiment=experiment_of(state),
         trials=_frame(tables.trials),
         epochs=_frame(tables.epochs),
         comparison=_frame(tables.comparison),
-        confirm=_confirm(journal.parent / "confirm.parquet"),
+        confirm=pd.DataFrame() if tables.confirm is None else _frame(tables.confirm),
+        predictions=pd.DataFrame() if tables.predictions is None else _frame(tables.predictions),
+        state=state,
     )
-
-
-def _confirm(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame()
-    try:
-        return _frame(pq.read_table(path))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise RequestError(f"{path}: cannot be read ({reason}). Move it away to see the rest") from None
 
 
 def _journal(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -49,6 +51,43 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     for rank, entry in shown:
         _add_row(table, rank, entry, compared)
     return table
+
+
+def side_by_side_table(frame: Any) -> Table:
+    """Experiments one below the other.
+
+    Args:
+        frame: of `tune_swa.results.analysis.side_by_side`.
+    """
+    same = frame["data"].nunique() == 1
+    caption = "accuracies in %, differences in points" + ("" if same else "; the images are not the same")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=caption, caption_justify="left"
+    )
+    for heading in ("experiment", "best SWA", "best baseline"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("fresh\nseeds", "difference on test images"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    for row in frame.to_dict("records"):
+        difference = Text(_NONE)
+        if row["seeds"]:
+            difference = points(row["delta"]).append(
+                f" ({100 * row['interval_low']:+.2f} to {100 * row['interval_high']:+.2f})", style="default"
+            )
+        table.add_row(
+            Text(row["experiment"]),
+            _best(row["best_swa"], row["swa_accuracy"]),
+            _best(row["best_baseline"], row["baseline_accuracy"]),
+            Text(str(row["seeds"])),
+            difference,
+            Text(row["verdict"] or _NONE),
+        )
+    return table
+
+
+def _best(name: str | None, accuracy: float | None) -> Text:
+    return Text(_NONE) if name is None or accuracy is None else Text(f"{name}, {100 * accuracy:.2f}")
 
 
 def points(difference: float | None) -> Text:
