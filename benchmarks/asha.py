@@ -60,7 +60,7 @@ def record(seeds: int) -> None:
             (Path(folder) / "space.yaml").write_text(json.dumps(spec))
             subprocess.run(
                 [sys.executable, str(ROOT / "run_search.py"), "--space", f"{folder}/space.yaml",
-                 "--gpus", "0", "--results-dir", folder, "--quiet"],
+                 "--gpus", "0", "--results-dir", folder, "--quiet", "--no-confirm"],
                 check=True, stdout=subprocess.DEVNULL, cwd=ROOT,
             )  # fmt: skip
             trials = pd.read_parquet(f"{folder}/curves/trials.parquet")

@@ -57,7 +57,7 @@ def ours(space: dict[str, Any], cpus: int) -> tuple[float, Path, float]:
     began, begun = time.time(), time.perf_counter()
     subprocess.run(
         [sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
-         "--cpus", str(cpus), "--results-dir", str(folder), "--quiet"],
+         "--cpus", str(cpus), "--results-dir", str(folder), "--quiet", "--no-confirm"],
         check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return time.perf_counter() - begun, folder / "speed", began

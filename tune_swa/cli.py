@@ -18,6 +18,8 @@ from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaErro
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tune_swa.journal import ExperimentState
+    from tune_swa.results.report import Thumbnail
     from tune_swa.spec import Experiment
 
 
@@ -93,6 +95,29 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         search.prog = program
     _add_search_options(search)
     search.set_defaults(command=_search)
+    confirm = commands.add_parser(
+        "confirm",
+        help="run the finalists of a search on fresh seeds, or on more of them",
+        description="Run the finalists of a search on fresh seeds, and say whether SWA is better there. "
+        "More seeds than before are a further look at the test images: the level is halved for it.",
+    )
+    _add_confirm_options(confirm)
+    confirm.set_defaults(command=_confirm)
+    compare = commands.add_parser(
+        "compare",
+        help="put experiments side by side",
+        description="The best configurations of several experiments, and what their fresh seeds say.",
+    )
+    compare.add_argument("folders", type=Path, nargs="+", metavar="RESULTS_DIR/NAME")
+    compare.set_defaults(command=_compare)
+    report = commands.add_parser(
+        "report",
+        help="write the report of a search again",
+        description="Write report.html of a search that has finished, is running, or was killed.",
+    )
+    report.add_argument("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    report.add_argument("--data-dir", type=Path, metavar="DIR", help="where the images are, to show some")
+    report.set_defaults(command=_report)
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of space files",
@@ -127,8 +152,22 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any setting by its dotted path; the value is YAML; can be repeated",
     )
+    add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
     add("--dry-run", action="store_true", help="print the plan; train nothing")
     add("--quiet", action="store_true", help="print nothing but the result and errors")
+
+
+def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add("--seeds", metavar="N", help="fresh seeds in all; default: as in its space file")
+    add("--top", metavar="N", help="number of finalists; default: as in its space file")
+    add("--gpus", type=int, metavar="N", help="as in `tune-swa search`, like all that follow")
+    add("--cpus", type=int, metavar="N")
+    add("--data-dir", type=Path, metavar="DIR")
+    add("--address", metavar="ADDR")
+    add("--storage", metavar="URI")
+    add("--quiet", action="store_true")
 
 
 def load_experiment(options: argparse.Namespace) -> Experiment:
@@ -149,10 +188,37 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
     return spacefile.load(options.space, options.set, given)
 
 
+def _confirm(options: argparse.Namespace) -> int:
+    """Go on with an experiment: what is left of its search, if anything is, and fresh seeds."""
+    from tune_swa import spacefile
+
+    folder: Path = options.folder
+    space = folder / "space.yaml"
+    if not (folder / "journal.jsonl").is_file() or not space.is_file():
+        raise RequestError(
+            f"{folder}: no experiment (looked for journal.jsonl and space.yaml). Give the folder of a "
+            "search, such as results/NAME"
+        )
+    keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
+    given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
+    experiment = spacefile.load(space, [], given)
+    if experiment.name != folder.resolve().name:
+        raise RequestError(
+            f"{folder}: its space.yaml is of an experiment named {experiment.name}. Give the folder its name "
+            "back"
+        )
+    options.results_dir = folder.resolve().parent
+    options.resume, options.no_confirm, options.dry_run = True, False, False
+    return _run_experiment(options, experiment)
+
+
 def _search(options: argparse.Namespace) -> int:
+    return _run_experiment(options, load_experiment(options))
+
+
+def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     from rich.console import Console
 
-    experiment = load_experiment(options)
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = Console(highlight=False)
     if options.dry_run:
@@ -161,9 +227,18 @@ def _search(options: argparse.Namespace) -> int:
 
         with some_machine(options.address) as machine:
             plan = make_plan(
-                experiment, options.data_dir, machine=machine, gpus=options.gpus, cpus=options.cpus
+                experiment,
+                options.data_dir,
+                machine=machine,
+                gpus=options.gpus,
+                cpus=options.cpus,
+                confirm=not options.no_confirm,
             )
         print_plan(console, plan)
+        if not options.no_confirm:
+            from tune_swa.results.verdict import outlook
+
+            console.print(outlook(experiment), markup=False)
         return 0
     if options.supervised:
         ended = supervisor.split()
@@ -172,7 +247,8 @@ def _search(options: argparse.Namespace) -> int:
     supervisor.interrupt_once()  # until the search has handlers of its own
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.results.comparison import best_trial
-        from tune_swa.results.export import export, write_space
+        from tune_swa.results.export import write_space
+        from tune_swa.results.pages import Writer
         from tune_swa.search.runner import Request, search
 
     request = Request(
@@ -185,9 +261,16 @@ def _search(options: argparse.Namespace) -> int:
         address=options.address,
         storage=options.storage,
         quiet=options.quiet,
+        confirm=not options.no_confirm,
         console=console,
     )
-    outcome = search(request, export, write_space, best_trial)
+
+    def write_page(state: ExperimentState, folder: Path) -> None:
+        from tune_swa.results.report import write_report
+
+        write_report(state, folder, _thumbnails(experiment, request.images_dir))
+
+    outcome = search(request, Writer(write_page), write_space, best_trial)
     _print_result(console, outcome.folder)
     return 0
 
@@ -215,16 +298,24 @@ def _print_result(console: Console, folder: Path) -> None:
     from tune_swa.journal import ExperimentState
     from tune_swa.results.render import comparison_table
     from tune_swa.results.summary import summary_text
+    from tune_swa.results.verdict import verdict, verdict_text
 
     state = ExperimentState.read(folder / "journal.jsonl")
     console.print(comparison_table(state))
     console.print(summary_text(state), markup=False)
+    found = verdict(state, folder)
+    if found is not None:
+        console.print()
+        console.print(verdict_text(found), markup=False)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f"\nFiles in {shown}/", markup=False)
     for name, what in (
+        ("report.html", "all of this on one page: open it in a browser"),
         ("trials.parquet", "one row per trial"),
         ("epochs.parquet", "one row per trial and epoch"),
         ("comparison.parquet", "every configuration against the baseline"),
+        ("confirm.parquet", "one row per run on a fresh seed, with what it does on the test images"),
+        ("predictions.parquet", "one row per test image and run on a fresh seed"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),
         ("best_model.json", "what one needs to know to use them"),
         ("space.yaml", "the space as it was searched"),
@@ -232,7 +323,62 @@ def _print_result(console: Console, folder: Path) -> None:
         ("search.log", "images skipped or converted, and what went wrong on the way"),
     ):
         if (folder / name).exists():
-            console.print(f"  {name:<20} {what}", markup=False, soft_wrap=True)
+            console.print(f"  {name:<21} {what}", markup=False, soft_wrap=True)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tune_swa.results.analysis import side_by_side
+    from tune_swa.results.render import side_by_side_table
+
+    Console(highlight=False).print(side_by_side_table(side_by_side(options.folders)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tune_swa.journal import ExperimentState
+    from tune_swa.results.provenance import experiment_of
+    from tune_swa.results.report import write_report
+
+    journal: Path = options.folder / "journal.jsonl"
+    if not journal.is_file():
+        raise RequestError(
+            f"{options.folder}: no experiment (looked for journal.jsonl). Give the folder of a search, such "
+            "as results/NAME"
+        )
+    state = ExperimentState.read(journal)
+    try:
+        path = write_report(state, options.folder, _thumbnails(experiment_of(state), options.data_dir))
+    except OSError as error:
+        raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
+    print(path)
+    return 0
+
+
+def _thumbnails(experiment: Experiment, data_dir: Path | None) -> Thumbnail | None:
+    """Test images as small pictures; None where they are not at hand."""
+    from tune_swa.data.dataset import prepare
+
+    try:
+        data = prepare(experiment.data, data_dir)
+    except RequestError:
+        return None
+
+    def thumbnail(number: int) -> tuple[bytes, str] | None:
+        import io
+
+        from PIL import Image
+
+        if number >= len(data.test):
+            return None
+        image = Image.fromarray(data.images[data.test[number]])
+        image.thumbnail((96, 96))
+        file = io.BytesIO()
+        image.save(file, "png")
+        return file.getvalue(), f"test image {number}"
+
+    return thumbnail
 
 
 def _schema(options: argparse.Namespace) -> int:
@@ -254,7 +400,7 @@ def how_to_go_on(options: argparse.Namespace) -> str:
 def continue_command(options: argparse.Namespace) -> str:
     """The command line that goes on with an interrupted search."""
     words = [*_program(options), *options.given[1:]]
-    if "--resume" not in words:
+    if "--resume" not in words and options.command is _search:
         words.append("--resume")
     return shlex.join(words)
 

@@ -34,7 +34,7 @@ def command(results: Path, trials: int, *program: str) -> list[str]:
     """The command line, with --resume where there is something to go on with, as a user would."""
     given = [
         "--space", str(results.parent / "space.yaml"), "--gpus", "0", "--cpus", "1",
-        "--trials", str(trials), "--results-dir", str(results),
+        "--trials", str(trials), "--results-dir", str(results), "--no-confirm",
     ]  # fmt: skip
     resume = ["--resume"] if journal_of(results).exists() else []
     return [sys.executable, *(program or (str(ROOT / "run_search.py"),)), *given, *resume]

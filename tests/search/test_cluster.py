@@ -63,7 +63,15 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(space: Path, results: Path, *more: str) -> list[str]:
-    program = [sys.executable, str(ROOT / "run_search.py"), "--space", str(space), "--gpus", "0"]
+    program = [
+        sys.executable,
+        str(ROOT / "run_search.py"),
+        "--space",
+        str(space),
+        "--gpus",
+        "0",
+        "--no-confirm",
+    ]
     return [*program, "--results-dir", str(results), *more]
 
 

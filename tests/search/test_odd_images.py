@@ -43,6 +43,7 @@ def search(photos: Path, folder: Path, *more: str) -> subprocess.CompletedProces
         "0",
         "--cpus",
         "1",
+        "--no-confirm",
     ]
     return subprocess.run(
         [*program, "--data-dir", str(photos), *more], cwd=folder, capture_output=True, text=True, timeout=300

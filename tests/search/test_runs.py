@@ -32,6 +32,7 @@ TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 SMALL = [
     "--set", "train.epochs=6", "--set", "data.image_size=16", "--set", "data.train_images=100",
     "--set", "space.swa_start={int: [1, 4]}", "--set", "points=[]", "--gpus", "0",
+    "--no-confirm",
     "--set", "scheduler={grace_epochs: 2}",
 ]  # fmt: skip
 
@@ -93,7 +94,7 @@ def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
     state = ExperimentState.read(folder / "journal.jsonl")
     on_disk = sorted(str(p.relative_to(folder)) for p in (folder / "checkpoints").rglob("*.pt"))
     assert on_disk == sorted(c for t in state.trials.values() for c in t.checkpoints)
-    assert len(on_disk) == 2  # the best baseline and the best SWA trial
+    assert len(on_disk) == 3  # the best baseline and the two SWA trials that would be finalists
 
 
 def test_parquet_files_open_everywhere_with_the_documented_columns(finished: tuple[Path, str]) -> None:
@@ -200,7 +201,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_swa_grid_on_the_cpu(photos: Path, tmp_path: Path, cache: None) -> None:
     """The tutorial's grid, shortened: 45 SWA trials and 3 baselines, and no point twice."""
     run(
-        "--space", str(ROOT / "search_spaces" / "swa_grid.yaml"), "--gpus", "0", "--data-dir", str(photos),
+        "--space", str(ROOT / "search_spaces" / "swa_grid.yaml"), "--gpus", "0", "--no-confirm",
+        "--data-dir", str(photos),
         "--set", "train.epochs=4", "--set", "train.warmup_epochs=1", "--set", "data.image_size=16",
         "--set", "space.swa_start={choice: [0, 1, 2]}", "--set", "model.weights=none",
         "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path,
@@ -217,7 +219,7 @@ def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
 ) -> None:
     """keep_checkpoints: all; each accuracy recomputed with ImageFolder, Resize and ToTensor."""
     run(
-        "--space", str(ROOT / "search_spaces" / "tutorial_table.yaml"), "--gpus", "0",
+        "--space", str(ROOT / "search_spaces" / "tutorial_table.yaml"), "--gpus", "0", "--no-confirm",
         "--data-dir", str(photos), "--set", "data.image_size=24",
         "--set", "train.epochs=5", "--set", "train.batch_size=16",
         "--set", "space.swa_start={choice: [0, 1, 3]}", "--set", "model.weights=none", "--trials", "3",
