@@ -18,15 +18,16 @@ ALLOWED = {
     "supervisor": set(),
     "spec": BASE,
     "spacefile": BASE | {"spec"},
+    "distributions": BASE | {"spec"},
     "journal": BASE | {"spec"},
     "data": BASE | {"spec"},
     "training": BASE | {"spec", "data"},
-    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"},
-    "results": BASE | {"spec", "spacefile", "journal"},
+    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor", "distributions"},
+    "results": BASE | {"spec", "spacefile", "journal", "distributions"},
     "cli": BASE
     | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"},
 }
-HEAVY = {"ray": {"search"}, "optuna": {"search", "results"}, "torch": {"data", "training", "search"}}
+HEAVY = {"ray": {"search"}, "optuna": {"search", "results", "distributions"}, "torch": {"data", "training", "search"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -203,6 +203,12 @@ class TrialState:
     started: float | None = None
     tested: Event | None = None
     """Its metrics on the test images; runs of the search have none."""
+    suggested: float | None = None
+    """When it was suggested, in seconds since 1970, like the times below."""
+    reported: list[float] = field(default_factory=list)
+    """When each of `records` became known."""
+    finished: float | None = None
+    """When it ended; None until it has one of the statuses that it does not leave again."""
 
     @property
     def next_epoch(self) -> int:
@@ -347,7 +353,7 @@ class ExperimentState:
         if name in self.trials:
             raise DamagedError(f"{name!r} was suggested before")
         _expect(event, trial=str, kind=str, stage=str, params=dict, seed=int, source=str, index=int)
-        _expect(event, trunk=str)
+        _expect(event, trunk=str, time=float)
         if event["kind"] not in ("baseline", "swa"):
             raise DamagedError(f"kind is {event['kind']!r}")
         if event["stage"] not in ("search", "confirm"):
@@ -357,7 +363,7 @@ class ExperimentState:
         names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
         known = {n: event[n] for n in names}
         known["params"] = params_of(event)
-        self.trials[name] = TrialState(name, **known)
+        self.trials[name] = TrialState(name, **known, suggested=event["time"])
         self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
 
     def _on_started(self, event: Event) -> None:
@@ -376,7 +382,9 @@ class ExperimentState:
             raise DamagedError(f"{trial.name} had ended before")
         record = event["record"]
         _check_record(record, trial.next_epoch, trial)
+        _expect(event, time=float)
         trial.records.append(record)
+        trial.reported.append(event["time"])
         self._take_into_trunk(trial, record, event.get("published"))
         if event["rung"] is not None:
             _expect(event, rung=int, decision=str)
@@ -399,7 +407,7 @@ class ExperimentState:
             trunk.records.append((trial.name, unaveraged))
 
     def _on_shared(self, event: Event) -> None:
-        _expect(event, epochs=int)
+        _expect(event, epochs=int, time=float)
         trial = self._trial(event)
         known = self.trunks[trial.trunk].records
         if trial.ended or trial.records:
@@ -443,8 +451,10 @@ class ExperimentState:
             raise DamagedError(f"{trial.name} has no epoch")
         if event["error"] is not None:
             _expect(event, error=str)
+        _expect(event, time=float)
         trial.status = event["status"]
         trial.error = event["error"]
+        trial.finished = event["time"] if trial.ended else None
 
     def _on_checkpoints(self, event: Event) -> None:
         trial = self._trial(event)

@@ -87,6 +87,11 @@ def best_trial(state: ExperimentState) -> TrialState | None:
     return _best_confirmed(state) or _best(t for t in state.trials.values() if t.stage == "search")
 
 
+def best_baseline(state: ExperimentState) -> TrialState | None:
+    """The baseline of the search that all are measured against; None without a completed one."""
+    return _best(t for t in state.trials.values() if t.stage == "search" and t.kind == "baseline")
+
+
 def _best_confirmed(state: ExperimentState) -> TrialState | None:
     """None as long as a run of the last look is missing, or the search has gone on since."""
     searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
@@ -122,7 +127,7 @@ def compare(state: ExperimentState) -> Comparison:
     """
     experiment = experiment_of(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
-    baseline = _best(t for t in search if t.kind == "baseline")
+    baseline = best_baseline(state)
     references = _baselines(state)
     try:
         entries = {t.name: _entry(experiment, t, baseline, references) for t in state.trials.values()}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tune_swa.results.comparison import Comparison
-from tune_swa.spec import Choices, format_value
 
 
 def importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
@@ -20,26 +17,14 @@ def importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
     if len(done) < 4 or len({e.accuracy for e in done}) < 2:
         return None, f"{len(done)} completed SWA trials are too few to tell."
     import optuna
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from tune_swa.distributions import distribution, encode
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions: dict[str, Any] = {}
-    for p in parameters:
-        d = p.domain
-        if isinstance(d, Choices):
-            distributions[p.name] = CategoricalDistribution([format_value(v) for v in d.values])
-        elif d.integer:
-            distributions[p.name] = IntDistribution(int(d.low), int(d.high), log=d.log, step=int(d.step or 1))
-        else:
-            distributions[p.name] = FloatDistribution(d.low, d.high, log=d.log, step=d.step)
+    distributions = {p.name: distribution(p) for p in parameters}
     study = optuna.create_study(direction="maximize")
     for e in done:
-        params = {
-            p.name: format_value(e.trial.params[p.name])
-            if isinstance(p.domain, Choices)
-            else e.trial.params[p.name]
-            for p in parameters
-        }
+        params = {p.name: encode(e.trial.params[p.name]) for p in parameters}
         study.add_trial(
             optuna.trial.create_trial(params=params, distributions=distributions, value=e.accuracy)
         )

@@ -15,21 +15,15 @@ from enum import Enum
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState as OptunaState
 
+from tune_swa.distributions import decode, distribution, encode
 from tune_swa.errors import RequestError
 from tune_swa.journal import Event, Kind, Stage
 from tune_swa.randomness import derive_seed
 from tune_swa.search.quasi import sobol_point
 from tune_swa.spec import (
-    Choices,
     Experiment,
     Parameter,
     Params,
@@ -37,7 +31,6 @@ from tune_swa.spec import (
     count_space,
     distinct,
     enumerate_space,
-    format_value,
     params_key,
 )
 
@@ -395,30 +388,6 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         if name == "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
     raise ValueError(f"no sampler of Optuna: {name}")
-
-
-def distribution(parameter: Parameter) -> BaseDistribution:
-    """Optuna's form of a parameter's domain; bounds are included in both."""
-    domain = parameter.domain
-    if isinstance(domain, Choices):
-        return CategoricalDistribution([encode(v) for v in domain.values])
-    if domain.integer:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
-    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def encode(value: Value) -> Any:
-    """Optuna's categories are plain values, so a list of names becomes one name."""
-    return format_value(value) if isinstance(value, tuple) else value
-
-
-def decode(parameter: Parameter, value: Any) -> Value:
-    """The inverse of `encode`."""
-    if isinstance(parameter.domain, Choices):
-        return next(
-            v for v in parameter.domain.values if encode(v) == value and type(encode(v)) is type(value)
-        )
-    return int(value) if parameter.domain.integer else float(value)
 
 
 def _baseline_source(experiment: Experiment) -> _Source:
