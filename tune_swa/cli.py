@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shlex
 import signal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tune_swa.journal import ExperimentState
+    from tune_swa.news import Log
     from tune_swa.results.report import Thumbnail
     from tune_swa.spec import Experiment
 
@@ -152,6 +154,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any setting by its dotted path; the value is YAML; can be repeated",
     )
+    _add_log_option(parser)
     add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
     add("--dry-run", action="store_true", help="print the plan; train nothing")
     add("--quiet", action="store_true", help="print nothing but the result and errors")
@@ -167,7 +170,19 @@ def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", type=Path, metavar="DIR")
     add("--address", metavar="ADDR")
     add("--storage", metavar="URI")
+    _add_log_option(parser)
     add("--quiet", action="store_true")
+
+
+def _add_log_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        choices=("mlflow", "wandb", "none"),
+        help="tell MLflow or Weights & Biases of every trial, too (their own environment variables say where "
+        "and how); none: write no files for TensorBoard; can be repeated",
+    )
 
 
 def load_experiment(options: argparse.Namespace) -> Experiment:
@@ -240,15 +255,20 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
 
             console.print(outlook(experiment), markup=False)
         return 0
+    _check_installed(options.log)
     if options.supervised:
         ended = supervisor.split()
         if ended is not None:
             return _end_of_child(ended, options)
+    tools = dict.fromkeys(name for name in options.log if name != "none")
     supervisor.interrupt_once()  # until the search has handlers of its own
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.results.comparison import best_trial
         from tune_swa.results.export import write_space
         from tune_swa.results.pages import Writer
+        from tune_swa.results.study import StudyFile
+        from tune_swa.results.tensorboard import EventFiles
+        from tune_swa.search.neighbours import Courier
         from tune_swa.search.runner import Request, search
 
     request = Request(
@@ -270,9 +290,39 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
 
         write_report(state, folder, _thumbnails(experiment, request.images_dir))
 
-    outcome = search(request, Writer(write_page), write_space, best_trial)
+    def prepare_logs() -> None:
+        for courier in couriers:
+            courier.prepare()
+
+    couriers = [Courier(name, experiment, request.folder) for name in tools]
+    files: list[Log] = [StudyFile()] if "none" in options.log else [StudyFile(), EventFiles()]
+    patience = 2.0  # a search that was asked to stop has to
+    try:
+        outcome = search(
+            request,
+            Writer(write_page, [*files, *couriers]),
+            write_space,
+            best_trial,
+            prepare_logs,
+        )
+        patience = 60.0
+    finally:
+        for courier in couriers:
+            courier.close(patience)
     _print_result(console, outcome.folder)
     return 0
+
+
+def _check_installed(logs: Sequence[str]) -> None:
+    """Raises:
+    RequestError: a package that `--log` names is missing.
+    """
+    for name in logs:
+        if name != "none" and importlib.util.find_spec(name) is None:
+            raise RequestError(
+                f"--log {name}: the package {name} is not installed. Install it with "
+                f"`pip install 'tune-swa[{name}]'`, or leave --log {name} out"
+            )
 
 
 def _end_of_child(ended: supervisor.Ended, options: argparse.Namespace) -> int:
@@ -316,6 +366,8 @@ def _print_result(console: Console, folder: Path) -> None:
         ("comparison.parquet", "every configuration against the baseline"),
         ("confirm.parquet", "one row per run on a fresh seed, with what it does on the test images"),
         ("predictions.parquet", "one row per test image and run on a fresh seed"),
+        ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
+        ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),
         ("best_model.json", "what one needs to know to use them"),
         ("space.yaml", "the space as it was searched"),

@@ -418,6 +418,7 @@ class ExperimentState:
         trial.records = [
             {**record, **nothing, "shared_from": name} for name, record in known[: event["epochs"]]
         ]
+        trial.reported = [event["time"]] * len(trial.records)
         trial.rungs = {int(rung): str(decision) for rung, decision in event["rungs"].items()}
 
     def _on_confirm(self, event: Event) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_swa.distributions import distribution, encode
 from tune_swa.search.proposer import OptunaSource, Proposer
 from tune_swa.search.quasi import sobol_point
 from tune_swa.spec import Choices, Experiment, Parameter, Params, Range, params_key

@@ -1,13 +1,17 @@
-"""When is the report written again while a search runs?"""
+"""What is written again while a search runs, and when?"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tune_swa.journal import ExperimentState
+from tune_swa.news import Log
 from tune_swa.results.export import export
+
+logger = logging.getLogger(__name__)
 
 SHARE = 0.01
 """Share of the time that the report may take while the search runs; the files have their own."""
@@ -19,15 +23,19 @@ class Writer:
 
     Args:
         report: writes the report.
+        logs: what other programs read; only told of what is new, so each time.
         clock: seconds that only go up.
     """
 
     def __init__(
         self,
         report: Callable[[ExperimentState, Path], object],
+        logs: Sequence[Log] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report = report
+        self._logs = list(logs)
+        self._failing: set[str] = set()
         self._clock = clock
         self._next = clock() + LEAST_SECONDS
 
@@ -37,6 +45,7 @@ class Writer:
         OSError: the disk refused.
         """
         export(state, folder)
+        self._tell(state, folder)
         now = self._clock()
         stopped = any(trial.status == "interrupted" for trial in state.trials.values())
         if now < self._next and state.finished is None and not stopped:
@@ -44,3 +53,15 @@ class Writer:
         self._report(state, folder)
         took = self._clock() - now
         self._next = now + max(LEAST_SECONDS, took / SHARE)
+
+    def _tell(self, state: ExperimentState, folder: Path) -> None:
+        """What others show of a search is not worth its end, so a log that fails is tried again, and only
+        the first failure is told."""
+        for log in self._logs:
+            try:
+                log(state, folder)
+                self._failing.discard(log.what)
+            except Exception as error:
+                if log.what not in self._failing:
+                    logger.warning("%s cannot be written: %s", log.what, error or type(error).__name__)
+                self._failing.add(log.what)

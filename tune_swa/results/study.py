@@ -20,9 +20,9 @@ from optuna.distributions import distribution_to_json
 
 from tune_swa.distributions import distribution, encode
 from tune_swa.journal import ExperimentState, Kind, TrialState
+from tune_swa.news import Follower, News
 from tune_swa.results.comparison import best_baseline
 from tune_swa.results.export import write_file
-from tune_swa.results.news import Follower, News
 from tune_swa.results.provenance import experiment_of
 from tune_swa.spec import Experiment, label
 
@@ -57,6 +57,8 @@ Line = dict[str, Any]
 
 class StudyFile:
     """Keeps the file up to date."""
+
+    what = "Optuna's file"
 
     def __init__(self) -> None:
         self._known: _Known | None = None

@@ -19,7 +19,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from tune_swa.journal import ExperimentState, TrialState
-from tune_swa.results.news import Follower, News
+from tune_swa.news import SCALARS, Follower, News
 from tune_swa.results.provenance import experiment_of
 from tune_swa.spec import Experiment, Value, format_value
 
@@ -27,9 +27,6 @@ FOLDER = "tensorboard"
 """Inside the experiment's folder; `tensorboard --logdir` takes it."""
 FILE = "events.out.tfevents.tune_swa"
 """TensorBoard takes every file for one of its own that has `tfevents` in its name."""
-
-SCALARS = ("accuracy", "live_accuracy", "nll", "ece", "train_loss", "learning_rate", "n_averaged")
-"""Of every epoch; named as in epochs.parquet."""
 
 _FRAME = 3
 """Records besides the epochs of a trial that has ended: version, settings, end."""
@@ -41,6 +38,8 @@ _SUCCESS, _FAILURE = 1, 2
 
 class EventFiles:
     """Keeps the event files of all trials up to date. No file stays open between two times."""
+
+    what = "TensorBoard's files"
 
     def __init__(self) -> None:
         self._follower = Follower()

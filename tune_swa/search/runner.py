@@ -100,6 +100,7 @@ def search(
     export: Exporter,
     write_space: Callable[[Experiment, Path], object],
     choose: Callable[[ExperimentState], Any],
+    prepare_logs: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Run a search, or go on with one.
 
@@ -108,6 +109,8 @@ def search(
         export: writes the result files from the fold of the journal; called while the search runs.
         write_space: writes the resolved space file.
         choose: picks the trial whose model is handed over, None without a completed one.
+        prepare_logs: called when the request is known to be right and nothing has begun; may raise
+            RequestError.
 
     Raises:
         RequestError: the request is wrong; nothing was trained.
@@ -128,6 +131,7 @@ def search(
             check_storage(request.store, request.folder, begun=state.header is not None)
         weights = resolve_weights(experiment.model)
         data = _prepare_data(request)
+        prepare_logs()
         with _places(request, state) as (placement, machine):
             numerics = _common_numerics(request, placement, machine, data)
             recorder = Recorder(

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tune_swa.journal import ExperimentState, TrialState
 
-Log = Callable[[ExperimentState, Path], object]
-"""Brings what another program reads up to date with the journal; called while the search runs."""
+SCALARS = ("accuracy", "live_accuracy", "nll", "ece", "train_loss", "learning_rate", "n_averaged")
+"""What other programs are told of every epoch; named as in epochs.parquet."""
+
+
+class Log(Protocol):
+    """Keeps what another program reads up to date with the journal."""
+
+    what: str
+    """What messages call it."""
+
+    def __call__(self, state: ExperimentState, folder: Path) -> None:
+        """Tell what is new; called while the search runs, and once more when it is over.
+
+        Args:
+            state: the fold of the journal.
+            folder: the experiment's folder.
+        """
 
 
 @dataclass(frozen=True)
