@@ -21,6 +21,7 @@ from tune_swa.results.columns import (
 )
 from tune_swa.results.export import export
 from tune_swa.results.provenance import metadata
+from tune_swa.results.study import StudyFile
 
 README = Path(__file__).parents[2] / "results" / "README.md"
 
@@ -52,13 +53,14 @@ def test_the_metadata_are_those_of_the_code(tmp_path: Path) -> None:
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = usual(tmp_path / "results" / "digits")
+    writer = usual(tmp_path / "results" / "digits", "digits")
     export(writer.state(), writer.path.parent)
+    StudyFile()(writer.state(), writer.path.parent)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune_swa, "load_results", load_results, raising=False)
     python = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     (sql,) = re.findall(r"```sql\n(.*?)```", README.read_text(), re.S)
-    assert len(python) == 2
+    assert len(python) == 3
     for code in python:
         exec(code, {})
     with duckdb.connect() as connection:

@@ -62,7 +62,7 @@ def test_every_trial_has_its_curves_and_settings(tmp_path: Path) -> None:
             assert [v[key] for v in found] == pytest.approx([r[key] for r in trial.records])
         steps = [(e.step, e.wall_time) for e in events_of(logs, name)[2:-1]]
         assert steps == list(enumerate(trial.reported))
-    settings = {k: v for k, v in session(logs, "swa-0", "session_start_info").hparams.items()}
+    settings = dict(session(logs, "swa-0", "session_start_info").hparams.items())
     numbers = {k: settings.pop(k).number_value for k in ("lr", "swa_start", "swa_lr", "seed")}
     assert numbers == {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4, "seed": writer.spec.seed}
     assert {k: v.string_value for k, v in settings.items()} == {"kind": "swa", "stage": "search"}

@@ -280,8 +280,11 @@ def test_their_own_variables_say_where(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("name", "variable", "value", "said"),
-    [("mlflow", "MLFLOW_TRACKING_URI", "gopher://nowhere", "gopher"), ("wandb", "WANDB_MODE", "online", "WANDB_API_KEY")],
-)  # fmt: skip
+    [
+        ("mlflow", "MLFLOW_TRACKING_URI", "gopher://nowhere", "gopher"),
+        ("wandb", "WANDB_MODE", "online", "WANDB_API_KEY"),
+    ],
+)
 def test_what_cannot_be_used_is_told_before_anything_starts(
     name: str, variable: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +343,7 @@ def test_a_callback_that_fails_is_told_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Gone:
-        def log_trial_start(self, trial: Run) -> None:
+        def is_complete(self, trial: Run) -> bool:
             raise OSError("the server is gone")
 
     played = driver(tmp_path)

@@ -65,9 +65,10 @@ class WandbRuns(WandbLoggerCallback):
         self._runs.pop(trial).finish(exit_code=int(failed))
 
     def on_experiment_end(self, trials: list[Run], **info: Any) -> None:
-        """Put down the runs that are not at their end."""
+        """Put down the runs that are not at their end, and wait until all is on the disk or sent."""
         for trial in list(self._runs):
             self.log_trial_end(trial)
+        wandb.teardown()
 
     def __del__(self) -> None:
         """Ray's would look for its processes."""
