@@ -262,13 +262,16 @@ def _surface(done: Sequence[Entry]) -> go.Contour | None:
         return None
     x, y = np.linspace(0, 1, 41), np.linspace(0, 1, 41)
     values = [float(np.mean(v)) for v in cells.values()]
+    shown = [100 * (e.accuracy or 0) for e in done]
     try:
         z = interpolate.griddata((found - low) / span, values, tuple(np.meshgrid(x, y)), method="linear")
     except QhullError:  # all on one line
         return None
+    # colours of its own: plotly's page hangs where a contour shares a colour axis with markers
     return go.Contour(
-        x=low[0] + span[0] * x, y=10 ** (low[1] + span[1] * y), z=z, coloraxis="coloraxis", opacity=0.45,
-        line={"width": 0.5}, hoverinfo="skip", ncontours=12, connectgaps=False,
+        x=low[0] + span[0] * x, y=10 ** (low[1] + span[1] * y), z=z, zmin=min(shown), zmax=max(shown),
+        colorscale="Viridis", showscale=False, opacity=0.45, line={"width": 0.5}, hoverinfo="skip",
+        ncontours=12,
     )  # fmt: skip
 
 
