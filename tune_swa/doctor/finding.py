@@ -72,7 +72,7 @@ def first_line(error: BaseException) -> str:
     """What an error says in its first line; its type where it says nothing."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
 
 
 def _failed(area: str, error: Exception) -> Finding:

@@ -26,7 +26,7 @@ def python() -> Iterator[Finding]:
         wanted = importlib.metadata.metadata(DISTRIBUTION).json.get("requires_python")
     except importlib.metadata.PackageNotFoundError:
         wanted = None
-    if wanted and not SpecifierSet(wanted).contains(version, prereleases=True):
+    if wanted and not SpecifierSet(str(wanted)).contains(version, prereleases=True):
         yield problem(
             "Python",
             f"{version}, but tune_swa needs {wanted}",

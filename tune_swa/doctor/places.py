@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -92,10 +93,13 @@ def check_place(place: Place) -> Iterator[Finding]:
     area, folder = place.area, place.folder.expanduser().absolute()
     existing = _existing(folder)
     try:
+        if place.sockets:
+            _check_length(folder)
         _try(existing, place)
     except OSError as error:
         reason = f"{existing}: {error.strerror or first_line(error)}"
-        yield problem(area, f"{folder} cannot be used ({reason})", place.elsewhere)
+        full = "Free space there. " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        yield problem(area, f"{folder} cannot be used ({reason})", f"{full}{place.elsewhere}")
         return
     kind = file_system(existing)
     free = shutil.disk_usage(existing).free
@@ -146,7 +150,8 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     with suppress(OSError):
         for line in mounts.read_text(errors="replace").splitlines():
             before, _, after = line.partition(" - ")
-            point = before.split()[4].encode().decode("unicode_escape")  # spaces are \040 there
+            # spaces are \040 there
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
             if path.resolve().is_relative_to(point) and len(point) >= longest:
                 found, longest = after.split()[0], len(point)
     return found
@@ -182,7 +187,8 @@ def _try(folder: Path, place: Place) -> None:
                 mapped[:4] = b"swa\n"
                 mapped.flush()
         if place.sockets:
-            _try_socket(scratch / "s", folder)
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(scratch / "s"))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -200,10 +206,8 @@ def _try_lock(path: Path) -> None:
         raise OSError(errno.ENOLCK, "its file system gives one lock to two at once")
 
 
-def _try_socket(path: Path, folder: Path) -> None:
+def _check_length(folder: Path) -> None:
     length = len(os.fsencode(folder / SOCKET_OF_A_SESSION))
     if length > SOCKET_PATH_BYTES:
         too_much = length - SOCKET_PATH_BYTES
         raise OSError(errno.ENAMETOOLONG, f"its path is {too_much} bytes too long for Ray's sockets")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))

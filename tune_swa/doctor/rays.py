@@ -103,7 +103,7 @@ def starts() -> Iterator[Finding]:
         except ChildError as error:
             yield problem(
                 "Ray",
-                f"cannot be started: {error}",
+                str(error),
                 f"See the newest logs in {ray_folder() / 'ray' / 'session_latest' / 'logs'}",
             )
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,13 @@ def _unfinished(folder: Path, results_dir: Path, state: ExperimentState) -> Find
     ended = sum(trial.ended for trial in state.trials.values())
     open_ = len(state.trials) - ended
     text = f"{folder} is not finished: {ended} trials have ended, {open_} {'goes' if open_ == 1 else 'go'} on"
+    began, here = state.header["versions"].get("torch"), importlib.metadata.version("torch")
+    if began is not None and began != here:
+        return note(
+            "searches",
+            f"{text}. It began with torch {began}, and cannot go on with {here}: the numbers would differ",
+            f"Install torch {began} to go on with it",
+        )
     words = [
         "tune-swa",
         "search",

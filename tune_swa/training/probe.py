@@ -35,7 +35,7 @@ class TorchFacts:
     driver_cuda: str | None = None
     """Newest CUDA version that the driver serves; None: there is no driver."""
     hidden: bool = False
-    """Whether CUDA_VISIBLE_DEVICES leaves GPUs out."""
+    """Whether CUDA_VISIBLE_DEVICES leaves all GPUs out."""
     cpu_error: str | None = None
     """Why the CPU cannot train; None: it can."""
     gpu_error: str | None = None
@@ -66,7 +66,7 @@ def probe() -> dict[str, Any]:
     facts = TorchFacts(
         cuda=torch.version.cuda or torch.version.hip,
         driver_cuda=driver_cuda(),
-        hidden="CUDA_VISIBLE_DEVICES" in os.environ,
+        hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"),
         cpu_error=_train_a_step("cpu"),
         gpu_error=None if count else _why_no_gpu(),
         gpus=tuple(map(_look_at, range(count))),
