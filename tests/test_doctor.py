@@ -33,6 +33,7 @@ from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
 from tune_swa.data.locks import locked as turn
 from tune_swa.doctor import (
+    child,
     examination,
     finding,
     gpus,
@@ -95,34 +96,47 @@ def test_whatever_happens_in_a_check_is_a_finding() -> None:
     assert time.monotonic() - begun < 2
 
 
-def test_an_answer_from_a_process_of_its_own() -> None:
-    with Child("platform.python_version") as child:
-        assert child.result(20) == platform.python_version()
-    with Child("builtins.print", "not the answer") as child:  # libraries print what they like
-        assert child.result(20) is None
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions that are answered by crashing, among others."""
+    code = child.CODE.replace(
+        "child.main()",
+        "import os, platform, time; child.QUESTIONS.update(version=platform.python_version, print=print, "
+        "abort=os.abort, exit=sys.exit, list=os.listdir, sleep=lambda s: time.sleep(float(s)), same=str); "
+        "child.main()",
+    )
+    assert code != child.CODE
+    monkeypatch.setattr(child, "CODE", code)
+
+
+def test_an_answer_from_a_process_of_its_own(made_up: None) -> None:
+    with Child("version") as asked:
+        assert asked.result(20) == platform.python_version()
+    with Child("print", "not the answer") as asked:  # libraries print what they like
+        assert asked.result(20) is None
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "seconds", "message"),
+    ("question", "seconds", "message"),
     [
-        ("os.abort", [], 20, "its process crashed: Aborted"),
-        ("sys.exit", ["out of luck"], 20, "its process ended with exit code 1: out of luck"),
-        ("os.listdir", ["/nowhere"], 20, "FileNotFoundError: /nowhere: No such file or directory"),
-        ("nowhere.function", [], 20, "ModuleNotFoundError: No module named 'nowhere'"),
-        ("time.sleep", [30], 0.3, "no answer within 0.3 seconds"),
+        (["abort"], 20, "its process crashed: Aborted"),
+        (["exit", "out of luck"], 20, "its process ended with exit code 1: out of luck"),
+        (["list", "/nowhere"], 20, "FileNotFoundError: /nowhere: No such file or directory"),
+        (["nothing"], 20, "KeyError: 'nothing'"),
+        (["sleep", "30"], 0.3, "no answer within 0.3 seconds"),
     ],
 )
 def test_a_process_of_its_own_that_fails(
-    function: str, arguments: list[object], seconds: float, message: str
+    question: list[str], seconds: float, message: str, made_up: None
 ) -> None:
-    with Child(function, *arguments) as child, pytest.raises(ChildError) as caught:
-        child.result(seconds)
+    with Child(*question) as asked, pytest.raises(ChildError) as caught:
+        asked.result(seconds)
     assert str(caught.value) == message
 
 
-def test_nothing_is_left_of_a_process_that_is_not_waited_for() -> None:
-    with Child("time.sleep", 30) as child:
-        pid = child._process.pid
+def test_nothing_is_left_of_a_process_that_is_not_waited_for(made_up: None) -> None:
+    with Child("sleep", "30") as asked:
+        pid = asked._process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -685,18 +699,18 @@ def test_no_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "level"),
+    ("question", "level"),
     [
-        ("os.fspath", ["127.0.0.1"], "ok"),
-        ("os.fspath", ["192.0.2.1"], "problem"),
-        ("os.listdir", ["/nowhere"], "problem"),
+        (["same", "127.0.0.1"], "ok"),
+        (["same", "192.0.2.1"], "problem"),
+        (["list", "/nowhere"], "problem"),
     ],
 )
 def test_a_start_of_ray(
-    function: str, arguments: list[str], level: str, monkeypatch: pytest.MonkeyPatch
+    question: list[str], level: str, monkeypatch: pytest.MonkeyPatch, made_up: None
 ) -> None:
     """The real one is part of the whole command, below."""
-    monkeypatch.setattr(rays, "Child", lambda _: Child(function, *arguments))
+    monkeypatch.setattr(rays, "Child", lambda _: Child(*question))
     assert one(rays.starts()).level == level
 
 
@@ -726,12 +740,12 @@ def test_the_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 def test_a_machine_with_everything_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, made_up: None
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
-    monkeypatch.setattr(examination, "Child", lambda _: Child("os.abort"))
+    monkeypatch.setattr(examination, "Child", lambda _: Child("abort"))
     below = str(tmp_path / "file" / "results")
     code = main(["doctor", "--results-dir", below, "--data-dir", below, "--storage", below])
     out = capsys.readouterr().out

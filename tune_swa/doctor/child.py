@@ -6,19 +6,20 @@ not raise an error but crash, or wait for ever. In a child that is one more answ
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tune_swa.doctor.child import main; main()"
+CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from tune_swa.doctor import child; child.main()"
 )
+"""What the child runs: the same packages as here, whatever way this process was told of them."""
 
 
 class ChildError(Exception):
@@ -26,18 +27,16 @@ class ChildError(Exception):
 
 
 class Child:
-    """A function call in a process of its own, which has begun. A context manager: leaving it ends it.
+    """A process of its own that works on a question. A context manager: leaving it ends the process.
 
     Args:
-        function: its dotted name. It returns what JSON can hold.
-        arguments: for it; of the same kind.
+        question: one of `QUESTIONS`.
+        arguments: for its function.
     """
 
-    def __init__(self, function: str, *arguments: object) -> None:
-        # the same packages as here, whatever way this process was told of them (-P: nothing else)
-        command = [sys.executable, "-P", "-c", _CODE]
+    def __init__(self, question: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [*command, json.dumps(sys.path), function, json.dumps(arguments)],
+            [sys.executable, "-P", "-c", CODE, json.dumps(sys.path), question, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -45,10 +44,10 @@ class Child:
         )
 
     def result(self, seconds: float) -> Any:
-        """Wait for what the function returned.
+        """Wait for the answer.
 
         Raises:
-            ChildError: it raised an error, crashed, or took longer than `seconds`.
+            ChildError: the function raised an error, crashed, or took longer than `seconds`.
         """
         try:
             answer, said = self._process.communicate(timeout=seconds)
@@ -83,15 +82,47 @@ class Child:
             self._process.communicate()
 
 
+def _torch() -> Any:
+    from tune_swa.training.probe import probe
+
+    return probe()
+
+
+def _storage(uri: str) -> None:
+    from tune_swa.storage import check_usable, open_store
+
+    check_usable(open_store(uri), "--storage")
+
+
+def _start_ray() -> Any:
+    from tune_swa.search.probe import start
+
+    return start()
+
+
+def _join_cluster(address: str) -> Any:
+    from tune_swa.search.probe import join
+
+    return join(address)
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "torch": _torch,
+    "storage": _storage,
+    "ray": _start_ray,
+    "cluster": _join_cluster,
+}
+"""What can be asked, with the function that answers it by something that JSON can hold."""
+
+
 def main() -> None:
     """What the child runs. Its answer is all that goes to stdout, whatever libraries print there."""
     answer = os.dup(1)
     os.dup2(2, 1)
-    name, arguments = sys.argv[2], json.loads(sys.argv[3])
-    module, _, function = name.rpartition(".")
+    question, *arguments = sys.argv[2:]
     content: dict[str, Any]
     try:
-        content = {"result": getattr(importlib.import_module(module), function)(*arguments)}
+        content = {"result": QUESTIONS[question](*arguments)}
     except Exception as error:
         from tune_swa.doctor.finding import first_line
         from tune_swa.errors import TuneSwaError

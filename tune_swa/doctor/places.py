@@ -124,24 +124,13 @@ def check_storage(uri: str) -> Iterator[Finding]:
     """Write, read and remove a file where the checkpoints are to go."""
     from tune_swa.doctor.child import Child, ChildError
 
-    with Child("tune_swa.doctor.places.use_storage", uri) as child:
+    with Child("storage", uri) as child:
         try:
             child.result(30)
         except ChildError as error:
             yield problem("storage", str(error), "See that the place and your credentials are right")
         else:
             yield ok("storage", f"{uri}: writing, reading and removing work")
-
-
-def use_storage(uri: str) -> None:
-    """Write, read and remove a small file there; to be called in a process of its own.
-
-    Raises:
-        RequestError: that does not work.
-    """
-    from tune_swa.storage import check_usable, open_store
-
-    check_usable(open_store(uri), "--storage")
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:

@@ -97,7 +97,7 @@ def sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]
 
 def starts() -> Iterator[Finding]:
     """Start one, as a search would, and stop it."""
-    with Child("tune_swa.search.probe.start") as child:
+    with Child("ray") as child:
         try:
             address = child.result(START_SECONDS)
         except ChildError as error:
@@ -119,7 +119,7 @@ def starts() -> Iterator[Finding]:
 
 def joins(address: str) -> Iterator[Finding]:
     """Join the cluster of `--address`, and list its computers."""
-    with Child("tune_swa.search.probe.join", address) as child:
+    with Child("cluster", address) as child:
         try:
             computers = child.result(START_SECONDS)
         except ChildError as error:
