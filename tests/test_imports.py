@@ -23,8 +23,10 @@ ALLOWED = {
     "training": BASE | {"spec", "data"},
     "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"},
     "results": BASE | {"spec", "spacefile", "journal"},
+    "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage"},
     "cli": BASE
-    | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"},
+    | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"}
+    | {"doctor"},
 }
 HEAVY = {"ray": {"search"}, "optuna": {"search", "results"}, "torch": {"data", "training", "search"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -69,6 +71,7 @@ def modules_after(statement: str) -> set[str]:
     [
         ("import tune_swa", {"torch", "ray", "optuna", "pandas", "pydantic"}),
         ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
+        ("import tune_swa.doctor.examination, tune_swa.doctor.render", {"torch", "ray", "pydantic", "rich"}),
         ("import tune_swa.data", {"torch", "ray"}),
         ("import tune_swa; tune_swa.load_results", {"torch", "ray", "optuna"}),
         ("import tune_swa.training.loop", {"ray", "optuna"}),
