@@ -58,7 +58,7 @@ def new_run(recipe: Recipe) -> Run:
         Path(recipe.folder),
     )
     train = TrainSpec(epochs=10_000, batch_size=recipe.batch_size, augment=("hflip",))
-    numerics = resolve(train, device=recipe.device, threads=recipe.threads)
+    numerics = resolve(train, recipe.size, device=recipe.device, threads=recipe.threads)
     settings = RunSettings(lr=1e-4, swa_start=1, swa_lr=5e-5, train=train)
     return Run(settings, data, numerics)
 

@@ -89,7 +89,11 @@ def full_speed(_: int) -> tuple[float, float, float]:
     torch.set_num_threads(1)
     train = TrainSpec(epochs=8, batch_size=64, optimizer="adam", weight_decay=1e-4)
     settings = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=train)
-    run = Run(settings, prepare(DataSpec.model_validate(DATA)), resolve(train, device="cpu", threads=1))
+    run = Run(
+        settings,
+        prepare(DataSpec.model_validate(DATA)),
+        resolve(train, DATA["image_size"], device="cpu", threads=1),
+    )
     records = list(run)[2:]
     return (
         statistics.median(r.train_seconds for r in records),

@@ -159,7 +159,7 @@ def main() -> None:
                 prepare(DataSpec.model_validate({"dataset": "digits", **spec, "image_size": 8})), usual
             )
         loader = DataLoader(folder, given.batch_size, shuffle=True, num_workers=given.workers)
-        numerics = resolve(TrainSpec(), device=given.device, threads=given.threads)
+        numerics = resolve(TrainSpec(), given.size, device=given.device, threads=given.threads)
         run = new_run(data, numerics, given.batch_size)
         sizes = batch_sizes(given.count, given.batch_size)
         ways = {

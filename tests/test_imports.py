@@ -26,8 +26,10 @@ ALLOWED = {
     "training": BASE | {"spec", "data"},
     "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"} | SHOWN,
     "results": BASE | {"spec", "spacefile", "journal"} | SHOWN,
+    "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage"},
     "cli": BASE
     | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"}
+    | {"doctor"}
     | SHOWN,
 }
 HEAVY = {
@@ -77,6 +79,7 @@ def modules_after(statement: str) -> set[str]:
     [
         ("import tune_swa", {"torch", "ray", "optuna", "pandas", "pydantic"}),
         ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
+        ("import tune_swa.doctor.examination, tune_swa.doctor.render", {"torch", "ray", "pydantic", "rich"}),
         ("import tune_swa.data", {"torch", "ray"}),
         ("import tune_swa; tune_swa.load_results", {"torch", "ray", "optuna"}),
         ("import tune_swa.training.loop", {"ray", "optuna"}),

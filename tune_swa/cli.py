@@ -120,6 +120,16 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     report.add_argument("--data-dir", type=Path, metavar="DIR", help="where the images are, to show some")
     report.set_defaults(command=_report)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at this machine: what it can do, and what would stop a search",
+        description="Look at this machine before a search of days: packages, GPUs, cores, memory, disks, "
+        "network, image cache, Ray, and the searches in the results folder. Each line is ok, a note, or a "
+        "problem with what to do. Nothing is changed; the network is asked whether weights and sets of "
+        "images can be downloaded. Exit code: 0 without a problem, 1 with one.",
+    )
+    _add_doctor_options(doctor)
+    doctor.set_defaults(command=_doctor)
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of space files",
@@ -183,6 +193,15 @@ def _add_log_option(parser: argparse.ArgumentParser) -> None:
         help="tell MLflow or Weights & Biases of every trial, too (their own environment variables say where "
         "and how); none: write no files for TensorBoard; can be repeated",
     )
+
+
+def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data-dir", type=Path, metavar="DIR", help="look at the images there, too")
+    add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--storage", metavar="URI", help="try a folder or URI for the checkpoints, too")
+    add("--address", metavar="ADDR", help="try to join a running Ray cluster, too (`auto`: this machine's)")
+    add("--ray", action="store_true", help="start a Ray as a search would, too; takes some seconds")
 
 
 def load_experiment(options: argparse.Namespace) -> Experiment:
@@ -431,6 +450,22 @@ def _thumbnails(experiment: Experiment, data_dir: Path | None) -> Thumbnail | No
         return file.getvalue(), f"test image {number}"
 
     return thumbnail
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from tune_swa.doctor.examination import Request, examine
+    from tune_swa.doctor.render import show, summary
+
+    request = Request(
+        results_dir=options.results_dir,
+        data_dir=options.data_dir,
+        storage=options.storage,
+        address=options.address,
+        ray=options.ray,
+    )
+    findings = show(examine(request))
+    print(f"\n{summary(findings)}")
+    return SearchFailed.exit_code if any(finding.level == "problem" for finding in findings) else 0
 
 
 def _schema(options: argparse.Namespace) -> int:

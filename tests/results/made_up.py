@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tune_swa.journal import ExperimentState, Journal
 from tune_swa.spec import Experiment
@@ -141,6 +144,45 @@ class Writer:
         if status is not None:
             self.end(name, status, error, accuracies[-1] if status == "completed" else None)
 
+    def look(self, arms: Sequence[dict[str, Any]], seeds: Sequence[int], number: int = 1) -> None:
+        """What is to be run on fresh seeds."""
+        self.journal.append("confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4)
+
+    def tested(self, arm: dict[str, Any], seed: int, right: np.ndarray, *, validation: float = 0.9) -> None:
+        """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says."""
+        name = f"{arm['name']}-seed{seed}"
+        self.suggest(name, arm["params"], "confirm", seed)
+        self.start(name)
+        for number in range(3):
+            self.epoch(name, number, 0.5)
+        self.epoch(name, 3, validation)
+        label = np.arange(len(right)) % 2
+        probability = np.where(right, 0.9, 0.2)
+        said = {
+            "predicted": np.where(right, label, 1 - label),
+            "probability": probability,
+            "confidence": np.maximum(probability, 1 - probability),
+            "nll": -np.log(probability),
+            "brier": 2 * (1 - probability) ** 2,
+        }
+        variants = ("shipped", "refreshed") if arm["kind"] == "baseline" else ("shipped",)
+        folder = self.path.parent / "predictions"
+        folder.mkdir(exist_ok=True)
+        arrays = {f"{variant}.{key}": value for variant in variants for key, value in said.items()}
+        np.savez(folder / f"{name}.npz", label=label, **arrays)
+        metrics = {
+            "accuracy": float(right.mean()),
+            "nll": float(said["nll"].mean()),
+            "ece": 0.1,
+            "brier": float(said["brier"].mean()),
+        }
+        refreshed = metrics if len(variants) == 2 else None
+        self.journal.append("tested", trial=name, images=len(right), shipped=metrics, refreshed=refreshed)
+        self.end(name, value=validation)
+
+    def finish(self) -> None:
+        self.journal.append("finished", reason="completed")
+
     def state(self) -> ExperimentState:
         return ExperimentState.read(self.path)
 
@@ -155,4 +197,45 @@ def usual(folder: Path, name: str = "made-up") -> Writer:
     writer.trial("base-1", {"lr": 3e-3}, [0.5, 0.6, 0.8, 0.88])
     writer.trial("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, [0.5, 0.92, 0.91, 0.93])
     writer.trial("swa-1", {"lr": 3e-3, "swa_start": 0, "swa_lr": 2e-3}, [0.5, 0.6, 0.8, 0.89])
+    return writer
+
+
+SWA_ARM = {
+    "name": "swa-0",
+    "kind": "swa",
+    "params": {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4},
+    "roles": ["finalist"],
+}
+SECOND_ARM = {
+    "name": "swa-1",
+    "kind": "swa",
+    "params": {"lr": 3e-3, "swa_start": 0, "swa_lr": 2e-3},
+    "roles": ["finalist"],
+}
+TUNED_ARM = {"name": "base-0", "kind": "baseline", "params": {"lr": 1e-3}, "roles": ["baseline", "trunk"]}
+TRUNK_ARM = {"name": "base-1", "kind": "baseline", "params": {"lr": 3e-3}, "roles": ["trunk"]}
+
+
+def confirmed(
+    folder: Path,
+    *,
+    gain: float = 0.1,
+    seeds: Sequence[int] = (8, 9, 10, 11, 12),
+    images: int = 400,
+    writer: Writer | None = None,
+    number: int = 1,
+) -> Writer:
+    """`usual`, and fresh seeds of two finalists, the tuned baseline and another trunk.
+
+    Baselines are right on 80 % of the images, the first finalist on `gain` more, the second on as many.
+    """
+    writer = writer or usual(folder)
+    drawn = np.random.default_rng(3)
+    arms = [SWA_ARM, SECOND_ARM, TUNED_ARM, TRUNK_ARM]
+    writer.look(arms, seeds, number)
+    for seed in seeds:
+        for arm in arms[::-1]:
+            chance = 0.8 + (gain if arm is SWA_ARM else 0.0)
+            validation = 0.95 if arm is SWA_ARM else 0.9
+            writer.tested(arm, seed, drawn.random(images) < chance, validation=validation)
     return writer

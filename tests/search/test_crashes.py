@@ -36,7 +36,7 @@ def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, short: Pa
     crash("checkpoint:3", results, trials)
     told = stop(signal.SIGINT, results, trials, epochs=3)
     assert told[-2:-1] == ["Interrupted. Continue with:"]
-    assert told[-1].endswith(f"--results-dir {results} --resume")
+    assert told[-1].endswith(f"--results-dir {results} --no-confirm --resume")
     assert told[-1].startswith("python run_search.py --space ")
     crash("line-half:6", results, trials)
     told = stop(signal.SIGTERM, results, trials, epochs=2, group=True)

@@ -221,7 +221,14 @@ class Worker:
     def train(self, **more: Any) -> dict[str, Any]:
         """Run the trial; returns the last message."""
         config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
-        config |= {"recorded_epochs": 0, "trunk": "t", "publish": [], "published": [], "gpus": 0.0}
+        config |= {
+            "recorded_epochs": 0,
+            "trunk": "t",
+            "publish": [],
+            "published": [],
+            "gpus": 0.0,
+            "test": False,
+        }
         train_trial({**config, **more}, self.shared)
         return self.messages[-1]
 

@@ -78,8 +78,8 @@ def test_it_ends_with_the_comparison_and_names_the_files(finished: tuple[Path, s
     assert "Files in out/digits/" in out
     named = re.findall(r"^  (\S+\.\w+)  ", out, re.MULTILINE)
     assert named == [
-        "trials.parquet", "epochs.parquet", "comparison.parquet", "best_model.pt", "best_model.json",
-        "space.yaml", "journal.jsonl",
+        "report.html", "trials.parquet", "epochs.parquet", "comparison.parquet", "optuna.log",
+        "best_model.pt", "best_model.json", "space.yaml", "journal.jsonl",
     ]  # fmt: skip
     assert all((folder / name).exists() for name in named)
     assert not re.search(r"\x1b|WARNING|INFO|\(pid=|ray::|Trial .* errored", out)
@@ -89,7 +89,7 @@ def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     assert sorted(p.name for p in folder.iterdir()) == [
         ".lock", "best_model.json", "best_model.pt", "checkpoints", "comparison.parquet", "epochs.parquet",
-        "journal.jsonl", "space.yaml", "trials.parquet",
+        "journal.jsonl", "optuna.log", "report.html", "space.yaml", "tensorboard", "trials.parquet",
     ]  # fmt: skip
     state = ExperimentState.read(folder / "journal.jsonl")
     on_disk = sorted(str(p.relative_to(folder)) for p in (folder / "checkpoints").rglob("*.pt"))
@@ -282,7 +282,7 @@ def search_made_up(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "train_trial", tests_support.made_up_trial)
         request = runner.Request(
-            experiment, results_dir=folder, gpus=0, quiet=True, console=Console(quiet=True)
+            experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )
         return runner.search(request, export, write_space, best_trial)
 

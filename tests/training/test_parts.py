@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_non_finite_outputs_are_refused(bad: float) -> None:
 def test_batches_do_not_change_the_metrics() -> None:
     model = torch.nn.Linear(4, 3)
     images, labels = torch.randn(10, 4), torch.arange(10) % 3
-    numerics = resolve(TrainSpec(), device="cpu")
+    numerics = resolve(TrainSpec(), 32, device="cpu")
     one = evaluate(model, [(images, labels)], numerics.autocast())
     many = evaluate(model, zip(images.split(3), labels.split(3), strict=True), numerics.autocast())
     assert one.accuracy == many.accuracy
@@ -295,12 +296,21 @@ def test_damaged_checkpoints_are_recognised(damage: str, tmp_path: Path) -> None
 
 
 def test_numerics_on_the_cpu() -> None:
-    assert resolve(TrainSpec(), device="cpu", threads=3) == Numerics("cpu", "fp32", 3, True, True, False)
-    chosen = resolve(TrainSpec(precision="bf16", channels_last=False, fused=False), device="cpu", threads=1)
+    assert resolve(TrainSpec(), 224, device="cpu", threads=3) == Numerics("cpu", "fp32", 3, True, True, False)
+    given = TrainSpec(precision="bf16", channels_last=False, fused=False)
+    chosen = resolve(given, 224, device="cpu", threads=1)
     assert (chosen.precision, chosen.channels_last, chosen.fused) == ("bf16", False, False)
     assert Numerics(**chosen.as_dict()) == chosen
     with pytest.raises(RequestError, match=r"train\.precision: fp16 needs a GPU"):
-        resolve(TrainSpec(precision="fp16"), device="cpu")
+        resolve(TrainSpec(precision="fp16"), 32, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size", "expected"),
+    [("auto", 63, False), ("auto", 64, True), (True, 32, True), (False, 224, False)],
+)
+def test_memory_format_on_the_cpu(wanted: Any, size: int, expected: bool) -> None:
+    assert resolve(TrainSpec(channels_last=wanted), size, device="cpu").channels_last is expected
 
 
 @pytest.mark.parametrize(
@@ -313,10 +323,10 @@ def test_auto_precision_by_gpu(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old one")
-    assert resolve(TrainSpec(), device="cuda").precision == expected
+    assert resolve(TrainSpec(), 32, device="cuda").precision == expected
     if not bf16:
         with pytest.raises(RequestError, match="an old one has no bf16"):
-            resolve(TrainSpec(precision="bf16"), device="cuda")
+            resolve(TrainSpec(precision="bf16"), 32, device="cuda")
 
 
 def test_seeds_by_purpose() -> None:

@@ -6,18 +6,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 
 from tune_swa.data.decoding import decode_all
-from tune_swa.data.locks import locked
+from tune_swa.data.locks import held, locked
 from tune_swa.data.remarks import Remarks
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 IMAGES, LABELS, PARTS, META = "images.npy", "labels.npy", "parts.npy", "meta.json"
+_ENTRY = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}\.new")
+"""Names of entries, and of those that are being written."""
 CHUNK = 256
 """Images hashed at a time."""
 
@@ -139,6 +142,56 @@ def read(folder: Path) -> Decoded | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return Decoded(folder, images, labels, parts, class_names, fingerprint, remarks) if whole else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the cache as it lies on the disk."""
+
+    folder: Path
+    size: int
+    """In bytes."""
+    state: Literal["whole", "damaged", "other version", "half written"]
+
+
+def entries(verify_below: int = 0) -> Iterator[Entry]:
+    """What the cache holds, by name.
+
+    Args:
+        verify_below: entries of at most so many bytes are read whole and their hash is compared.
+
+    Raises:
+        OSError: the cache cannot be read.
+    """
+    if not cache_folder().exists():
+        return
+    for folder in sorted(cache_folder().iterdir()):
+        name = folder.name
+        if not _ENTRY.fullmatch(name):  # locks, downloads
+            continue
+        if not folder.is_dir():
+            yield Entry(folder, folder.stat().st_size, "damaged")
+            continue
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        if name.startswith("."):
+            if not held(folder.with_name(f"{name[1:-4]}.lock")):  # else it is being written
+                yield Entry(folder, size, "half written")
+            continue
+        found = read(folder)
+        if found is None:
+            yield Entry(folder, size, "other version" if _of_other_version(folder) else "damaged")
+        elif size <= verify_below and _fingerprint(found) != found.fingerprint:
+            yield Entry(folder, size, "damaged")
+        else:
+            yield Entry(folder, size, "whole")
+
+
+def _of_other_version(folder: Path) -> bool:
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        return bool(meta["format"] != FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _write(

@@ -6,12 +6,16 @@ how the page looks in `report`.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy import interpolate
+from scipy.spatial import QhullError
 
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.results import statistics
@@ -24,6 +28,8 @@ SWA, BASELINE, LIVE, SHARED = "#1f6fb4", "#c2571a", "#7fb2dd", "#c9d3dc"
 GOOD, BAD, INK, GRID = "#1a7f4b", "#b3261e", "#1c2733", "#e3e8ed"
 MOST_POINTS = 2000
 """Trials drawn at most, the best first: a page has to open on a phone."""
+LEAST_SURFACE = 6
+"""Places with completed trials, from which on something is interpolated between them."""
 
 
 @dataclass(frozen=True)
@@ -169,25 +175,36 @@ def landscape(compared: Comparison) -> Figure:
     done = [e for e in entries if e.completed]
     lost = [e for e in entries if not e.completed]
     figure = blank(430)
+    surface = _surface(done)
+    if surface is not None:
+        figure.add_trace(surface)
+    rates = sorted({_of(e, "lr") for e in entries if e.params.get("lr") is not None})
+    apart = _apart([_of(e, "swa_start") for e in entries], len(rates))
     for group, name, symbol in ((lost, "not completed", "x-thin-open"), (done, "completed", "circle")):
         if not group:
             continue
         marker: dict[str, Any] = {"size": 12, "symbol": symbol, "line": {"width": 1.5, "color": INK}}
         if name == "completed":
             marker |= {
-                "color": [100 * (e.accuracy or 0) for e in group], "colorscale": "Viridis",
-                "colorbar": {"title": {"text": "%"}, "thickness": 12}, "line": {"width": 0.5, "color": INK},
+                "color": [100 * (e.accuracy or 0) for e in group], "coloraxis": "coloraxis",
+                "line": {"width": 0.5, "color": INK},
             }  # fmt: skip
         figure.add_trace(
             go.Scatter(
-                x=[e.params.get("swa_start") for e in group], y=[e.params.get("swa_lr") for e in group],
-                mode="markers", name=name, marker=marker,
+                x=[_of(e, "swa_start") + apart * _place(e, rates) for e in group],
+                y=[_of(e, "swa_lr") for e in group], mode="markers", name=name, marker=marker,
                 text=[f"{_safe(e.label)}<br>{percent(e.accuracy)} %, {e.trial.status}" for e in group],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
-    figure.update_xaxes(title="swa_start, epoch")
-    figure.update_yaxes(title="swa_lr", type="log", exponentformat="power")
+    figure.update_layout(
+        coloraxis={"colorscale": "Viridis", "colorbar": {"title": {"text": "%"}, "thickness": 12}}
+    )
+    figure.update_xaxes(title="swa_start, epoch", tickformat="d")
+    if len({_of(e, "swa_start") for e in entries}) <= 12:
+        figure.update_xaxes(tickvals=sorted({_of(e, "swa_start") for e in entries}))
+    ticks = _log_ticks([_of(e, "swa_lr") for e in entries])
+    figure.update_yaxes(title="swa_lr", type="log", tickvals=ticks, ticktext=[format_value(t) for t in ticks])
     rows = [
         [e.label, e.trial.status, e.params.get("swa_start"), _value(e.params.get("swa_lr")),
          _value(e.params.get("lr")), percent(e.accuracy), points(e.delta_vs_baseline)]
@@ -196,12 +213,75 @@ def landscape(compared: Comparison) -> Figure:
     return Figure(
         "landscape",
         "Where averaging starts, and at which rate",
-        f"Each trial of the search by its validation accuracy ({compared.images} images, one seed).",
+        f"Each trial of the search by its validation accuracy ({compared.images} images, one seed)."
+        + (
+            " Trials that differ in the base rate alone stand side by side, the lowest on the left."
+            if apart
+            else ""
+        )
+        + (" Behind them, the mean of the completed ones, interpolated." if surface is not None else ""),
         figure,
         ["configuration", "status", "swa_start", "swa_lr", "lr", "validation %", "against best baseline"],
         rows,
         frozenset({2, 3, 4, 5, 6}),
     )
+
+
+def _apart(starts: Sequence[float], rates: int) -> float:
+    """Epochs between trials that would lie on each other, where the base rate has a few values."""
+    if not 2 <= rates <= 6 or not starts:
+        return 0.0
+    each = sorted(set(starts))
+    gaps = [b - a for a, b in itertools.pairwise(each)]
+    return 0.5 * min(gaps, default=1) / rates
+
+
+def _place(entry: Entry, rates: Sequence[float]) -> float:
+    """Of its base rate among the others, around 0."""
+    return rates.index(_of(entry, "lr")) - (len(rates) - 1) / 2 if rates else 0.0
+
+
+def _of(entry: Entry, name: str) -> float:
+    """A setting that is a number."""
+    value = entry.params[name]
+    assert isinstance(value, int | float)
+    return value
+
+
+def _surface(done: Sequence[Entry]) -> go.Contour | None:
+    """Mean accuracy over (swa_start, log swa_lr), linear between the trials; None where they span no area."""
+    cells: dict[tuple[float, float], list[float]] = {}
+    for e in done:
+        where = (_of(e, "swa_start"), math.log10(_of(e, "swa_lr")))
+        cells.setdefault(where, []).append(100 * (e.accuracy or 0))
+    if len(cells) < LEAST_SURFACE:
+        return None
+    found = np.array(list(cells))
+    low, span = found.min(axis=0), np.ptp(found, axis=0)
+    if not span.all():
+        return None
+    x, y = np.linspace(0, 1, 41), np.linspace(0, 1, 41)
+    values = [float(np.mean(v)) for v in cells.values()]
+    shown = [100 * (e.accuracy or 0) for e in done]
+    try:
+        z = interpolate.griddata((found - low) / span, values, tuple(np.meshgrid(x, y)), method="linear")
+    except QhullError:  # all on one line
+        return None
+    # colours of its own: plotly's page hangs where a contour shares a colour axis with markers
+    return go.Contour(
+        x=low[0] + span[0] * x, y=10 ** (low[1] + span[1] * y), z=z, zmin=min(shown), zmax=max(shown),
+        colorscale="Viridis", showscale=False, opacity=0.45, line={"width": 0.5}, hoverinfo="skip",
+        ncontours=12,
+    )  # fmt: skip
+
+
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten around positive values; only the powers over many decades."""
+    if not values:
+        return []
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    return [float(f"{k}e{e}") for e in range(low, high + 1) for k in steps]
 
 
 def curves(compared: Comparison) -> Figure:

@@ -16,6 +16,7 @@ from tune_swa.storage import Store, check_usable
 
 JOURNAL = "journal.jsonl"
 SPACE = "space.yaml"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RequestError(
             f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
@@ -52,13 +53,28 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.listdir(folder) == [".lock"]:  # the request was refused: leave nothing behind
-                (folder / ".lock").unlink()
+            if os.listdir(folder) == [LOCK]:  # the request was refused: leave nothing behind
+                (folder / LOCK).unlink()
                 for path in made or [folder]:
                     with suppress(OSError):  # somebody else uses it by now
                         path.rmdir()
     finally:
         os.close(file)
+
+
+def writer(folder: Path) -> str | None:
+    """The process that writes to an experiment's folder now, as its lock names it; None: nobody does."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for as long as this function takes
+    except BlockingIOError:
+        return os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(file)
+    return None
 
 
 def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:

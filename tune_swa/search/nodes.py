@@ -51,8 +51,11 @@ class Answer:
 def ask(question: Question) -> Answer:
     """Look at the computer that this runs on."""
     try:
-        numerics = resolve(question.experiment.train, device=question.device, threads=question.threads)
-        data = prepare(question.experiment.data, question.data_dir)
+        experiment = question.experiment
+        numerics = resolve(
+            experiment.train, experiment.data.image_size, device=question.device, threads=question.threads
+        )
+        data = prepare(experiment.data, question.data_dir)
     except RequestError as error:
         return Answer(wrong=str(error))
     try:

@@ -10,6 +10,11 @@ from tune_swa.errors import RequestError
 from tune_swa.spec import Experiment, ResourcesSpec, format_value
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
 class Node:
     """One computer of a cluster."""
@@ -35,7 +40,7 @@ class Machine:
         """The GPUs that torch sees and the cores that this process may use."""
         import torch
 
-        return cls(gpus=torch.cuda.device_count(), cpus=len(os.sched_getaffinity(0)))
+        return cls(gpus=torch.cuda.device_count(), cpus=usable_cores())
 
     @classmethod
     def of_nodes(cls, nodes: tuple[Node, ...], where: str) -> Machine:

@@ -225,7 +225,13 @@ def _places(request: Request, state: ExperimentState) -> Iterator[tuple[Placemen
 
 
 def _numerics(request: Request, placement: Placement) -> Numerics:
-    return resolve(request.experiment.train, device=placement.device, threads=placement.cpus_per_trial)
+    experiment = request.experiment
+    return resolve(
+        experiment.train,
+        experiment.data.image_size,
+        device=placement.device,
+        threads=placement.cpus_per_trial,
+    )
 
 
 def _common_numerics(request: Request, placement: Placement, machine: Machine, data: Dataset) -> Numerics:

@@ -110,7 +110,8 @@ class TrainSpec(Settings):
     """Autocast type. `auto`: bf16 where the GPU has it, else fp16 (with a gradient scaler), else
     fp32; the CPU runs fp32. Averages, BN statistics and metrics are fp32 always."""
     channels_last: Literal["auto"] | bool = "auto"
-    """Memory format of activations and weights. `auto`: channels last."""
+    """Memory format of activations and weights. `auto`: channels last, but for images below 64
+    pixels on a CPU."""
     fused: Literal["auto"] | bool = "auto"
     """One kernel per optimizer step. `auto`: yes."""
     compile: bool = False

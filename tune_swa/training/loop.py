@@ -74,7 +74,7 @@ class Run:
         weights: StateDict | None = None,
     ) -> None:
         self.settings = settings
-        self.numerics = numerics or resolve(settings.train)
+        self.numerics = numerics or resolve(settings.train, data.images.shape[1])
         self.device = torch.device(self.numerics.device)
         model = build_model(data.num_classes, settings.seed, weights)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]

@@ -76,12 +76,20 @@ def fingerprint(weights: StateDict | None) -> str:
     return digest.hexdigest()
 
 
+def imagenet_weights() -> tuple[str, Path]:
+    """Where torchvision has its ImageNet weights, and the file that a download of them becomes."""
+    from torchvision.models import ResNet18_Weights
+
+    url: str = ResNet18_Weights.IMAGENET1K_V1.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
 def _download() -> StateDict:
     from torchvision.models import ResNet18_Weights
 
     entry = ResNet18_Weights.IMAGENET1K_V1
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / entry.url.rpartition("/")[2]
+    _, file = imagenet_weights()
+    folder = file.parent
     if not file.exists():
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # torch says there what it downloads

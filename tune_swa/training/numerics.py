@@ -43,11 +43,19 @@ class Numerics:
         return asdict(self)
 
 
-def resolve(train: TrainSpec, *, device: str | None = None, threads: int | None = None) -> Numerics:
+CHANNELS_LAST_FROM = 64
+"""Pixels from which on channels last is the faster format on a CPU; below, it costs a tenth
+(benchmarks/step.py)."""
+
+
+def resolve(
+    train: TrainSpec, image_size: int, *, device: str | None = None, threads: int | None = None
+) -> Numerics:
     """Decide every `auto` for this machine.
 
     Args:
         train: the settings.
+        image_size: pixels of a side.
         device: `cpu` or `cuda`; default: a GPU if there is one.
         threads: CPU threads of one run; default: torch's present number.
 
@@ -60,11 +68,12 @@ def resolve(train: TrainSpec, *, device: str | None = None, threads: int | None 
     else:
         kind = "cuda" if device.startswith("cuda") else "cpu"
     precision = _precision(train.precision, kind)
+    format_pays = kind == "cuda" or image_size >= CHANNELS_LAST_FROM
     return Numerics(
         device=kind,
         precision=precision,
         threads=threads or torch.get_num_threads(),
-        channels_last=train.channels_last is not False,
+        channels_last=format_pays if train.channels_last == "auto" else train.channels_last,
         fused=train.fused is not False,
         compile=train.compile,
     )

@@ -1,0 +1,152 @@
+"""The page: what is on it, and what it must not do."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_up import Writer, confirmed, experiment, usual
+
+from tune_swa.results.pages import LEAST_SECONDS
+from tune_swa.results.pages import Writer as Pages
+from tune_swa.results.report import build_report, write_report
+
+FIGURES = (
+    "forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
+)  # fmt: skip
+SIX_MEGABYTES = 6_000_000
+
+
+class Page(HTMLParser):
+    """Text, tables and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self._skip = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._skip = tag in ("script", "style")
+        found = dict(attrs)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.addresses += [found[k] or "" for k in ("src", "href", "action") if k in found]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_it_has_the_verdict_every_figure_and_every_table(tmp_path: Path) -> None:
+    writer = confirmed(tmp_path)
+    writer.finish()
+    page = Page(build_report(writer.state(), tmp_path))
+    assert "SWA is better: SWA_1_5e-4 lr=1e-3 beats the tuned baseline lr=1e-3, +" in page.text
+    assert {f"figure-{name}" for name in FIGURES if name != "importance"} <= set(page.ids)
+    assert set(FIGURES) | {"table", "changed", "provenance"} <= set(page.ids)
+    assert "93.00" in page.text
+    assert "f00d" in page.text  # the fingerprint of the images
+    assert "swa_lr: log_uniform" in page.text or "log_uniform:" in page.text
+    assert "while the search was not finished" not in page.text
+
+
+def test_it_asks_for_nothing_from_outside(tmp_path: Path) -> None:
+    text = build_report(confirmed(tmp_path).state(), tmp_path, lambda k: (b"png", f"test image {k}"))
+    page = Page(text)
+    assert page.addresses
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert "@import" not in text
+    assert len(text.encode()) < SIX_MEGABYTES
+
+
+@pytest.mark.parametrize("trials", [0, 1, 4])
+def test_a_search_that_has_just_begun_has_a_report_too(tmp_path: Path, trials: int) -> None:
+    writer = Writer(tmp_path)
+    for k in range(trials):
+        writer.suggest(f"swa-{k}", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4})
+        writer.start(f"swa-{k}")
+        writer.epoch(f"swa-{k}", 0, 0.5)
+    page = Page(build_report(writer.state(), tmp_path))
+    assert "No fresh seeds have been run, so there is no verdict yet." in page.text
+    assert "while the search was not finished" in page.text
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "</script><script>alert('&lt;')</script><img src=x onerror=alert(1)>"
+    writer = confirmed(tmp_path)
+    state = writer.state()
+    assert state.header is not None
+    state.header["data"]["class_names"] = [evil, "b"]
+    state.header["versions"][evil] = evil
+    text = build_report(state, tmp_path, lambda k: (b"png", f"{evil} {k}"))
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert evil in Page(text).text  # shown as what it is
+    own = [part for part in re.findall(r"<script>(.*?)</script>", text, re.S) if "alert(" in part]
+    assert len(own) == 1  # inside the figures' JSON
+    figures = own[0][own[0].index("{") : own[0].index("for (const")]
+    assert "<" not in figures
+
+
+def test_what_was_stopped_shared_and_skipped_is_counted(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    writer.suggest("swa-7", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3})
+    writer.epoch("swa-7", 0, 0.5, shared_from="base-0")
+    writer.epoch("swa-7", 1, 0.5)
+    writer.end("swa-7", "pruned")
+    text = Page(build_report(writer.state(), tmp_path)).text
+    assert "17 epochs were trained and 1 taken over from trials with the same trunk" in text
+    assert "early stopping ended 1 trials, 2 epochs before their last" in text
+
+
+def test_many_trials_stay_a_page_for_a_phone(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, experiment(search={"trials": 600}))
+    writer.trial("base-0", {"lr": 1e-3}, [0.5])
+    for k in range(600):
+        params = {"lr": 1e-3, "swa_start": k % 3, "swa_lr": 1e-4 * (1 + k / 10)}
+        writer.trial(f"swa-{k}", params, [0.5, 0.6, 0.7, 0.8 + k / 6000])
+    text = build_report(writer.state(), tmp_path)
+    assert len(text.encode()) < SIX_MEGABYTES
+    assert "more are in comparison.parquet" in Page(text).text
+
+
+def test_it_is_written_beside_its_old_self_and_renamed(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    path = write_report(writer.state(), tmp_path)
+    inode = path.stat().st_ino
+    write_report(writer.state(), tmp_path)
+    assert path.stat().st_ino != inode
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_during_the_search_it_takes_a_hundredth_of_the_time(tmp_path: Path) -> None:
+    now, written = [0.0], []
+
+    def slow(state: object, folder: Path) -> None:
+        written.append(now[0])
+        now[0] += 2.0
+
+    writer = usual(tmp_path)
+    pages = Pages(slow, lambda: now[0])
+    for second in range(1000):
+        now[0] = max(now[0], float(second))
+        pages(writer.state(), tmp_path)
+    assert len(written) == 5
+    assert written[0] == LEAST_SECONDS
+    gaps = [b - a for a, b in itertools.pairwise(written)]
+    assert min(gaps) >= 2.0 / 0.01
+    writer.finish()
+    pages(writer.state(), tmp_path)
+    assert len(written) == 6  # nothing more will come

@@ -1,0 +1,792 @@
+"""The doctor: each check on a machine that is fine and on one that is not, and the whole command."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import http.server
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tune_swa.cli import main
+from tune_swa.data import cache
+from tune_swa.data.dataset import prepare
+from tune_swa.data.locks import locked as turn
+from tune_swa.doctor import (
+    child,
+    examination,
+    finding,
+    gpus,
+    images,
+    machine,
+    network,
+    packages,
+    places,
+    rays,
+    render,
+    searches,
+)
+from tune_swa.doctor.child import Child, ChildError
+from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
+from tune_swa.journal import FORMAT
+from tune_swa.search import folder as experiment_folder
+from tune_swa.search import placement
+from tune_swa.spec import DataSpec
+from tune_swa.training import probe
+from tune_swa.training.probe import Gpu, TorchFacts
+
+ROOT = Path(__file__).parent.parent
+GB = 1_000_000_000
+Usage = namedtuple("Usage", "total used free")
+
+
+def one(found: Iterator[Finding]) -> Finding:
+    """The only finding of a check. A problem says what to do."""
+    (result,) = found
+    assert result.level != "problem" or result.remedy
+    assert "\n" not in result.text
+    return result
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100 * GB, 100 * GB - count, count))
+
+
+# ------------------------------------------------------------------------------ how checks are run
+
+
+def test_whatever_happens_in_a_check_is_a_finding() -> None:
+    def fails(error: Exception) -> Callable[[], Iterator[Finding]]:
+        def check() -> Iterator[Finding]:
+            yield ok("thing", "first part")
+            raise error
+
+        return check
+
+    first, second = findings_of("thing", fails(KeyError("x")), 5)
+    assert first.level == "ok"
+    assert second == note("thing", "could not be looked at (KeyError: 'x')")
+    assert findings_of("thing", fails(ImportError("No module named 'yaml'")), 5)[1].level == "problem"
+    denied = PermissionError(errno.EACCES, "Permission denied", "/proc/1")
+    assert "(PermissionError: /proc/1: Permission denied)" in findings_of("thing", fails(denied), 5)[1].text
+    begun = time.monotonic()
+    hung = findings_of("thing", lambda: time.sleep(5) or [], 0.1)
+    assert [f.level for f in hung] == ["problem"]
+    assert "no answer within 0.1 seconds" in hung[0].text
+    assert time.monotonic() - begun < 2
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions that are answered by crashing, among others."""
+    code = child.CODE.replace(
+        "child.main()",
+        "import os, platform, time; child.QUESTIONS.update(version=platform.python_version, print=print, "
+        "abort=os.abort, exit=sys.exit, list=os.listdir, sleep=lambda s: time.sleep(float(s)), same=str); "
+        "child.main()",
+    )
+    assert code != child.CODE
+    monkeypatch.setattr(child, "CODE", code)
+
+
+def test_an_answer_from_a_process_of_its_own(made_up: None) -> None:
+    with Child("version") as asked:
+        assert asked.result(20) == platform.python_version()
+    with Child("print", "not the answer") as asked:  # libraries print what they like
+        assert asked.result(20) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "seconds", "message"),
+    [
+        (["abort"], 20, "its process crashed: Aborted"),
+        (["exit", "out of luck"], 20, "its process ended with exit code 1: out of luck"),
+        (["list", "/nowhere"], 20, "FileNotFoundError: /nowhere: No such file or directory"),
+        (["nothing"], 20, "KeyError: 'nothing'"),
+        (["sleep", "30"], 0.3, "no answer within 0.3 seconds"),
+    ],
+)
+def test_a_process_of_its_own_that_fails(
+    question: list[str], seconds: float, message: str, made_up: None
+) -> None:
+    with Child(*question) as asked, pytest.raises(ChildError) as caught:
+        asked.result(seconds)
+    assert str(caught.value) == message
+
+
+def test_nothing_is_left_of_a_process_that_is_not_waited_for(made_up: None) -> None:
+    with Child("sleep", "30") as asked:
+        pid = asked._process.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(5, "0 kB"), (67_108_864, "67.1 MB"), (25.3e9, "25.3 GB"), (412e9, "412 GB"), (1.2e12, "1.2 TB")],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert finding.size(count) == text
+
+
+# ------------------------------------------------------------------------------ Python and packages
+
+
+def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one(packages.python()).level == "ok"
+    monkeypatch.setattr(platform, "python_version", lambda: "3.9.1")
+    found = one(packages.python())
+    assert found.level == "problem"
+    assert found.text.startswith("3.9.1, but tune_swa needs >=")
+
+
+def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    have: dict[str, str | None] = {}
+
+    def version(name: str) -> str:
+        found = have.get(name, real(name))
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = one(packages.packages())
+    assert found.level == "ok"
+    assert f"torch {real('torch')}" in found.text
+    have = {"optuna": "4.2.0", "cmaes": None, "tensorboardX": None}  # the last is needed by ray[tune]
+    texts = {f.text: f.remedy for f in packages.packages()}
+    assert len(texts) == 3
+    assert texts["cmaes is not installed"] == "Run: pip install 'cmaes>=0.12'"
+    assert "tensorboardX is not installed, which ray[tune] needs" in texts
+    assert any(text.startswith("optuna is 4.2.0, but tune_swa needs ") for text in texts)
+
+
+def test_a_package_that_was_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert one(packages.packages()).level == "note"
+
+
+# ------------------------------------------------------------------------------ cores and memory
+
+
+@pytest.fixture
+def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the system tells of a computer with 4 cores and 32 GB, of which 24 are free."""
+    monkeypatch.setattr(placement, "usable_cores", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 24000000 kB\n")
+    (tmp_path / "dev" / "shm").mkdir(parents=True)
+    return tmp_path
+
+
+def control_groups(root: Path, membership: str, files: dict[str, str]) -> None:
+    (root / "proc" / "self" / "cgroup").write_text(membership)
+    for name, content in files.items():
+        path = root / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def test_a_computer_without_limits(computer: Path) -> None:
+    assert one(machine.cores(computer)) == ok("CPU", "4 of 4 cores may be used")
+    assert one(machine.memory(computer)) == ok("memory", "24.6 GB of 32.8 GB are free")
+
+
+VERSION_1 = {
+    "cpu/docker/x/cpu.cfs_quota_us": "-1\n",
+    "cpu/docker/cpu.cfs_quota_us": "150000\n",
+    "cpu/docker/cpu.cfs_period_us": "100000\n",
+    "memory/job/memory.limit_in_bytes": str(4 * GB),
+    "memory/job/memory.usage_in_bytes": str(3 * GB),
+    "memory/job/memory.stat": f"cache 5\ntotal_inactive_file {GB}\n",
+    "memory/memory.limit_in_bytes": "9223372036854771712",
+    "memory/memory.usage_in_bytes": "7",
+}
+VERSION_2 = {
+    "a/b/cpu.max": "max 100000\n",
+    "a/cpu.max": "150000 100000\n",
+    "a/b/memory.max": str(4 * GB),
+    "a/b/memory.current": str(3 * GB),
+    "a/b/memory.stat": f"anon 5\ninactive_file {GB}\n",
+    "a/memory.max": "max",
+}
+
+
+@pytest.mark.parametrize(
+    ("membership", "files"),
+    [("5:memory:/job\n4:cpu,cpuacct:/docker/x\n0::/\n", VERSION_1), ("0::/a/b\n", VERSION_2)],
+    ids=["version 1", "version 2"],
+)
+def test_the_limits_of_a_container(computer: Path, membership: str, files: dict[str, str]) -> None:
+    control_groups(computer, membership, files)
+    found = one(machine.cores(computer))
+    assert (found.level, found.remedy) == ("note", "Give --cpus 1")
+    assert "quota is that of 1.5" in found.text
+    found = one(machine.memory(computer))
+    assert (found.level, found.text.partition(":")[0]) == (
+        "note",
+        "2 GB of 4 GB are free (the container's limit)",
+    )
+
+
+def test_too_little_memory(computer: Path) -> None:
+    (computer / "proc" / "meminfo").write_text("MemTotal: 2000000 kB\nMemAvailable: 400000 kB\n")
+    assert one(machine.memory(computer)).level == "problem"
+
+
+def test_shared_memory(computer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 16 * GB)
+    assert one(machine.shared_memory(computer)).level == "ok"
+    free(monkeypatch, 64_000_000)
+    found = one(machine.shared_memory(computer))
+    assert (found.level, found.remedy) == ("note", "In a container: docker run --shm-size=8.1g")
+    monkeypatch.undo()
+    (computer / "dev" / "shm").rmdir()
+    assert one(machine.shared_memory(computer)).level == "note"
+
+
+# ------------------------------------------------------------------------------ places to write to
+
+PLACES: list[Callable[[Path], places.Place]] = [
+    places.results,
+    places.image_cache,
+    lambda folder: replace(places.temporary(), folder=folder),
+]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary one, whatever the tests run on."""
+    free(monkeypatch, 50 * GB)
+    monkeypatch.setattr(places, "file_system", lambda path: "ext4")
+
+
+@pytest.fixture
+def short(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    folder = Path("/tmp") / f"tsd{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("make", PLACES)
+def test_a_place_that_is_fine(make: Callable[[Path], places.Place], short: Path, disk: None) -> None:
+    found = one(places.check_place(make(short)))
+    assert found.level == "ok"
+    assert "50 GB free; writing" in found.text
+    assert list(short.iterdir()) == []
+    found = one(places.check_place(make(short / "a" / "b")))
+    assert "will be made" in found.text
+    assert list(short.iterdir()) == []  # nothing is made before it is needed
+
+
+@pytest.mark.parametrize("make", PLACES)
+def test_a_place_that_cannot_be_written(
+    make: Callable[[Path], places.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (short / "file").write_text("")
+    found = one(places.check_place(make(short / "file" / "x")))
+    assert found.level == "problem"
+    assert found.text.endswith(f"x cannot be used ({short}/file: Not a directory)")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    found = one(places.check_place(make(short)))
+    assert found.level == "problem"
+    assert "No space left on device" in found.text
+    assert found.remedy is not None
+    assert found.remedy.startswith("Free space there. ")
+    assert [path.name for path in short.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("make", PLACES)
+def test_a_place_that_is_full(
+    make: Callable[[Path], places.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 90_000_000)
+    found = one(places.check_place(make(short)))
+    assert found.level == "problem"
+    assert "90 MB free" in found.text
+    free(monkeypatch, 900_000_000)
+    assert one(places.check_place(make(short))).level == "note"
+
+
+def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    found = one(places.check_place(places.results(short)))
+    assert found.level == "problem"
+    assert "no locks: No locks available" in found.text
+    monkeypatch.setattr(fcntl, "flock", lambda file, operation: None)
+    found = one(places.check_place(places.results(short)))
+    assert found.level == "problem"
+    assert "one lock to two at once" in found.text
+    monkeypatch.setattr(places, "ray_folder", lambda: short)
+    assert one(places.check_place(places.temporary())).level == "ok"  # Ray wants none there
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("nfs4", "a network file system"), ("tmpfs", "restarted"), ("overlay", "the container is removed")],
+)
+def test_kinds_of_file_systems(
+    kind: str, text: str, short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "file_system", lambda path: kind)
+    found = one(places.check_place(places.results(short)))
+    assert found.level == "note"
+    assert text in found.text
+
+
+def test_which_file_system(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    here = tmp_path / "my images"
+    here.mkdir()
+    point = str(here).replace(" ", "\\040")
+    mounts.write_text(
+        "22 27 0:21 / / rw shared:1 - ext4 /dev/sda rw\n"
+        f"30 22 0:40 / {point} rw,relatime - nfs4 server:/x rw\n"
+    )
+    assert places.file_system(here, mounts) == "nfs4"
+    assert places.file_system(tmp_path, mounts) == "ext4"
+    assert places.file_system(here, tmp_path / "nothing") == "unknown file system"
+
+
+def test_a_temporary_folder_with_a_long_path(
+    tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 25)))
+    found = one(places.check_place(places.temporary()))
+    assert found.level == "problem"
+    assert "too long for Ray's sockets" in found.text
+
+
+def test_storage(tmp_path: Path) -> None:
+    assert one(places.check_storage(str(tmp_path))).level == "ok"
+    assert list(tmp_path.iterdir()) == []
+    found = one(places.check_storage("/proc/nothing"))
+    assert found.level == "problem"
+    assert "--storage /proc/nothing: cannot be written to" in found.text
+
+
+# ------------------------------------------------------------------------------ torch and GPUs
+
+GPU = Gpu("Card", 80 * GB, 79 * GB, "9.0", bf16=True)
+FINE = TorchFacts(cuda="13.0", driver_cuda="13.1", gpus=(GPU,))
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "text"),
+    [
+        (FINE, "ok", "Card, 80 GB, compute capability 9.0, bf16; a training step works"),
+        (replace(FINE, gpus=(replace(GPU, bf16=False),)), "ok", "no bf16, so fp16 or fp32 is used"),
+        (replace(FINE, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9 GB are free"),
+        (replace(FINE, gpus=(replace(GPU, error="no kernel image"),)), "problem", "it (no kernel image)"),
+        (TorchFacts(cuda="13.0"), "note", "none that torch can use; searches run on the CPU"),
+        (TorchFacts(cuda=None, driver_cuda="12.4"), "problem", "torch is built for the CPU alone"),
+        (TorchFacts(cuda="13.0", driver_cuda="13.0", hidden=True), "note", "CUDA_VISIBLE_DEVICES"),
+        (
+            TorchFacts(cuda="13.0", driver_cuda="11.4", gpu_error="The driver is too old"),
+            "problem",
+            "torch cannot use a GPU (The driver is too old)",
+        ),
+    ],
+)
+def test_gpus(facts: TorchFacts, level: str, text: str, tmp_path: Path) -> None:
+    found = one(gpus.gpus(facts, tmp_path))
+    assert found.level == level
+    assert text in found.text
+
+
+def test_a_card_without_a_driver(tmp_path: Path) -> None:
+    for name, vendor, kind in (("a", "0x8086", "0x030000"), ("b", "0x10de", "0x040300")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(f"{vendor}\n")
+        (tmp_path / name / "class").write_text(f"{kind}\n")
+    assert not gpus.nvidia_cards(tmp_path)  # another maker's, and a sound card
+    (tmp_path / "b" / "class").write_text("0x030200\n")
+    found = one(gpus.gpus(TorchFacts(cuda="13.0"), tmp_path))
+    assert found.level == "note"
+    assert "its driver is not loaded" in found.text
+
+
+def test_torch_itself() -> None:
+    assert one(gpus.cpu(FINE)) == ok("torch", "trains on the CPU; built with CUDA 13.0")
+    assert one(gpus.cpu(TorchFacts(cpu_error="illegal"))).level == "problem"
+    found = one(gpus.cpu(TorchFacts(torchvision_error="operator torchvision::nms does not exist")))
+    assert found.level == "problem"
+    assert found.remedy is not None
+    assert "pip install" in found.remedy
+
+
+def test_a_step_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probe._train_a_step("cpu") is None
+    assert probe._train_a_step("cpu", "bf16") is None
+    assert probe._train_a_step("cuda:99")
+    real = torch.nn.functional.conv2d
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *given: real(*given) * 1.01)
+    assert probe._train_a_step("cpu") == "a convolution in fp32 gives wrong numbers"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_gpus_of_this_machine() -> None:
+    facts = TorchFacts.from_dict(probe.probe())
+    assert facts.driver_cuda is not None
+    assert len(facts.gpus) == torch.cuda.device_count()
+    assert [gpu.error for gpu in facts.gpus] == [None] * len(facts.gpus)
+
+
+def test_the_driver() -> None:
+    assert probe.driver_cuda("libnothing-of-this-name.so") is None
+    assert probe.driver_cuda("libc.so.6") is None
+
+
+# ------------------------------------------------------------------------------ the network
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server on this machine that answers /404 with 404, and so on."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(int(self.path[1:]))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def test_a_network_that_answers(server: str) -> None:
+    facts = TorchFacts(weights_url=f"{server}/200", images_url=f"{server}/405")
+    weights, sets = network.network(facts)
+    assert (weights.level, sets.level) == ("ok", "ok")
+    assert "127.0.0.1" in weights.text
+
+
+def test_a_network_that_refuses(server: str) -> None:
+    facts = TorchFacts(weights_url=f"{server}/403", images_url=f"{server}/407", weights_file="/w.pth")
+    weights, sets = network.network(facts)
+    assert (weights.level, sets.level) == ("note", "note")
+    assert "HTTP 403" in weights.text
+    assert "HTTP 407" in sets.text
+    weights, _ = network.network(replace(facts, weights_here=True))
+    assert (weights.level, weights.text) == ("ok", "the ImageNet weights are here already (/w.pth)")
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    facts = TorchFacts(weights_url="https://a.invalid/w.pth", images_url="https://b.invalid/i.tar")
+    weights, sets = network.network(replace(facts, weights_file="/w.pth"))
+    assert (weights.level, sets.level) == ("note", "note")
+    assert "a.invalid cannot be reached (Name or service not known)" in weights.text
+    assert "Digits, images of your own and weights: none need no network" in weights.text
+    assert weights.remedy == "Download https://a.invalid/w.pth elsewhere, and put it at /w.pth"
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(0) or _timeout())
+    assert network.reach("https://a.invalid") == "timed out"
+    assert one(network.network(TorchFacts(torchvision_error="x"))).level == "note"
+
+
+def _timeout() -> None:
+    raise TimeoutError("timed out")
+
+
+# ------------------------------------------------------------------------------ images
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of 12 training and 6 test images in two classes, and an empty cache."""
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "cache"))
+    for part, count in (("train", 6), ("test", 3)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photos" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (9, 9), (i, 9 * i, 5)).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_the_folder_of_images(photos: Path) -> None:
+    found = one(images.given(photos))
+    assert found.level == "ok"
+    assert "12 training, 0 validation, 6 test images in 2 classes" in found.text
+    assert not cache.cache_folder().exists()
+    assert one(images.given(photos / "none")).level == "problem"
+    assert "is a file" in one(images.given(photos / "train" / "cat" / "0.png")).text
+    found = one(images.given(photos / "train" / "cat"))
+    assert found.level == "note"
+    assert "no images were found in folders of classes" in found.text
+
+
+def test_the_cache(photos: Path) -> None:
+    assert one(images.cached()) == ok("image cache", "holds no decoded images yet")
+    first = prepare(DataSpec(dataset="folder", image_size=8), photos).cache_path
+    assert first is not None
+    entries = [first.with_name(24 * digit) for digit in "abcd"]
+    for entry in entries:
+        shutil.copytree(first, entry)
+    assert one(images.cached()).text.startswith("holds 5 sets of decoded images (")
+    flipped, torn, old, _ = entries
+    pixels = np.load(flipped / cache.IMAGES, mmap_mode="r+")
+    pixels[0, 0, 0, 0] ^= 1
+    pixels.flush()
+    with (torn / cache.IMAGES).open("r+b") as file:
+        file.truncate(100)
+    meta = json.loads((old / cache.META).read_text())
+    (old / cache.META).write_text(json.dumps({**meta, "format": cache.FORMAT - 1}))
+    half = old.with_name(f".{old.name}.new")
+    half.mkdir()
+    whole, damaged, other, left = images.cached()
+    assert whole.text.startswith("holds 2 sets")
+    assert [f.level for f in (damaged, other, left)] == ["note"] * 3
+    assert damaged.remedy is not None
+    assert str(flipped) in damaged.remedy
+    assert str(torn) in damaged.remedy
+    assert "another version" in other.text
+    assert left.remedy is not None
+    assert left.remedy.endswith(str(half))
+    with turn(old.with_name(f"{old.name}.lock")):  # somebody is writing it
+        assert len(list(images.cached())) == 3
+
+
+# ------------------------------------------------------------------------------ searches
+
+
+def journal(results: Path, name: str, *events: dict[str, Any], torch_version: str | None = None) -> Path:
+    """An experiment with a header, one trial, and these events."""
+    version = importlib.metadata.version("torch") if torch_version is None else torch_version
+    header = {
+        "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0, "identity": {},
+        "spec": {"search": {"keep_checkpoints": "best"}},
+        "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
+        "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": version},
+    }  # fmt: skip
+    suggested = {
+        "event": "suggested", "trial": "baseline-0000", "kind": "baseline", "stage": "search", "params": {},
+        "seed": 0, "source": "baseline", "index": 0, "trunk": "abc", "first_average": None,
+    }  # fmt: skip
+    folder = results / name
+    folder.mkdir(parents=True)
+    lines = [header, {"event": "session", "number": 1}, suggested, *events]
+    (folder / experiment_folder.JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_searches(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert one(searches.searches(results)) == ok("searches", f"none in {results} yet")
+    journal(results, "done", {"event": "finished", "reason": "all"})
+    assert one(searches.searches(results)) == ok("searches", f"1 in {results} is finished")
+    cut = journal(results, "cut")
+    old = journal(results, "old", torch_version="1.0")
+    spoiled = journal(results, "spoiled")
+    (spoiled / experiment_folder.JOURNAL).write_text("{}\n")
+    empty = results / "empty"
+    empty.mkdir()
+    (empty / experiment_folder.JOURNAL).write_text("torn")
+    found = {f.text.partition(" ")[0]: f for f in searches.searches(results)}
+    assert found[str(cut)].text == f"{cut} is not finished: 0 trials have ended, 1 goes on"
+    assert found[str(cut)].remedy == (
+        f"tune-swa search --space {cut}/space.yaml --results-dir {results} --resume "
+        "(with --data-dir and the other options it was begun with)"
+    )
+    assert found[str(old)].remedy == "Install torch 1.0 to go on with it"
+    assert "holds nothing" in found[str(empty)].text
+    assert "this line of the journal is damaged" in found[f"{spoiled}/journal.jsonl:1:"].text
+    assert found["1"].level == "ok"
+    with experiment_folder.locked(cut):
+        running = [f for f in searches.searches(results) if f.text.startswith(str(cut))]
+    assert running == [ok("searches", f"{cut} runs now (process {os.getpid()})")]
+
+
+def test_journals_that_would_take_long_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "READ_BYTES", 10)
+    journal(tmp_path, "large")
+    found = one(searches.searches(tmp_path))
+    assert (found.level, found.text) == ("note", f"1 more in {tmp_path}, whose journals were not read")
+
+
+# ------------------------------------------------------------------------------ Ray
+
+
+def process(proc: Path, pid: int, parent: int, name: str, command: str, state: str = "S") -> None:
+    (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "stat").write_text(f"{pid} ({name}) {state} {parent} 1 1 0 -1")
+    (proc / str(pid) / "cmdline").write_bytes(command.encode() + b"\0x\0")
+
+
+def test_rays_that_run(tmp_path: Path) -> None:
+    process(tmp_path, 1, 0, "init", "/sbin/init")
+    process(tmp_path, 7, 1, "a (b) c", "/usr/bin/thing")
+    process(tmp_path, 90, 1, "raylet", "", state="Z")
+    (tmp_path / "91").mkdir()  # has just ended
+    assert one(rays.processes(tmp_path)) == ok("Ray", "no Ray runs on this machine")
+    process(tmp_path, 20, 1, "python3", "/opt/venv/bin/python3.11")
+    for pid, name in ((21, "gcs_server"), (22, "raylet")):
+        process(tmp_path, pid, 20, name, "/ray/x")
+    found = one(rays.processes(tmp_path))
+    assert (found.level, found.text) == ("ok", "in use by process 20; a search would share this machine")
+    for pid, name in ((31, "gcs_server"), (32, "raylet")):
+        process(tmp_path, pid, 1, name, "/ray/x")
+    _, left = rays.processes(tmp_path)
+    assert left.level == "note"
+    assert left.remedy is not None
+    assert "kill 31 32." in left.remedy
+
+
+def test_what_sessions_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc = tmp_path / "proc"
+    assert list(rays.sessions(tmp_path, proc)) == []
+    for pid in (5, 6):
+        logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{pid}" / "logs"
+        logs.mkdir(parents=True)
+        (logs / "x").write_bytes(bytes(1500))
+    (proc / "6").mkdir(parents=True)
+    found = one(rays.sessions(tmp_path, proc))
+    assert found == ok("Ray", f"1 session that has ended left 2 kB in {tmp_path}/ray")
+    monkeypatch.setattr(rays, "LEFT_BYTES", 1000)
+    assert one(rays.sessions(tmp_path, proc)).level == "note"
+
+
+def test_no_cluster() -> None:
+    found = one(rays.joins("127.0.0.1:1"))
+    assert found.level == "problem"
+    assert "no Ray cluster answers there" in found.text
+
+
+@pytest.mark.parametrize(
+    ("question", "level"),
+    [
+        (["same", "127.0.0.1"], "ok"),
+        (["same", "192.0.2.1"], "problem"),
+        (["list", "/nowhere"], "problem"),
+    ],
+)
+def test_a_start_of_ray(
+    question: list[str], level: str, monkeypatch: pytest.MonkeyPatch, made_up: None
+) -> None:
+    """The real one is part of the whole command, below."""
+    monkeypatch.setattr(rays, "Child", lambda _: Child(*question))
+    assert one(rays.starts()).level == level
+
+
+# ------------------------------------------------------------------------------ the whole command
+
+
+def test_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = render.show(iter([ok("CPU", "2 of 2"), problem("results", "full", "Free space")]))
+    print(render.summary(shown))
+    assert capsys.readouterr().out == (
+        "ok       CPU            2 of 2\n"
+        "problem  results        full\n"
+        "         -> Free space\n"
+        "1 problem: a search would not run here as it should. What to do stands below each.\n"
+    )
+
+
+def test_the_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    render.show([problem("results", "[/x] is " + "very " * 20 + "full", "Free space")])
+    lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert lines[0].startswith("problem  results        [/x] is very")
+    assert all(line.startswith(" " * 24) for line in lines[1:])
+    assert "-> Free space" in lines[-1]
+    assert max(map(len, lines)) <= 60
+
+
+def test_a_machine_with_everything_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, made_up: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    monkeypatch.setattr(examination, "Child", lambda _: Child("abort"))
+    below = str(tmp_path / "file" / "results")
+    code = main(["doctor", "--results-dir", below, "--data-dir", below, "--storage", below])
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "Traceback" not in out
+    lines = out.splitlines()
+    areas = {line[9:23].strip() for line in lines if line.startswith("problem")}
+    assert areas >= {"results", "image cache", "temporary", "images", "storage", "torch"}
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("problem"):
+            assert following.strip().startswith("-> ")
+    assert "cannot be used: its process crashed: Aborted" in out
+    assert " problems: a search would not run here" in lines[-1]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """As it is typed, with a real torch and a real Ray."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tune_swa", "doctor", "--ray", "--results-dir", str(tmp_path / "results")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TUNE_SWA_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.stderr == ""
+    assert "Traceback" not in result.stdout
+    *lines, empty, last = result.stdout.splitlines()
+    assert empty == ""
+    findings = [line for line in lines if not line.startswith("         -> ")]
+    levels = [line[:9].strip() for line in findings]
+    assert set(levels) <= {"ok", "note", "problem"}
+    assert result.returncode == int("problem" in levels), result.stdout
+    assert ("No problem found" in last) == (result.returncode == 0)
+    areas = list(dict.fromkeys(line[9:24].strip().rstrip("0123456789 ") for line in findings))
+    assert areas == [
+        "Python", "packages", "CPU", "memory", "shared memory", "results", "searches", "image cache",
+        "temporary", "torch", "GPU", "network", "Ray",
+    ]  # fmt: skip
+    assert any("starts on the loopback interface, and runs a task" in line for line in findings)
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_facts_travel_as_json() -> None:
+    assert TorchFacts.from_dict(json.loads(json.dumps(asdict(FINE)))) == FINE

@@ -1,0 +1,101 @@
+"""All checks in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_swa.doctor import machine, packages, places
+from tune_swa.doctor.child import Child, ChildError
+from tune_swa.doctor.finding import Check, Finding, findings_of, problem
+
+SECONDS = 20.0
+"""For one check; most take milliseconds."""
+TORCH_SECONDS = 120.0
+"""torch on a slow file system, and a machine with eight GPUs, take their time."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    results_dir: Path = Path("results")
+    data_dir: Path | None = None
+    storage: str | None = None
+    address: str | None = None
+    ray: bool = False
+    """Whether a Ray is started, which takes seconds."""
+
+
+def examine(request: Request) -> Iterator[Finding]:
+    """Look at everything, the findings one after another as they come."""
+    with ExitStack() as stack:
+        torch = stack.enter_context(Child("torch"))  # the slowest goes first
+        for area, check, seconds in _quick(request):
+            yield from findings_of(area, check, seconds)
+        yield from findings_of("torch", lambda: _torch(torch), TORCH_SECONDS + SECONDS)
+        for area, check, seconds in _ray(request):
+            yield from findings_of(area, check, seconds)
+
+
+def _quick(request: Request) -> Iterator[tuple[str, Check, float]]:
+    def decoded() -> Iterator[Finding]:
+        from tune_swa.data.cache import cache_folder
+        from tune_swa.doctor.images import cached
+
+        yield from places.check_place(places.image_cache(cache_folder()))
+        yield from cached()
+
+    def images() -> Iterator[Finding]:
+        from tune_swa.doctor.images import given
+
+        assert request.data_dir is not None
+        yield from given(request.data_dir)
+
+    def searches() -> Iterator[Finding]:
+        from tune_swa.doctor.searches import searches
+
+        yield from searches(request.results_dir)
+
+    yield "Python", packages.python, SECONDS
+    yield "packages", packages.packages, SECONDS
+    yield "CPU", machine.cores, SECONDS
+    yield "memory", machine.memory, SECONDS
+    yield "shared memory", machine.shared_memory, SECONDS
+    yield "results", lambda: places.check_place(places.results(request.results_dir)), SECONDS
+    yield "searches", searches, SECONDS
+    yield "image cache", decoded, SECONDS
+    yield "temporary", lambda: places.check_place(places.temporary()), SECONDS
+    if request.data_dir is not None:
+        yield "images", images, SECONDS
+    if request.storage is not None:
+        storage = request.storage
+        yield "storage", lambda: places.check_storage(storage), 2 * SECONDS
+
+
+def _torch(child: Child) -> Iterator[Finding]:
+    from tune_swa.doctor import gpus, network
+    from tune_swa.training.probe import TorchFacts
+
+    try:
+        facts = TorchFacts.from_dict(child.result(TORCH_SECONDS))
+    except ChildError as error:
+        yield problem("torch", f"cannot be used: {error}", "Install torch for this kind of machine again")
+        return
+    yield from gpus.cpu(facts)
+    yield from gpus.gpus(facts)
+    yield from network.network(facts)
+
+
+def _ray(request: Request) -> Iterator[tuple[str, Check, float]]:
+    from tune_swa.doctor import rays
+
+    yield "Ray", rays.processes, SECONDS
+    yield "Ray", rays.sessions, SECONDS
+    if request.ray:
+        yield "Ray", rays.starts, rays.START_SECONDS + SECONDS
+    if request.address is not None:
+        address = request.address
+        yield "cluster", lambda: rays.joins(address), rays.START_SECONDS + SECONDS
