@@ -23,11 +23,13 @@ from driver import Driver  # type: ignore[import-not-found]
 from mlflow.tracking import MlflowClient
 from wandb.proto import wandb_internal_pb2
 
-from tune_swa.cli import run_search
+from tune_swa import supervisor
+from tune_swa.cli import main, run_search
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
 from tune_swa.news import SCALARS
 from tune_swa.results.pages import Writer
+from tune_swa.search import runner
 from tune_swa.search.neighbours import Courier, Run
 from tune_swa.spec import Experiment
 
@@ -309,6 +311,38 @@ def test_a_missing_package_is_told_at_once(
         f"`pip install 'tune-swa[{package}]'`, or leave --log {package} out\n"
     )
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["Optuna's file", "TensorBoard's files"]),
+        (["none"], ["Optuna's file"]),
+        (["none", "mlflow", "mlflow"], ["Optuna's file", "the runs for MLflow"]),
+        (["wandb"], ["Optuna's file", "TensorBoard's files", "the runs for Weights & Biases"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["search", "confirm"])
+def test_what_the_option_asks_for_is_what_is_written(
+    command: str, given: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def search(request: Any, writer: Writer, *_: Any) -> None:
+        found.extend(log.what for log in writer._logs)
+        raise RequestError("that will do")
+
+    monkeypatch.setattr(supervisor, "interrupt_once", lambda: None)
+    monkeypatch.setattr(runner, "search", search)
+    folder = tmp_path / "results" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").touch()
+    (folder / "space.yaml").write_text(TINY)
+    where = [str(folder)]
+    if command == "search":
+        where = ["--space", str(folder / "space.yaml"), "--results-dir", str(tmp_path / "results")]
+    assert main([command, *where, *(f"--log={name}" for name in given)]) == 2
+    assert found == expected
 
 
 class Failing:

@@ -47,7 +47,10 @@ class WandbRuns(WandbLoggerCallback):
             raise ValueError("no API key: run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline")
 
     def is_complete(self, trial: Run) -> bool:
-        """By what is on this machine: the service cannot be asked when it is not connected."""
+        """By what is on this machine: the service cannot be asked when it is not connected.
+
+        A kill -9 right after the end of a trial can take its last epochs from its run.
+        """
         return any(self._directory.glob(f"*run-*-{trial.trial_id}"))
 
     def next_epoch(self, trial: Run) -> int:
