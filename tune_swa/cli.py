@@ -319,7 +319,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     try:
         outcome = search(
             request,
-            Writer(write_page, [*files, *couriers]),
+            Writer(write_page, logs=[*files, *couriers]),
             write_space,
             best_trial,
             prepare_logs,

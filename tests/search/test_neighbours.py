@@ -362,7 +362,7 @@ def test_a_log_that_fails_is_told_once_and_ends_nothing(
     played = driver(tmp_path)
     failing, after = Failing(), Failing()
     after.what = "another one"
-    writer = Writer(lambda state, folder: None, [failing, after])
+    writer = Writer(lambda state, folder: None, logs=[failing, after])
     with caplog.at_level(logging.WARNING):
         writer(played.recorder.state, tmp_path)
         writer(played.recorder.state, tmp_path)

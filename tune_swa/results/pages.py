@@ -23,15 +23,15 @@ class Writer:
 
     Args:
         report: writes the report.
-        logs: what other programs read; only told of what is new, so each time.
         clock: seconds that only go up.
+        logs: what other programs read; only told of what is new, so each time.
     """
 
     def __init__(
         self,
         report: Callable[[ExperimentState, Path], object],
-        logs: Sequence[Log] = (),
         clock: Callable[[], float] = time.monotonic,
+        logs: Sequence[Log] = (),
     ) -> None:
         self._report = report
         self._logs = list(logs)
