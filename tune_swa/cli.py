@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,10 +20,15 @@ from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaErro
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tune_swa.data.dataset import Dataset
     from tune_swa.journal import ExperimentState
     from tune_swa.news import Log
     from tune_swa.results.report import Thumbnail
     from tune_swa.spec import Experiment
+
+
+MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
+"""Those of `tune_swa.training.export`, which imports torch."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> int:
@@ -120,6 +126,15 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     report.add_argument("--data-dir", type=Path, metavar="DIR", help="where the images are, to show some")
     report.set_defaults(command=_report)
+    export = commands.add_parser(
+        "export-model",
+        help="write the best model in other formats",
+        description="Write the model that a search hands over in other formats, with model.json, which says "
+        "what images it takes, and classify.py, which uses it. Each file is read again and compared with the "
+        "accuracy that the search recorded.",
+    )
+    _add_export_options(export)
+    export.set_defaults(command=_export_model)
     doctor = commands.add_parser(
         "doctor",
         help="look at this machine: what it can do, and what would stop a search",
@@ -193,6 +208,20 @@ def _add_log_option(parser: argparse.ArgumentParser) -> None:
         help="tell MLflow or Weights & Biases of every trial, too (their own environment variables say where "
         "and how); none: write no files for TensorBoard; can be repeated",
     )
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add(
+        "--format",
+        action="append",
+        default=[],
+        choices=MODEL_FORMATS,
+        help="can be repeated; default: all of them",
+    )
+    add("--output", type=Path, metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
+    add("--data-dir", type=Path, metavar="DIR", help="where the images are, to compare the accuracy")
 
 
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -407,24 +436,101 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _journal_of(folder: Path) -> Path:
+    """Raises:
+    RequestError: `folder` is not an experiment's.
+    """
+    journal = folder / "journal.jsonl"
+    if not journal.is_file():
+        raise RequestError(
+            f"{folder}: no experiment (looked for journal.jsonl). Give the folder of a search, such as "
+            "results/NAME"
+        )
+    return journal
+
+
 def _report(options: argparse.Namespace) -> int:
     from tune_swa.journal import ExperimentState
     from tune_swa.results.provenance import experiment_of
     from tune_swa.results.report import write_report
 
-    journal: Path = options.folder / "journal.jsonl"
-    if not journal.is_file():
-        raise RequestError(
-            f"{options.folder}: no experiment (looked for journal.jsonl). Give the folder of a search, such "
-            "as results/NAME"
-        )
-    state = ExperimentState.read(journal)
+    state = ExperimentState.read(_journal_of(options.folder))
     try:
         path = write_report(state, options.folder, _thumbnails(experiment_of(state), options.data_dir))
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
     print(path)
     return 0
+
+
+def _export_model(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tune_swa.journal import ExperimentState
+    from tune_swa.results.provenance import experiment_of
+
+    folder, output = options.folder, options.output or options.folder / "export"
+    state = ExperimentState.read(_journal_of(folder))
+    experiment = experiment_of(state)
+    console = Console(highlight=False)
+    with console.status("loading torch"):
+        from tune_swa.training.export import export_model, load_handed_over
+    model, about = load_handed_over(folder)
+    settings = experiment.swa_settings if about["kind"] == "swa" else experiment.baseline_settings
+    data, why = _images_of(experiment, options.data_dir, state)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        report = export_model(
+            model,
+            about,
+            settings(about["params"]).train,
+            tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
+            output,
+            data,
+        )
+    except OSError as error:
+        raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
+    say = partial(console.print, markup=False, soft_wrap=True)
+    say(f"{about['configuration']} ({about['trial']}), each file read again:")
+    for outcome in report.outcomes:
+        found = ", ".join(f"{part} {100 * value:.2f} %" for part, value in outcome.accuracy.items())
+        say(f"  {outcome.path}  {outcome.size / 1e6:.1f} MB  {found}")
+    for file, what in (("model.json", "what images it takes"), ("classify.py", "an example that uses it")):
+        say(f"  {output / file}  {what}")
+    recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())
+    if why:
+        say(f"The accuracy (recorded: {recorded}) was not compared: {why}")
+    elif report.differences:
+        other = "; ".join(report.differences)
+        say(f"Recorded: {recorded}. Single images may differ, as this machine does: {other}.")
+    else:
+        say("That is the recorded accuracy.")
+    return 0
+
+
+def _images_of(
+    experiment: Experiment, data_dir: Path | None, state: ExperimentState
+) -> tuple[Dataset | None, str]:
+    """The images of a search, or why they are not at hand.
+
+    Raises:
+        RequestError: those in `data_dir` are others.
+    """
+    from tune_swa.data.dataset import prepare
+
+    assert state.header is not None
+    try:
+        data = prepare(experiment.data, data_dir)
+    except RequestError as error:
+        if data_dir is not None:
+            raise
+        return None, str(error)
+    if data.fingerprint == state.header["data"]["fingerprint"]:
+        return data, ""
+    why = "the images there are not those of the search (their fingerprint differs)"
+    if data_dir is not None:
+        raise RequestError(f"--data-dir {data_dir}: {why}. Name their folder")
+    return None, f"{why}. Name their folder with --data-dir"
 
 
 def _thumbnails(experiment: Experiment, data_dir: Path | None) -> Thumbnail | None:

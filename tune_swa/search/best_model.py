@@ -60,6 +60,7 @@ def export_best(
         "test": trial.tested["shipped"] if trial.tested else None,
         "test_images": data["test"],
         "numerics": state.header["numerics"],
+        "hardware": state.header["hardware"],
         "versions": state.header["versions"],
     }
     _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.shipped_weights(source), path))

@@ -400,6 +400,7 @@ def _preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
     return {
         "image_size": request.experiment.data.image_size,
         "resize": request.experiment.data.resize,
+        "exif_rotation": request.experiment.data.exif_rotation,
         "scale": "RGB in [0, 1] (torchvision's ToTensor)",
         "mean": list(data.mean),
         "std": list(data.std),

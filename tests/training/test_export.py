@@ -1,0 +1,325 @@
+"""The exported model: the recorded accuracy in a process that has never heard of this package."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_dataset  # type: ignore[import-not-found]
+from PIL import Image
+from torch import nn
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training import export
+from tune_swa.training.export import FORMATS, export_model, load_handed_over
+from tune_swa.training.loop import Run
+from tune_swa.training.metrics import predict
+from tune_swa.training.numerics import hardware, resolve
+
+EVERY = tuple(FORMATS)
+
+# what a user of an exported file might write; the package itself cannot be imported
+STRANGER = """
+import sys
+sys.modules["tune_swa"] = None
+import contextlib, json, pathlib
+import numpy as np, torch
+from torchvision.models import resnet18
+
+folder, images_file = map(pathlib.Path, sys.argv[1:])
+about = json.loads((folder / "model.json").read_text())
+torch.set_num_threads(about["numerics"]["threads"])
+images = np.load(images_file)
+want = about["preprocessing"]
+mean, std = (torch.tensor(want[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+format = torch.channels_last if about["numerics"]["channels_last"] else torch.contiguous_format
+half = about["numerics"]["precision"] == "bf16"
+found = {}
+for name, file in about["files"].items():
+    if name == "torch.export":
+        extra = {"model.json": ""}
+        model = torch.export.load(folder / file, extra_files=extra).module()
+        assert json.loads(extra["model.json"]) == about
+    else:
+        model = resnet18(num_classes=about["num_classes"]).eval()
+        if name == "safetensors":
+            import safetensors
+            from safetensors.torch import load_file
+            model.load_state_dict(load_file(folder / file))
+            with safetensors.safe_open(folder / file, "pt") as opened:
+                assert json.loads(opened.metadata()["model.json"]) == about
+        else:
+            model.load_state_dict(torch.load(folder / file, weights_only=True))
+    model = model.to(memory_format=format)
+    found[name] = {}
+    for part in ("validation", "test"):
+        pixels = torch.from_numpy(images[part]).permute(0, 3, 1, 2).float() / 255
+        batches = ((pixels - mean) / std).contiguous(memory_format=format).split(512)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = torch.cat([model(batch) for batch in batches])
+        right = logits.argmax(1).numpy() == images[part + "_labels"]
+        found[name][part] = int(right.sum()) / len(right)
+print(json.dumps(found))
+"""
+
+
+@dataclasses.dataclass
+class Handed:
+    """A trained model as `best_model.pt` and `best_model.json` hold it."""
+
+    model: nn.Module
+    about: dict[str, Any]
+    train: TrainSpec
+    data: Dataset
+
+    def export(self, output: Path, formats: tuple[str, ...] = EVERY, **changes: Any) -> export.Report:
+        output.mkdir(exist_ok=True)
+        own: dict[str, Any] = {"model": self.model, "about": self.about, "data": self.data}
+        return export_model(train=self.train, formats=formats, output=output, **{**own, **changes})
+
+
+def train(precision: str = "fp32", channels_last: bool = False) -> Handed:
+    drawn = draw_dataset(train=60, val=60, test=90)
+    # hard enough that some images lie on a border, and with a normalisation of its own
+    data = dataclasses.replace(drawn, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    spec = TrainSpec(epochs=3, batch_size=8, precision=precision, channels_last=channels_last)  # type: ignore[arg-type]
+    numerics = resolve(spec, 16, device="cpu", threads=1)
+    run = Run(RunSettings(lr=3e-4, swa_start=0, swa_lr=3e-4, train=spec), data, numerics)
+    last = list(run)[-1]
+    test = run.test()
+    about = {
+        "num_classes": 3,
+        "class_names": list(data.class_names),
+        "preprocessing": {
+            "image_size": 16, "resize": "crop", "exif_rotation": True,
+            "mean": list(data.mean), "std": list(data.std),
+        },
+        "trial": "swa-0000",
+        "kind": "swa",
+        "configuration": "SWA_0_3e-4 lr=3e-4",
+        "params": {"lr": 3e-4, "swa_start": 0, "swa_lr": 3e-4},
+        "validation": {"accuracy": last.accuracy},
+        "test": {"accuracy": test.metrics()["accuracy"]},
+        "numerics": numerics.as_dict(),
+        "hardware": hardware(),
+        "versions": {"torch": str(torch.__version__).partition("+")[0]},
+    }  # fmt: skip
+    return Handed(copy.deepcopy(run.shipped).eval(), about, spec, data)
+
+
+@pytest.fixture(scope="module")
+def handed() -> Handed:
+    return train()
+
+
+def stranger(*words: object, code: str | None = None) -> str:
+    program = [sys.executable, "-c", code] if code else [sys.executable]
+    # neither the working folder nor an installed package may help
+    done = subprocess.run(
+        [*program, *map(str, words)], capture_output=True, text=True, cwd="/", timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("precision", "channels_last"), [("fp32", False), ("fp32", True), ("bf16", True)])
+def test_a_process_without_the_package_gets_the_recorded_accuracy(
+    precision: str, channels_last: bool, tmp_path: Path
+) -> None:
+    handed = train(precision, channels_last)
+    report = handed.export(tmp_path / "export")
+    recorded = {part: handed.about[part]["accuracy"] for part in ("validation", "test")}
+    assert 1 / 3 < recorded["test"] < 1
+    assert report.recorded == recorded
+    assert report.differences == ()
+    assert [outcome.accuracy for outcome in report.outcomes] == [recorded] * 3
+    data = handed.data
+    np.savez(
+        tmp_path / "images.npz",
+        validation=data.images[data.val], validation_labels=data.labels[data.val],
+        test=data.images[data.test], test_labels=data.labels[data.test],
+    )  # fmt: skip
+    found = json.loads(stranger(tmp_path / "export", tmp_path / "images.npz", code=STRANGER))
+    assert found == dict.fromkeys(EVERY, recorded)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_example_classifies_files(name: str, handed: Handed, tmp_path: Path) -> None:
+    """As the model does that was trained: resized, turned and normalised in the same way."""
+    handed.export(tmp_path / "export", (name,))
+    chosen = handed.data.test[:6]
+    files = []
+    for row in chosen:
+        pixels = handed.data.images[row]
+        turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))  # the camera lay on its side
+        exif = turned.getexif()
+        exif[0x0112] = 6
+        files.append(tmp_path / f"{row}.png")
+        turned.save(files[-1], exif=exif)
+    out = stranger(tmp_path / "export" / "classify.py", *files).splitlines()
+    only = dataclasses.replace(handed.data, test=chosen)
+    from tune_swa.data.batches import ImageBatches
+    from tune_swa.training.numerics import Numerics
+
+    numerics = Numerics(**handed.about["numerics"])
+    batches = ImageBatches(only, chosen, "cpu", channels_last=False).ordered(6)
+    said = predict(handed.model, batches, numerics.autocast())
+    expected = [
+        f"{file}: {'abc'[int(c)]} ({100 * float(p):.1f} %)"
+        for file, c, p in zip(files, said.predicted, said.confidence, strict=True)
+    ]
+    assert out == expected
+
+
+def test_a_crop_is_taken_as_the_search_took_it(handed: Handed, tmp_path: Path) -> None:
+    from tune_swa.data.decoding import resize
+
+    handed.export(tmp_path / "export")
+    big = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 64, 3), dtype=np.uint8))
+    big.save(tmp_path / "big.png")
+    resize(big, 16, "crop").save(tmp_path / "small.png")
+    out = stranger(tmp_path / "export" / "classify.py", tmp_path / "big.png", tmp_path / "small.png")
+    big_says, small_says = (line.partition(": ")[2] for line in out.splitlines())
+    assert big_says == small_says
+
+
+def test_on_another_machine_the_accuracy_is_compared_but_may_differ(handed: Handed, tmp_path: Path) -> None:
+    about = copy.deepcopy(handed.about)
+    about["hardware"]["processor"] = "an abacus"
+    about["versions"]["torch"] = "2.11.0"
+    about["validation"]["accuracy"] -= 1 / 60
+    report = handed.export(tmp_path, about=about)
+    assert [d.partition(", ")[0] for d in report.differences] == [
+        "torch was 2.11.0",
+        "processor was an abacus",
+    ]
+    assert report.outcomes[0].accuracy["validation"] == handed.about["validation"]["accuracy"]
+
+
+def test_a_model_of_a_gpu_is_compared_on_the_cpu(handed: Handed, tmp_path: Path) -> None:
+    about = copy.deepcopy(handed.about)
+    about["numerics"] |= {"device": "cuda", "precision": "fp16"}
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    report = handed.export(tmp_path, about=about)
+    assert report.differences[:2] == ("device was cuda, is cpu", "precision was fp16, is fp32")
+
+
+def test_a_model_that_is_not_the_recorded_one_is_not_exported(handed: Handed, tmp_path: Path) -> None:
+    other = copy.deepcopy(handed.model)
+    with torch.no_grad():
+        other.fc.weight.neg_()
+    with pytest.raises(SearchFailed, match="recorded were .* nothing was written"):
+        handed.export(tmp_path, model=other)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_says_something_else_is_not_kept(
+    handed: Handed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(model: nn.Module, about: str, images: torch.Tensor, path: Path) -> None:
+        torch.save({n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()}, path)
+
+    spoiled = dataclasses.replace(FORMATS["state_dict"], write=half)
+    monkeypatch.setitem(export.FORMATS, "state_dict", spoiled)
+    (tmp_path / "model.safetensors").write_text("an earlier one")
+    with pytest.raises(
+        SearchFailed, match=r"model.pt: read again, it does not give what best_model.pt gives"
+    ):
+        handed.export(tmp_path, ("safetensors", "state_dict"))
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("model.safetensors", "an earlier one")]
+
+
+def test_without_images_the_files_are_compared_with_the_model(handed: Handed, tmp_path: Path) -> None:
+    report = handed.export(tmp_path, data=None)
+    assert [outcome.accuracy for outcome in report.outcomes] == [{}] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "classify.py", "model.json", "model.pt", "model.pt2", "model.safetensors",
+    ]  # fmt: skip
+    for name in ("model.pt", "model.safetensors", "model.pt2"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "model.json").stat().st_mode
+
+
+@pytest.fixture
+def folder(handed: Handed, tmp_path: Path) -> Path:
+    torch.save(handed.model.state_dict(), tmp_path / "best_model.pt")
+    (tmp_path / "best_model.json").write_text(json.dumps(handed.about))
+    return tmp_path
+
+
+def test_what_a_search_handed_over_is_read(folder: Path, handed: Handed) -> None:
+    model, about = load_handed_over(folder)
+    assert about == handed.about
+    assert not model.training
+    images = torch.rand(4, 3, 16, 16)
+    assert torch.equal(model(images), handed.model(images))
+
+
+def _remove(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def _cut(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+
+
+def _lists(folder: Path, name: str) -> None:
+    (folder / name).write_text("[1, 2]")
+
+
+def _other_classes(folder: Path, name: str) -> None:
+    about = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**about, "num_classes": 7}))
+
+
+def _incomplete(folder: Path, name: str) -> None:
+    about = json.loads((folder / name).read_text())
+    del about["hardware"]
+    (folder / name).write_text(json.dumps(about))
+
+
+def _folder(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    shutil.copytree(folder, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "message"),
+    [
+        (_remove, "best_model.pt", r"best_model.pt: is not there. It is written when a search ends"),
+        (_remove, "best_model.json", r"best_model.json: is not there"),
+        (_cut, "best_model.pt", r"best_model.pt: is damaged. Write it again"),
+        (_cut, "best_model.json", r"best_model.json: is damaged. Write it again"),
+        (_lists, "best_model.json", r"best_model.json: is damaged"),
+        (_incomplete, "best_model.json", r"best_model.json: is damaged"),
+        (_other_classes, "best_model.json", r"best_model.pt: is damaged"),
+        (_folder, "best_model.pt", r"best_model.pt: is not there"),
+    ],
+)
+def test_what_cannot_be_read_is_told(
+    spoil: Callable[[Path, str], None], name: str, message: str, folder: Path
+) -> None:
+    spoil(folder, name)
+    with pytest.raises(RequestError, match=message):
+        load_handed_over(folder)
+
+
+def test_the_command_line_offers_every_format() -> None:
+    from tune_swa.cli import MODEL_FORMATS
+
+    assert EVERY == MODEL_FORMATS
