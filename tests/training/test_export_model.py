@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import draw_dataset  # type: ignore[import-not-found]
+from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
 from PIL import Image
 from torch import nn
 
