@@ -25,7 +25,7 @@ ALLOWED = {
     "data": BASE | {"spec"},
     "training": BASE | {"spec", "data"},
     "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"} | SHOWN,
-    "results": BASE | {"spec", "spacefile", "journal"} | SHOWN,
+    "results": BASE | {"spec", "spacefile", "journal", "storage"} | SHOWN,
     "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage"},
     "cli": BASE
     | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"}

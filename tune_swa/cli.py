@@ -116,7 +116,12 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         help="put experiments side by side",
         description="The best configurations of several experiments, and what their fresh seeds say.",
     )
-    compare.add_argument("folders", type=Path, nargs="+", metavar="RESULTS_DIR/NAME")
+    compare.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RESULTS_DIR/NAME",
+        help="experiments' folders, or URI/NAME of --storage",
+    )
     compare.set_defaults(command=_compare)
     report = commands.add_parser(
         "report",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from made_up import Writer, usual
+from made_up import Writer, confirmed, usual
 
 from tune_swa.errors import RequestError
-from tune_swa.results.analysis import load_results
+from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.export import export
+from tune_swa.search.publishing import Publisher
+from tune_swa.storage import open_store
 
 
 def test_frames(tmp_path: Path) -> None:
@@ -121,3 +126,46 @@ def test_a_journal_without_an_experiment(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes(b"")
     with pytest.raises(RequestError, match="no experiment yet"):
         load_results(tmp_path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A confirmed experiment and its copy in a store that is no folder, as a running search makes it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    writer = confirmed(folder)
+    uri = "memory://results-elsewhere/made-up"
+    Publisher(export, folder, open_store(uri)).publish(writer.state())
+    yield folder, uri
+    import fsspec
+
+    fsspec.filesystem("memory").rm("/results-elsewhere", recursive=True)
+
+
+def test_a_uri_is_read_like_a_folder(elsewhere: tuple[Path, str]) -> None:
+    folder, uri = elsewhere
+    here, there = load_results(folder), load_results(uri)
+    assert there.where == uri
+    for name in ("trials", "epochs", "comparison", "confirm", "predictions"):
+        pd.testing.assert_frame_equal(getattr(here, name), getattr(there, name))
+    assert len(there.predictions) > 0
+    pd.testing.assert_frame_equal(here.compare(), there.compare())
+    assert there.verdict is not None
+    compared = side_by_side([folder, uri])
+    assert compared["experiment"].tolist() == [str(folder), uri]
+    assert compared["delta"].nunique() == 1
+    copy = there.folder
+    assert copy.is_dir()
+    del there
+    gc.collect()
+    assert not copy.exists()
+
+
+def test_what_is_not_at_a_uri_is_told(elsewhere: tuple[Path, str]) -> None:
+    _, uri = elsewhere
+    with pytest.raises(RequestError, match=r"no experiment there .*URI/NAME"):
+        load_results(uri.replace("made-up", "another"))
+    with pytest.raises(RequestError, match=r"nosuch://x: cannot be read \("):
+        load_results("nosuch://x")
+    with pytest.raises(RequestError, match="there is no best_model.pt yet"):
+        load_results(uri).best_model()

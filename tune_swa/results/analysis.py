@@ -6,10 +6,12 @@ import difflib
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -18,10 +20,12 @@ import pyarrow as pa
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
 from tune_swa.results.comparison import compare
+from tune_swa.results.predictions import FOLDER as PREDICTIONS
 from tune_swa.results.provenance import experiment_of
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import Verdict, verdict
 from tune_swa.spec import Experiment
+from tune_swa.storage import FolderStore, Store, open_store
 
 JOURNAL = "journal.jsonl"
 LEADERBOARD = (
@@ -43,6 +47,7 @@ class Results:
     """What an experiment has found so far. `results/README.md` tells every column."""
 
     folder: Path
+    """Where its journal and predictions were read; of a URI, a copy that goes with this object."""
     experiment: Experiment
     """The settings it ran with."""
     trials: pd.DataFrame
@@ -57,6 +62,15 @@ class Results:
     """What each of them says of each test image."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
+    store: Store = field(repr=False)
+    """The experiment's folder, here or elsewhere."""
+    _copy: TemporaryDirectory[str] | None = field(repr=False, default=None)
+    """What `folder` is in, if it is a copy."""
+
+    @property
+    def where(self) -> str:
+        """The experiment's folder or URI."""
+        return self.store.where
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -111,7 +125,7 @@ class Results:
 
         values, why = importance(compare(self.state))
         if values is None:
-            raise RequestError(f"{self.folder}: {why}")
+            raise RequestError(f"{self.where}: {why}")
         return values
 
     def best_model(self) -> Any:
@@ -122,13 +136,19 @@ class Results:
         Raises:
             RequestError: there is none yet.
         """
-        path, about = self.folder / "best_model.pt", self.folder / "best_model.json"
-        if not path.is_file() or not about.is_file():
-            raise RequestError(f"{path}: is not there yet; it is written when the search ends")
         load = importlib.import_module("torch").load
         models = importlib.import_module("torchvision.models")
-        model = models.resnet18(num_classes=json.loads(about.read_text(encoding="utf-8"))["num_classes"])
-        model.load_state_dict(load(path, map_location="cpu", weights_only=True))
+        try:
+            with self.store.local("best_model.json") as about:
+                classes = json.loads(about.read_text(encoding="utf-8"))["num_classes"]
+            with self.store.local("best_model.pt") as path:
+                weights = load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise RequestError(
+                f"{self.where}: there is no best_model.pt yet; it is written when the search ends"
+            ) from None
+        model = models.resnet18(num_classes=classes)
+        model.load_state_dict(weights)
         return model.eval()
 
     def curve(self, trial: str) -> pd.DataFrame:
@@ -141,7 +161,7 @@ class Results:
         if trial not in names:
             close = difflib.get_close_matches(trial, names, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"It has {_listed(names)}"
-            raise RequestError(f"{self.folder}: no trial {trial!r}. {hint}")
+            raise RequestError(f"{self.where}: no trial {trial!r}. {hint}")
         return self.epochs[self.epochs["trial"] == trial].drop(columns="trial").set_index("epoch")
 
 
@@ -164,7 +184,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
         header = results.state.header or {}
         rows.append(
             {
-                "experiment": str(results.folder),
+                "experiment": results.where,
                 "data": header["data"]["fingerprint"][:8],
                 "trials": len(results.trials),
                 "best_swa": swa.label if swa else None,
@@ -188,15 +208,26 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     The journal is read rather than the parquet files, which may be minutes behind it or missing.
 
     Args:
-        path: the experiment's folder (`results/NAME`), or the journal in it.
+        path: the experiment's folder (`results/NAME`), or the journal in it; or a URI of what `--storage`
+            keeps (`s3://bucket/swa/NAME`), of which the journal and the predictions are copied first.
 
     Raises:
-        RequestError: there is no experiment at `path`, or its journal is damaged.
+        RequestError: there is no experiment at `path`, it cannot be reached, or its journal is damaged.
     """
+    if "://" in str(path):
+        copy = TemporaryDirectory(prefix="tune_swa-results-")
+        store = open_store(str(path).removesuffix(f"/{JOURNAL}"))
+        return _results(_fetched(store, Path(copy.name)), store, copy)
     journal = _journal(Path(path))
+    return _results(journal, FolderStore(journal.parent))
+
+
+def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None = None) -> Results:
     state = ExperimentState.read(journal)
     if state.header is None:
-        raise RequestError(f"{journal}: holds no experiment yet; wait until the search has started")
+        raise RequestError(
+            f"{store.where}/{JOURNAL}: holds no experiment yet; wait until the search has started"
+        )
     tables = build_tables(state, journal.parent)
     return Results(
         folder=journal.parent,
@@ -207,7 +238,32 @@ def load_results(path: str | os.PathLike[str]) -> Results:
         confirm=pd.DataFrame() if tables.confirm is None else _frame(tables.confirm),
         predictions=pd.DataFrame() if tables.predictions is None else _frame(tables.predictions),
         state=state,
+        store=store,
+        _copy=copy,
     )
+
+
+def _fetched(store: Store, folder: Path) -> Path:
+    """The journal of an experiment elsewhere, copied to `folder` with the predictions beside it."""
+
+    def fetch(name: str) -> None:
+        with store.local(name) as file:
+            shutil.copyfile(file, folder / name)
+
+    try:
+        fetch(JOURNAL)  # before the predictions that it speaks of
+        (folder / PREDICTIONS).mkdir()
+        for name in store.names(PREDICTIONS):
+            fetch(f"{PREDICTIONS}/{name}")
+    except FileNotFoundError:
+        raise RequestError(
+            f"{store.where}: no experiment there (looked for {JOURNAL}). Give what --storage was, and the "
+            "experiment's name: URI/NAME"
+        ) from None
+    except OSError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{store.where}: cannot be read ({first[:200]})") from None
+    return folder / JOURNAL
 
 
 def _journal(path: Path) -> Path:

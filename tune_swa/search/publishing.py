@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tune_swa.journal import Event, ExperimentState
+from tune_swa.search.names import PREDICTIONS
 from tune_swa.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ class Publisher:
         """
         if self._store is None:
             return
+        # before the journal that speaks of them; those that are there do not change any more
+        there = set(self._store.names(PREDICTIONS))
+        for path in sorted((self._folder / PREDICTIONS).glob("[!.]*")):
+            if path.name not in there:
+                self._store.write(f"{PREDICTIONS}/{path.name}", partial(shutil.copyfile, path))
         for pattern in MIRRORED:
             for path in sorted(self._folder.glob(pattern)):
                 if not path.name.startswith("."):
