@@ -1,0 +1,93 @@
+"""What the documentation shows: programs with their output, plans, space files and links."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from data.drawn import draw_tree  # type: ignore[import-not-found]
+from rich.console import Console
+
+from tune_swa import spacefile
+from tune_swa.search.placement import Machine
+from tune_swa.search.plan import make_plan, print_plan
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\S*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLANS = [
+    (page, match[2], match[3])
+    for page in PAGES
+    for match in BLOCK.finditer(page.read_text())
+    if match[1] == "plan"
+]
+
+
+def programs(page: Path) -> list[tuple[str, str]]:
+    """Blocks of Python that an output follows, with that output."""
+    text = page.read_text()
+    blocks = list(BLOCK.finditer(text))
+    return [
+        (program[3], output[3])
+        for program, output in itertools.pairwise(blocks)
+        if program[1] == "python" and output[1] == "text" and not text[program.end() : output.start()].strip()
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=lambda p: p.name)
+def test_programs_print_what_stands_below_them(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as in a notebook, from the repository's root."""
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    for program, output in programs(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(program, str(page), "exec"), names)
+        assert [line.rstrip() for line in printed.getvalue().splitlines()] == output.splitlines()
+
+
+@pytest.mark.parametrize(("page", "name", "shown"), PLANS, ids=[name for _, name, _ in PLANS])
+def test_plans_are_those_of_a_dry_run(page: Path, name: str, shown: str, tmp_path: Path) -> None:
+    spaces = [match[3] for match in BLOCK.finditer(page.read_text()) if match[1] == "yaml"]
+    own = next((text for text in spaces if yaml.safe_load(text).get("name") == name), None)
+    file = ROOT / "search_spaces" / f"{name}.yaml"
+    images = None
+    machine = Machine(gpus=4, cpus=16)
+    if own is not None:
+        file = tmp_path / "space.yaml"
+        file.write_text(own)
+        images = tmp_path / "photos"
+        draw_tree(images, {"train": 160, "test": 50}, ("a", "b", "c", "d", "e"))
+        machine = Machine(gpus=0, cpus=2)
+    printed = io.StringIO()
+    print_plan(Console(file=printed, width=100), make_plan(spacefile.load(file), images, machine=machine))
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    start = lines.index(shown.splitlines()[0])
+    assert shown.splitlines() == [line for line in lines[start:] if line in shown.splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_space_files_are_right(page: Path, tmp_path: Path) -> None:
+    for match in BLOCK.finditer(page.read_text()):
+        if match[1] == "yaml":
+            (tmp_path / "space.yaml").write_text(match[3])
+            spacefile.load(tmp_path / "space.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path) if path else page
+        assert other.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
