@@ -5,7 +5,8 @@
 
 The trials only report. Without Ray: every report passes the recorder, the rungs, the sampler's
 study, the display and the watchdog, as in a search. Then the journal is folded and the result files
-are written from it.
+are written from it. `--sampler grid` is a grid on twenty base rates with ASHA, whose trials share their
+trunks, so most of their epochs are taken over rather than reported.
 """
 
 from __future__ import annotations
@@ -41,19 +42,28 @@ BLOCK = 20
 
 
 def experiment(trials: int, epochs: int, sampler: str) -> Experiment:
-    """A space with continuous rates."""
+    """A space with continuous rates, whose trials all run to their end; for a grid, one with ASHA and
+    twenty trunks."""
+    grid = sampler == "grid"
+    swa_rates = -(-trials // 200)
     return Experiment.model_validate(
         {
             "name": "scale",
             "train": {"epochs": epochs},
             "space": {
-                "lr": {"log_uniform": [1e-5, 1e-2]},
-                "swa_start": {"int": [epochs // 3, epochs - 3]},
-                "swa_lr": {"log_uniform": [1e-5, 1e-2]},
+                "lr": {"choice": [1e-5 * 1.4**k for k in range(20)]}
+                if grid
+                else {"log_uniform": [1e-5, 1e-2]},
+                "swa_start": {"choice": [epochs // 3 + 5 * k for k in range(10)]}
+                if grid
+                else {"int": [epochs // 3, epochs - 3]},
+                "swa_lr": {"choice": [1e-5 * 1.9**k for k in range(swa_rates)]}
+                if grid
+                else {"log_uniform": [1e-5, 1e-2]},
             },
-            "baseline": {"trials": 1},
+            "baseline": {"trials": "auto" if grid else 1},
             "search": {"sampler": sampler, "trials": trials},
-            "scheduler": {"asha": False},
+            "scheduler": {"asha": grid},
         }
     )
 
@@ -98,16 +108,26 @@ def without_ray(trials: int, sampler: str) -> list[object]:
             while isinstance(_timed(recorder.proposer.next, per_suggestion), Suggestion):
                 suggestion = recorder.proposer._pending
                 assert suggestion is not None
-                recorder.suggest(suggestion)
+                name = suggestion.trial
                 begun = time.perf_counter()
-                recorder.start(suggestion.trial, device="none", node="here", from_epoch=0, damaged=[])
-                for epoch in range(EPOCHS):
-                    recorder.report(suggestion.trial, record(epoch, (suggestion.index % 97) / 97), None)
+                recorder.suggest(suggestion)
+                if not recorder.take_over(name):
+                    continue
+                trial = recorder.state.trials[name]
+                publishes = recorder.sharing.publishes(trial) if recorder.sharing else []
+                first = trial.next_epoch
+                recorder.start(name, device="none", node="here", from_epoch=first, damaged=[])
+                for epoch in range(first, EPOCHS):
+                    said = record(epoch, (suggestion.index % 97) / 97)
+                    published = said if epoch in publishes else None
+                    decision = recorder.report(name, said, None, published=published)
                     progress.tick()
-                per_report.append((time.perf_counter() - begun) / EPOCHS)
+                    if decision == "stop":
+                        break
+                per_report.append((time.perf_counter() - begun) / (epoch + 1 - first))
         recorder.record("finished", reason="completed")
         recorder.close()
-        reports = len(recorder.state.trials) * EPOCHS
+        reports = sum(len(trial.records) for trial in recorder.state.trials.values())
         size = (folder / "journal.jsonl").stat().st_size
         folding: list[float] = []
         writing: list[float] = []
@@ -187,7 +207,7 @@ if __name__ == "__main__":
         print(table(["trials", "sampler", "reports", "wall time", "per report, by quarters of the search"],
                     [through_ray(n, options.ray, options.sampler) for n in options.trials]))  # fmt: skip
     else:
-        header = ["trials", "sampler", "reports", f"per report, first {BLOCK} trials", f"last {BLOCK}",
+        header = ["trials", "sampler", "epochs", f"per report, first {BLOCK} trials", f"last {BLOCK}",
                   "a suggestion, at the end", "journal", "fold", "write the result files", "load_results",
                   "memory"]  # fmt: skip
         print(table(header, [without_ray(n, options.sampler) for n in options.trials]))

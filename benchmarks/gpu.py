@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
 import time
@@ -34,8 +35,12 @@ from tune_swa.spec import DataSpec, RunSettings, TrainSpec
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import resolve
 
-TRUNK, BRANCHES = 120, ((90, 4), (75, 1), (60, 1))
-"""The tutorial's table: a trunk of 120 epochs besides the baseline, and branches by swa_start."""
+EPOCHS, BRANCHES = 120, ((90, 5), (75, 1), (60, 1))
+"""The tutorial's table: its epochs, and how many runs average from each start. The baseline has a trunk of
+its own, and the SWA runs have one together."""
+SAMPLES = 5
+"""Epochs of each phase that are timed."""
+PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,14 @@ class Recipe:
 
 
 def new_run(recipe: Recipe) -> Run:
-    """An SWA run whose first average is its second epoch."""
+    """An SWA run that averages after one epoch to warm up and those of the trunk that are timed."""
     data = prepare(
         DataSpec.model_validate({"dataset": "folder", "image_size": recipe.size, "val_fraction": 0.2}),
         Path(recipe.folder),
     )
     train = TrainSpec(epochs=10_000, batch_size=recipe.batch_size, augment=("hflip",))
     numerics = resolve(train, recipe.size, device=recipe.device, threads=recipe.threads)
-    settings = RunSettings(lr=1e-4, swa_start=1, swa_lr=5e-5, train=train)
+    settings = RunSettings(lr=1e-4, swa_start=SAMPLES, swa_lr=5e-5, train=train)
     return Run(settings, data, numerics)
 
 
@@ -70,29 +75,47 @@ def trial(recipe: Recipe, ready: Any, results: Any) -> None:
         torch.cuda.set_per_process_memory_fraction(recipe.share)
     run = new_run(recipe)
     run.run_epoch()  # chooses kernels, takes memory
-    ready.wait()
-    records = [run.run_epoch() for _ in range(5)]
-    trunk, branch = records[0], records[2:]
+    ready.wait(PATIENCE_SECONDS)
+    records = [run.run_epoch() for _ in range(2 * SAMPLES)]
     memory = torch.cuda.max_memory_reserved() / 1e9 if recipe.device == "cuda" else 0.0
-    seconds = [r.train_seconds + r.bn_seconds + r.eval_seconds for r in branch]
+    seconds = [r.train_seconds + r.bn_seconds + r.eval_seconds for r in records]
     results.put(
-        (trunk.train_seconds + trunk.eval_seconds, statistics.median(seconds),
-         statistics.median(r.images_per_second for r in branch), memory)
+        (statistics.median(seconds[:SAMPLES]), statistics.median(seconds[SAMPLES:]),
+         statistics.median(r.images_per_second for r in records), memory)
     )  # fmt: skip
 
 
 def side_by_side(recipe: Recipe, trials: int) -> list[tuple[float, float, float, float]]:
-    """So many trials at once on one GPU."""
+    """So many trials at once on one GPU: seconds of a trunk epoch and of a branch epoch, images/s, GB.
+
+    Raises:
+        queue.Empty: one of them has died, or takes longer than `PATIENCE_SECONDS`.
+    """
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(trials), context.Queue()
     recipe = Recipe(**{**vars(recipe), "share": 1 / trials})
-    workers = [context.Process(target=trial, args=(recipe, ready, results)) for _ in range(trials)]
+    workers = [
+        context.Process(target=trial, args=(recipe, ready, results), daemon=True) for _ in range(trials)
+    ]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=600) for _ in workers]
-    for worker in workers:
-        worker.join()
-    return found
+    try:
+        return [results.get(timeout=2 * PATIENCE_SECONDS) for _ in workers]
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def table_hours(trunk: float, branch: float, trials: int) -> float:
+    """Hours of the tutorial's eight rows on one GPU, from the seconds of an epoch with so many at once.
+
+    No less than the longest chain of epochs: a shared trunk and a branch on it, or the baseline.
+    """
+    first = max(start for start, _ in BRANCHES) + 2
+    work = (EPOCHS + first) * trunk + branch * sum((EPOCHS - start - 2) * n for start, n in BRANCHES)
+    chain = max(EPOCHS * trunk, first * trunk + (EPOCHS - first) * branch)
+    return max(work / trials, chain) / 3600
 
 
 def main() -> None:
@@ -143,7 +166,7 @@ def main() -> None:
             way()
         for _ in range(given.repeat):
             for name, way in ways.items():
-                measured[name].append(count / way())
+                measured[name].append(way())
         limit = measured["one resident batch"]
         print(
             table(
@@ -158,18 +181,21 @@ def main() -> None:
         run = None  # what it holds on the GPU goes with it
         if given.device == "cuda":
             torch.cuda.empty_cache()
-        rows = []
+        print()
+        header = ["trials on the GPU", "trunk epoch", "branch epoch", "images/s of all", "memory of one",
+                  "the tutorial's table would take"]  # fmt: skip
+        print(table(header, []), flush=True)
         for trials in given.trials:
-            found = side_by_side(recipe, trials)
+            try:
+                found = side_by_side(recipe, trials)
+            except queue.Empty:
+                print(f"| {trials} | failed: see above |", flush=True)
+                continue
             trunk, branch, rate, memory = ([f[i] for f in found] for i in range(4))
-            hours = (2 * TRUNK * statistics.median(trunk) + statistics.median(branch) * sum(
-                (TRUNK - start - 2) * number for start, number in BRANCHES
-            )) / trials / 3600  # fmt: skip
-            rows.append([trials, spread(trunk, " s"), spread(branch, " s"), f"{sum(rate):.0f}",
-                         f"{max(memory):.1f} GB", f"{hours:.2f} h"])  # fmt: skip
-    print()
-    print(table(["trials on the GPU", "trunk epoch", "branch epoch", "images/s of all", "memory of one",
-                 "the tutorial's table would take"], rows))  # fmt: skip
+            hours = table_hours(statistics.median(trunk), statistics.median(branch), trials)
+            row = [trials, spread(trunk, " s"), spread(branch, " s"), f"{sum(rate):.0f}",
+                   f"{max(memory):.1f} GB", f"{hours:.2f} h"]  # fmt: skip
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 if __name__ == "__main__":

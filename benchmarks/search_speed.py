@@ -83,10 +83,12 @@ def full_speed(_: int) -> tuple[float, float, float]:
 
     from tune_swa.data.dataset import prepare
     from tune_swa.spec import DataSpec, RunSettings, TrainSpec
+    from tune_swa.training.allocator import keep_freed_memory
     from tune_swa.training.loop import Run
     from tune_swa.training.numerics import resolve
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     train = TrainSpec(epochs=8, batch_size=64, optimizer="adam", weight_decay=1e-4)
     settings = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=train)
     run = Run(
@@ -161,7 +163,7 @@ def grid(repeat: int, cpus: int, epochs: int) -> None:
 # ----------------------------------------------------------------------------------- TPE and ASHA
 
 
-def tpe(seeds: int, cpus: int, epochs: int, trials: int) -> None:
+def tpe(seeds: int, cpus: int, epochs: int, trials: int, grace: int) -> None:
     """Time until a search reports the best accuracy that the whole search of the peer found."""
     rates, starts, swa_rates = [3e-4, 1e-3, 3e-3], [epochs // 3, epochs - 3], [1e-4, 1e-2]
     print(where())
@@ -170,7 +172,7 @@ def tpe(seeds: int, cpus: int, epochs: int, trials: int) -> None:
         _, told = peer(
             "plain_tune",
             {**task(epochs, cpus), "lr": rates, "swa_start": starts, "swa_lr": swa_rates, "trials": trials,
-             "search_seed": seed, "grace_period": 3},
+             "search_seed": seed, "grace_period": grace},
         )  # fmt: skip
         target = max(accuracy for _, accuracy in told["reports"])
         reached = min(at for at, accuracy in told["reports"] if accuracy >= target)
@@ -197,7 +199,8 @@ def tpe(seeds: int, cpus: int, epochs: int, trials: int) -> None:
         )  # fmt: skip
         shutil.rmtree(folder.parent)
     print(f"\n{trials} SWA trials of {epochs} epochs, {cpus} at once; ours trains {len(rates)} baselines "
-          "besides. The target is the best accuracy of any report of the peer.\n")  # fmt: skip
+          f"besides. The peer's ASHA has a grace period of {grace}. The target is the best accuracy of any "
+          "report of the peer.\n")  # fmt: skip
     print(table(["seed", "target", "peer reaches it", "peer ends", "peer's epochs", "ours reaches it",
                  "ours ends with", "ours ends", "our epochs", "ratio to reach",
                  "peer's whole search / ours to reach"], rows))  # fmt: skip
@@ -215,8 +218,11 @@ if __name__ == "__main__":
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--trials", type=int, default=24, help="of the search by TPE")
+    parser.add_argument(
+        "--grace", type=int, default=3, help="epochs of the peer's ASHA, in the search by TPE"
+    )
     options = parser.parse_args()
     if options.what == "grid":
         grid(options.repeat, options.cpus, options.epochs)
     else:
-        tpe(options.seeds, options.cpus, options.epochs, options.trials)
+        tpe(options.seeds, options.cpus, options.epochs, options.trials, options.grace)

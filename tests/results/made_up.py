@@ -28,6 +28,7 @@ class Writer:
     """Writes the events that a search would, with values of our choice."""
 
     def __init__(self, folder: Path, spec: Experiment | None = None, images: int = 200) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "journal.jsonl"
         self.spec = spec or experiment()
         self.journal = Journal(self.path)

@@ -206,6 +206,17 @@ def test_all_looks_together_call_too_much_better_within_the_level() -> None:
 # ----------------------------------------------------------------------------------- description
 
 
+@pytest.mark.parametrize("sd", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 0.5)])
+def test_the_bootstrap_draws_seeds_and_images(sd: tuple[float, float, float]) -> None:
+    """Its variance is that of a mean over both, drawn with replacement: by hand, one by one."""
+    table = table_of(11, 40, 50, sd)
+    low, high = bootstrap(table, resamples=4000)
+    drawn = draw(12)
+    means = [table[drawn.integers(0, 40, 40)][:, drawn.integers(0, 50, 50)].mean() for _ in range(4000)]
+    expected = np.quantile(means, [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.12 * (expected[1] - expected[0]))
+
+
 def test_the_bootstrap_has_the_mean_and_spread_of_its_table() -> None:
     """Without image and residual variance it is the bootstrap of a mean over seeds: sd / sqrt(S)."""
     by_seed = draw(3).normal(0, 1, 200)

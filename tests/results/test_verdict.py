@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import SECOND_ARM, SWA_ARM, TUNED_ARM, Writer, confirmed, experiment, usual
+from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed, experiment, usual
 
 from tune_swa.errors import RequestError
 from tune_swa.results import statistics
+from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.predictions import read_predictions
 from tune_swa.results.verdict import Words, decide, outlook, verdict, verdict_text
 
@@ -84,8 +85,9 @@ def test_fewer_than_five_seeds_are_no_verdict(tmp_path: Path) -> None:
     assert text.startswith("No verdict, 4 fresh seeds are too few (5 or more): ")
 
 
-def test_a_second_look_has_half_the_level_and_says_so(tmp_path: Path) -> None:
+def test_a_second_look_has_half_the_level_and_says_what_the_first_one_said(tmp_path: Path) -> None:
     writer = confirmed(tmp_path)
+    first = text_of(tmp_path, writer).splitlines()[0]
     writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM], [8, 9, 10, 11, 12], number=2)
     found = verdict(writer.state(), tmp_path)
     assert found is not None
@@ -93,6 +95,7 @@ def test_a_second_look_has_half_the_level_and_says_so(tmp_path: Path) -> None:
     assert found.leading is not None
     assert found.leading.crossed.interval.level == pytest.approx(0.975)
     assert "This is look 2 at the test images, so its level is 2.5 %" in verdict_text(found)
+    assert f"Look 1 said, at a level of 5 %: {first}" in verdict_text(found).splitlines()
 
 
 def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
@@ -110,14 +113,136 @@ def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
         "swa-1": (8, 9, 10, 11, 12, 13),
     }
     assert found.complete
-    assert "1 of its runs did not complete; a pair counts where both did." in verdict_text(found)
+    said = "Runs that did not complete: SWA_1_5e-4 lr=1e-3 on seed 13. A pair counts where both did."
+    assert said in verdict_text(found)
 
 
-def test_a_verdict_under_way_says_that_it_is_none_yet(tmp_path: Path) -> None:
+def test_before_all_runs_have_ended_there_is_no_verdict(tmp_path: Path) -> None:
+    """Whoever could stop at the first "better" would look as often as they like."""
+    writer = usual(tmp_path)
+    arms = [SWA_ARM, SECOND_ARM, TUNED_ARM, TRUNK_ARM]
+    writer.look(arms, range(8, 28))
+    drawn = np.random.default_rng(3)
+    for seed in range(8, 14):
+        for arm in arms:
+            writer.tested(arm, seed, drawn.random(400) < (0.95 if arm is SWA_ARM else 0.7))
+    found = verdict(writer.state(), tmp_path)
+    assert found is not None
+    assert [c.words for c in found.against_baseline] == ["unfinished", "unfinished"]
+    lines = verdict_text(found).splitlines()
+    assert lines[0] == "No verdict yet: 24 of 80 runs on fresh seeds have completed."
+    assert lines[1].startswith("So far: SWA_1_5e-4 lr=1e-3 against the tuned baseline lr=1e-3, +")
+    results = load_results(tmp_path)
+    assert set(results.compare()["verdict"].dropna()) == {"unfinished"}
+    assert set(results.comparison["verdict"].dropna()) == {"unfinished"}
+    assert side_by_side([tmp_path])["verdict"].tolist() == ["unfinished"]
+
+
+def test_until_a_further_look_has_ended_the_one_before_stands(tmp_path: Path) -> None:
     writer = confirmed(tmp_path)
+    first = text_of(tmp_path, writer).splitlines()[0]
     writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM], range(8, 14), number=2)
+    assert text_of(tmp_path, writer).splitlines()[0] == (
+        "No verdict yet: 15 of 18 runs on fresh seeds have completed. Until the others have, that of look 1 "
+        f"stands: {first}"
+    )
+
+
+def test_a_finalist_that_failed_on_every_seed_still_counts_for_holm(tmp_path: Path) -> None:
+    whole = confirmed(tmp_path)
+    both = verdict(whole.state(), tmp_path)
+    assert both is not None
+    writer = usual(tmp_path / "failed")
+    writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM, TRUNK_ARM], range(8, 13))
+    drawn = np.random.default_rng(3)
+    for seed in range(8, 13):
+        for arm in (TRUNK_ARM, TUNED_ARM, SECOND_ARM, SWA_ARM):  # drawn as `confirmed` draws
+            right = drawn.random(400) < (0.9 if arm is SWA_ARM else 0.8)
+            if arm is not SECOND_ARM:
+                writer.tested(arm, seed, right)
+                continue
+            writer.suggest(f"swa-1-seed{seed}", SECOND_ARM["params"], "confirm", seed)
+            writer.end(f"swa-1-seed{seed}", "failed", "the loss became NaN in epoch 2")
+    found = verdict(writer.state(), tmp_path / "failed")
+    assert found is not None
+    (c,) = found.against_baseline
+    assert c.crossed.interval == both.against_baseline[0].crossed.interval
+    assert c.p_value == pytest.approx(2 * c.crossed.interval.p_value)
+    assert "SWA_0_2e-3 lr=3e-3 on seeds 8, 9, 10, 11, 12" in verdict_text(found)
+
+
+def test_without_a_baseline_there_is_no_verdict_but_a_description(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    trunk = TRUNK_ARM  # whose role is not the tuned baseline's
+    writer.look([SECOND_ARM, trunk], range(8, 13))
+    drawn = np.random.default_rng(1)
+    for seed in range(8, 13):
+        writer.tested(SECOND_ARM, seed, drawn.random(400) < 0.9)
+        writer.tested(trunk, seed, drawn.random(400) < 0.8)
+    lines = text_of(tmp_path, writer).splitlines()
+    assert lines[0] == ("No verdict: no baseline completed in the search, so there is none to compare with.")
+    assert lines[1].startswith("SWA's part alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
+    assert load_results(tmp_path).compare()["role"].tolist() == ["trunk"]
+
+
+def test_a_pair_is_compared_once_and_trunks_get_no_verdict(tmp_path: Path) -> None:
+    confirmed(tmp_path)
+    table = load_results(tmp_path).compare()
+    assert list(zip(table["configuration"], table["role"], strict=True)) == [
+        ("SWA_1_5e-4 lr=1e-3", "baseline"),
+        ("SWA_0_2e-3 lr=3e-3", "baseline"),
+        ("SWA_0_2e-3 lr=3e-3", "trunk"),
+    ]
+    assert table["verdict"].tolist()[:2] == ["better", "not distinguishable"]
+    assert table["verdict"].isna().tolist() == [False, False, True]
+
+
+def test_what_the_intervals_do_not_count_is_said(tmp_path: Path) -> None:
+    """A p above the level beside an interval without 0 would look like a mistake."""
+    assert "allow for 2 finalists (Holm), the intervals do not." in text_of(tmp_path, confirmed(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("seeds_differ", "images_differ", "words"),
+    [
+        (0.3, 0.0, "too small for any number of seeds"),
+        (0.0, 0.3, "more seeds alone will not show it: it takes more test images"),
+        (0.0, 0.0, "agree on every image, so there is no variance to go by"),
+    ],
+)
+def test_what_it_would_take_names_what_limits(
+    seeds_differ: float, images_differ: float, words: str, tmp_path: Path
+) -> None:
+    writer = usual(tmp_path)
+    writer.look([SWA_ARM, TUNED_ARM], range(8, 13))
+    plain = np.arange(1000) < 800
+    for k, seed in enumerate(range(8, 13)):
+        other = plain.copy()
+        # as many gained as lost, but for one image in a thousand
+        other[: int(1000 * images_differ / 2)] = False
+        other[1000 - int(1000 * images_differ / 2) - (1 if images_differ else 0) :] = True
+        shift = int(1000 * seeds_differ * (k - 2) / 10) + (1 if seeds_differ and k == 0 else 0)
+        if shift > 0:
+            other[800 : 800 + shift] = True
+        elif shift < 0:
+            other[800 + shift : 800] = False
+        writer.tested(SWA_ARM, seed, other)
+        writer.tested(TUNED_ARM, seed, plain)
+    assert words in text_of(tmp_path, writer)
+
+
+def test_one_more_seed_after_a_failure_is_a_further_look(tmp_path: Path) -> None:
+    writer = usual(tmp_path)
+    writer.look([SWA_ARM, TUNED_ARM], range(8, 13))
+    for seed in range(8, 12):
+        writer.tested(SWA_ARM, seed, np.arange(100) < 90)
+        writer.tested(TUNED_ARM, seed, np.arange(100) < 80 + seed % 3)
+    for arm in (SWA_ARM, TUNED_ARM):
+        writer.suggest(f"{arm['name']}-seed12", arm["params"], "confirm", 12)
+        writer.end(f"{arm['name']}-seed12", "failed", "GPU memory is exhausted")
     text = text_of(tmp_path, writer)
-    assert "3 of its runs have not ended, so this is not the verdict yet." in text
+    assert text.startswith("No verdict, 4 fresh seeds are too few")
+    assert "More seeds (`tune-swa confirm --seeds`) are a further look, with half the level." in text
 
 
 @pytest.mark.parametrize("spoil", ["remove", "truncate", "other images"])

@@ -34,7 +34,8 @@ LEADERBOARD = (
 """Columns of `Results.leaderboard`, all of comparison.parquet."""
 
 COMPARED = (
-    "configuration", "against", "seeds", "delta", "interval_low", "interval_high", "p_value", "verdict",
+    "configuration", "against", "role", "seeds", "delta", "interval_low", "interval_high", "p_value",
+    "verdict",
 )  # fmt: skip
 """Columns of `Results.compare`."""
 
@@ -86,16 +87,20 @@ class Results:
 
     def compare(self) -> pd.DataFrame:
         """What the fresh seeds say: one row for each pair of configurations that is compared, the
-        finalists against the best baseline first, then against their own settings without SWA.
-        Differences are in test accuracy (0.01 is one point); the interval is for new seeds and new
-        images. Empty without fresh seeds.
+        finalists against the best baseline first (`role` is baseline), then against their own settings
+        without SWA where those are others (`role` is trunk; a description without a verdict). Differences
+        are in test accuracy (0.01 is one point); the interval is for new seeds and new images. Empty
+        without fresh seeds.
         """
         found = self.verdict
-        contrasts = (*found.against_baseline, *found.against_trunk) if found else ()
+        contrasts = [("baseline", c) for c in found.against_baseline] if found else []
+        if found:
+            contrasts += [("trunk", c) for c in found.against_trunk if "baseline" not in c.against.roles]
         rows = [
             {
                 "configuration": c.arm.label,
                 "against": c.against.label,
+                "role": role,
                 "seeds": len(c.seeds),
                 "delta": c.crossed.interval.mean,
                 "interval_low": c.crossed.interval.low,
@@ -103,7 +108,7 @@ class Results:
                 "p_value": c.p_value,
                 "verdict": c.words,
             }
-            for c in contrasts
+            for role, c in contrasts
         ]
         return pd.DataFrame(rows, columns=list(COMPARED))
 

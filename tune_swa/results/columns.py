@@ -154,7 +154,8 @@ _COMPARISON_TAIL = (
     Column(
         "verdict",
         "string",
-        "`better`, `worse`, `not distinguishable` or `too few seeds`; null where `delta` is.",
+        "`better`, `worse`, `not distinguishable`, `too few seeds`, or `unfinished` while runs of the look "
+        "have not ended; null where `delta` is.",
     ),
 )
 

@@ -83,7 +83,7 @@ def forest(found: Verdict) -> Figure:
     shown += [(c, "its own trunk") for c in found.against_trunk if "baseline" not in c.against.roles]
     names = [f"{c.arm.label}<br>against {other}" for c, other in shown]
     figure = blank(110 + 70 * len(shown))
-    colors = {"better": GOOD, "worse": BAD}
+    colors: dict[str | None, str] = {"better": GOOD, "worse": BAD}
     for k, (c, _) in enumerate(shown):
         at = c.crossed.interval
         color = colors.get(c.words, INK)
@@ -115,14 +115,15 @@ def forest(found: Verdict) -> Figure:
         rows.append(
             [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
              f"{c.p_value:.3g}", f"{points(near.low)} to {points(near.high)}",
-             f"{points(low)} to {points(high)}", c.words]
+             f"{points(low)} to {points(high)}", c.words or ""]
         )  # fmt: skip
     return Figure(
         "forest",
         "SWA against the baseline on fresh seeds",
         "Diamonds are means over the seeds with the interval for new seeds and new images, which decides; "
         "faint dots are single seeds. The interval over seeds alone holds for these very images; the "
-        "bootstrap is a description. p-values against the tuned baseline are Holm's.",
+        "bootstrap is a description. p-values against the tuned baseline are Holm's; what is against a "
+        "finalist's own trunk describes SWA's part, and has no verdict.",
         figure,
         ["configuration", "against", "seeds", "points", f"{100 * (1 - found.alpha):.4g} % interval", "p",
          "over seeds alone", "bootstrap", "verdict"],

@@ -88,7 +88,7 @@ def build_report(state: ExperimentState, folder: Path, thumbnail: Thumbnail | No
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
         verdict=lines,
-        words=leading.words if leading else "",
+        words=(leading.words if leading else None) or "",
         summary=summary_text(state).splitlines(),
         running=state.finished is None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -113,7 +113,7 @@ def _figures(
 ) -> Iterator[dict[str, Any]]:
     shown: list[Figure] = []
     leading = found.leading if found else None
-    if found is not None and found.against_baseline:
+    if found is not None and (found.against_baseline or found.against_trunk):
         shown += [figures.forest(found), figures.seeds(found)]
     shown += [figures.landscape(compared), figures.curves(compared), figures.work(state)]
     values, why = importance(compared)

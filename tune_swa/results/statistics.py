@@ -39,7 +39,7 @@ class Interval:
 
 
 def paired_t(differences: ArrayLike, level: float = LEVEL) -> Interval:
-    """Student's interval of the mean of paired differences.
+    """Student's (1908) interval of the mean of paired differences.
 
     It speaks of new seeds on the same images. Without any spread the interval is the mean itself,
     and the p-value 1 for a mean of 0, else 0.
@@ -66,6 +66,8 @@ class Crossed:
     components: Components
     """As estimated, 0 where the estimate is negative: more seeds average out the first and the last
     one, more test images the second and the last one."""
+    mean_squares: tuple[float, float, float]
+    """Of seeds, images and the residual."""
 
 
 def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
@@ -76,7 +78,8 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
     (MS_seed + MS_image - MS_residual) / (S N), with Satterthwaite's (1946) degrees of freedom, as for
     the crossed designs of generalizability theory (Brennan 2001, chapter 6). Where an estimated
     component is negative, the larger of the two mean squares is taken in place of the sum, so that the
-    interval is never shorter than one that ignores the other factor.
+    standard error is never smaller than one that ignores the other factor. (With many images the degrees
+    of freedom can exceed S - 1, and then the interval may still be shorter than the paired one.)
 
     Args:
         differences: shape (S, N), S and N >= 2: for two runs on seed s, how much better the first one
@@ -113,6 +116,7 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
             image=max(0.0, (ms_image - ms_residual) / seeds),
             residual=ms_residual,
         ),
+        mean_squares=(ms_seed, ms_image, ms_residual),
     )
 
 
@@ -131,7 +135,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL) -> float:
-    """Chance that the two-sided paired t-test finds a difference, by the noncentral t distribution.
+    """Chance that the two-sided paired t-test finds a difference, by the noncentral t distribution
+    (Cohen 1988, chapter 2).
 
     Args:
         effect: true mean of the differences.
@@ -194,7 +199,7 @@ def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
 
     Halved with each look (alpha, alpha / 2, alpha / 4, ...). Each spends half of its level on calling
     something better that is not, so all looks together do that with a chance of at most alpha
-    (Bonferroni), however many follow.
+    (Bonferroni), however many follow. Calling something worse has as much again.
     """
     return alpha / 2.0 ** (look - 1)
 
@@ -205,7 +210,8 @@ def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
 def bootstrap(
     differences: ArrayLike, level: float = LEVEL, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over seeds and images, both drawn anew with replacement.
+    """Percentile interval of the mean over seeds and images, both drawn anew with replacement (the
+    pigeonhole bootstrap of Owen 2007).
 
     A description only: with five seeds it is too short (in simulations of this design it left the
     truth out in up to 11 % of the cases instead of 5 %).

@@ -2,29 +2,33 @@
 
 The claim is about new seeds and new images of the same kind, so it rests on the crossed interval of
 the paired differences in test accuracy (`statistics.crossed`), and on Holm's correction over all
-finalists that are tested. The level is fixed before the first look and halved with each further one
-(`statistics.alpha_of_look`).
+finalists that were planned. The level is fixed before the first look and halved with each further one
+(`statistics.alpha_of_look`). Before all runs of a look have ended there is no verdict: whoever stops at
+a moment of their choice would look more often than the level allows for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tune_swa.journal import ExperimentState, TrialState, params_of
+from tune_swa.journal import Event, ExperimentState, TrialState, params_of
 from tune_swa.results import statistics
 from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import experiment_of
 from tune_swa.spec import Experiment, Params, is_swa_setting, label, params_key
 
+UNLIMITED_IMAGES = 10**9
+"""Whether images or seeds are what limits: so many images are no limit."""
+
 LEAST_SEEDS = 5
 """With fewer there is no verdict: an interval from two or three values is as wide as the question."""
 
-Words = Literal["better", "worse", "not distinguishable", "too few seeds"]
+Words = Literal["better", "worse", "not distinguishable", "too few seeds", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class Contrast:
     crossed: statistics.Crossed
     """For new seeds and new images: what the verdict rests on."""
     p_value: float
-    """Of the crossed interval; by Holm's method where several finalists were tested."""
-    words: Words
+    """Of the crossed interval; by Holm's method where several finalists were planned."""
+    words: Words | None
+    """None: a description, which no correction was made for."""
 
     @property
     def by_seed(self) -> list[float]:
@@ -105,6 +110,8 @@ class Verdict:
     """Each finalist against its own settings without SWA: SWA's part alone. Not corrected."""
     complete: bool
     """Whether every planned run has ended."""
+    earlier: tuple[Verdict, ...] = ()
+    """What the looks before said, first look first."""
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -144,16 +151,22 @@ def verdict(state: ExperimentState, folder: Path) -> Verdict | None:
 
 def weigh(state: ExperimentState, said: Mapping[str, Said]) -> Verdict | None:
     """`verdict`, from predictions that were read already."""
-    look = state.confirmations[-1]
+    looks = [_look(state, said, event) for event in state.confirmations]
+    last = looks[-1]
+    return None if last is None else replace(last, earlier=tuple(v for v in looks[:-1] if v is not None))
+
+
+def _look(state: ExperimentState, said: Mapping[str, Said], look: Event) -> Verdict | None:
+    """What the runs of one look say; None before any was tested."""
     arms = tuple(_arm(experiment_of(state), state, entry, look["seeds"]) for entry in look["arms"])
     images = next((len(s.label) for s in said.values()), 0)
     if not images:
         return None
     alpha = statistics.alpha_of_look(look["look"])
+    names = {f"{entry['name']}-seed{seed}" for entry in look["arms"] for seed in look["seeds"]}
+    complete = all(name in state.trials and state.trials[name].ended for name in names)
     tuned = next((arm for arm in arms if "baseline" in arm.roles), None)
     finalists = [arm for arm in arms if "finalist" in arm.roles]
-    tested = [c for arm in finalists if tuned and (c := contrast(arm, tuned, said, alpha)) is not None]
-    adjusted = statistics.holm([c.p_value for c in tested])
     plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
     own = [
         c
@@ -161,17 +174,38 @@ def weigh(state: ExperimentState, said: Mapping[str, Said]) -> Verdict | None:
         if (trunk := plain.get(params_key(_without_swa(arm)))) is not None
         and (c := contrast(arm, trunk, said, alpha)) is not None
     ]
-    names = {f"{entry['name']}-seed{seed}" for entry in look["arms"] for seed in look["seeds"]}
     return Verdict(
         look=look["look"],
         alpha=alpha,
         images=images,
         planned_seeds=len(look["seeds"]),
         arms=arms,
-        against_baseline=tuple(_judged(c, p, alpha) for c, p in zip(tested, adjusted, strict=True)),
-        against_trunk=tuple(_judged(c, c.p_value, alpha) for c in own),
-        complete=all(name in state.trials and state.trials[name].ended for name in names),
+        against_baseline=judge(finalists, tuned, said, alpha, complete=complete) if tuned else (),
+        against_trunk=tuple(own),
+        complete=complete,
     )
+
+
+def judge(
+    finalists: Sequence[Arm], tuned: Arm, said: Mapping[str, Said], alpha: float, *, complete: bool
+) -> tuple[Contrast, ...]:
+    """Each finalist against the tuned baseline, as far as they can be compared, with the verdict's words.
+
+    Args:
+        finalists: all that were planned: one that failed on every seed still counts for Holm.
+        tuned: the best baseline of the search.
+        said: predictions on the test images, by run.
+        alpha: two-sided level of the look.
+        complete: whether all runs of the look have ended.
+    """
+    tested = [c for arm in finalists if (c := contrast(arm, tuned, said, alpha)) is not None]
+    failed = [1.0] * (len(finalists) - len(tested))
+    adjusted = statistics.holm([*(c.p_value for c in tested), *failed])
+    judged = []
+    for c, p in zip(tested, adjusted, strict=False):
+        words = decide(c.crossed.interval.mean, p, len(c.seeds), alpha) if complete else "unfinished"
+        judged.append(replace(c, p_value=p, words=words))
+    return tuple(judged)
 
 
 def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> Contrast | None:
@@ -191,7 +225,7 @@ def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> 
         paired=statistics.paired_t(table.mean(axis=1), 1 - alpha),
         crossed=wide,
         p_value=wide.interval.p_value,
-        words="too few seeds",
+        words=None,
     )
 
 
@@ -214,11 +248,6 @@ def decide(mean: float, p_value: float, seeds: int, alpha: float) -> Words:
     if p_value > alpha or mean == 0:
         return "not distinguishable"
     return "better" if mean > 0 else "worse"
-
-
-def _judged(found: Contrast, p_value: float, alpha: float) -> Contrast:
-    words = decide(found.crossed.interval.mean, p_value, len(found.seeds), alpha)
-    return Contrast(**{**found.__dict__, "p_value": p_value, "words": words})
 
 
 def _arm(experiment: Experiment, state: ExperimentState, entry: Mapping[str, Any], seeds: list[int]) -> Arm:
@@ -267,16 +296,19 @@ def outlook(experiment: Experiment) -> str:
     more = f" {needed} seeds find it four times in five." if needed and needed > seeds else ""
     return (
         f"If differences vary by {100 * USUAL_SPREAD:.1f} points between seeds, {seeds} seeds find a gain of "
-        f"one point in {100 * chance:.0f} % of the cases.{more}"
+        f"one point in {100 * chance:.0f} % of the cases.{more} Few test images make that less, as they vary "
+        "too."
     )
 
 
 def verdict_text(found: Verdict) -> str:
     """The verdict in a few plain sentences, one a line."""
-    if found.leading is None:
-        return _nothing(found)
-    lines = [sentence(found.leading, found)]
-    lines += [sentence(c, found) for c in found.against_baseline if c is not found.leading]
+    leading = found.leading
+    others = [c for c in found.against_baseline if c is not leading]
+    lines = [] if found.complete else [_under_way(found)]
+    lines += [sentence(c, found) for c in ([leading] if leading else []) + others]
+    if leading is None and found.complete:
+        lines.append(_nothing(found))
     for c in found.against_trunk:
         if "baseline" not in c.against.roles:
             lines.append(f"SWA's part alone: {_measured(c, c.against.label)}.")
@@ -284,8 +316,7 @@ def verdict_text(found: Verdict) -> str:
     if tuned is not None and tuned.refreshed:
         gain = 100 * (np.mean(tuned.refreshed) - np.mean(tuned.test))
         lines.append(f"A BN refresh alone changes the tuned baseline by {gain:+.2f} points.")
-    lines += _advice(found)
-    return "\n".join(lines)
+    return "\n".join(lines + _advice(found))
 
 
 def sentence(c: Contrast, found: Verdict) -> str:
@@ -300,6 +331,8 @@ def sentence(c: Contrast, found: Verdict) -> str:
             f"No verdict, {len(c.seeds)} fresh seeds are too few ({LEAST_SEEDS} or more): {name} against the "
             f"tuned {other}"
         )
+    elif c.words == "unfinished":
+        start = f"So far: {name} against the tuned {other}"
     else:
         start = f"Not distinguishable: {name} and the tuned {other}"
     return f"{start}, {_numbers(c)}, on {len(c.seeds)} fresh seeds and {found.images} test images."
@@ -318,47 +351,86 @@ def _numbers(c: Contrast) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+    return "< 0.0001" if value < 1e-4 else f"= {value:.3g}"
+
+
+def _under_way(found: Verdict) -> str:
+    """That a look is under way, and what stands until it has ended."""
+    planned = found.planned_seeds * len(found.arms)
+    left = sum(len(arm.missing) for arm in found.arms)
+    text = f"No verdict yet: {planned - left} of {planned} runs on fresh seeds have completed."
+    before = next((v for v in reversed(found.earlier) if v.leading is not None), None)
+    if before is None or before.leading is None:
+        return text
+    return (
+        f"{text} Until the others have, that of look {before.look} stands: {sentence(before.leading, before)}"
+    )
 
 
 def _nothing(found: Verdict) -> str:
-    done = sum(len(arm.runs) for arm in found.arms)
-    planned = found.planned_seeds * len(found.arms)
-    if not found.complete:
-        return f"{done} of {planned} runs on fresh seeds have ended; the verdict needs more of them."
-    return "Too few of the runs on fresh seeds have completed to compare any two configurations."
+    """Why no finalist stands against the tuned baseline."""
+    if found.tuned is None:
+        return "No verdict: no baseline completed in the search, so there is none to compare with."
+    return (
+        "No verdict: too few runs on fresh seeds have completed on the same seeds as those of the tuned "
+        f"{found.tuned.label}."
+    )
 
 
 def _advice(found: Verdict) -> list[str]:
     lines = []
-    failed = sum(len(arm.missing) for arm in found.arms)
-    if not found.complete:
-        lines.append(f"{failed} of its runs have not ended, so this is not the verdict yet.")
-    elif failed:
-        lines.append(f"{failed} of its runs did not complete; a pair counts where both did.")
+    tests = len(found.finalists)
+    if tests > 1 and found.against_baseline:
+        lines.append(
+            f"The p-values against the tuned baseline allow for {tests} finalists (Holm), the intervals do "
+            "not."
+        )
+    failed = [arm for arm in found.arms if arm.missing]
+    if found.complete and failed:
+        which = "; ".join(f"{arm.label} on {_seeds(arm.missing)}" for arm in failed)
+        lines.append(f"Runs that did not complete: {which}. A pair counts where both did.")
     if found.look > 1:
         lines.append(
             f"This is look {found.look} at the test images, so its level is {100 * found.alpha:.3g} %: the "
             "more often one looks, the more often chance looks like an effect."
         )
+        if found.complete:
+            lines += [
+                f"Look {v.look} said, at a level of {100 * v.alpha:.3g} %: {sentence(v.leading, v)}"
+                for v in found.earlier
+                if v.leading is not None
+            ]
     c = found.leading
-    if c is None or c.words in ("better", "worse"):
+    if c is None or c.words in ("better", "worse", "unfinished"):
         return lines
-    tests = max(1, len(found.against_baseline))
-    alpha = found.alpha / tests
+    if c.words == "too few seeds" and found.planned_seeds >= LEAST_SEEDS:
+        lines.append("More seeds (`tune-swa confirm --seeds`) are a further look, with half the level.")
+    return lines + _power(c, found, found.alpha / max(1, tests))
+
+
+def _power(c: Contrast, found: Verdict, alpha: float) -> list[str]:
+    """What the seeds and images could find, and what the observed difference would take."""
     parts, seeds = c.crossed.components, len(c.seeds)
     least = parts.detectable(seeds, found.images, alpha=alpha)
-    lines.append(
+    if least == 0:
+        return ["Its runs and the baseline's agree on every image, so there is no variance to go by."]
+    lines = [
         f"Differences vary by {100 * np.std(c.by_seed, ddof=1):.2f} points between seeds; with that, {seeds} "
         f"seeds and {found.images} images find a difference of {100 * least:.2f} points four times in five."
-    )
+    ]
     mean = abs(c.crossed.interval.mean)
+    if not mean:
+        return lines
+    start = f"If the difference is really {100 * mean:.2f} points, "
     needed = parts.seeds_needed(mean, found.images, alpha=alpha)
     if needed is not None and needed > seeds:
-        lines.append(f"If the difference is really {100 * mean:.2f} points, it takes about {needed} seeds.")
-    elif mean and needed is None:
-        lines.append(
-            f"If the difference is really {100 * mean:.2f} points, more seeds alone will not show it: it "
-            "takes more test images."
-        )
+        lines.append(f"{start}it takes about {needed} seeds.")
+    elif needed is None and parts.seeds_needed(mean, UNLIMITED_IMAGES, alpha=alpha) is not None:
+        lines.append(f"{start}more seeds alone will not show it: it takes more test images.")
+    elif needed is None:
+        lines.append(f"{start}it is too small for any number of seeds that one would train.")
     return lines
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
