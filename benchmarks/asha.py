@@ -197,6 +197,7 @@ def compare(orders: int, slots: int) -> None:
         **{f"stock ASHA, grace {g}": stock(g) for g in (1, 3, 6, 9, 12)},
         f"stock ASHA, grace {latest + 3} (after the last start)": stock(latest + 3),
         "ours, as by default": ours(),
+        "ours, as by default where trunks have no baseline": ours(every_trunk_has_a_baseline=False),
         "ours, trunk rungs 2, 8 too": ours(trunk_rungs=(2, 8)),
         "ours, trunk rung 8 too": ours(trunk_rungs=(8,)),
         "ours, trunk rung 11 too": ours(trunk_rungs=(11,)),
