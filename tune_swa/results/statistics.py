@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # loads scipy.stats, which takes half a second, when it is first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -255,7 +255,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"shapes {a.shape} and {b.shape}, expected twice the same (N,)")
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
-    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    p = float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return McNemar(gained, lost, p)
 
 
@@ -366,19 +366,19 @@ def brier(probabilities: ArrayLike, labels: ArrayLike) -> float:
 def _interval(mean: float, error: float, degrees: float, level: float) -> Interval:
     if error <= 0:
         return Interval(mean, 0.0, degrees, mean, mean, 0.0 if mean else 1.0, level)
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, degrees))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, degrees)) * error
+    p = float(2 * scipy.stats.t.sf(abs(mean) / error, degrees))
     return Interval(mean, error, degrees, mean - half, mean + half, p, level)
 
 
 def _power(effect: float, error: float, degrees: float, alpha: float) -> float:
     """Of a two-sided t-test whose estimate has the standard error `error`."""
-    critical = float(stats.t.isf(alpha / 2, degrees))
+    critical = float(scipy.stats.t.isf(alpha / 2, degrees))
     shift = effect / error
     if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
         return 1.0
-    above = float(stats.nct.sf(critical, degrees, shift))
-    below = float(stats.nct.cdf(-critical, degrees, shift))
+    above = float(scipy.stats.nct.sf(critical, degrees, shift))
+    below = float(scipy.stats.nct.cdf(-critical, degrees, shift))
     return above + (0.0 if math.isnan(below) else below)
 
 
