@@ -6,7 +6,8 @@ and `time` (seconds since 1970) and these others:
 
 =============  =====================================================================================
 created        format, version, spec, identity, data, weights, numerics, hardware, versions, seed
-session        number, slots, gpus, cpus, resumed, storage
+session        number, slots, gpus, cpus, resumed, storage, spec (the present one: --trials, resources and
+               confirm may differ from those it was created with; absent in older journals)
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
 started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used)
 shared         trial, epochs (how many of its trunk it takes over), rungs (rung: decision, in their order)
@@ -274,6 +275,7 @@ class ExperimentState:
     """The fold of a journal."""
 
     header: Event | None = None
+    """The `created` event, with the `spec` of the newest session."""
     sessions: int = 0
     storage: str | None = None
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
@@ -363,6 +365,10 @@ class ExperimentState:
         self.sessions = event["number"]
         self.storage = event.get("storage")
         self.finished = None
+        if "spec" in event and self.header is not None:
+            _expect(event, spec=dict)
+            _expect(event["spec"]["search"], keep_checkpoints=str)
+            self.header = {**self.header, "spec": event["spec"]}
         for trial in self.trials.values():
             if trial.status == "running":  # a driver that was killed could not say so
                 trial.status = "interrupted"

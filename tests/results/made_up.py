@@ -54,8 +54,10 @@ class Writer:
         )
         self.session(1)
 
-    def session(self, number: int) -> None:
-        self.journal.append("session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1)
+    def session(self, number: int, spec: Experiment | None = None) -> None:
+        """With the settings that it goes on with; None: as older versions wrote it, without."""
+        present = {} if spec is None else {"spec": spec.model_dump(mode="json", by_alias=True)}
+        self.journal.append("session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1, **present)
 
     def suggest(
         self, name: str, params: dict[str, Any], stage: str = "search", seed: int | None = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from made_up import Writer, confirmed, usual
+from made_up import Writer, confirmed, experiment, usual
 
 from tune_swa.errors import RequestError
 from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.export import export
+from tune_swa.results.report import build_report
 from tune_swa.search.publishing import Publisher
 from tune_swa.storage import open_store
 
@@ -88,6 +91,21 @@ def test_every_point_at_which_a_search_can_be_killed(tmp_path: Path) -> None:
         (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:7])
         results = load_results(tmp_path)
         assert len(results.epochs) == sum(b'"event":"epoch"' in line for line in lines[:count])
+
+
+def test_everything_tells_the_settings_of_the_newest_session(tmp_path: Path) -> None:
+    """Those of the first one where a journal is of a version that did not write them."""
+    writer = usual(tmp_path)
+    writer.session(2)
+    assert load_results(tmp_path).experiment == experiment(name="made-up")
+    more = experiment(name="made-up", search={"seed": 7, "trials": 80}, confirm={"seeds": 10})
+    writer.session(3, more)
+    writer.trial("swa-2", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}, [0.5, 0.5, 0.5, 0.5])
+    assert load_results(tmp_path).experiment == more
+    export(writer.state(), tmp_path)
+    space = json.loads(pq.read_schema(tmp_path / "trials.parquet").metadata[b"tune_swa.space"])
+    assert (space["search"]["trials"], space["confirm"]["seeds"]) == (80, 10)
+    assert "  trials: 80\n" in build_report(writer.state(), tmp_path)
 
 
 def test_an_experiment_without_trials(tmp_path: Path) -> None:

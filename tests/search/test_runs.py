@@ -164,6 +164,9 @@ def test_a_finished_search_is_not_started_over_but_extended(finished: tuple[Path
     run(*again, "--trials", "12", "--resume", cwd=cwd)
     after = ExperimentState.read(folder / "journal.jsonl")
     assert len(after.of_kind("swa")) == 12
+    told = pq.read_schema(folder / "trials.parquet").metadata[b"tune_swa.space"]
+    assert json.loads(told)["search"]["trials"] == 12
+    assert tune_swa.load_results(folder).experiment == spacefile.load(folder / "space.yaml")
     for name, trial in before.trials.items():  # not trained again
         assert after.trials[name].records == trial.records
         assert after.trials[name].attempts == trial.attempts == 1
