@@ -461,7 +461,8 @@ def _report(options: argparse.Namespace) -> int:
 
     state = ExperimentState.read(_journal_of(options.folder))
     try:
-        path = write_report(state, options.folder, _thumbnails(experiment_of(state), options.data_dir))
+        thumbnails = _thumbnails(experiment_of(state), options.data_dir)
+        path = write_report(state, options.folder, thumbnails, alone=False)
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
     print(path)

@@ -226,6 +226,8 @@ class TrialState:
     """When each of `records` became known."""
     finished: float | None = None
     """When it ended; None until it has one of the statuses that it does not leave again."""
+    session: int = 0
+    """The last one in which it was suggested or started."""
 
     @property
     def next_epoch(self) -> int:
@@ -388,7 +390,7 @@ class ExperimentState:
         names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
         known = {n: event[n] for n in names}
         known["params"] = params_of(event)
-        self.trials[name] = TrialState(name, **known, suggested=event["time"])
+        self.trials[name] = TrialState(name, **known, suggested=event["time"], session=self.sessions)
         self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
 
     def _on_started(self, event: Event) -> None:
@@ -399,6 +401,7 @@ class ExperimentState:
         trial.status = "running"
         trial.device = event["device"]
         trial.attempts = event["attempt"]
+        trial.session = self.sessions
         trial.started = trial.started or event["time"]
 
     def _on_epoch(self, event: Event) -> None:
