@@ -189,12 +189,12 @@ class Writer:
         return ExperimentState.read(self.path)
 
 
-def usual(folder: Path, name: str = "made-up") -> Writer:
+def usual(folder: Path, name: str = "made-up", spec: Experiment | None = None) -> Writer:
     """Two baselines and an SWA trial on each, all completed; 200 validation images.
 
     base-0 (lr 1e-3) 0.90, base-1 (lr 3e-3) 0.88; swa-0 (lr 1e-3) 0.93, swa-1 (lr 3e-3) 0.89.
     """
-    writer = Writer(folder, experiment(name=name))
+    writer = Writer(folder, spec or experiment(name=name))
     writer.trial("base-0", {"lr": 1e-3}, [0.5, 0.92, 0.8, 0.90])
     writer.trial("base-1", {"lr": 3e-3}, [0.5, 0.6, 0.8, 0.88])
     writer.trial("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, [0.5, 0.92, 0.91, 0.93])
