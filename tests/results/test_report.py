@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from made_up import Writer, confirmed, experiment, usual
 
+from tune_swa.results import figures
 from tune_swa.results.comparison import compare
 from tune_swa.results.importance import MOST_TRIALS, importance
 from tune_swa.results.pages import LEAST_SECONDS
 from tune_swa.results.pages import Writer as Pages
+from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.results.report import build_report, write_report
+from tune_swa.results.verdict import weigh
 
 FIGURES = (
     "forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
@@ -64,6 +67,31 @@ def test_it_has_the_verdict_every_figure_and_every_table(tmp_path: Path) -> None
     assert "f00d" in page.text  # the fingerprint of the images
     assert "swa_lr: log_uniform" in page.text or "log_uniform:" in page.text
     assert "while the search was not finished" not in page.text
+
+
+def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> None:
+    """Every marker of the three figures, as the number that its table has."""
+    state = confirmed(tmp_path).state()
+    said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
+    found = weigh(state, said)
+    assert found is not None
+    assert found.leading is not None
+    pair = [found.leading.against, found.leading.arm]
+    drawings = (
+        (figures.forest(found), figures.points, "x"),
+        (figures.seeds(found), figures.percent, "y"),
+        (figures.calibration(pair, said), figures.percent, "y"),
+    )
+    for drawn, written, axis in drawings:
+        table = " ".join(str(cell) for row in drawn.rows for cell in row)
+        assert drawn.figure is not None
+        markers = [trace[axis] for trace in drawn.figure.data if "markers" in trace.mode]
+        assert sum(map(len, markers)) >= 15
+        assert all(written(v / 100) in table for values in markers for v in values), drawn.name
+    of_arm = [row for row in drawings[2][0].rows if row[0] == pair[1].label]
+    assert of_arm[0][1] == "all"
+    assert of_arm[0][7] == figures.percent(pair[1].mean_of("ece"))  # the recorded one
+    assert sum(int(str(row[2])) for row in of_arm[1:]) == of_arm[0][2] == 5 * 400
 
 
 def test_it_asks_for_nothing_from_outside(tmp_path: Path) -> None:

@@ -149,11 +149,6 @@ def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1
     return _smallest(lambda seeds: power(effect, sd, seeds, alpha) >= wanted) if effect else None
 
 
-def detectable(sd: float, seeds: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
-    """The smallest true difference that so many seeds find with a chance of `wanted`, in units of sd."""
-    return sd * _solve(lambda effect: power(effect, 1.0, seeds, alpha) >= wanted) if sd > 0 else 0.0
-
-
 @dataclass(frozen=True)
 class Components:
     """Variances of the differences between two configurations: of seeds, of images, and of the rest."""
@@ -312,7 +307,8 @@ def reliability(
         right: shape (N,), whether it is the image's class.
         bins: how many at most.
         equal_mass: as many images in each (Nixon et al. 2019), instead of edges at equal distances.
-            An image on an edge belongs to the bin below, so that every image is in one bin.
+            An image on an edge belongs to the bin above, and the last bin holds 1 too, so that every
+            image is in one bin: as in `tune_swa.training.metrics`, which the recorded ECE comes from.
 
     Raises:
         ValueError: no images, other shapes, or confidences outside [0, 1].
@@ -326,7 +322,7 @@ def reliability(
     if equal_mass:
         groups = [g for g in np.array_split(order, bins) if len(g)]
     else:
-        number = np.clip(np.ceil(given * bins).astype(int) - 1, 0, bins - 1)
+        number = np.clip((given * bins).astype(int), 0, bins - 1)
         groups = [np.flatnonzero(number == b) for b in range(bins)]
     kept = [(b, g) for b, g in enumerate(groups) if len(g)]
     return Reliability(
@@ -336,28 +332,6 @@ def reliability(
         accuracy=np.array([hits[g].mean() for _, g in kept]),
         images=np.array([len(g) for _, g in kept]),
     )
-
-
-def nll(probability_of_label: ArrayLike) -> float:
-    """Mean negative log-likelihood in nats.
-
-    Args:
-        probability_of_label: shape (N,), above 0.
-    """
-    return float(-np.log(_finite(probability_of_label, 1)).mean())
-
-
-def brier(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Brier's (1950) score: mean squared distance of the probabilities from the truth, 0 to 2.
-
-    Args:
-        probabilities: shape (N, K).
-        labels: shape (N,), class numbers.
-    """
-    given = _finite(probabilities, 2)
-    truth = np.zeros_like(given)
-    truth[np.arange(len(given)), np.asarray(labels)] = 1.0
-    return float(((given - truth) ** 2).sum(axis=1).mean())
 
 
 # -------------------------------------------------------------------------------------- helpers
