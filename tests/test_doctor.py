@@ -174,11 +174,13 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     found = one(packages.packages())
     assert found.level == "ok"
     assert f"torch {real('torch')}" in found.text
-    have = {"optuna": "4.2.0", "cmaes": None, "tensorboardX": None}  # the last is needed by ray[tune]
+    have = {"optuna": "4.2.0", "cmaes": None}
+    have |= {"requests": None, "tensorboardX": None}  # ray[tune] needs both, tune_swa only the second
     texts = {f.text: f.remedy for f in packages.packages()}
-    assert len(texts) == 3
+    assert len(texts) == 4
     assert texts["cmaes is not installed"] == "Run: pip install 'cmaes>=0.12'"
-    assert "tensorboardX is not installed, which ray[tune] needs" in texts
+    assert "requests is not installed, which ray[tune] needs" in texts
+    assert "tensorboardX is not installed" in texts  # once
     assert any(text.startswith("optuna is 4.2.0, but tune_swa needs ") for text in texts)
 
 
@@ -600,7 +602,7 @@ def journal(results: Path, name: str, *events: dict[str, Any], torch_version: st
     """An experiment with a header, one trial, and these events."""
     version = importlib.metadata.version("torch") if torch_version is None else torch_version
     header = {
-        "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0, "identity": {},
+        "event": "created", "format": FORMAT, "version": "0.1", "seed": 0, "identity": {},
         "spec": {"search": {"keep_checkpoints": "best"}},
         "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
         "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": version},
@@ -612,7 +614,9 @@ def journal(results: Path, name: str, *events: dict[str, Any], torch_version: st
     folder = results / name
     folder.mkdir(parents=True)
     lines = [header, {"event": "session", "number": 1}, suggested, *events]
-    (folder / experiment_folder.JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / experiment_folder.JOURNAL).write_text(
+        "".join(json.dumps({"time": 1.0, **line}) + "\n" for line in lines)
+    )
     return folder
 
 

@@ -69,7 +69,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def modules_after(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys; print(' '.join(m for m in sys.modules if '.' not in m))"
+    code = f"{statement}\nimport sys; print(' '.join(m for m in sys.modules if m.count('.') < 2))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(result.stdout.split())
 
@@ -81,7 +81,11 @@ def modules_after(statement: str) -> set[str]:
         ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
         ("import tune_swa.doctor.examination, tune_swa.doctor.render", {"torch", "ray", "pydantic", "rich"}),
         ("import tune_swa.data", {"torch", "ray"}),
-        ("import tune_swa; tune_swa.load_results", {"torch", "ray", "optuna"}),
+        (
+            "import tune_swa; tune_swa.load_results",
+            {"torch", "ray", "optuna", "plotly", "scipy.stats", "scipy.optimize", "sklearn"},
+        ),
+        ("import tune_swa.results.study, tune_swa.results.pages", {"torch", "ray", "optuna"}),
         ("import tune_swa.training.loop", {"ray", "optuna"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,11 @@ def test_any_bytes_give_a_state_or_a_readable_error(
         list(read_events(path))
     except RequestError as error:
         assert str(path) in str(error)
+
+
+def test_a_name_that_is_no_utf8_and_one_that_is_are_read_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    names = [os.fsdecode(b"caf\xe9"), "caf\u00e9", "\U0001f600"]
+    journal.append("session", number=1, storage=names)
+    [event] = read_events(journal.path)
+    assert event["storage"] == names

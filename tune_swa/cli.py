@@ -341,7 +341,12 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     def write_page(state: ExperimentState, folder: Path) -> None:
         from tune_swa.results.report import write_report
 
-        write_report(state, folder, _thumbnails(experiment, request.images_dir))
+        try:
+            data, _ = _images_of(experiment, request.images_dir, state)
+            thumbnails = _thumbnails(experiment, request.images_dir, data)
+        except RequestError:  # they have changed meanwhile
+            thumbnails = None
+        write_report(state, folder, thumbnails)
 
     def prepare_logs() -> None:
         for courier in couriers:
@@ -460,8 +465,13 @@ def _report(options: argparse.Namespace) -> int:
     from tune_swa.results.report import write_report
 
     state = ExperimentState.read(_journal_of(options.folder))
+    experiment = experiment_of(state)
+    data, why = _images_of(experiment, options.data_dir, state)
+    if why and state.confirmations:
+        print(f"note: images are named but not shown: {why}", file=sys.stderr)
     try:
-        path = write_report(state, options.folder, _thumbnails(experiment_of(state), options.data_dir))
+        thumbnails = _thumbnails(experiment, options.data_dir, data)
+        path = write_report(state, options.folder, thumbnails, alone=False)
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
     print(path)
@@ -516,7 +526,7 @@ def _export_model(options: argparse.Namespace) -> int:
 def _images_of(
     experiment: Experiment, data_dir: Path | None, state: ExperimentState
 ) -> tuple[Dataset | None, str]:
-    """The images of a search, or why they are not at hand.
+    """The images of a search, or why they are not at hand. Nothing is downloaded for this.
 
     Raises:
         RequestError: those in `data_dir` are others.
@@ -525,7 +535,7 @@ def _images_of(
 
     assert state.header is not None
     try:
-        data = prepare(experiment.data, data_dir)
+        data = prepare(experiment.data, data_dir, download=False)
     except RequestError as error:
         if data_dir is not None:
             raise
@@ -538,14 +548,17 @@ def _images_of(
     return None, f"{why}. Name their folder with --data-dir"
 
 
-def _thumbnails(experiment: Experiment, data_dir: Path | None) -> Thumbnail | None:
-    """Test images as small pictures; None where they are not at hand."""
-    from tune_swa.data.dataset import prepare
+def _thumbnails(experiment: Experiment, data_dir: Path | None, data: Dataset | None) -> Thumbnail | None:
+    """Test images of `data` as small pictures; None where they are not at hand.
 
-    try:
-        data = prepare(experiment.data, data_dir)
-    except RequestError:
+    Raises:
+        RequestError: they have gone since.
+    """
+    if data is None:
         return None
+    from tune_swa.data.dataset import file_names
+
+    names = file_names(experiment.data, data_dir, data)
 
     def thumbnail(number: int) -> tuple[bytes, str] | None:
         import io
@@ -554,11 +567,12 @@ def _thumbnails(experiment: Experiment, data_dir: Path | None) -> Thumbnail | No
 
         if number >= len(data.test):
             return None
-        image = Image.fromarray(data.images[data.test[number]])
+        row = int(data.test[number])
+        image = Image.fromarray(data.images[row])
         image.thumbnail((96, 96))
         file = io.BytesIO()
         image.save(file, "png")
-        return file.getvalue(), f"test image {number}"
+        return file.getvalue(), names(row) if names else f"test image {number}"
 
     return thumbnail
 

@@ -55,8 +55,10 @@ class Writer:
         )
         self.session(1)
 
-    def session(self, number: int) -> None:
-        self.journal.append("session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1)
+    def session(self, number: int, spec: Experiment | None = None) -> None:
+        """With the settings that it goes on with; None: as older versions wrote it, without."""
+        present = {} if spec is None else {"spec": spec.model_dump(mode="json", by_alias=True)}
+        self.journal.append("session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1, **present)
 
     def suggest(
         self, name: str, params: dict[str, Any], stage: str = "search", seed: int | None = None
@@ -188,12 +190,12 @@ class Writer:
         return ExperimentState.read(self.path)
 
 
-def usual(folder: Path, name: str = "made-up") -> Writer:
+def usual(folder: Path, name: str = "made-up", spec: Experiment | None = None) -> Writer:
     """Two baselines and an SWA trial on each, all completed; 200 validation images.
 
     base-0 (lr 1e-3) 0.90, base-1 (lr 3e-3) 0.88; swa-0 (lr 1e-3) 0.93, swa-1 (lr 3e-3) 0.89.
     """
-    writer = Writer(folder, experiment(name=name))
+    writer = Writer(folder, spec or experiment(name=name))
     writer.trial("base-0", {"lr": 1e-3}, [0.5, 0.92, 0.8, 0.90])
     writer.trial("base-1", {"lr": 3e-3}, [0.5, 0.6, 0.8, 0.88])
     writer.trial("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, [0.5, 0.92, 0.91, 0.93])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from made_up import Writer, confirmed, usual
+from made_up import Writer, confirmed, experiment, usual
 
 from tune_swa.errors import RequestError
 from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.export import export
+from tune_swa.results.report import build_report
 from tune_swa.search.publishing import Publisher
 from tune_swa.storage import open_store
 
@@ -88,6 +91,72 @@ def test_every_point_at_which_a_search_can_be_killed(tmp_path: Path) -> None:
         (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:7])
         results = load_results(tmp_path)
         assert len(results.epochs) == sum(b'"event":"epoch"' in line for line in lines[:count])
+
+
+def test_the_gain_is_the_averages_lead_over_its_own_live_model(tmp_path: Path) -> None:
+    """One column for each SWA trial, from its first average on."""
+    writer = Writer(tmp_path)
+    writer.trial("base-0", {"lr": 1e-3}, [0.5, 0.6, 0.7, 0.8])
+    for name, start in (("swa-0", 0), ("swa-1", 2)):
+        writer.suggest(name, {"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3})
+        for epoch in range(4):
+            writer.epoch(name, epoch, 0.5 + epoch / 10, averaged=max(0, epoch - start))
+        writer.end(name, value=0.8)
+    gain = load_results(tmp_path).gain()
+    assert gain.columns.tolist() == ["swa-0", "swa-1"]
+    assert gain.index.tolist() == [1, 2, 3]
+    assert gain["swa-0"].tolist() == pytest.approx([0.01] * 3)
+    assert gain["swa-1"].isna().tolist() == [True, True, False]
+
+
+def test_importance_names_the_setting_that_matters(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    for k in range(24):
+        params = {"lr": [1e-3, 3e-3][k % 2], "swa_start": k % 3, "swa_lr": 1e-4 * (1 + k)}
+        writer.trial(f"swa-{k}", params, [0.5, 0.5, 0.5, 0.6 + 0.2 * (k % 2)])
+    shares = load_results(tmp_path).importance()
+    assert next(iter(shares)) == "lr"
+    assert shares["lr"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1)
+    few = Writer(tmp_path / "few")
+    few.trial("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, [0.5] * 4)
+    with pytest.raises(RequestError, match=r"few: 1 completed SWA trials are too few to tell"):
+        load_results(tmp_path / "few").importance()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("best_model.pt", b"half a fi"), ("best_model.json", b"{"), ("best_model.json", b'{"num_classes": 7}')],
+)
+def test_a_damaged_model_is_one_message(tmp_path: Path, name: str, content: bytes) -> None:
+    import torch
+    import torchvision
+
+    usual(tmp_path)
+    model = torchvision.models.resnet18(num_classes=2)
+    torch.save(model.state_dict(), tmp_path / "best_model.pt")
+    (tmp_path / "best_model.json").write_text('{"num_classes": 2}')
+    images = torch.rand(2, 3, 32, 32)
+    loaded = load_results(tmp_path).best_model()
+    assert torch.equal(loaded(images), model.eval()(images))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=r"is damaged\. Write it again"):
+        load_results(tmp_path).best_model()
+
+
+def test_everything_tells_the_settings_of_the_newest_session(tmp_path: Path) -> None:
+    """Those of the first one where a journal is of a version that did not write them."""
+    writer = usual(tmp_path)
+    writer.session(2)
+    assert load_results(tmp_path).experiment == experiment(name="made-up")
+    more = experiment(name="made-up", search={"seed": 7, "trials": 80}, confirm={"seeds": 10})
+    writer.session(3, more)
+    writer.trial("swa-2", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}, [0.5, 0.5, 0.5, 0.5])
+    assert load_results(tmp_path).experiment == more
+    export(writer.state(), tmp_path)
+    space = json.loads(pq.read_schema(tmp_path / "trials.parquet").metadata[b"tune_swa.space"])
+    assert (space["search"]["trials"], space["confirm"]["seeds"]) == (80, 10)
+    assert "  trials: 80\n" in build_report(writer.state(), tmp_path)
 
 
 def test_an_experiment_without_trials(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,9 +12,14 @@ from pathlib import Path
 import pytest
 from made_up import Writer, confirmed, experiment, usual
 
+from tune_swa.results import figures
+from tune_swa.results.comparison import compare
+from tune_swa.results.importance import MOST_TRIALS, importance
 from tune_swa.results.pages import LEAST_SECONDS
 from tune_swa.results.pages import Writer as Pages
+from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.results.report import build_report, write_report
+from tune_swa.results.verdict import weigh
 
 FIGURES = (
     "forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
@@ -60,6 +67,31 @@ def test_it_has_the_verdict_every_figure_and_every_table(tmp_path: Path) -> None
     assert "f00d" in page.text  # the fingerprint of the images
     assert "swa_lr: log_uniform" in page.text or "log_uniform:" in page.text
     assert "while the search was not finished" not in page.text
+
+
+def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> None:
+    """Every marker of the three figures, as the number that its table has."""
+    state = confirmed(tmp_path).state()
+    said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
+    found = weigh(state, said)
+    assert found is not None
+    assert found.leading is not None
+    pair = [found.leading.against, found.leading.arm]
+    drawings = (
+        (figures.forest(found), figures.points, "x"),
+        (figures.seeds(found), figures.percent, "y"),
+        (figures.calibration(pair, said), figures.percent, "y"),
+    )
+    for drawn, written, axis in drawings:
+        table = " ".join(str(cell) for row in drawn.rows for cell in row)
+        assert drawn.figure is not None
+        markers = [trace[axis] for trace in drawn.figure.data if "markers" in trace.mode]
+        assert sum(map(len, markers)) >= 15
+        assert all(written(v / 100) in table for values in markers for v in values), drawn.name
+    of_arm = [row for row in drawings[2][0].rows if row[0] == pair[1].label]
+    assert of_arm[0][1] == "all"
+    assert of_arm[0][7] == figures.percent(pair[1].mean_of("ece"))  # the recorded one
+    assert sum(int(str(row[2])) for row in of_arm[1:]) == of_arm[0][2] == 5 * 400
 
 
 def test_it_asks_for_nothing_from_outside(tmp_path: Path) -> None:
@@ -129,6 +161,79 @@ def test_it_is_written_beside_its_old_self_and_renamed(tmp_path: Path) -> None:
     write_report(writer.state(), tmp_path)
     assert path.stat().st_ino != inode
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_beside_a_running_search_it_has_a_temporary_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = usual(tmp_path).state()
+    renamed: list[str] = []
+    rename = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        renamed.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_report(state, tmp_path)
+    write_report(state, tmp_path, alone=False)
+    assert renamed == [".report.html.tmp", f".report.html.{os.getpid()}.tmp"]
+
+
+def test_a_page_that_cannot_be_made_does_not_end_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(state: object, folder: Path) -> None:
+        raise ZeroDivisionError
+
+    writer = usual(tmp_path)
+    writer.finish()
+    pages = Pages(broken)
+    pages(writer.state(), tmp_path)
+    pages(writer.state(), tmp_path)
+    assert caplog.messages == ["the report cannot be written: ZeroDivisionError"]
+    assert (tmp_path / "trials.parquet").exists()
+
+
+def test_a_full_disk_is_still_told_by_whoever_publishes(tmp_path: Path) -> None:
+    def full(state: object, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = usual(tmp_path)
+    writer.finish()
+    with pytest.raises(OSError, match="No space left"):
+        Pages(full)(writer.state(), tmp_path)
+
+
+def test_what_an_old_look_left_unfinished_is_no_reason_for_a_page(tmp_path: Path) -> None:
+    written: list[object] = []
+    pages = Pages(lambda state, folder: written.append(state), lambda: 0.0)
+    writer = usual(tmp_path)
+    writer.suggest("swa-0-seed8", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, "confirm", 8)
+    writer.start("swa-0-seed8")
+    pages(writer.state(), tmp_path)
+    assert not written
+    writer.end("swa-0-seed8", "interrupted")  # nothing more will come
+    pages(writer.state(), tmp_path)
+    assert len(written) == 1
+    writer.session(2)
+    pages(writer.state(), tmp_path)
+    assert len(written) == 1
+    writer.start("swa-0-seed8")
+    writer.end("swa-0-seed8", "interrupted")
+    pages(writer.state(), tmp_path)
+    assert len(written) == 2
+
+
+def test_importance_of_many_trials_is_that_of_a_part_of_them(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, experiment(search={"trials": 600}))
+    for k in range(2 * MOST_TRIALS):
+        params = {"lr": [1e-3, 3e-3][k % 2], "swa_start": k % 3, "swa_lr": 1e-4 * (1 + k / 10)}
+        writer.trial(f"swa-{k}", params, [0.5 + 0.2 * (k % 2) + k / 1e5])
+    values, why = importance(compare(writer.state()))
+    assert why.startswith("fANOVA over the validation accuracy of 300 of 600 completed SWA trials, at equal")
+    assert values is not None
+    assert max(values, key=lambda name: values[name]) == "lr"
 
 
 def test_during_the_search_it_takes_a_hundredth_of_the_time(tmp_path: Path) -> None:

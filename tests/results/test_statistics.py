@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import brier_score_loss, log_loss
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -18,13 +17,10 @@ from tune_swa.results.statistics import (
     Components,
     alpha_of_look,
     bootstrap,
-    brier,
     crossed,
-    detectable,
     expected_best,
     holm,
     mcnemar,
-    nll,
     paired_t,
     power,
     reliability,
@@ -161,7 +157,7 @@ def test_without_image_variance_it_is_the_power_of_the_paired_test() -> None:
     only_seeds = Components(0.81, 0.0, 0.0)
     assert only_seeds.power(1.0, 5, 100) == pytest.approx(power(1.0, 0.9, 5))
     assert only_seeds.seeds_needed(1.0, 100) == seeds_needed(1.0, 0.9)
-    assert only_seeds.detectable(5, 100) == pytest.approx(detectable(0.9, 5))
+    assert power(only_seeds.detectable(5, 100), 0.9, 5) == pytest.approx(0.8, abs=1e-6)
     images_limit = Components(0.0, 100.0, 0.0)
     assert images_limit.seeds_needed(0.1, 50) is None
     assert images_limit.seeds_needed(0.0, 50) is None
@@ -194,8 +190,9 @@ def test_no_number_of_seeds_finds_nothing() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 5, 30])
 def test_what_is_detectable_is_detected(seeds: int) -> None:
-    assert power(detectable(0.7, seeds), 0.7, seeds) == pytest.approx(0.8, abs=1e-6)
-    assert detectable(0.0, seeds) == 0.0
+    parts = Components(0.3, 20.0, 50.0)
+    assert parts.power(parts.detectable(seeds, 300), seeds, 300) == pytest.approx(0.8, abs=1e-6)
+    assert Components(0.0, 0.0, 0.0).detectable(seeds, 300) == 0.0
 
 
 def test_all_looks_together_call_too_much_better_within_the_level() -> None:
@@ -250,20 +247,6 @@ def test_expected_best_is_the_mean_over_all_draws() -> None:
 # ---------------------------------------------------------------------------------- calibration
 
 
-def probabilities(images: int = 400, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    drawn = draw(5)
-    given = drawn.dirichlet(np.ones(classes), images)
-    return given, np.array([drawn.choice(classes, p=row) for row in given])
-
-
-def test_nll_and_brier_are_scikit_learns() -> None:
-    given, labels = probabilities()
-    assert nll(given[np.arange(len(labels)), labels]) == pytest.approx(log_loss(labels, given))
-    assert brier(given, labels) == pytest.approx(
-        sum(brier_score_loss(labels == k, given[:, k]) for k in range(3))
-    )
-
-
 @pytest.mark.parametrize("equal_mass", [False, True])
 def test_every_image_is_in_one_bin(equal_mass: bool) -> None:
     confidence = np.concatenate([[0.0, 1.0, 1 / 15, 2 / 15], draw(6).random(100)])
@@ -274,6 +257,18 @@ def test_every_image_is_in_one_bin(equal_mass: bool) -> None:
     assert (found.accuracy * found.images).sum() == pytest.approx(right.sum())
     assert (found.low <= found.confidence + 1e-12).all()
     assert (found.confidence <= found.high + 1e-12).all()
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_ece_is_the_one_that_training_records(edges: bool) -> None:
+    import torch
+
+    from tune_swa.training.metrics import expected_calibration_error
+
+    confidence = np.arange(16) / 15 if edges else draw(6).random(400).astype(np.float32)
+    right = draw(7).random(len(confidence)) < 0.5
+    recorded = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right))
+    assert reliability(confidence, right).ece == pytest.approx(recorded, abs=1e-12)
 
 
 def test_ece_by_hand() -> None:

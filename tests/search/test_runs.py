@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,6 +164,9 @@ def test_a_finished_search_is_not_started_over_but_extended(finished: tuple[Path
     run(*again, "--trials", "12", "--resume", cwd=cwd)
     after = ExperimentState.read(folder / "journal.jsonl")
     assert len(after.of_kind("swa")) == 12
+    told = pq.read_schema(folder / "trials.parquet").metadata[b"tune_swa.space"]
+    assert json.loads(told)["search"]["trials"] == 12
+    assert tune_swa.load_results(folder).experiment == spacefile.load(folder / "space.yaml")
     for name, trial in before.trials.items():  # not trained again
         assert after.trials[name].records == trial.records
         assert after.trials[name].attempts == trial.attempts == 1
@@ -212,6 +216,43 @@ def test_swa_grid_on_the_cpu(photos: Path, tmp_path: Path, cache: None) -> None:
     assert (trials.status == "completed").all()
     swa = trials[trials.kind == "swa"]
     assert len(swa[["lr", "swa_start", "swa_lr"]].drop_duplicates()) == 45
+
+
+TUTORIAL_ROWS = {
+    "SWA_9_0.05", "SWA_9_5e-4", "SWA_9_1e-4", "SWA_9_5e-5", "SWA_9_1e-5", "SWA_7_5e-5", "SWA_6_5e-5",
+    "baseline",
+}  # fmt: skip
+"""Its seven SWA configurations and the baseline, with a tenth of the epochs."""
+
+
+def test_the_tutorials_table_ends_with_its_eight_rows(photos: Path, tmp_path: Path, cache: None) -> None:
+    """A tenth of the 120 epochs (fractions that say the same starts), and Kaggle's two folders alone."""
+    for part in ("seg_train", "seg_test"):
+        shutil.copytree(photos / part, tmp_path / "intel" / part)
+    table = spacefile.load(ROOT / "search_spaces" / "tutorial_table.yaml")
+    assert [p["swa_start"] for p in table.points] == [90, 90, 90, 90, 90, 75, 60]
+    shorter = [{**p, "swa_start": int(p["swa_start"]) // 10} for p in table.points]
+    printed = run(
+        "--space", str(ROOT / "search_spaces" / "tutorial_table.yaml"), "--gpus", "0", "--no-confirm",
+        "--data-dir", "intel", "--set", "data.image_size=16", "--set", "model.weights=none",
+        "--set", "train.epochs=12", "--set", "train.batch_size=16",
+        "--set", "space.swa_start={choice: [6, 7, 9]}", "--set", f"points={json.dumps(shorter)}",
+        cwd=tmp_path, COLUMNS="160",
+    ).stdout  # fmt: skip
+    folder = tmp_path / "results" / "tutorial_table"
+    trials = pd.read_parquet(folder / "trials.parquet")
+    assert trials.kind.value_counts().to_dict() == {"swa": 7, "baseline": 1}
+    assert (trials.status == "completed").all()
+    assert trials.accuracy.notna().all()
+    comparison = pd.read_parquet(folder / "comparison.parquet")
+    assert set(comparison.trial) == set(trials.trial)
+    assert sorted(comparison["rank"]) == list(range(1, 9))
+    labels = set(comparison.configuration)
+    assert {label.split()[0] for label in labels} == TUTORIAL_ROWS
+    page = (folder / "report.html").read_text()
+    for label in labels:
+        assert re.search(rf"^\W*\d+ +{re.escape(label)} +completed ", printed, re.MULTILINE), printed
+        assert f">{label}<" in page
 
 
 def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(

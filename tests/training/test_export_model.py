@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,48 @@ def test_the_example_classifies_files(name: str, handed: Handed, tmp_path: Path)
         for file, c, p in zip(files, said.predicted, said.confidence, strict=True)
     ]
     assert out == expected
+
+
+def test_16_bits_become_the_pixels_that_the_search_sees(handed: Handed, tmp_path: Path) -> None:
+    from tune_swa.data.pixels import open_rgb
+
+    handed.export(tmp_path / "export")
+    drawn = np.random.default_rng(1).integers(20_000, 45_000, (16, 16), dtype=np.uint16)
+    deep = Image.fromarray(drawn)
+    exif = deep.getexif()
+    exif[0x0112] = 6
+    deep.save(tmp_path / "deep.png", exif=exif)
+    seen = open_rgb(str(tmp_path / "deep.png"), exif_rotation=True).image
+    assert 80 < np.asarray(seen).mean() < 175
+    seen.save(tmp_path / "seen.png")
+    out = stranger(tmp_path / "export" / "classify.py", tmp_path / "deep.png", tmp_path / "seen.png")
+    deep_says, seen_says = (line.partition(": ")[2] for line in out.splitlines())
+    assert deep_says == seen_says
+
+
+def recipe_of_the_documentation() -> str:
+    """The program of docs/own-images.md that classifies a file."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "own-images.md").read_text()
+    [program] = [p for p in re.findall(r"```python\n(.*?)```", text, re.S) if "best_model.pt" in p]
+    return program
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_documented_recipe_says_what_the_example_says(bits: int, handed: Handed, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "mine"
+    folder.mkdir(parents=True)
+    torch.save(handed.model.state_dict(), folder / "best_model.pt")
+    (folder / "best_model.json").write_text(json.dumps(handed.about))
+    drawn = np.random.default_rng(2).integers(80, 175, (24, 40), dtype=np.uint16)
+    file = tmp_path / "new.png"
+    Image.fromarray((drawn << 8) if bits == 16 else drawn.astype(np.uint8)).save(file)
+    handed.export(tmp_path / "export")
+    example = stranger(tmp_path / "export" / "classify.py", file).partition(": ")[2].split(" (")
+    program = recipe_of_the_documentation().replace("new.jpg", str(file))
+    program = program.replace("results/mine", str(folder))
+    said = stranger(code=program).split()
+    assert said[0] == example[0]
+    assert float(said[1]) == pytest.approx(float(example[1].split()[0]), abs=1)
 
 
 def test_a_crop_is_taken_as_the_search_took_it(handed: Handed, tmp_path: Path) -> None:

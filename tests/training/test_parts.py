@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from tune_swa.errors import RequestError
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import ModelSpec, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.metrics import NonFiniteError, evaluate, expected_calibration_error, from_logits
+from tune_swa.training.metrics import (
+    NonFiniteError,
+    evaluate,
+    expected_calibration_error,
+    from_logits,
+    predict,
+)
 from tune_swa.training.model import build_model, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, resolve
 from tune_swa.training.schedule import base_factor
@@ -104,6 +111,18 @@ def test_points_on_a_bins_edge_are_counted(edge: float) -> None:
     wrong = torch.full((10,), edge < 0.5)
     expected = abs(edge - float(wrong[0]))
     assert expected_calibration_error(confidence, wrong, bins=5) == pytest.approx(expected)
+
+
+def test_predictions_have_scikit_learns_nll_and_brier_score() -> None:
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    logits = torch.randn(200, 3, generator=torch.Generator().manual_seed(5)) * 2
+    labels = torch.arange(200) % 3
+    found = predict(torch.nn.Identity(), [(logits, labels)], nullcontext()).metrics()
+    probabilities = logits.double().softmax(dim=1).numpy()
+    assert found["nll"] == pytest.approx(log_loss(labels.numpy(), probabilities), rel=1e-6)
+    each = [brier_score_loss(labels.numpy() == k, probabilities[:, k]) for k in range(3)]
+    assert found["brier"] == pytest.approx(sum(each), rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
+from tune_swa.data.folders import ImageFolders
 from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
 from tune_swa.data.remarks import NOTHING, Remarks
@@ -140,6 +141,7 @@ def prepare(
     progress: ProgressCallback | None = None,
     *,
     verify: bool = False,
+    download: bool = True,
 ) -> Dataset:
     """Find the images, decode them if that is still to do, and divide them.
 
@@ -148,11 +150,12 @@ def prepare(
         data_dir: folder of the images or the download; goes before `data.path`.
         progress: called with (images done, images in all) while decoding.
         verify: read decoded images whole and compare their hash; for whoever uses them first.
+        download: fetch a set that is not here.
 
     Raises:
         RequestError: the images are missing, damaged or too few; nothing is left half done.
     """
-    source = find_source(spec, data_dir)
+    source = find_source(spec, data_dir, download=download)
     found = cache.find(source, spec, verify=verify)
     if found is None:
         listing = source.list_images()
@@ -175,6 +178,27 @@ def prepare(
         cache_path=found.folder,
         remarks=found.remarks,
     )
+
+
+def file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable[[int], str] | None:
+    """Which file each row of `data` is, below the folder of the images; None for sets that are no files.
+
+    Args:
+        spec: the data settings.
+        data_dir: as of `prepare`.
+        data: what that gave.
+
+    Raises:
+        RequestError: the images are not there any more.
+    """
+    source = find_source(spec, data_dir, download=False)
+    if not isinstance(source, ImageFolders):
+        return None
+    listing = source.list_images()
+    if len(listing) != len(data.labels):  # changed since
+        return None
+    above = f"{source.root}/"
+    return lambda row: listing.names(row).removeprefix(above)
 
 
 def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:

@@ -90,12 +90,13 @@ class Source(Protocol):
         """
 
 
-def find_source(spec: DataSpec, data_dir: Path | None = None) -> Source:
+def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool = True) -> Source:
     """The source that `data.dataset` names.
 
     Args:
         spec: the data settings.
         data_dir: folder of the images or the download; goes before `data.path`.
+        download: whether it may fetch what is not here.
 
     Raises:
         RequestError: there is no such source.
@@ -116,7 +117,7 @@ def find_source(spec: DataSpec, data_dir: Path | None = None) -> Source:
     if spec.dataset == "folder":
         return ImageFolders(folder, exif_rotation=spec.exif_rotation)
     if spec.dataset in SETS:
-        return TorchvisionSet(spec.dataset, folder)
+        return TorchvisionSet(spec.dataset, folder, download=download)
     known = ["digits", "folder", *SETS]
     close = difflib.get_close_matches(spec.dataset, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""

@@ -78,10 +78,12 @@ class TorchvisionSet:
     Args:
         name: its name there.
         folder: where it is, or is downloaded to; default: `downloads` in the cache folder.
+        download: whether it is, where it is not here.
     """
 
-    def __init__(self, name: str, folder: Path | None) -> None:
+    def __init__(self, name: str, folder: Path | None, *, download: bool = True) -> None:
         self.name = name
+        self.download = download
         self.folder = folder if folder is not None else cache_folder() / "downloads"
 
     def identity(self) -> str:
@@ -92,10 +94,15 @@ class TorchvisionSet:
         try:
             # two searches that want the same set must not write the same files
             with locked(self._lock_file()):
-                return self._read(download=True)
+                return self._read(download=self.download)
         except Exception as error:  # damaged archives raise whatever the format's reader raises
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             class_name = SETS[self.name].class_name
+            if not self.download:
+                raise RequestError(
+                    f"data.dataset: {self.name} is not in {self.folder} ({first[:200]}), and is not "
+                    "downloaded for this. Give the folder that it is in with --data-dir"
+                ) from None
             raise RequestError(
                 f"data.dataset: {self.name} could not be downloaded to {self.folder} or read there "
                 f"({first[:200]}). Where there is no network, let torchvision.datasets.{class_name} download "

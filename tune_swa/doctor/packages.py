@@ -47,7 +47,9 @@ def packages() -> Iterator[Finding]:
             "Run `pip install -e .` in that folder",
         )
         return
-    wrong = [line for requirement in _applying(declared) for line in _wrong(requirement)]
+    applying = list(_applying(declared))
+    named = {requirement.name for requirement in applying}
+    wrong = [line for requirement in applying for line in _wrong(requirement, named)]
     for what, requirement in wrong:
         yield problem("packages", what, f"Run: pip install '{requirement}'")
     if not wrong:
@@ -69,8 +71,9 @@ def _applying(lines: list[str], extra: str = "") -> Iterator[Requirement]:
             yield requirement
 
 
-def _wrong(requirement: Requirement) -> Iterator[tuple[str, str]]:
-    """What is wrong with a requirement, and what to install."""
+def _wrong(requirement: Requirement, named: set[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a requirement, and what to install. What its extras lack is told here, unless it
+    is one of `named`, the requirements that have a line of their own."""
     wanted = f"{requirement.name}{_extras(requirement)}{requirement.specifier}"
     version = _version(requirement.name)
     if version is None:
@@ -83,7 +86,8 @@ def _wrong(requirement: Requirement) -> Iterator[tuple[str, str]]:
         for below in _applying(importlib.metadata.requires(requirement.name) or [], extra):
             have = _version(below.name)
             if have is None:
-                yield f"{below.name} is not installed, which {requirement.name}[{extra}] needs", wanted
+                if below.name not in named:
+                    yield f"{below.name} is not installed, which {requirement.name}[{extra}] needs", wanted
             elif not below.specifier.contains(have, prereleases=True):
                 needs = f"{requirement.name}[{extra}] needs {below.specifier}"
                 yield f"{below.name} is {have}, but {needs}", wanted

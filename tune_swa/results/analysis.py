@@ -139,7 +139,7 @@ class Results:
         `best_model.json` beside it says what images it expects.
 
         Raises:
-            RequestError: there is none yet.
+            RequestError: there is none yet, or it is damaged.
         """
         load = importlib.import_module("torch").load
         models = importlib.import_module("torchvision.models")
@@ -148,12 +148,19 @@ class Results:
                 classes = json.loads(about.read_text(encoding="utf-8"))["num_classes"]
             with self.store.local("best_model.pt") as path:
                 weights = load(path, map_location="cpu", weights_only=True)
+            model = models.resnet18(num_classes=classes)
+            model.load_state_dict(weights)
         except FileNotFoundError:
             raise RequestError(
                 f"{self.where}: there is no best_model.pt yet; it is written when the search ends"
             ) from None
-        model = models.resnet18(num_classes=classes)
-        model.load_state_dict(weights)
+        except OSError as error:
+            raise RequestError(f"{self.where}: best_model.pt cannot be read ({error})") from None
+        except Exception:  # torch.load raises a dozen types for damaged files
+            raise RequestError(
+                f"{self.where}: best_model.pt or best_model.json is damaged. Write it again: the command "
+                "of the search with --resume"
+            ) from None
         return model.eval()
 
     def curve(self, trial: str) -> pd.DataFrame:

@@ -44,13 +44,19 @@ def write_space(experiment: Experiment, path: Path) -> None:
     _write_all({path: lambda file: _write_bytes(file, text.encode())})
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, alone: bool = True) -> None:
     """Write a whole file under its name, or none.
+
+    Args:
+        path: where.
+        data: its content.
+        alone: whether this process holds the experiment's lock; another one may be writing the same file
+            unless it does.
 
     Raises:
         OSError: the disk refused.
     """
-    _write_all({path: lambda file: _write_bytes(file, data)})
+    _write_all({path: lambda file: _write_bytes(file, data)}, alone=alone)
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -64,10 +70,11 @@ def _write_bytes(file: BinaryIO, data: bytes) -> None:
     file.write(data)
 
 
-def _write_all(writers: Mapping[Path, Writer]) -> None:
+def _write_all(writers: Mapping[Path, Writer], *, alone: bool = True) -> None:
     """Write every file under a temporary name beside its own, then rename them."""
     # always the same name, so that what a kill leaves is written over: there is one writer, by the lock
-    temporary = {path: path.with_name(f".{path.name}.tmp") for path in writers}
+    end = "tmp" if alone else f"{os.getpid()}.tmp"
+    temporary = {path: path.with_name(f".{path.name}.{end}") for path in writers}
     try:
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,8 @@ def forest(found: Verdict) -> Figure:
         rows.append(
             [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
              f"{c.p_value:.3g}", f"{points(near.low)} to {points(near.high)}",
-             f"{points(low)} to {points(high)}", c.words or ""]
+             f"{points(low)} to {points(high)}", c.words or "",
+             ", ".join(f"{seed}: {points(v)}" for seed, v in zip(c.seeds, c.by_seed, strict=True))]
         )  # fmt: skip
     return Figure(
         "forest",
@@ -126,7 +127,7 @@ def forest(found: Verdict) -> Figure:
         "finalist's own trunk describes SWA's part, and has no verdict.",
         figure,
         ["configuration", "against", "seeds", "points", f"{100 * (1 - found.alpha):.4g} % interval", "p",
-         "over seeds alone", "bootstrap", "verdict"],
+         "over seeds alone", "bootstrap", "verdict", "single seeds"],
         rows,
         frozenset({2, 3, 4, 5, 6, 7}),
     )  # fmt: skip
@@ -145,22 +146,29 @@ def seeds(found: Verdict) -> Figure:
             )  # fmt: skip
     figure.update_xaxes(title="seed", type="category")
     figure.update_yaxes(title="test accuracy, %")
-    rows = []
+    rows: list[list[object]] = []
     for arm in found.arms:
         sd = float(np.std(arm.test, ddof=1)) if len(arm.test) > 1 else None
         mean = float(np.mean(arm.test)) if arm.test else None
         refreshed = float(np.mean(arm.refreshed)) if arm.refreshed else None
+        roles = " and ".join(arm.roles)
         rows.append(
-            [arm.label, " and ".join(arm.roles), len(arm.runs), percent(mean), percent(sd),
+            [arm.label, roles, f"mean of {len(arm.runs)}", percent(mean), percent(sd),
              percent(refreshed), percent(float(np.mean(arm.validation)) if arm.runs else None)]
         )  # fmt: skip
+        again = arm.refreshed if len(arm.refreshed) == len(arm.runs) else [None] * len(arm.runs)
+        each = zip(arm.seeds, arm.test, again, arm.validation, strict=True)
+        rows += [
+            [arm.label, roles, seed, percent(test), "", percent(bn), percent(val)]
+            for seed, test, bn, val in each
+        ]
     return Figure(
         "seeds",
         "Every run on fresh seeds",
         f"Accuracy on {found.images} test images. A BN refresh alone can improve plain training, so "
         "baselines are given with one, too.",
         figure,
-        ["configuration", "role", "runs", "test %", "sd", "with BN refresh %", "validation %"],
+        ["configuration", "role", "seed", "test %", "sd", "with BN refresh %", "validation %"],
         rows,
         frozenset({2, 3, 4, 5, 6}),
     )
@@ -434,7 +442,8 @@ def calibration(arms: Sequence[Arm], said: dict[str, Said]) -> Figure:
         confidence = np.concatenate([r.confidence for r in runs])
         right = np.concatenate([r.right for r in runs])
         found = statistics.reliability(confidence, right, equal_mass=True)
-        wide = statistics.reliability(confidence, right)
+        # over runs, as the recorded one and as nll and Brier: pooled runs would hide errors that cancel
+        masses = [statistics.reliability(r.confidence, r.right, equal_mass=True).ece for r in runs]
         figure.add_trace(
             go.Scatter(
                 x=100 * found.confidence, y=100 * found.accuracy, name=arm.label, mode="lines+markers",
@@ -442,21 +451,30 @@ def calibration(arms: Sequence[Arm], said: dict[str, Said]) -> Figure:
             )
         )  # fmt: skip
         rows.append(
-            [arm.label, f"{arm.mean_of('nll'):.4f}", f"{arm.mean_of('brier'):.4f}", percent(wide.ece),
-             percent(found.ece)]
+            [arm.label, "all", len(right), percent(float(confidence.mean())), percent(float(right.mean())),
+             f"{arm.mean_of('nll'):.4f}", f"{arm.mean_of('brier'):.4f}", percent(arm.mean_of("ece")),
+             percent(float(np.mean(masses)))]
         )  # fmt: skip
+        bins = zip(found.low, found.high, found.images, found.confidence, found.accuracy, strict=True)
+        rows += [
+            [arm.label, f"{percent(low)} to {percent(high)}", int(n), percent(mean), percent(hits),
+             "", "", "", ""]
+            for low, high, n, mean, hits in bins
+        ]  # fmt: skip
     figure.update_xaxes(title="confidence, %")
     figure.update_yaxes(title="accuracy, %")
     return Figure(
         "calibration",
         "How far its confidence can be believed",
         "On the diagonal an image called with 90 % confidence is right nine times in ten. Bins of equally "
-        "many test images, all runs together.",
+        "many test images, all runs together; nll, Brier score and calibration errors (ECE) are means over "
+        "the runs.",
         figure if rows else None,
-        ["configuration", "nll", "Brier", "ECE %, equal widths", "ECE %, equal masses"],
+        ["configuration", "bin of confidence, %", "images", "confidence %", "accuracy %", "nll", "Brier",
+         "ECE %, equal widths", "ECE %, equal masses"],
         rows,
-        frozenset({1, 2, 3, 4}),
-    )
+        frozenset(range(1, 9)),
+    )  # fmt: skip
 
 
 def classes(arm: Arm, against: Arm, said: dict[str, Said], names: Sequence[str]) -> Figure:

@@ -47,21 +47,35 @@ class Writer:
         export(state, folder)
         self._tell(state, folder)
         now = self._clock()
-        stopped = any(trial.status == "interrupted" for trial in state.trials.values())
+        # others are an old look's, which nobody goes on with
+        stopped = any(
+            t.status == "interrupted" and t.session == state.sessions for t in state.trials.values()
+        )
         if now < self._next and state.finished is None and not stopped:
             return
-        self._report(state, folder)
+        try:
+            self._report(state, folder)
+        except OSError:  # as of the files above
+            raise
+        except Exception as error:
+            self._failed("the report", error)
+        else:
+            self._failing.discard("the report")
         took = self._clock() - now
         self._next = now + max(LEAST_SECONDS, took / SHARE)
 
     def _tell(self, state: ExperimentState, folder: Path) -> None:
-        """What others show of a search is not worth its end, so a log that fails is tried again, and only
-        the first failure is told."""
         for log in self._logs:
             try:
                 log(state, folder)
                 self._failing.discard(log.what)
             except Exception as error:
-                if log.what not in self._failing:
-                    logger.warning("%s cannot be written: %s", log.what, error or type(error).__name__)
-                self._failing.add(log.what)
+                self._failed(log.what, error)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """What is shown of a search is not worth its end, so what fails is tried again, and only the first
+        failure is told."""
+        if what not in self._failing:
+            reason = str(error) or type(error).__name__
+            logger.warning("%s cannot be written: %s", what, reason)
+        self._failing.add(what)

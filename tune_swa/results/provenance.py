@@ -16,7 +16,7 @@ PREFIX = "tune_swa."
 
 
 def header_of(state: ExperimentState) -> Event:
-    """The `created` event of an experiment.
+    """The `created` event of an experiment, with the settings of its newest session.
 
     Raises:
         RequestError: the journal does not have one (yet).
@@ -27,7 +27,7 @@ def header_of(state: ExperimentState) -> Event:
 
 
 def experiment_of(state: ExperimentState) -> Experiment:
-    """The experiment as it was described when it started.
+    """The experiment as its newest session described it.
 
     Raises:
         RequestError: the journal is empty, or its description is not one that this version reads.
@@ -37,7 +37,7 @@ def experiment_of(state: ExperimentState) -> Experiment:
         return Experiment.model_validate(header["spec"])
     except ValidationError as error:
         raise RequestError(
-            f"{state.where}:1: tune_swa {header.get('version')} described the experiment in a way that this "
+            f"{state.where}: tune_swa {header.get('version')} described the experiment in a way that this "
             f"version does not read ({error.errors()[0]['msg']}). Use the version that wrote it"
         ) from None
 

@@ -54,20 +54,23 @@ class Changed:
     """As a data URI."""
 
 
-def write_report(state: ExperimentState, folder: Path, thumbnail: Thumbnail | None = None) -> Path:
+def write_report(
+    state: ExperimentState, folder: Path, thumbnail: Thumbnail | None = None, *, alone: bool = True
+) -> Path:
     """Write `report.html` into `folder`, and return its path.
 
     Args:
         state: the fold of the journal; the search may still run.
         folder: the experiment's folder.
         thumbnail: shows test images; None: they are listed by number.
+        alone: whether this process is the search; else that one may be writing its report meanwhile.
 
     Raises:
         RequestError: the journal is empty, or the predictions cannot be read.
         OSError: the disk refused.
     """
     path = folder / NAME
-    write_file(path, build_report(state, folder, thumbnail).encode())
+    write_file(path, build_report(state, folder, thumbnail).encode(), alone=alone)
     return path
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # loads scipy.stats, which takes half a second, when it is first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -154,11 +154,6 @@ def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1
     return _smallest(lambda seeds: power(effect, sd, seeds, alpha) >= wanted) if effect else None
 
 
-def detectable(sd: float, seeds: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
-    """The smallest true difference that so many seeds find with a chance of `wanted`, in units of sd."""
-    return sd * _solve(lambda effect: power(effect, 1.0, seeds, alpha) >= wanted) if sd > 0 else 0.0
-
-
 @dataclass(frozen=True)
 class Components:
     """Variances of the differences between two configurations: of seeds, of images, and of the rest."""
@@ -261,7 +256,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"shapes {a.shape} and {b.shape}, expected twice the same (N,)")
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
-    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    p = float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return McNemar(gained, lost, p)
 
 
@@ -318,7 +313,8 @@ def reliability(
         right: shape (N,), whether it is the image's class.
         bins: how many at most.
         equal_mass: as many images in each (Nixon et al. 2019), instead of edges at equal distances.
-            An image on an edge belongs to the bin below, so that every image is in one bin.
+            An image on an edge belongs to the bin above, and the last bin holds 1 too, so that every
+            image is in one bin: as in `tune_swa.training.metrics`, which the recorded ECE comes from.
 
     Raises:
         ValueError: no images, other shapes, or confidences outside [0, 1].
@@ -332,7 +328,7 @@ def reliability(
     if equal_mass:
         groups = [g for g in np.array_split(order, bins) if len(g)]
     else:
-        number = np.clip(np.ceil(given * bins).astype(int) - 1, 0, bins - 1)
+        number = np.clip((given * bins).astype(int), 0, bins - 1)
         groups = [np.flatnonzero(number == b) for b in range(bins)]
     kept = [(b, g) for b, g in enumerate(groups) if len(g)]
     return Reliability(
@@ -344,47 +340,25 @@ def reliability(
     )
 
 
-def nll(probability_of_label: ArrayLike) -> float:
-    """Mean negative log-likelihood in nats.
-
-    Args:
-        probability_of_label: shape (N,), above 0.
-    """
-    return float(-np.log(_finite(probability_of_label, 1)).mean())
-
-
-def brier(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Brier's (1950) score: mean squared distance of the probabilities from the truth, 0 to 2.
-
-    Args:
-        probabilities: shape (N, K).
-        labels: shape (N,), class numbers.
-    """
-    given = _finite(probabilities, 2)
-    truth = np.zeros_like(given)
-    truth[np.arange(len(given)), np.asarray(labels)] = 1.0
-    return float(((given - truth) ** 2).sum(axis=1).mean())
-
-
 # -------------------------------------------------------------------------------------- helpers
 
 
 def _interval(mean: float, error: float, degrees: float, level: float) -> Interval:
     if error <= 0:
         return Interval(mean, 0.0, degrees, mean, mean, 0.0 if mean else 1.0, level)
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, degrees))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, degrees)) * error
+    p = float(2 * scipy.stats.t.sf(abs(mean) / error, degrees))
     return Interval(mean, error, degrees, mean - half, mean + half, p, level)
 
 
 def _power(effect: float, error: float, degrees: float, alpha: float) -> float:
     """Of a two-sided t-test whose estimate has the standard error `error`."""
-    critical = float(stats.t.isf(alpha / 2, degrees))
+    critical = float(scipy.stats.t.isf(alpha / 2, degrees))
     shift = effect / error
     if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
         return 1.0
-    above = float(stats.nct.sf(critical, degrees, shift))
-    below = float(stats.nct.cdf(-critical, degrees, shift))
+    above = float(scipy.stats.nct.sf(critical, degrees, shift))
+    below = float(scipy.stats.nct.cdf(-critical, degrees, shift))
     return above + (0.0 if math.isnan(below) else below)
 
 

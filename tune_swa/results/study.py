@@ -16,9 +16,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import distribution_to_json
-
-from tune_swa.distributions import distribution, encode
 from tune_swa.journal import ExperimentState, Kind, TrialState
 from tune_swa.news import Follower, News
 from tune_swa.results.comparison import best_baseline
@@ -145,6 +142,10 @@ _Space = dict[str, tuple[Any, str]]
 
 
 def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
+    from optuna.distributions import distribution_to_json
+
+    from tune_swa.distributions import distribution
+
     searched = {"swa": experiment.parameters, "baseline": experiment.baseline_parameters}
     spaces: dict[Kind, _Space] = {}
     for kind in _KINDS:
@@ -155,6 +156,8 @@ def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
 
 def _created(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
     """A trial with all that is known of it."""
+    from tune_swa.distributions import encode
+
     known = {name: (*found, encode(trial.params[name])) for name, found in space.items()}
     attributes = {
         "trial": trial.name,

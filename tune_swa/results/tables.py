@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,17 +103,22 @@ def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Map
 # ----------------------------------------------------------------------------------- the tables
 
 
-def _epochs(trials: list[TrialState]) -> dict[str, list[Any]]:
-    """Columns, one list each: there can be hundreds of thousands of epochs."""
+def _epochs(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
+    """Columns, one sequence each: there can be hundreds of thousands of epochs."""
     records = [record for trial in trials for record in trial.records]
-    columns = {c.name: [record.get(c.name) for record in records] for c in EPOCHS if c.name != "trial"}
-    return {"trial": [trial.name for trial in trials for _ in trial.records], **columns}
+    names = [c.name for c in EPOCHS if c.name != "trial"]
+    try:
+        columns = dict(zip(names, zip(*map(itemgetter(*names), records), strict=True), strict=True))
+    except (KeyError, ValueError):  # a record without one of them, or no records
+        columns = {name: tuple(record.get(name) for record in records) for name in names}
+    trial = list(itertools.chain.from_iterable([t.name] * len(t.records) for t in trials))
+    return {"trial": trial, **columns}
 
 
 def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
     trial = entry.trial
     last = trial.last or {}
-    best = max(trial.records, key=lambda r: r["accuracy"], default={})  # max keeps the first of equals
+    best = max(trial.records, key=itemgetter("accuracy"), default={})  # max keeps the first of equals
     shared = sum(r.get("shared_from") is not None for r in trial.records)
     return {
         "trial": trial.name,

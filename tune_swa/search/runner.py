@@ -159,6 +159,7 @@ def search(
                     cpus=placement.cpus,
                     resumed=bool(events),
                     storage=request.storage,
+                    spec=experiment.model_dump(mode="json", by_alias=True),
                 )
                 shared = Shared(
                     store=request.store,

@@ -118,6 +118,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 $imports
@@ -127,7 +128,10 @@ want = about["preprocessing"]
 $load
 for name in sys.argv[1:]:
     image = Image.open(name)
-    image = (ImageOps.exif_transpose(image) if want["exif_rotation"] else image).convert("RGB")
+    image = ImageOps.exif_transpose(image) if want["exif_rotation"] else image
+    if image.mode.startswith("I"):  # 16-bit greyscale, which convert() turns white: its high byte
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    image = image.convert("RGB")
     size = [want["image_size"]] * 2
     if want["resize"] == "crop":
         image = functional.center_crop(functional.resize(image, size[:1]), size)
