@@ -166,6 +166,20 @@ def test_whoever_others_wait_for_has_a_gpu_to_itself(
     assert driver.suggest() is not None
 
 
+@pytest.mark.parametrize(("gpus", "share"), [(3, 0.25), (4, 1.0)])
+def test_no_whole_gpu_is_asked_for_where_none_may_be_free(gpus: int, share: float, tmp_path: Path) -> None:
+    """Three trials with a part of one are out, on three GPUs perhaps."""
+    space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-1]}}
+    points = [{"lr": lr, "swa_start": 1, "swa_lr": rate} for lr, rate in
+              ((1e-3, 1e-3), (2e-3, 1e-3), (3e-3, 1e-3), (3e-3, 1e-2))]  # fmt: skip
+    search = {"sampler": "random", "trials": 4}
+    spec = experiment(space, points=points, baseline={"trials": 1}, search=search)
+    driver = Driver(spec, tmp_path, 4 * gpus, gpus)
+    configs = [driver.suggest() or {} for _ in range(4)]
+    assert [c["gpus"] for c in configs] == [0.25, 0.25, 0.25, share]
+    assert [c["publish"] for c in configs] == [[], [], [], [2]]
+
+
 # --------------------------------------------------------------------------------- what is pruned
 
 
