@@ -251,6 +251,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial(worker: Worker) -> None:
     last = worker.train()
     assert last["event"] == "failed"
     assert last["error"] == "the training loss is nan in epoch 0"
+    assert last["trunk_epoch"] == 0
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

@@ -129,6 +129,36 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     assert driver.recorder.proposer.next() is None
 
 
+def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
+    """Every trial that trains the epoch fails at once; the one that forks before goes on."""
+    space = {**GRID, "swa_start": {"choice": [0, 2, 4]}}
+    driver = Driver(experiment(space), tmp_path, 2)
+    first, second = driver.suggest() or {}, driver.suggest() or {}
+    while driver.epoch(first) < 2:
+        pass
+    driver.recorder.fail(first["trial"], "the training loss is nan in epoch 3", trunk_epoch=3)
+    driver.end(first)
+    begun = [driver.suggest() or {}]
+    driver.run(second)
+    while (config := driver.suggest()) is not None:
+        begun.append(config)
+        driver.run(config)
+    driver.run(begun[0])
+    state = driver.recorder.state
+    on_it = [t for t in state.trials.values() if t.trunk == state.trials[first["trial"]].trunk]
+    assert {t.params["swa_start"]: t.status for t in on_it[1:]} == {0: "completed", 2: "failed", 4: "failed"}
+    for trial in on_it:
+        if trial.params.get("swa_start", 0) > 0:
+            assert trial.next_epoch == 3
+            assert trial.error == (
+                "the training loss is nan in epoch 3 (found by baseline-0000, which has the same trunk)"
+            )
+    assert len(begun) == 2 + 6
+    again = ExperimentState.read(tmp_path / "journal.jsonl")
+    assert again.trunks == state.trunks
+    assert {t.status for t in again.trials.values() if t.trunk != on_it[0].trunk} == {"completed"}
+
+
 def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> None:
     space = {**GRID, "lr": 1e-3, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
     driver = Driver(experiment(space, search={"sampler": "tpe", "trials": 9}), tmp_path, 2)

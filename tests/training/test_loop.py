@@ -219,8 +219,13 @@ def test_the_seed_decides_everything(tiny_data: Dataset) -> None:
 
 def test_a_non_finite_loss_is_an_error_not_a_value(tiny_data: Dataset) -> None:
     run = Run(settings(3, None, lr=1e30), tiny_data, NUMERICS)
-    with pytest.raises(NonFiniteError, match="not finite|nan|inf"):
+    with pytest.raises(NonFiniteError, match="not finite|nan|inf") as trunk:
         list(run)
+    assert trunk.value.trunk_epoch == run.epoch
+    run = Run(settings(6, 0, swa_lr=1e30), tiny_data, NUMERICS)
+    with pytest.raises(NonFiniteError) as branch:  # says nothing about others with its trunk
+        list(run)
+    assert branch.value.trunk_epoch is None
 
 
 def test_shipped_weights_load_into_plain_torchvision(tiny_data: Dataset, tmp_path: Path) -> None:

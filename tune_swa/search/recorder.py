@@ -233,20 +233,27 @@ class Recorder:
         """Give a trial that begins the epochs of its trunk that others trained.
 
         Returns:
-            Whether there is still something to do: it ends here if its trunk was found too low.
+            Whether there is still something to do: it ends here if its trunk was found too low, or
+            diverges before the trial leaves it.
         """
         trial = self.state.trials[name]
         if self.sharing is None or trial.ended or trial.records:
             return not trial.ended
         epochs = self.sharing.takes_over(trial)
-        if epochs == 0:
+        diverged = self.sharing.diverged(trial.trunk, trial.first_average)
+        if epochs == 0 and diverged is None:
             return True
-        rungs = self._judge_shared(trial, epochs)
-        stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
-        self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
+        stopped: list[int] = []
+        if epochs > 0:
+            rungs = self._judge_shared(trial, epochs)
+            stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
+            self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
         if stopped:
             self._end(trial, "pruned", None)
-        return not stopped
+        elif diverged is not None:
+            _, found_by, reason = diverged
+            self.fail(name, f"{reason} (found by {found_by}, which has the same trunk)")
+        return not trial.ended
 
     def _judge_shared(self, trial: TrialState, epochs: int) -> dict[int, str]:
         """Decisions at the rungs of the epochs that a trial takes over, up to the first stop."""
@@ -380,11 +387,17 @@ class Recorder:
             return
         self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
 
-    def fail(self, name: str, reason: str) -> None:
-        """Record that a trial has no result, and why."""
+    def fail(self, name: str, reason: str, trunk_epoch: int | None = None) -> None:
+        """Record that a trial has no result, and why.
+
+        Args:
+            name: the trial.
+            reason: for people.
+            trunk_epoch: the epoch in which its trunk diverged, if it failed by that.
+        """
         trial = self.state.trials[name]
         if not trial.ended:
-            self._end(trial, "failed", None, reason)
+            self._end(trial, "failed", None, reason, trunk_epoch=trunk_epoch)
 
     def interrupt(self) -> None:
         """Record that the trials that were running go on after a resume."""
@@ -399,8 +412,10 @@ class Recorder:
         """Ray pickles it into a snapshot that is never read; listeners may not be picklable."""
         return {**self.__dict__, "_listeners": []}
 
-    def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
-        self.record("ended", trial=trial.name, status=status, value=value, error=error)
+    def _end(
+        self, trial: TrialState, status: str, value: float | None, error: str | None = None, **more: Any
+    ) -> None:
+        self.record("ended", trial=trial.name, status=status, value=value, error=error, **more)
         if self.failure is not None:
             return
         if self.experiment.search.keep_checkpoints == "best":

@@ -54,7 +54,7 @@ class PhaseScheduler(FIFOScheduler):
             self.recorder.test(name, **{**message, "predictions": b64decode(message["predictions"])})
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "failed":
-            self.recorder.fail(name, message["error"])
+            self.recorder.fail(name, message["error"], message.get("trunk_epoch"))
             return str(TrialScheduler.STOP)
         del message["event"]
         decision = self.recorder.report(name, **message)

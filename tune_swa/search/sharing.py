@@ -126,7 +126,7 @@ class Sharing:
         Waiting for one never takes longer than training again, for the other one is ahead.
         """
         newest = self.newest(trunk, limit)
-        if newest == limit or self._asha.stopped_at(trunk, limit) is not None:
+        if newest == limit or self._asha.stopped_at(trunk, limit) is not None or self.diverged(trunk, limit):
             return True
         for name in live:
             other = self._state.trials[name]
@@ -137,14 +137,32 @@ class Sharing:
                 return False
         return True
 
+    def diverged(self, trunk: str, limit: int | None) -> tuple[int, str, str] | None:
+        """Where a trunk stopped being finite, if a trial that leaves it after `limit` trains that epoch.
+
+        Args:
+            trunk: its name.
+            limit: the last epoch of it that the trial trains; None: all of them.
+
+        Returns:
+            The epoch, who trained it, and the reason; None if nobody has met that.
+        """
+        known = self._state.trunks.get(trunk)
+        if known is None or known.diverged is None or (limit is not None and known.diverged[0] > limit):
+            return None
+        return known.diverged
+
     def takes_over(self, trial: TrialState) -> int:
         """How many epochs of its trunk a trial that has none can have from others."""
         stopped = None
         if trial.first_average is not None:
             stopped = self._asha.stopped_at(trial.trunk, trial.first_average)
         newest = self.newest(trial.trunk, self.limit(trial))
+        known = self._state.trunks[trial.trunk].records
         if stopped is not None:
-            return min(stopped + 1, len(self._state.trunks[trial.trunk].records))
+            return min(stopped + 1, len(known))
+        if (diverged := self.diverged(trial.trunk, trial.first_average)) is not None:
+            return min(diverged[0], len(known))  # as far as the trial would have come by itself
         # the epoch of the first average is trained by the other one, but averaged and reported by this one
         most = self._experiment.train.epochs if trial.first_average is None else trial.first_average
         return 0 if newest is None else min(newest + 1, most)

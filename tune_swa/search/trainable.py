@@ -71,7 +71,7 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
         else:
             _train(config, shared)
     except NonFiniteError as error:
-        _report(event="failed", error=str(error))
+        _report(event="failed", error=str(error), trunk_epoch=error.trunk_epoch)
     except MachineError as error:
         _report(event="halted", error=str(error))
     except torch.cuda.OutOfMemoryError as error:
