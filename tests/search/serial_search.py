@@ -25,7 +25,7 @@ space:
   swa_lr: {log_uniform: [1e-4, 1e-1]}
 baseline: {trials: 2}
 search: {sampler: tpe, trials: 12, seed: 3, checkpoint_every: 1}
-scheduler: {grace_epochs: 1, reduction_factor: 2, branch_rungs: [2]}
+scheduler: {reduction_factor: 2, trunk_rungs: [0, 1], branch_rungs: [2]}
 """
 TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 
