@@ -11,7 +11,7 @@ from driver import Driver  # type: ignore[import-not-found]
 from tune_swa.journal import ExperimentState, read_events
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.sharing import MOST_STATES, fork_points, planned_epochs
+from tune_swa.search.sharing import MOST_STATES, fork_points, most_states, planned_epochs
 from tune_swa.spec import Experiment
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -54,6 +54,29 @@ def test_wide_ranges_are_thinned_out(starts: dict[str, Any], expected: tuple[int
     spec = experiment(space, 60, search={"sampler": "tpe", "trials": 20})
     assert fork_points(spec) == expected
     assert len(expected) <= MOST_STATES
+
+
+def test_the_plan_counts_the_states_that_there_can_be(tmp_path: Path) -> None:
+    """Two rates, averaging from any of 41 epochs: no trial publishes more than those that all can use."""
+    space = {**GRID, "swa_start": {"int": [10, 50]}}
+    spec = experiment(space, 60, search={"sampler": "random", "trials": 40})
+    assert most_states(spec, confirm=False) == 2 * len(fork_points(spec)) == 14
+    driver = Driver(spec, tmp_path, 1)
+    alive = 0
+    while (config := driver.suggest()) is not None:
+        driver.run(config)
+        alive = max(alive, sum(map(len, driver.states())))
+    assert 8 <= alive <= 14
+
+
+def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
+    space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
+    search = {"sampler": "random", "trials": 6}
+    spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
+    assert [most_states(spec, confirm=confirm) for confirm in (False, True)] == [0, 10]
+    points = [{"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3} for start in (1, 4)]
+    spec = experiment(space, search=search, points=points)
+    assert most_states(spec, confirm=False) == 2
 
 
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:

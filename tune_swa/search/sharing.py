@@ -39,6 +39,20 @@ def newest_start(experiment: Experiment, settings: RunSettings) -> int:
     return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
 
 
+def most_states(experiment: Experiment, *, confirm: bool) -> int:
+    """Published states that there can be at one time, in the search or on fresh seeds.
+
+    Args:
+        experiment: the settings.
+        confirm: whether fresh seeds follow. Then each finalist forks once for each of them, at most.
+    """
+    asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
+    sharing = Sharing(experiment, TrunkNamer.plain(), ExperimentState(), Proposer(experiment), asha)
+    finalists = min(experiment.confirm.top, experiment.swa_trials)
+    # a stage begins when the states of the one before are gone
+    return max(sharing.most_states(), finalists * experiment.confirm.seeds if confirm else 0)
+
+
 def planned_epochs(experiment: Experiment) -> int | None:
     """Epochs that are trained if no trial is stopped; None where a sampler will choose the trunks."""
     everyone = Proposer(experiment)
@@ -110,10 +124,14 @@ class Sharing:
 
     def publishes(self, trial: TrialState) -> list[int]:
         """Epochs after which a trial publishes its state, should it train them itself."""
-        points = set(self._points or self._fixed.get(trial.trunk, ()))
-        if points and trial.first_average is not None:
-            points.add(trial.first_average)
+        points = self._points or self._fixed.get(trial.trunk, ())
         return sorted(p for p in points if trial.first_average is None or p <= trial.first_average)
+
+    def most_states(self) -> int:
+        """States that can be published at one time, if the number of trunks is known."""
+        if self._recur:
+            return (count_space(self._experiment.baseline_parameters) or 1) * len(self._points)
+        return sum(map(len, self._fixed.values()))
 
     def newest(self, trunk: str, limit: int) -> int | None:
         """The newest published epoch that is not beyond `limit`."""
