@@ -11,7 +11,7 @@ from driver import Driver  # type: ignore[import-not-found]
 from tune_swa.journal import ExperimentState, read_events
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.sharing import MOST_STATES, fork_points, most_states, planned_epochs
+from tune_swa.search.sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
 from tune_swa.spec import Experiment
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -284,6 +284,25 @@ def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> No
         driver.run(config)
         if driver.recorder.proposer.draws_more():
             assert [2, 5] in driver.states()
+    assert driver.states() == [[], []]
+
+
+def test_the_end_of_a_trial_releases_its_own_trunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look through all of them for each of thousands of trials would take the driver's time."""
+    looked: list[str] = []
+    superfluous = Sharing.superfluous
+
+    def spy(sharing: Sharing, trunk: str) -> list[int]:
+        looked.append(trunk)
+        return superfluous(sharing, trunk)
+
+    monkeypatch.setattr(Sharing, "superfluous", spy)
+    driver = Driver(experiment(GRID), tmp_path, 1)
+    driver.run(driver.suggest() or {})
+    while (config := driver.suggest()) is not None:
+        looked.clear()
+        driver.run(config)
+        assert looked == [driver.recorder.state.trials[config["trial"]].trunk]
     assert driver.states() == [[], []]
 
 

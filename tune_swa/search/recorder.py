@@ -74,6 +74,8 @@ class Recorder:
         """Why the journal cannot be written any more; ends the search."""
         self.halted: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
+        self._released = False
+        """Whether every trunk was looked through since the last suggestion of the stage's sampler."""
         self._listeners: list[Listener] = []
         self._best: dict[object, list[str]] = {}
         """Trials whose last state is kept, the best first, by the group that they are compared in."""
@@ -181,6 +183,7 @@ class Recorder:
     def _begin(self, look: Look) -> None:
         self.look = look
         self.proposer = ConfirmPlanner(look, self.state)
+        self._released = False
         if self.sharing is not None:
             self.sharing = Sharing(
                 self.experiment, self.namer, self.state, self.proposer, self.asha, recur=False
@@ -421,9 +424,12 @@ class Recorder:
         if self.experiment.search.keep_checkpoints == "best":
             self._tidy(trial)
         if trial.ended:
-            # a sampler that has made its last suggestion releases the trunks of others, too
-            for trunk in [trial.trunk] if self.proposer.draws_more() else self.state.trunks:
-                self._collect(trunk)
+            self._collect(trial.trunk)
+            if not self._released and not self.proposer.draws_more():
+                # a sampler that has made its last suggestion releases the trunks of others, too
+                self._released = True
+                for trunk in self.state.trunks:
+                    self._collect(trunk)
 
     def _collect(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""
