@@ -79,6 +79,21 @@ def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
     assert most_states(spec, confirm=False) == 2
 
 
+def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None:
+    """As that of the baseline in the tutorial's table, which alone has a warm-up."""
+    space = {**GRID, "lr": 1e-3, "train.warmup_epochs": {"choice": [0, 2]}}
+    points = [{"swa_start": start, "swa_lr": 1e-3, "train.warmup_epochs": 0} for start in (1, 4)]
+    spec = experiment(
+        space, points=points, search={"sampler": "grid", "trials": 2},
+        baseline={"points": [{"train.warmup_epochs": 2}]},
+    )  # fmt: skip
+    driver = Driver(spec, tmp_path, 8, gpus=2)
+    baseline, first = driver.suggest() or {}, driver.suggest() or {}
+    assert (baseline["publish"], baseline["gpus"]) == ([], 0.25)
+    assert first["publish"] == [2]
+    assert most_states(spec, confirm=False) == 2
+
+
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
     driver = Driver(

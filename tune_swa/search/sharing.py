@@ -83,7 +83,8 @@ class Sharing:
         proposer: what is still to come.
         asha: verdicts over trunks.
         recur: whether trunks are published wherever a run of the space could begin to average, rather
-            than where one that is known beforehand will; default: as `trunks_recur` says.
+            than where one that is known beforehand will; default: as `trunks_recur` says, if a sampler
+            will be asked.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Sharing:
         self._proposer = proposer
         self._asha = asha
         self._places: dict[tuple[Kind, object, int | None], tuple[str, int]] = {}
-        self._recur = trunks_recur(experiment) if recur is None else recur
+        self._recur = trunks_recur(experiment) and proposer.draws_more() if recur is None else recur
         self._points = fork_points(experiment) if self._recur else ()
         self._fixed = {} if self._recur else self._points_of_fixed()
 
