@@ -13,7 +13,8 @@ started        trial, device, node, attempt, from_epoch, damaged (why each newer
 shared         trial, epochs (how many of its trunk it takes over), rungs (rung: decision, in their order)
 epoch          trial, record, decision (continue | stop), rung, checkpoint, published (the epoch's record
                before any average, where the trunk's state was published with it)
-ended          trial, status (completed | pruned | failed | interrupted), value, error
+ended          trial, status (completed | pruned | failed | interrupted), value, error, trunk_epoch (the
+               epoch in which its trunk diverged; absent or null unless it failed by that)
 checkpoints    trial, removed (list)
 confirm        look, seeds, arms (name, kind, params, roles), searched (trials of the search that had
                ended): the runs on fresh seeds are those of every arm on every seed
@@ -257,6 +258,8 @@ class TrunkState:
     """Who trained each epoch first, and what it reported of the live model; from epoch 0 on."""
     published: set[int] = field(default_factory=set)
     """Epochs after which there is a state to go on from."""
+    diverged: tuple[int, str, str] | None = None
+    """The epoch whose loss or outputs were not finite, who trained it, and the reason it failed with."""
 
 
 OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
@@ -481,6 +484,10 @@ class ExperimentState:
         if event["error"] is not None:
             _expect(event, error=str)
         _expect(event, time=float)
+        if event.get("trunk_epoch") is not None:
+            _expect(event, trunk_epoch=int, error=str)
+            trunk = self.trunks[trial.trunk]
+            trunk.diverged = trunk.diverged or (event["trunk_epoch"], trial.name, event["error"])
         trial.status = event["status"]
         trial.error = event["error"]
         trial.finished = event["time"] if trial.ended else None

@@ -25,6 +25,7 @@ MOMENTS = (
     "line-before", "line-half", "line-after",  # a line of the journal
     "training",  # a little after an epoch was recorded, in the middle of the next one
     "checkpoint",  # a worker is writing a checkpoint
+    "trunk",  # a worker is publishing the state of a trunk
     "tidy",  # old checkpoints are being removed
     "parquet",  # a result file is half written
     "rename",  # result files are written, and about to take their names
@@ -88,13 +89,13 @@ def kill_at_line(how: str, count: Countdown) -> None:
     Journal.append = wrapped  # type: ignore[method-assign]
 
 
-def kill_when_a_checkpoint_is_written(folder: Path, count: Countdown) -> None:
-    """Watch from a thread: checkpoints are written by workers."""
+def kill_when_a_state_is_written(folder: Path, count: Countdown) -> None:
+    """Watch from a thread: checkpoints and trunks are written by workers."""
 
     def watch() -> None:
         seen: set[str] = set()
         while True:
-            for path in folder.glob("checkpoints/*/.*.tmp"):
+            for path in folder.glob("*/.*.tmp"):
                 if str(path) not in seen:
                     seen.add(str(path))
                     count()
@@ -111,8 +112,8 @@ def arrange(where: str, number: int, folder: Path) -> None:
         return
     if where.startswith("line-"):
         kill_at_line(where.removeprefix("line-"), count)
-    elif where == "checkpoint":
-        kill_when_a_checkpoint_is_written(folder, count)
+    elif where in ("checkpoint", "trunk"):
+        kill_when_a_state_is_written(folder / f"{where}s", count)
     elif where == "training":
         from tune_swa.search.recorder import Recorder
 

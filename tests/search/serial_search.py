@@ -25,8 +25,10 @@ space:
   swa_lr: {log_uniform: [1e-4, 1e-1]}
 baseline: {trials: 2}
 search: {sampler: tpe, trials: 12, seed: 3, checkpoint_every: 1}
-scheduler: {grace_epochs: 1, reduction_factor: 2, branch_rungs: [2]}
+scheduler: {reduction_factor: 2, trunk_rungs: [0, 1], branch_rungs: [2]}
 """
+SHARING = SPACE.replace("lr: {log_uniform: [1e-4, 1e-1]}", "lr: {choice: [1e-2, 3e-3]}", 1)
+"""The same with trunks that recur."""
 TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 
 
@@ -116,14 +118,14 @@ def assert_same(results: Path, straight: Path) -> None:
     assert files[0] - {"crash/search.log"} == files[1]
 
 
-def new_search(folder: Path) -> Path:
+def new_search(folder: Path, space: str = SPACE) -> Path:
     """Write the space file into `folder`; returns where the results will be."""
-    (folder / "space.yaml").write_text(SPACE)
+    (folder / "space.yaml").write_text(space)
     return folder / "results"
 
 
-def never_interrupted(folder: Path, trials: int) -> Path:
+def never_interrupted(folder: Path, trials: int, space: str = SPACE) -> Path:
     """The search as it ends by itself."""
-    results = new_search(folder)
+    results = new_search(folder, space)
     go_on(results, trials)
     return results

@@ -22,7 +22,7 @@ def baseline(name: str, trunk: str | None = None) -> TrialState:
 
 
 def asha(**changes: object) -> PhaseAsha:
-    spec = SchedulerSpec.model_validate({"grace_epochs": 3, "reduction_factor": 3, **changes})
+    spec = SchedulerSpec.model_validate({"trunk_rungs": [2, 8], "reduction_factor": 3, **changes})
     return PhaseAsha(spec, EPOCHS)
 
 
@@ -35,8 +35,10 @@ def play(rule: PhaseAsha, trial: TrialState, curve: list[float], first: int = 0)
 
 
 def test_the_ladders() -> None:
-    assert trunk_rungs(SchedulerSpec(grace_epochs=3, reduction_factor=3), 20, False) == [2, 8]
-    assert trunk_rungs(SchedulerSpec(grace_epochs=12, reduction_factor=3), 120, False) == [11, 35, 107]
+    assert trunk_rungs(SchedulerSpec(grace_epochs=3), 20, False) == [9]  # half way
+    assert trunk_rungs(SchedulerSpec(grace_epochs=12), 120, False) == [59]
+    assert trunk_rungs(SchedulerSpec(grace_epochs=15), 20, False) == [14]  # not before grace
+    assert trunk_rungs(SchedulerSpec(grace_epochs=3), 3, False) == []  # the run is too short
     assert branch_rungs(SchedulerSpec(reduction_factor=3), 20) == [12, 16]
     assert branch_rungs(SchedulerSpec(reduction_factor=3), 120) == [79, 105, 114]
     assert trunk_rungs(SchedulerSpec(trunk_rungs=(1, 4)), 20, False) == [1, 4]

@@ -11,7 +11,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from serial_search import assert_same, crash, go_on, new_search, stop  # type: ignore[import-not-found]
+from serial_search import (  # type: ignore[import-not-found]
+    SHARING,
+    assert_same,
+    crash,
+    go_on,
+    never_interrupted,
+    new_search,
+    stop,
+)
 
 import tune_swa
 from tune_swa.journal import ExperimentState
@@ -48,6 +56,27 @@ def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, short: Pa
     state = ExperimentState.read(results / "crash" / "journal.jsonl")
     assert state.sessions == 6
     assert {t.status for t in state.trials.values()} == {"completed", "pruned"}
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
+    """Results of the search whose trials share two trunks."""
+    results: Path = never_interrupted(tmp_path_factory.mktemp("sharing"), 3, SHARING)
+    return results
+
+
+@pytest.mark.parametrize(
+    "moment", ["trunk:2", *(pytest.param(f"trunk:{n}", marks=pytest.mark.slow) for n in (1, 4, 5))]
+)
+def test_killed_while_a_trunk_is_published(moment: str, tmp_path: Path, sharing: Path) -> None:
+    results = new_search(tmp_path, SHARING)
+    crash(moment, results, 3)
+    go_on(results, 3)
+    assert_same(results, sharing)
+    state = ExperimentState.read(results / "crash" / "journal.jsonl")
+    judged = [t for t in state.of_kind("swa") if t.rungs]
+    assert len(judged) == 3
+    assert all(t.records[0]["shared_from"] is not None for t in judged)
 
 
 @pytest.mark.slow

@@ -251,6 +251,15 @@ def test_a_loss_that_is_not_finite_fails_the_trial(worker: Worker) -> None:
     last = worker.train()
     assert last["event"] == "failed"
     assert last["error"] == "the training loss is nan in epoch 0"
+    assert last["trunk_epoch"] == 0
+
+
+def test_a_published_state_that_is_gone_is_told(worker: Worker) -> None:
+    """The trial trains those epochs itself, and the log says why it took longer."""
+    worker.train(published=[0], recorded_epochs=1)
+    started = worker.messages[0]
+    assert started["from_epoch"] == 0
+    assert started["damaged"] == ["trunks/t/epoch-00000.pt: is not there, though it was published"]
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

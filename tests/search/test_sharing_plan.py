@@ -11,7 +11,7 @@ from driver import Driver  # type: ignore[import-not-found]
 from tune_swa.journal import ExperimentState, read_events
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.sharing import MOST_STATES, fork_points, planned_epochs
+from tune_swa.search.sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
 from tune_swa.spec import Experiment
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -54,6 +54,44 @@ def test_wide_ranges_are_thinned_out(starts: dict[str, Any], expected: tuple[int
     spec = experiment(space, 60, search={"sampler": "tpe", "trials": 20})
     assert fork_points(spec) == expected
     assert len(expected) <= MOST_STATES
+
+
+def test_the_plan_counts_the_states_that_there_can_be(tmp_path: Path) -> None:
+    """Two rates, averaging from any of 41 epochs: no trial publishes more than those that all can use."""
+    space = {**GRID, "swa_start": {"int": [10, 50]}}
+    spec = experiment(space, 60, search={"sampler": "random", "trials": 40})
+    assert most_states(spec, confirm=False) == 2 * len(fork_points(spec)) == 14
+    driver = Driver(spec, tmp_path, 1)
+    alive = 0
+    while (config := driver.suggest()) is not None:
+        driver.run(config)
+        alive = max(alive, sum(map(len, driver.states())))
+    assert 8 <= alive <= 14
+
+
+def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
+    space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
+    search = {"sampler": "random", "trials": 6}
+    spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
+    assert [most_states(spec, confirm=confirm) for confirm in (False, True)] == [0, 10]
+    points = [{"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3} for start in (1, 4)]
+    spec = experiment(space, search=search, points=points)
+    assert most_states(spec, confirm=False) == 2
+
+
+def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None:
+    """As that of the baseline in the tutorial's table, which alone has a warm-up."""
+    space = {**GRID, "lr": 1e-3, "train.warmup_epochs": {"choice": [0, 2]}}
+    points = [{"swa_start": start, "swa_lr": 1e-3, "train.warmup_epochs": 0} for start in (1, 4)]
+    spec = experiment(
+        space, points=points, search={"sampler": "grid", "trials": 2},
+        baseline={"points": [{"train.warmup_epochs": 2}]},
+    )  # fmt: skip
+    driver = Driver(spec, tmp_path, 8, gpus=2)
+    baseline, first = driver.suggest() or {}, driver.suggest() or {}
+    assert (baseline["publish"], baseline["gpus"]) == ([], 0.25)
+    assert first["publish"] == [2]
+    assert most_states(spec, confirm=False) == 2
 
 
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
@@ -129,6 +167,36 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     assert driver.recorder.proposer.next() is None
 
 
+def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
+    """Every trial that trains the epoch fails at once; the one that forks before goes on."""
+    space = {**GRID, "swa_start": {"choice": [0, 2, 4]}}
+    driver = Driver(experiment(space), tmp_path, 2)
+    first, second = driver.suggest() or {}, driver.suggest() or {}
+    while driver.epoch(first) < 2:
+        pass
+    driver.recorder.fail(first["trial"], "the training loss is nan in epoch 3", trunk_epoch=3)
+    driver.end(first)
+    begun = [driver.suggest() or {}]
+    driver.run(second)
+    while (config := driver.suggest()) is not None:
+        begun.append(config)
+        driver.run(config)
+    driver.run(begun[0])
+    state = driver.recorder.state
+    on_it = [t for t in state.trials.values() if t.trunk == state.trials[first["trial"]].trunk]
+    assert {t.params["swa_start"]: t.status for t in on_it[1:]} == {0: "completed", 2: "failed", 4: "failed"}
+    for trial in on_it:
+        if trial.params.get("swa_start", 0) > 0:
+            assert trial.next_epoch == 3
+            assert trial.error == (
+                "the training loss is nan in epoch 3 (found by baseline-0000, which has the same trunk)"
+            )
+    assert len(begun) == 2 + 6
+    again = ExperimentState.read(tmp_path / "journal.jsonl")
+    assert again.trunks == state.trunks
+    assert {t.status for t in again.trials.values() if t.trunk != on_it[0].trunk} == {"completed"}
+
+
 def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> None:
     space = {**GRID, "lr": 1e-3, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
     driver = Driver(experiment(space, search={"sampler": "tpe", "trials": 9}), tmp_path, 2)
@@ -164,6 +232,20 @@ def test_whoever_others_wait_for_has_a_gpu_to_itself(
     for config in (second, *branches):
         driver.run(config)
     assert driver.suggest() is not None
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(3, 0.25), (4, 1.0)])
+def test_no_whole_gpu_is_asked_for_where_none_may_be_free(gpus: int, share: float, tmp_path: Path) -> None:
+    """Three trials with a part of one are out, on three GPUs perhaps."""
+    space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-1]}}
+    points = [{"lr": lr, "swa_start": 1, "swa_lr": rate} for lr, rate in
+              ((1e-3, 1e-3), (2e-3, 1e-3), (3e-3, 1e-3), (3e-3, 1e-2))]  # fmt: skip
+    search = {"sampler": "random", "trials": 4}
+    spec = experiment(space, points=points, baseline={"trials": 1}, search=search)
+    driver = Driver(spec, tmp_path, 4 * gpus, gpus)
+    configs = [driver.suggest() or {} for _ in range(4)]
+    assert [c["gpus"] for c in configs] == [0.25, 0.25, 0.25, share]
+    assert [c["publish"] for c in configs] == [[], [], [], [2]]
 
 
 # --------------------------------------------------------------------------------- what is pruned
@@ -217,6 +299,25 @@ def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> No
         driver.run(config)
         if driver.recorder.proposer.draws_more():
             assert [2, 5] in driver.states()
+    assert driver.states() == [[], []]
+
+
+def test_the_end_of_a_trial_releases_its_own_trunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look through all of them for each of thousands of trials would take the driver's time."""
+    looked: list[str] = []
+    superfluous = Sharing.superfluous
+
+    def spy(sharing: Sharing, trunk: str) -> list[int]:
+        looked.append(trunk)
+        return superfluous(sharing, trunk)
+
+    monkeypatch.setattr(Sharing, "superfluous", spy)
+    driver = Driver(experiment(GRID), tmp_path, 1)
+    driver.run(driver.suggest() or {})
+    while (config := driver.suggest()) is not None:
+        looked.clear()
+        driver.run(config)
+        assert looked == [driver.recorder.state.trials[config["trial"]].trunk]
     assert driver.states() == [[], []]
 
 

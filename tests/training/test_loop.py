@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
+from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
@@ -219,8 +223,40 @@ def test_the_seed_decides_everything(tiny_data: Dataset) -> None:
 
 def test_a_non_finite_loss_is_an_error_not_a_value(tiny_data: Dataset) -> None:
     run = Run(settings(3, None, lr=1e30), tiny_data, NUMERICS)
-    with pytest.raises(NonFiniteError, match="not finite|nan|inf"):
+    with pytest.raises(NonFiniteError, match="not finite|nan|inf") as trunk:
         list(run)
+    assert trunk.value.trunk_epoch == run.epoch
+    run = Run(settings(6, 0, swa_lr=1e30), tiny_data, NUMERICS)
+    with pytest.raises(NonFiniteError) as branch:  # says nothing about others with its trunk
+        list(run)
+    assert branch.value.trunk_epoch is None
+
+
+def test_fused_compile_and_eval_batch_size_reach_what_they_name(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    compiled: list[Any] = []
+    ordered = ImageBatches.ordered
+
+    def spy(batches: ImageBatches, size: int) -> Iterator[Any]:
+        sizes.append(size)
+        return ordered(batches, size)
+
+    def compiling(model: Any) -> Any:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(ImageBatches, "ordered", spy)
+    monkeypatch.setattr(torch, "compile", compiling)
+    train = TrainSpec(epochs=3, batch_size=8, eval_batch_size=5)
+    for fused in (True, False):
+        run = Run(settings(3, 0, train=train), tiny_data, replace(NUMERICS, fused=fused, compile=fused))
+        assert run.optimizer.param_groups[0]["fused"] is fused
+        assert compiled[-1:] == [run.model] * fused
+        compiled.clear()
+    run.run_epoch()
+    assert set(sizes) == {5}
 
 
 def test_shipped_weights_load_into_plain_torchvision(tiny_data: Dataset, tmp_path: Path) -> None:

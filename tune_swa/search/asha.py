@@ -100,20 +100,16 @@ class PhaseAsha:
 
 
 def trunk_rungs(spec: SchedulerSpec, epochs: int, every_trunk_has_a_baseline: bool) -> list[int]:
-    """Epochs (from 0) of the trunk's ladder: after grace, grace * factor, ... epochs of training.
+    """Epochs (from 0) of the trunk's ladder: one rung, after half of the run or after grace.
 
+    Raw models early in a run say little of what their averages will be worth, so there is no rung before.
     Where every trunk has a baseline, which trains it to the end in any case, the ladder is empty: it
     would only take away the trials that show what SWA adds to that baseline.
     """
     if spec.trunk_rungs != "auto":
         return list(spec.trunk_rungs)
-    if every_trunk_has_a_baseline:
-        return []
-    rungs, trained = [], float(spec.grace_epochs)
-    while round(trained) < epochs:
-        rungs.append(round(trained) - 1)
-        trained *= spec.reduction_factor
-    return sorted(set(rungs))
+    rung = max(epochs // 2, spec.grace_epochs) - 1
+    return [] if every_trunk_has_a_baseline or rung >= epochs - 1 else [rung]
 
 
 def branch_rungs(spec: SchedulerSpec, epochs: int) -> list[int]:

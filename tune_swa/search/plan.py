@@ -13,7 +13,7 @@ from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
 from tune_swa.search.proposer import quiet_optuna
-from tune_swa.search.sharing import fork_points, planned_epochs, trunks_recur
+from tune_swa.search.sharing import most_states, planned_epochs, trunks_recur
 from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
 
 RESNET18_WEIGHTS = 11_176_512
@@ -76,19 +76,18 @@ def make_plan(
         epochs=total_trials(experiment) * experiment.train.epochs,
         stages=planned_epochs(experiment) if experiment.search.share else None,
         confirm=confirm,
-        checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes),
+        checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes, confirm=confirm),
     )
 
 
-def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int) -> int:
+def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confirm: bool) -> int:
     weights = 4 * (RESNET18_WEIGHTS + (CLASSIFIER_INPUTS + 1) * classes)
     optimizer = weights * (1 if experiment.train.optimizer == "sgd" else 2)
     running = 2 * weights + optimizer  # live model and average
     ended = 2 * weights
     states = 0
-    if experiment.search.share and trunks_recur(experiment):
-        trunks = count_space(experiment.baseline_parameters) or 1
-        states = trunks * len(fork_points(experiment)) * (weights + optimizer)
+    if experiment.search.share:
+        states = most_states(experiment, confirm=confirm) * (weights + optimizer)
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))

@@ -74,6 +74,8 @@ class Recorder:
         """Why the journal cannot be written any more; ends the search."""
         self.halted: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
+        self._released = False
+        """Whether every trunk was looked through since the last suggestion of the stage's sampler."""
         self._listeners: list[Listener] = []
         self._best: dict[object, list[str]] = {}
         """Trials whose last state is kept, the best first, by the group that they are compared in."""
@@ -181,6 +183,7 @@ class Recorder:
     def _begin(self, look: Look) -> None:
         self.look = look
         self.proposer = ConfirmPlanner(look, self.state)
+        self._released = False
         if self.sharing is not None:
             self.sharing = Sharing(
                 self.experiment, self.namer, self.state, self.proposer, self.asha, recur=False
@@ -233,20 +236,27 @@ class Recorder:
         """Give a trial that begins the epochs of its trunk that others trained.
 
         Returns:
-            Whether there is still something to do: it ends here if its trunk was found too low.
+            Whether there is still something to do: it ends here if its trunk was found too low, or
+            diverges before the trial leaves it.
         """
         trial = self.state.trials[name]
         if self.sharing is None or trial.ended or trial.records:
             return not trial.ended
         epochs = self.sharing.takes_over(trial)
-        if epochs == 0:
+        diverged = self.sharing.diverged(trial.trunk, trial.first_average)
+        if epochs == 0 and diverged is None:
             return True
-        rungs = self._judge_shared(trial, epochs)
-        stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
-        self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
+        stopped: list[int] = []
+        if epochs > 0:
+            rungs = self._judge_shared(trial, epochs)
+            stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
+            self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
         if stopped:
             self._end(trial, "pruned", None)
-        return not stopped
+        elif diverged is not None:
+            _, found_by, reason = diverged
+            self.fail(name, f"{reason} (found by {found_by}, which has the same trunk)")
+        return not trial.ended
 
     def _judge_shared(self, trial: TrialState, epochs: int) -> dict[int, str]:
         """Decisions at the rungs of the epochs that a trial takes over, up to the first stop."""
@@ -380,11 +390,17 @@ class Recorder:
             return
         self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
 
-    def fail(self, name: str, reason: str) -> None:
-        """Record that a trial has no result, and why."""
+    def fail(self, name: str, reason: str, trunk_epoch: int | None = None) -> None:
+        """Record that a trial has no result, and why.
+
+        Args:
+            name: the trial.
+            reason: for people.
+            trunk_epoch: the epoch in which its trunk diverged, if it failed by that.
+        """
         trial = self.state.trials[name]
         if not trial.ended:
-            self._end(trial, "failed", None, reason)
+            self._end(trial, "failed", None, reason, trunk_epoch=trunk_epoch)
 
     def interrupt(self) -> None:
         """Record that the trials that were running go on after a resume."""
@@ -399,16 +415,21 @@ class Recorder:
         """Ray pickles it into a snapshot that is never read; listeners may not be picklable."""
         return {**self.__dict__, "_listeners": []}
 
-    def _end(self, trial: TrialState, status: str, value: float | None, error: str | None = None) -> None:
-        self.record("ended", trial=trial.name, status=status, value=value, error=error)
+    def _end(
+        self, trial: TrialState, status: str, value: float | None, error: str | None = None, **more: Any
+    ) -> None:
+        self.record("ended", trial=trial.name, status=status, value=value, error=error, **more)
         if self.failure is not None:
             return
         if self.experiment.search.keep_checkpoints == "best":
             self._tidy(trial)
         if trial.ended:
-            # a sampler that has made its last suggestion releases the trunks of others, too
-            for trunk in [trial.trunk] if self.proposer.draws_more() else self.state.trunks:
-                self._collect(trunk)
+            self._collect(trial.trunk)
+            if not self._released and not self.proposer.draws_more():
+                # a sampler that has made its last suggestion releases the trunks of others, too
+                self._released = True
+                for trunk in self.state.trunks:
+                    self._collect(trunk)
 
     def _collect(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""

@@ -311,7 +311,7 @@ def _run_trials(
         tune.with_resources(tune.with_parameters(train_trial, shared=shared), resources_of),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=PhaseScheduler(recorder, placement.slots),
+            scheduler=PhaseScheduler(recorder, None if searcher.has_whole_gpus else placement.slots),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,

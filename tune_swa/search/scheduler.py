@@ -19,21 +19,23 @@ class PhaseScheduler(FIFOScheduler):
 
     Args:
         recorder: keeps the journal.
-        slots: how many workers are kept for the next trial.
+        workers: how many are kept for the next trial; None: as Ray does, which keeps those that a
+            waiting trial can use. To be given only where all trials ask for the same resources: a kept
+            worker keeps its share of a GPU, and no trial of another size would ever get that.
     """
 
-    def __init__(self, recorder: Recorder, slots: int) -> None:
+    def __init__(self, recorder: Recorder, workers: int | None = None) -> None:
         super().__init__()
         self.recorder = recorder
-        self._slots: int | None = slots
+        self._workers = workers
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Have Ray keep the workers of all slots while trials wait; by itself it keeps one."""
+        """Have Ray keep the workers of all slots; by itself it keeps one when no trial waits."""
         super().on_trial_add(tune_controller, trial)
         cache = getattr(tune_controller, "_actor_cache", None)
-        if cache is not None and self._slots is not None:
-            cache.increase_max(trial.placement_group_factory, self._slots)
-            self._slots = None
+        if cache is not None and self._workers is not None:
+            cache.increase_max(trial.placement_group_factory, self._workers)
+            self._workers = None
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if result.get("done"):  # Ray repeats the last result when a function returns
@@ -52,7 +54,7 @@ class PhaseScheduler(FIFOScheduler):
             self.recorder.test(name, **{**message, "predictions": b64decode(message["predictions"])})
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "failed":
-            self.recorder.fail(name, message["error"])
+            self.recorder.fail(name, message["error"], message.get("trunk_epoch"))
             return str(TrialScheduler.STOP)
         del message["event"]
         decision = self.recorder.report(name, **message)

@@ -102,6 +102,12 @@ class TrialSearcher(Searcher):
         """Nothing to restore: the journal has everything."""
 
     @property
+    def has_whole_gpus(self) -> bool:
+        """Whether a trial that others wait for may get a GPU to itself, and the others a part of one."""
+        sharing, placement = self.recorder.sharing is not None, self.placement
+        return sharing and placement.gpus > 1 and placement.slots_per_gpu > 1
+
+    @property
     def live(self) -> list[str]:
         """Names of the trials that are out."""
         return [name for name in self._live.values() if name is not None]
@@ -114,10 +120,12 @@ class TrialSearcher(Searcher):
         """Whether others wait for this trial, on a machine with more GPUs than such trials.
 
         Ray packs fractions on the first GPU, so producers would share one while others idle. One GPU is
-        always left to the branches.
+        always left to the branches. Where the fractions that are out may touch every GPU, however they
+        are spread, a whole one could be waited for until the end of the search, so none is asked for.
         """
-        each = self.placement.slots_per_gpu
-        if each < 2 or len(self._whole) + 1 >= self.placement.gpus or self._taken() - 1 + each > self.slots:
+        gpus, whole = self.placement.gpus, len(self._whole)
+        fractions = len(self._live) - 1 - whole  # without this trial, which is out already
+        if not self.has_whole_gpus or whole + 1 >= gpus or fractions + whole >= gpus:
             return False
         assert self.recorder.sharing is not None
         return any(epoch > trial.next_epoch for epoch in self.recorder.sharing.publishes(trial))

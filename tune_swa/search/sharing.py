@@ -39,6 +39,20 @@ def newest_start(experiment: Experiment, settings: RunSettings) -> int:
     return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
 
 
+def most_states(experiment: Experiment, *, confirm: bool) -> int:
+    """Published states that there can be at one time, in the search or on fresh seeds.
+
+    Args:
+        experiment: the settings.
+        confirm: whether fresh seeds follow. Then each finalist forks once for each of them, at most.
+    """
+    asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
+    sharing = Sharing(experiment, TrunkNamer.plain(), ExperimentState(), Proposer(experiment), asha)
+    finalists = min(experiment.confirm.top, experiment.swa_trials)
+    # a stage begins when the states of the one before are gone
+    return max(sharing.most_states(), finalists * experiment.confirm.seeds if confirm else 0)
+
+
 def planned_epochs(experiment: Experiment) -> int | None:
     """Epochs that are trained if no trial is stopped; None where a sampler will choose the trunks."""
     everyone = Proposer(experiment)
@@ -69,7 +83,8 @@ class Sharing:
         proposer: what is still to come.
         asha: verdicts over trunks.
         recur: whether trunks are published wherever a run of the space could begin to average, rather
-            than where one that is known beforehand will; default: as `trunks_recur` says.
+            than where one that is known beforehand will; default: as `trunks_recur` says, if a sampler
+            will be asked.
     """
 
     def __init__(
@@ -88,7 +103,7 @@ class Sharing:
         self._proposer = proposer
         self._asha = asha
         self._places: dict[tuple[Kind, object, int | None], tuple[str, int]] = {}
-        self._recur = trunks_recur(experiment) if recur is None else recur
+        self._recur = trunks_recur(experiment) and proposer.draws_more() if recur is None else recur
         self._points = fork_points(experiment) if self._recur else ()
         self._fixed = {} if self._recur else self._points_of_fixed()
 
@@ -110,10 +125,14 @@ class Sharing:
 
     def publishes(self, trial: TrialState) -> list[int]:
         """Epochs after which a trial publishes its state, should it train them itself."""
-        points = set(self._points or self._fixed.get(trial.trunk, ()))
-        if points and trial.first_average is not None:
-            points.add(trial.first_average)
+        points = self._points or self._fixed.get(trial.trunk, ())
         return sorted(p for p in points if trial.first_average is None or p <= trial.first_average)
+
+    def most_states(self) -> int:
+        """States that can be published at one time, if the number of trunks is known."""
+        if self._recur:
+            return (count_space(self._experiment.baseline_parameters) or 1) * len(self._points)
+        return sum(map(len, self._fixed.values()))
 
     def newest(self, trunk: str, limit: int) -> int | None:
         """The newest published epoch that is not beyond `limit`."""
@@ -126,7 +145,7 @@ class Sharing:
         Waiting for one never takes longer than training again, for the other one is ahead.
         """
         newest = self.newest(trunk, limit)
-        if newest == limit or self._asha.stopped_at(trunk, limit) is not None:
+        if newest == limit or self._asha.stopped_at(trunk, limit) is not None or self.diverged(trunk, limit):
             return True
         for name in live:
             other = self._state.trials[name]
@@ -137,14 +156,32 @@ class Sharing:
                 return False
         return True
 
+    def diverged(self, trunk: str, limit: int | None) -> tuple[int, str, str] | None:
+        """Where a trunk stopped being finite, if a trial that leaves it after `limit` trains that epoch.
+
+        Args:
+            trunk: its name.
+            limit: the last epoch of it that the trial trains; None: all of them.
+
+        Returns:
+            The epoch, who trained it, and the reason; None if nobody has met that.
+        """
+        known = self._state.trunks.get(trunk)
+        if known is None or known.diverged is None or (limit is not None and known.diverged[0] > limit):
+            return None
+        return known.diverged
+
     def takes_over(self, trial: TrialState) -> int:
         """How many epochs of its trunk a trial that has none can have from others."""
         stopped = None
         if trial.first_average is not None:
             stopped = self._asha.stopped_at(trial.trunk, trial.first_average)
         newest = self.newest(trial.trunk, self.limit(trial))
+        known = self._state.trunks[trial.trunk].records
         if stopped is not None:
-            return min(stopped + 1, len(self._state.trunks[trial.trunk].records))
+            return min(stopped + 1, len(known))
+        if (diverged := self.diverged(trial.trunk, trial.first_average)) is not None:
+            return min(diverged[0], len(known))  # as far as the trial would have come by itself
         # the epoch of the first average is trained by the other one, but averaged and reported by this one
         most = self._experiment.train.epochs if trial.first_average is None else trial.first_average
         return 0 if newest is None else min(newest + 1, most)

@@ -71,7 +71,7 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
         else:
             _train(config, shared)
     except NonFiniteError as error:
-        _report(event="failed", error=str(error))
+        _report(event="failed", error=str(error), trunk_epoch=error.trunk_epoch)
     except MachineError as error:
         _report(event="halted", error=str(error))
     except torch.cuda.OutOfMemoryError as error:
@@ -121,7 +121,7 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         device=_device_name(shared.numerics),
         node=os.uname().nodename,
         from_epoch=run.epoch,
-        damaged=restored.damaged,
+        damaged=[*restored.damaged, *_lost(shared.store, trunk, published, restored)],
     )
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
@@ -271,6 +271,15 @@ def restore(
         if epoch > newest:
             store.remove(name)
     return Restored(found, damaged)
+
+
+def _lost(store: Store, trunk: str, published: Collection[int], restored: Restored) -> list[str]:
+    """What to say of the newest published state if it is gone and the trial begins before it."""
+    newest = max(published, default=-1)
+    begins = -1 if restored.checkpoint is None else epoch_of(restored.checkpoint)
+    if newest <= begins or newest in map(epoch_of, stored(store, trunk)):
+        return []
+    return [f"{state_name(trunk, newest)}: is not there, though it was published"]
 
 
 def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:

@@ -189,12 +189,12 @@ class SchedulerSpec(Settings):
     asha: bool = True
     """Stop trials that are below the top 1/reduction_factor at a rung."""
     grace_epochs: PositiveInt = 3
-    """First rung of the trunk: no trial is judged before it has trained this many epochs."""
+    """No model that is not averaged yet is judged before it has trained this many epochs."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
     """One in this many goes on at each rung."""
     trunk_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
-    """Epochs (from 0) after which models that are not averaged yet are compared. `auto`: geometric
-    from `grace_epochs`, and none where every trunk has a baseline of its own."""
+    """Epochs (from 0) after which models that are not averaged yet are compared. `auto`: half
+    way or after `grace_epochs`, whichever is later; none where every trunk has a baseline of its own."""
     branch_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
     """Epochs (from 0) after which averaged models are compared. `auto`: geometric towards the last
     epoch."""

@@ -126,9 +126,13 @@ class Run:
         if self.trained is not None:
             return
         start = self._clock()
-        loss = self.train_epoch()
-        trained = self._clock()
-        live = self._evaluate(self.model)
+        try:
+            loss = self.train_epoch()
+            trained = self._clock()
+            live = self._evaluate(self.model)
+        except NonFiniteError as error:
+            error.trunk_epoch = self.epoch if self.averaging is None else None
+            raise
         evaluated = self._clock()
         self.trained = EpochRecord(
             epoch=self.epoch,

@@ -17,6 +17,10 @@ ECE_BINS = 15
 class NonFiniteError(ArithmeticError):
     """A loss or an output is NaN or infinite; the run has no result."""
 
+    trunk_epoch: int | None = None
+    """The epoch of it that was trained last, where no average is to blame: so ends every run with this
+    trunk that trains it."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

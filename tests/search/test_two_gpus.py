@@ -1,0 +1,81 @@
+"""Searches on two GPUs that Ray is told of and nobody uses: all trials get theirs, and none lies idle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tests_support  # type: ignore[import-not-found]
+from ray import cloudpickle
+from rich.console import Console
+
+from tune_swa.journal import ExperimentState
+from tune_swa.results.comparison import best_trial
+from tune_swa.results.export import write_space
+from tune_swa.search import runner
+from tune_swa.search.placement import Machine
+from tune_swa.spec import Experiment
+from tune_swa.training.numerics import resolve
+
+SECONDS = 90.0
+"""A search that waits for a GPU which never becomes free is interrupted then."""
+
+
+def search(
+    folder: Path, patch: pytest.MonkeyPatch, space: dict[str, Any], *,
+    seconds: float = 0.0, confirm: bool = False, **more: Any,
+) -> ExperimentState:  # fmt: skip
+    """A search with two trials on each of two GPUs."""
+    experiment = Experiment.model_validate(
+        {
+            "name": "two",
+            "data": {"image_size": 8, "train_images": 50},
+            "train": {"epochs": 8, "weight_decay": seconds},
+            "space": space,
+            "scheduler": {"asha": False},
+            "resources": {"gpus_per_trial": 0.5},
+            **more,
+        }
+    )
+    cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
+    patch.setattr(runner, "train_trial", tests_support.made_up_trial)
+    patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=2, cpus=4)))
+    patch.setattr(runner, "_numerics", lambda *_: resolve(experiment.train, 8, device="cpu"))
+    request = runner.Request(
+        experiment, results_dir=folder, quiet=True, confirm=confirm, console=Console(quiet=True)
+    )
+    limit = threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    limit.start()
+    try:
+        outcome = runner.search(request, lambda state, folder: None, write_space, best_trial)
+    finally:
+        limit.cancel()
+    return outcome.state
+
+
+@pytest.mark.slow  # trials have to take longer than a worker to start
+def test_a_gpu_that_a_producer_had_to_itself_is_used_by_its_branches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"lr": 1e-3, "swa_start": 1, "swa_lr": {"choice": [1e-4, 1e-3, 1e-2, 0.1, 0.2, 0.3]}}
+    state = search(tmp_path, monkeypatch, space, seconds=1.5, search={"sampler": "grid"})
+    assert {t.status for t in state.trials.values()} == {"completed"}
+    used = Counter(t.device for t in state.of_kind("swa"))
+    assert set(used) == {"0", "1"}
+    assert min(used.values()) >= 2, used
+
+
+def test_fresh_seeds_get_their_whole_gpus_after_a_search_that_shared_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"lr": {"log_uniform": [1e-3, 1e-1]}, "swa_start": 1, "swa_lr": 1e-2}
+    state = search(
+        tmp_path, monkeypatch, space, confirm=True, search={"sampler": "random", "trials": 4},
+        baseline={"trials": 1}
+    )  # fmt: skip
+    assert {t.status for t in state.trials.values()} == {"completed"}
