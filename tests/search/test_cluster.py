@@ -75,6 +75,16 @@ def command(space: Path, results: Path, *more: str) -> list[str]:
     return [*program, "--results-dir", str(results), *more]
 
 
+def send_to_workers(node: Any, number: int) -> list[int]:
+    """Send a signal to all workers of a node, which its raylet has started; returns them."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = [path.read_text().split() for path in Path(f"/proc/{raylet}/task").glob("*/children")]
+    workers = [int(pid) for pids in children for pid in pids]
+    for worker in workers:
+        os.kill(worker, number)
+    return workers
+
+
 def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     store = f"file://{tmp_path}/shared"
@@ -86,14 +96,24 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
     journal = results / "cluster" / "journal.jsonl"
 
     def both_in_the_middle() -> bool:
+        # a trial is called running from its suggestion on, and may have its trunk's epochs by then: only
+        # one that has started has a worker that can die
         trials = ExperimentState.read(journal).trials.values() if journal.exists() else []
-        running = [t for t in trials if t.status == "running"]
+        running = [t for t in trials if t.status == "running" and t.attempts]
         return len(running) == 2 and all(2 <= t.next_epoch <= 12 for t in running)
 
-    while search.poll() is None and not both_in_the_middle():
+    while search.poll() is None:
+        if both_in_the_middle():
+            # its clock stops first, so that no trial ends between the look at the journal and the kill
+            workers = send_to_workers(node, signal.SIGSTOP)
+            if both_in_the_middle():
+                break
+            send_to_workers(node, signal.SIGCONT)
         time.sleep(0.05)
     assert search.poll() is None, "the search was over before both trials ran"
     cluster.remove_node(node, allow_graceful=False)  # kill -9
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
     out, err = search.communicate(timeout=300)
     assert search.returncode == 0, out + err
     assert "its worker died; another one goes on after" in out
