@@ -23,6 +23,7 @@ from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.journal import ExperimentState
 from tune_swa.search import nodes, ray_session
 from tune_swa.search.best_model import export_best
+from tune_swa.search.confirmation import most_runs, next_look
 from tune_swa.search.decoding import Decoding
 from tune_swa.search.folder import SPACE, check_storage, earlier_events, locked, same_storage
 from tune_swa.search.header import check_same, header, other_suggestions
@@ -204,9 +205,27 @@ def _tell(request: Request, text: str | None) -> None:
 
 
 def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
+    trials = max(1, _left(request, state))
+    return place(request.experiment.resources, machine, trials=trials, gpus=request.gpus, cpus=request.cpus)
+
+
+def _left(request: Request, state: ExperimentState) -> int:
+    """Trials that this session's places are for: both of its stages have the same ones.
+
+    A few that are left of the search do not take the places from the runs on fresh seeds after them,
+    nor do these many runs make the places smaller than a search from the start would have them.
+    """
     experiment = request.experiment
-    left = total_trials(experiment) - sum(trial.ended for trial in state.trials.values())
-    return place(experiment.resources, machine, trials=max(1, left), gpus=request.gpus, cpus=request.cpus)
+    searched = [trial.ended for trial in state.trials.values() if trial.stage == "search"]
+    total = max(total_trials(experiment), len(searched))
+    left = total - sum(searched)
+    if not request.confirm:
+        return left
+    if left:
+        return max(left, min(total, most_runs(experiment)))
+    look = next_look(experiment, state)
+    names = look.names if look else []
+    return sum(name not in state.trials or not state.trials[name].ended for name in names)
 
 
 @contextmanager
