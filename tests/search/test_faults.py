@@ -291,6 +291,21 @@ def test_a_disk_that_refuses_stops_the_search_not_the_trial(
     )
 
 
+def test_checkpoints_that_cannot_be_read_now_stop_the_search(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker.train()
+    kept = sorted(tmp_path.rglob("*.pt"))
+    monkeypatch.setattr(trainable.checkpoints, "load", raising(OSError(5, "Input/output error")))
+    last = worker.train(recorded_epochs=3)
+    assert last["event"] == "halted"
+    assert last["error"] == (
+        f"{tmp_path}: checkpoints of swa-0000 cannot be read now ([Errno 5] Input/output error). If one of "
+        "them never can be again, remove it: the trial then goes on from the one before"
+    )
+    assert sorted(tmp_path.rglob("*.pt")) == kept
+
+
 def test_images_that_a_computer_does_not_have_stop_the_search(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,22 @@ def test_damaged_ones_are_passed_over(folder: Path, tiny_data: Dataset) -> None:
     assert names(folder) == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()], ids=repr)
+@pytest.mark.parametrize("how", ["local", "load"])
+def test_one_that_cannot_be_read_now_stays(
+    how: str, error: Exception, folder: Path, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs would be lost for a network that stutters."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((FolderStore, "local") if how == "local" else (checkpoints, "load")), fail)
+    with pytest.raises(type(error)):
+        restore(Run(SETTINGS, tiny_data, NUMERICS), store(folder), "trial", 4)
+    assert names(folder) == [0, 1, 2, 3]
+
+
 def test_checkpoints_take_a_fiftieth_of_the_time() -> None:
     now = 0.0
     rhythm = Rhythm("auto", clock=lambda: now)

@@ -115,7 +115,10 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
             run, shared.store, folder, config["recorded_epochs"], trunk, set(config["publish"]) | published
         )
     except OSError as error:
-        raise MachineError(f"{shared.store.where}: checkpoints cannot be read ({error})") from error
+        raise MachineError(
+            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
+            "can be again, remove it: the trial then goes on from the one before"
+        ) from error
     _report(
         event="started",
         device=_device_name(shared.numerics),
@@ -246,7 +249,8 @@ def restore(
         trunk_epochs: those of the trunk's states that the trial may begin from.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed, or a state cannot be read now. It is left where it is: it may
+            be in order.
     """
     damaged: list[str] = []
     found: str | None = None
@@ -267,7 +271,8 @@ def restore(
             except checkpoints.CheckpointError as error:
                 damaged.append(str(error))
     newest = run.epoch - 1 if found else -1
-    for epoch, name in own.items():  # later ones would pass for the newest
+    # damaged, or ahead of the journal: these would pass for the newest
+    for epoch, name in own.items():
         if epoch > newest:
             store.remove(name)
     return Restored(found, damaged)
@@ -277,7 +282,7 @@ def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
     try:
         with store.local(name) as path:
             return checkpoints.load(path, device)
-    except OSError as error:
+    except FileNotFoundError as error:  # somebody has removed it since the folder was listed
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
 
 
