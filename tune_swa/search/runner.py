@@ -21,6 +21,7 @@ from rich.console import Console
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.journal import ExperimentState
+from tune_swa.paths import expanded
 from tune_swa.search import nodes, ray_session
 from tune_swa.search.best_model import export_best
 from tune_swa.search.confirmation import most_runs, next_look
@@ -82,8 +83,10 @@ class Request:
     @property
     def images_dir(self) -> Path | None:
         """Where the images are, absolute, by the option or by the space file."""
-        given = self.data_dir or self.experiment.data.path
-        return Path(given).expanduser().absolute() if given else None
+        if self.data_dir:
+            return expanded(self.data_dir, "--data-dir").absolute()
+        path = self.experiment.data.path
+        return expanded(path, "data.path:").absolute() if path else None
 
 
 @dataclass(frozen=True)
