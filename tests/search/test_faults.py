@@ -223,6 +223,7 @@ class Worker:
         config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
         config |= {
             "recorded_epochs": 0,
+            "checkpoints": [],
             "trunk": "t",
             "publish": [],
             "published": [],

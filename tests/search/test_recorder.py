@@ -11,7 +11,7 @@ import pytest
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
-from tune_swa.search.folder import differences, earlier_events, locked
+from tune_swa.search.folder import differences, earlier_events, locked, same_storage
 from tune_swa.search.names import CHECKPOINTS
 from tune_swa.search.proposer import Suggestion
 from tune_swa.search.recorder import Recorder
@@ -286,6 +286,25 @@ def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
     # trials, resources and confirm may change
     changed = experiment(search={"trials": 2}, resources={"cpus_per_trial": 2}, confirm={"seeds": 7})
     assert earlier_events(tmp_path, changed, resume=True)[0]
+
+
+def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    begun = same_storage(ExperimentState(), "shared", tmp_path)
+    assert begun == f"{here}/shared"
+    state = ExperimentState(sessions=1, storage=begun)
+    monkeypatch.chdir(there)
+    for given in (None, "../here/shared", f"{here}/shared/"):
+        assert same_storage(state, given, tmp_path) == begun
+    with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {begun}"):
+        same_storage(state, "shared", tmp_path)
+    own = ExperimentState(sessions=1)
+    assert same_storage(own, None, tmp_path) is None
+    with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {tmp_path}"):
+        same_storage(own, "shared", tmp_path)
 
 
 def test_differences() -> None:

@@ -112,7 +112,13 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
     published = set(config["published"])
     try:
         restored = restore(
-            run, shared.store, folder, config["recorded_epochs"], trunk, set(config["publish"]) | published
+            run,
+            shared.store,
+            folder,
+            config["recorded_epochs"],
+            trunk,
+            set(config["publish"]) | published,
+            config["checkpoints"],
         )
     except OSError as error:
         raise MachineError(
@@ -224,7 +230,7 @@ class Restored:
     checkpoint: str | None
     """The file's name in the store; None for a fresh start."""
     damaged: list[str]
-    """Why each newer checkpoint could not be used."""
+    """Why newer checkpoints could not be used: a line for each, and one for those that are gone."""
 
 
 def restore(
@@ -234,6 +240,7 @@ def restore(
     recorded_epochs: int,
     trunk: str = "",
     trunk_epochs: Collection[int] = (),
+    recorded: Collection[str] = (),
 ) -> Restored:
     """Load the newest state that can be used into `run`: a checkpoint of its own, or its trunk's.
 
@@ -247,6 +254,7 @@ def restore(
         recorded_epochs: how many epochs of the trial the journal has.
         trunk: folder of its trunk's states.
         trunk_epochs: those of the trunk's states that the trial may begin from.
+        recorded: the trial's checkpoints by the journal; of those that are not there it is told.
 
     Raises:
         OSError: a folder cannot be listed, or a state cannot be read now. It is left where it is: it may
@@ -275,6 +283,12 @@ def restore(
     for epoch, name in own.items():
         if epoch > newest:
             store.remove(name)
+    gone = [name for name in recorded if epoch_of(name) > newest and epoch_of(name) not in own]
+    if gone:
+        names = " and ".join(name.rpartition("/")[2] for name in dict.fromkeys((gone[0], gone[-1])))
+        between = f" and {len(gone) - 2} between them" if len(gone) > 2 else ""
+        are = "is" if len(gone) == 1 else "are"
+        damaged.append(f"{names}{between} {are} not in {store.where}/{folder} any more")
     return Restored(found, damaged)
 
 
