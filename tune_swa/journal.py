@@ -18,6 +18,7 @@ confirm        look, seeds, arms (name, kind, params, roles), searched (trials o
                ended): the runs on fresh seeds are those of every arm on every seed
 tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
                predictions/TRIAL.npz)
+untested       trial, reason (its predictions are lost, so it does not count as tested any more)
 collected      trunk, epochs (of published states that nobody needs any more)
 finished       reason
 =============  =====================================================================================
@@ -438,6 +439,9 @@ class ExperimentState:
         for metrics in (event["shipped"], event["refreshed"] or {}):
             _expect(metrics, **dict.fromkeys(metrics, float))
         trial.tested = event
+
+    def _on_untested(self, event: Event) -> None:
+        self._trial(event).tested = None
 
     def _on_collected(self, event: Event) -> None:
         self.trunks[event["trunk"]].published.difference_update(event["epochs"])

@@ -125,6 +125,8 @@ class FolderStore:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

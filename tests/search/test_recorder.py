@@ -14,6 +14,7 @@ from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_event
 from tune_swa.search.folder import differences, earlier_events, locked, same_storage
 from tune_swa.search.names import CHECKPOINTS
 from tune_swa.search.proposer import Suggestion
+from tune_swa.search.publishing import Publisher
 from tune_swa.search.recorder import Recorder
 from tune_swa.spec import Experiment
 
@@ -251,6 +252,77 @@ def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
     recorder = begin(experiment(), tmp_path)
     recorder.listen(lambda event, state: None)  # a display cannot be pickled
     assert pickle.loads(pickle.dumps(recorder)).folder == tmp_path
+
+
+# -------------------------------------------------------------------------------- predictions
+
+METRICS = {"accuracy": 0.5, "nll": 1.0}
+ARCHIVE = b"PK\5\6" + bytes(18)
+
+
+@pytest.mark.parametrize("left", [None, b"", b"torn"])
+def test_a_run_whose_predictions_are_lost_is_not_tested(left: bytes | None, tmp_path: Path) -> None:
+    first = begin(experiment(), tmp_path)
+    names = [suggest(first) for _ in range(2)]
+    for name in names:
+        first.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    lost = tmp_path / "predictions" / f"{names[0]}.npz"
+    lost.unlink()
+    if left is not None:
+        lost.write_bytes(left)
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay(events)
+    [told] = again.lost
+    assert told.startswith(f"{lost}: the predictions on the test images cannot be read (")
+    assert f"{names[0]} does not count as tested" in told
+    read = ExperimentState.read(tmp_path / "journal.jsonl").trials
+    assert [read[name].tested is None for name in names] == [True, False]
+    again.test(names[0], images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert lost.read_bytes() == ARCHIVE
+    assert again.state.trials[names[0]].tested is not None
+
+
+def test_predictions_reach_the_disk_before_the_line_that_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    name = suggest(recorder)
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    recorder.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert synced[0].startswith(f".{name}.npz")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    recorder.test(suggest(recorder), images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert recorder.failure is not None
+    assert recorder.failure.filename.endswith("/predictions/baseline-0001.npz")  # the journal is not to blame
+
+
+def test_results_that_cannot_be_made_do_not_end_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[str] = []
+    for error in (RequestError("x.npz: cannot be read"), KeyError("odd"), OSError(28, "No space left")):
+
+        def export(*_: object, error: Exception = error) -> None:
+            tried.append(repr(error))
+            raise error
+
+        publisher = Publisher(export, tmp_path)
+        publisher({"event": "epoch"}, ExperimentState())
+        publisher.tick(ExperimentState())
+        assert caplog.text.count("the result files could not be refreshed") == len(tried)
+    assert len(tried) == 3
 
 
 # -------------------------------------------------------------------------- the experiment's folder

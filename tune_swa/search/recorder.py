@@ -8,6 +8,8 @@ called; whoever else wants to know listens.
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +73,11 @@ class Recorder:
         if experiment.search.share:
             self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)
         self.failure: OSError | None = None
-        """Why the journal cannot be written any more; ends the search."""
+        """Why nothing can be recorded any more; ends the search. Names the file, if not the journal."""
         self.halted: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
+        self.lost: list[str] = []
+        """What a replay has found to be lost, a line each."""
         self._listeners: list[Listener] = []
         self._best: dict[object, list[str]] = {}
         """Trials whose last state is kept, the best first, by the group that they are compared in."""
@@ -106,7 +110,27 @@ class Recorder:
                 self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
             elif event["event"] == "shared":
                 self._judge_shared(self.state.trials[event["trial"]], event["epochs"])
+        self._leave_out_untested()
         self._close_finished()
+
+    def _leave_out_untested(self) -> None:
+        """A run whose predictions are lost does not count as tested; it is tested again if it goes on."""
+        for trial in self.state.trials.values():
+            if trial.tested is None:
+                continue
+            path = self.folder / PREDICTIONS / f"{trial.name}.npz"
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                reason = f"{damaged} is damaged" if damaged else None
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if reason is not None:
+                self.lost.append(
+                    f"{path}: the predictions on the test images cannot be read ({reason}), so {trial.name} "
+                    "does not count as tested. To have it count, restore the file and the journal from copies"
+                )
+                self.record("untested", trial=trial.name, reason=reason)
 
     def _learn(self, event: Event) -> None:
         self.proposer.learn(event)
@@ -369,13 +393,11 @@ class Recorder:
         trial = self.state.trials[name]
         if trial.tested is not None or trial.ended or self.stopping:
             return
-        path = self.folder / PREDICTIONS / f"{name}.npz"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(predictions)
-            temporary.replace(path)
+        file = f"{PREDICTIONS}/{name}.npz"
+        try:  # before the line that relies on it
+            FolderStore(self.folder).write(file, lambda path: path.write_bytes(predictions))
         except OSError as error:
+            error.filename = str(self.folder / file)
             self.failure = error
             return
         self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)

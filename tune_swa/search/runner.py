@@ -152,7 +152,8 @@ def search(
                 else:
                     check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
-                    _tell(request, other_suggestions(state.header))
+                    for line in (other_suggestions(state.header), *recorder.lost):
+                        _tell(request, line)
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
                 recorder.record(
@@ -363,7 +364,8 @@ def _run_trials(
             shutil.rmtree(snapshots, ignore_errors=True)
     if recorder.failure is not None:
         raise SearchFailed(
-            f"the search stopped because {recorder.journal.path} cannot be written: {recorder.failure}. "
+            f"the search stopped because {recorder.failure.filename or recorder.journal.path} cannot be "
+            f"written: {recorder.failure.strerror or recorder.failure}. "
             "What was written is intact; free space or restore access, then continue with --resume"
         )
     return stop.is_set()
