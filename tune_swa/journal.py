@@ -5,7 +5,7 @@ files and the display are all functions of it. One line is one event, as JSON, w
 and `time` (seconds since 1970) and these others:
 
 =============  =====================================================================================
-created        format, version, spec, identity, data, weights, numerics, hardware, versions, seed
+created        format, version, spec, identity, data, weights, numerics, loop, hardware, versions, seed
 session        number, slots, gpus, cpus, resumed, storage
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
 started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used)
