@@ -67,6 +67,8 @@ class Journal:
         self.path = path
         self._descriptor: int | None = None
         self._synced = -math.inf
+        self._dirty = False
+        """Whether something was written since."""
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it.
@@ -84,10 +86,19 @@ class Journal:
         if written != len(data):  # a full disk can take half a line
             self.close()  # whoever opens it again cuts that off
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
-        if time.monotonic() - self._synced >= SYNC_SECONDS:
-            os.fsync(self._descriptor)
-            self._synced = time.monotonic()
+        self._dirty = True
+        self.sync(older=SYNC_SECONDS)
         return entry
+
+    def sync(self, *, older: float = 0.0) -> None:
+        """See to it that what was written is on the disk, unless that was done in the last `older` seconds.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if self._dirty and self._descriptor is not None and time.monotonic() - self._synced >= older:
+            os.fsync(self._descriptor)
+            self._synced, self._dirty = time.monotonic(), False
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -95,7 +106,7 @@ class Journal:
             self._descriptor = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_descriptor": None, "_synced": -math.inf}
+        return {"path": self.path, "_descriptor": None, "_synced": -math.inf, "_dirty": False}
 
 
 def _open_repaired(path: Path) -> int:

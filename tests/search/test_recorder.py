@@ -254,6 +254,56 @@ def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(recorder)).folder == tmp_path
 
 
+@pytest.mark.parametrize("keep", ["best", "all"])
+def test_checkpoints_of_trials_that_the_journal_does_not_know_are_removed(keep: str, tmp_path: Path) -> None:
+    """Its damaged lines were cut off, and another configuration may get the name."""
+    first = begin(experiment(search={"keep_checkpoints": keep}), tmp_path)
+    names = [suggest(first) for _ in range(2)]
+    for name in names:
+        play(first, name, 0.5, epochs=2)
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    until = next(i for i, line in enumerate(lines) if names[1].encode() in line)
+    (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:until]))
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay(events)
+    assert {path.parent.name for path in tmp_path.rglob("*.pt")} <= {names[0]}
+    assert suggest(again) == names[1]
+
+
+def test_a_record_is_on_the_disk_before_its_file_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
+    name = suggest(recorder)
+    play(recorder, name, 0.5, epochs=EPOCHS - 1)
+    done: list[str] = []
+    fsync, keep_only = os.fsync, recorder.store.keep_only
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append("sync"), fsync(descriptor)))
+
+    def removes(folder: str, kept: set[str]) -> None:
+        done.append("remove")
+        keep_only(folder, kept)
+
+    monkeypatch.setattr(recorder.store, "keep_only", removes)
+    recorder.report(name, record(EPOCHS - 1, 0.5), None)
+    assert done[-2:] == ["sync", "remove"]
+
+
+def test_the_last_line_reaches_the_disk_without_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    recorder.tick()
+    assert synced == []  # in the last second
+    monkeypatch.setattr("tune_swa.search.recorder.SYNC_SECONDS", 0.0)
+    recorder.tick()
+    recorder.tick()
+    assert len(synced) == 1
+
+
 # -------------------------------------------------------------------------------- predictions
 
 METRICS = {"accuracy": 0.5, "nll": 1.0}

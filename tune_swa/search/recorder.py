@@ -18,7 +18,7 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
+from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Look, next_look
 from tune_swa.search.names import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
@@ -150,6 +150,11 @@ class Recorder:
         if self._searched:  # whoever is still to come says what has to stay
             self._go_on_with_look()
         # and finish what the kill left of the tidying: of records first, then of files without any
+        for name in self.store.folders(CHECKPOINTS):
+            # of trials whose lines were cut off the journal: others may get their names
+            if name not in self.state.trials:
+                with self._litter_is_harmless():
+                    self.store.keep_only(f"{CHECKPOINTS}/{name}", set())
         if self.experiment.search.keep_checkpoints == "best":
             kept = {name for names in self._best.values() for name in names}
             for trial in self.state.trials.values():
@@ -414,6 +419,14 @@ class Recorder:
             if trial.status == "running":
                 self.record("ended", trial=trial.name, status="interrupted", value=None, error=None)
 
+    def tick(self) -> None:
+        """Have the journal reach the disk within a second, also when nothing follows."""
+        if self.failure is None:
+            try:
+                self.journal.sync(older=SYNC_SECONDS)
+            except OSError as error:
+                self.failure = error
+
     def close(self) -> None:
         self.journal.close()
 
@@ -496,6 +509,11 @@ class Recorder:
         if removed:
             # recorded first: a file without a record is litter, a record without a file is a lie
             self.record("checkpoints", trial=trial.name, removed=removed)
+        try:
+            self.journal.sync()  # a power cut must not leave the record and take the file
+        except OSError as error:
+            self.failure = error
+            return
         # by what is there rather than by what is recorded: a worker that died leaves files of its own
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}
         with self._litter_is_harmless():

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ def search(
                         _tell(request, line)
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
+                if request.storage is not None:  # by which another search knows that the name is taken
+                    request.store.write(SPACE, partial(shutil.copyfile, request.folder / SPACE))
                 recorder.record(
                     "session",
                     number=state.sessions + 1,
@@ -316,6 +319,7 @@ def _run_trials(
     def tick() -> None:
         if stop.is_set() or recorder.stopping:
             raise StopSearch
+        recorder.tick()
         publisher.tick(recorder.state)
         for show in list(shows):
             try:
