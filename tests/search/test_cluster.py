@@ -18,7 +18,10 @@ import pytest
 import tune_swa
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
-from tune_swa.search.nodes import Answer, agree
+from tune_swa.search import ray_session
+from tune_swa.search.nodes import Answer, Question, agree, ask_all
+from tune_swa.search.placement import Node, Placement
+from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, open_store
 from tune_swa.training.numerics import Numerics
 
@@ -244,6 +247,47 @@ def test_a_cluster_is_shown_a_token_where_it_asks_for_one(mode: str, home: Path,
 
 
 # ------------------------------------------------------------------- what the computers answer
+
+
+def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(address: str) -> str:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray_session, "_canonical", nothing)
+    with (
+        pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
+        ray_session.cluster("auto"),
+    ):
+        pass
+
+
+def test_who_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: list[str] = []
+    timeouts: list[float] = []
+
+    class Task:
+        def remote(self, question: Question) -> str:
+            asked.append(f"question {len(asked)}")
+            return asked[-1]
+
+    def wait(references: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        timeouts.append(timeout)
+        answered = num_returns if len(timeouts) > 2 else 1
+        return references[:answered], references[answered:]
+
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: Task())
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda reference: GOOD)
+    nodes = [Node(name, 0, 2, f"{i:056x}") for i, name in enumerate(("one", "two", "three"))]
+    question = Question(Experiment.model_construct(), None, "cpu", 1, open_store("/mnt/here"), "probe")
+    said: list[str] = []
+    answers = ask_all(nodes, Placement(0, 6, 6, 0.0, 1), question, said.append)
+    assert answers == {"one": GOOD, "two": GOOD, "three": GOOD}
+    assert [line.partition(":")[0] for line in said] == ["waiting for an answer of two, three"] * 2
+    assert timeouts == [15.0, 30.0, 60.0]
+
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 GOOD = Answer("2.15", NUMERICS, "abc")

@@ -205,6 +205,7 @@ class Worker:
             data_dir=None,
             fingerprint=data.fingerprint,
             numerics=Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False),
+            torch=torch.__version__,
             weights=None,
             checkpoint_every=1,
             keep_all=False,
@@ -321,6 +322,14 @@ def test_other_images_stop_the_search(worker: Worker) -> None:
     last = worker.train()
     assert last["event"] == "halted"
     assert "differ from those that the search began with" in last["error"]
+
+
+def test_another_torch_stops_the_search(worker: Worker) -> None:
+    """A computer that joined the cluster when the others had been asked already."""
+    worker.shared = replace(worker.shared, torch="0.1")
+    last = worker.train()
+    assert last["event"] == "halted"
+    assert f" is {torch.__version__}, and 0.1 where the search began. Install the same" in last["error"]
 
 
 def test_a_worker_publishes_its_trunk_and_another_goes_on_from_it(worker: Worker, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def search(
         data = _prepare_data(request)
         prepare_logs()
         with _places(request, state) as (placement, machine):
-            numerics = _common_numerics(request, placement, machine, data)
+            numerics, version = _common_numerics(request, placement, machine, data)
             recorder = Recorder(
                 experiment,
                 request.folder,
@@ -174,6 +174,7 @@ def search(
                     data_dir=request.images_dir,
                     fingerprint=data.fingerprint,
                     numerics=numerics,
+                    torch=version,
                     weights=weights,
                     checkpoint_every=experiment.search.checkpoint_every,
                     keep_all=experiment.search.keep_checkpoints == "all",
@@ -260,10 +261,12 @@ def _numerics(request: Request, placement: Placement) -> Numerics:
     )
 
 
-def _common_numerics(request: Request, placement: Placement, machine: Machine, data: Dataset) -> Numerics:
-    """The numerics of where the trials run: on a cluster, the driver's machine may differ."""
+def _common_numerics(
+    request: Request, placement: Placement, machine: Machine, data: Dataset
+) -> tuple[Numerics, str]:
+    """Numerics and torch of where the trials run: on a cluster, the driver's machine may differ."""
     if request.address is None:
-        return _numerics(request, placement)
+        return _numerics(request, placement), torch.__version__
     store, probe = request.store, f"probe-{uuid.uuid4().hex}"
     store.write(probe, lambda path: path.write_text(probe))
     try:
@@ -277,10 +280,11 @@ def _common_numerics(request: Request, placement: Placement, machine: Machine, d
                 store,
                 probe,
             )
-            answers = nodes.ask_all(machine.nodes, placement, question)
+            answers = nodes.ask_all(machine.nodes, placement, question, lambda text: _tell(request, text))
     finally:
         store.remove(probe)
-    return nodes.agree(answers, data.fingerprint, store)
+    numerics = nodes.agree(answers, data.fingerprint, store)
+    return numerics, next(iter(answers.values())).torch
 
 
 def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> TrunkNamer:

@@ -47,6 +47,8 @@ class Shared:
     fingerprint: str
     """Of the images and their division, as the driver found them."""
     numerics: Numerics
+    torch: str
+    """Its version on all computers that were asked; others may join later."""
     weights: StateDict | None
     checkpoint_every: int | Literal["auto"]
     keep_all: bool
@@ -346,8 +348,17 @@ def _report(**message: Any) -> None:
 
 
 def _data(shared: Shared) -> Dataset:
-    """The images of this machine, opened once per worker process."""
+    """The images of this machine, opened once per worker process.
+
+    Raises:
+        MachineError: they, or torch, are not those that the search began with.
+    """
     global _dataset
+    if torch.__version__ != shared.torch:
+        raise MachineError(
+            f"torch on {os.uname().nodename} is {torch.__version__}, and {shared.torch} where the search "
+            "began. Install the same, or take this computer out of the cluster"
+        )
     key = (shared.data, shared.data_dir)
     if _dataset is None or _dataset[0] != key:
         try:
