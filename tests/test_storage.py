@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +116,18 @@ def test_a_network_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(storage, "ATTEMPTS", 2)
     with pytest.raises(OSError, match="connection reset"):  # whatever the file system's own error is
         put(store, "a", "not through")
+
+
+def test_a_full_disk_here_is_not_blamed_on_a_store_elsewhere(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        open_store("memory://x").write("a", full)
+    assert raised.value.strerror == (
+        f"No space left on device in {tempfile.gettempdir()}, where uploads are made ready (TMPDIR names "
+        "another place)"
+    )
 
 
 def test_a_place_is_written_in_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

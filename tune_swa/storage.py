@@ -177,7 +177,14 @@ class RemoteStore:
         target = root / name
         with tempfile.TemporaryDirectory(prefix="tune_swa-") as scratch:
             source = Path(scratch) / target.name
-            write(source)
+            try:
+                write(source)
+            except OSError as error:  # it is this disk that refuses, not the store
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror or error} in {Path(scratch).parent}, where uploads are made ready "
+                    "(TMPDIR names another place)",
+                ) from error
 
             def upload() -> None:
                 filesystem.create_dir(str(target.parent), recursive=True)
