@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tune_swa"
-BASE = {"errors", "randomness"}
+BASE = {"errors", "randomness", "paths"}
 SHOWN = {"distributions", "news"}  # what search and results have in common for other programs
 ALLOWED = {
     "errors": set(),
     "randomness": set(),
+    "paths": {"errors"},
     "storage": BASE,
     "supervisor": set(),
     "spec": BASE,

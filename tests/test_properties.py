@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tune_swa import spacefile
 from tune_swa.errors import RequestError
 from tune_swa.results.export import write_space
+from tune_swa.search.placement import Machine
+from tune_swa.search.plan import make_plan, print_plan
+from tune_swa.spec import Experiment
 
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 TEXTS = [path.read_text() for path in SHIPPED]
 
 quick = settings(max_examples=150, deadline=None)
 words = st.sampled_from(
-    ["0", "-1", "1e400", ".nan", "~", "true", "[]", "{}", "[1, 2]", "{choice: [1, 2]}", "'x'", "5e-5", "lr", "- 1", "&a 1", "*a", "!!set {}", "\x00", "1:2"]
+    ["0", "-1", "1e400", ".nan", "~", "true", "[]", "{}", "[1, 2]", "{choice: [1, 2]}", "'x'", "5e-5", "lr", "- 1", "&a 1", "1e308", "5e-324", "1.000000000001", "99999999999999999999", "~nobody-here/x", "*a", "!!set {}", "\x00", "1:2"]
 )  # fmt: skip
 
 
@@ -52,10 +58,17 @@ def test_a_spoiled_space_file_is_a_space_or_a_readable_error(text: str) -> None:
         assert str(error).startswith("f.yaml")
     else:
         assert experiment.swa_trials > 0
+        plan_or_say_why_not(experiment)
+
+
+def plan_or_say_why_not(experiment: Experiment) -> None:
+    """What can be read can be planned, too, or is refused with a message; and both at once."""
+    with suppress(RequestError):
+        print_plan(Console(file=StringIO()), make_plan(experiment, machine=Machine(gpus=4, cpus=16)))
 
 
 keys = st.one_of(
-    st.sampled_from(["name", "space.lr", "space", "points.0.lr", "train", "train.epochs", "space.train.batch_size", "search.seed", "baseline", "data.path", "resources.gpus_per_trial", "scheduler.branch_rungs"]),
+    st.sampled_from(["name", "space.lr", "space", "points.0.lr", "train", "train.epochs", "space.train.batch_size", "search.seed", "baseline", "data.path", "resources.gpus_per_trial", "scheduler.branch_rungs", "scheduler.reduction_factor", "scheduler.grace_epochs", "confirm.seeds", "confirm.top", "search.trials", "data.split_seed"]),
     st.text(max_size=8),
 )  # fmt: skip
 
@@ -64,9 +77,11 @@ keys = st.one_of(
 @given(st.sampled_from(TEXTS), keys, st.one_of(words, st.text(max_size=8)))
 def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: str) -> None:
     try:
-        spacefile.loads(text, "f.yaml", [f"{key}={value}"])
+        experiment = spacefile.loads(text, "f.yaml", [f"{key}={value}"])
     except RequestError as error:
         assert str(error).startswith(("f.yaml", "--set"))
+    else:
+        plan_or_say_why_not(experiment)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

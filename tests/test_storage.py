@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,12 +118,39 @@ def test_a_network_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         put(store, "a", "not through")
 
 
+def test_a_full_disk_here_is_not_blamed_on_a_store_elsewhere(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        open_store("memory://x").write("a", full)
+    assert raised.value.strerror == (
+        f"No space left on device in {tempfile.gettempdir()}, where uploads are made ready (TMPDIR names "
+        "another place)"
+    )
+
+
+def test_a_place_is_written_in_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "below").mkdir()
+    same = ["shared", "./shared/", f"{tmp_path}/shared", f"{tmp_path}//below/../shared"]
+    assert {storage.resolved(where) for where in same} == {str(tmp_path / "shared")}
+    assert storage.resolved("s3://bucket/x/") == storage.resolved("s3://bucket/x") == "s3://bucket/x"
+    assert storage.resolved("memory://") == "memory://"
+    assert open_store("memory://", "x").where == "memory:///x"
+    with pytest.raises(RequestError, match=r"--storage ~nobody-here/x: no home folder .* whole path"):
+        storage.resolved("~nobody-here/x")
+
+
 @pytest.mark.parametrize(
     ("where", "why"),
     [
         ("/proc/nothing", "No such file"),
         ("nosuch://bucket/x", "Protocol not known: nosuch"),
         ("abfs://container/x", "Install adlfs"),
+        ("hf://x/y", "huggingface_hub"),
+        ("s3://", "s3"),
+        ("github://x/y", ""),
     ],
 )
 def test_a_store_that_cannot_be_used(where: str, why: str) -> None:

@@ -5,7 +5,7 @@ files and the display are all functions of it. One line is one event, as JSON, w
 and `time` (seconds since 1970) and these others:
 
 =============  =====================================================================================
-created        format, version, spec, identity, data, weights, numerics, hardware, versions, seed
+created        format, version, spec, identity, data, weights, numerics, loop, hardware, versions, seed
 session        number, slots, gpus, cpus, resumed, storage, spec (the present one: --trials, resources and
                confirm may differ from those it was created with; absent in older journals)
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
@@ -20,6 +20,7 @@ confirm        look, seeds, arms (name, kind, params, roles), searched (trials o
                ended): the runs on fresh seeds are those of every arm on every seed
 tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
                predictions/TRIAL.npz)
+untested       trial, reason (its predictions are lost, so it does not count as tested any more)
 collected      trunk, epochs (of published states that nobody needs any more)
 finished       reason
 =============  =====================================================================================
@@ -70,6 +71,8 @@ class Journal:
         self.path = path
         self._descriptor: int | None = None
         self._synced = -math.inf
+        self._dirty = False
+        """Whether something was written since."""
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it.
@@ -87,10 +90,19 @@ class Journal:
         if written != len(data):  # a full disk can take half a line
             self.close()  # whoever opens it again cuts that off
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
-        if time.monotonic() - self._synced >= SYNC_SECONDS:
-            os.fsync(self._descriptor)
-            self._synced = time.monotonic()
+        self._dirty = True
+        self.sync(older=SYNC_SECONDS)
         return entry
+
+    def sync(self, *, older: float = 0.0) -> None:
+        """See to it that what was written is on the disk, unless that was done in the last `older` seconds.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if self._dirty and self._descriptor is not None and time.monotonic() - self._synced >= older:
+            os.fsync(self._descriptor)
+            self._synced, self._dirty = time.monotonic(), False
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -98,7 +110,7 @@ class Journal:
             self._descriptor = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_descriptor": None, "_synced": -math.inf}
+        return {"path": self.path, "_descriptor": None, "_synced": -math.inf, "_dirty": False}
 
 
 def _open_repaired(path: Path) -> int:
@@ -469,6 +481,9 @@ class ExperimentState:
         for metrics in (event["shipped"], event["refreshed"] or {}):
             _expect(metrics, **dict.fromkeys(metrics, float))
         trial.tested = event
+
+    def _on_untested(self, event: Event) -> None:
+        self._trial(event).tested = None
 
     def _on_collected(self, event: Event) -> None:
         self.trunks[event["trunk"]].published.difference_update(event["epochs"])

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tune_swa.errors import RequestError
+from tune_swa.paths import expanded
 
 ATTEMPTS = 3
 """How often a remote store is asked before its error counts."""
@@ -72,10 +73,27 @@ def open_store(where: str | Path, *below: str) -> Store:
     Args:
         where: a folder's path, or a URI.
         below: folders below it that become the root.
+
+    Raises:
+        RequestError: it is below the home of a user that is not known.
     """
-    if "://" in str(where):
-        return RemoteStore("/".join([str(where).rstrip("/"), *below]))
-    return FolderStore(Path(where).expanduser().absolute().joinpath(*below))
+    root = resolved(where)
+    if "://" in root:
+        return RemoteStore("/".join([root, *below]))
+    return FolderStore(Path(root).joinpath(*below))
+
+
+def resolved(where: str | Path) -> str:
+    """The one way to write a folder or a URI, which is the same from every folder that one is in.
+
+    Raises:
+        RequestError: it is below the home of a user that is not known.
+    """
+    scheme, colon, path = str(where).partition("://")
+    if colon:
+        return f"{scheme}://{path.rstrip('/')}"
+    # a link stays one: it may lead elsewhere on another machine
+    return os.path.abspath(expanded(where, "--storage"))  # noqa: PTH100
 
 
 class FolderStore:
@@ -107,6 +125,8 @@ class FolderStore:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -157,7 +177,14 @@ class RemoteStore:
         target = root / name
         with tempfile.TemporaryDirectory(prefix="tune_swa-") as scratch:
             source = Path(scratch) / target.name
-            write(source)
+            try:
+                write(source)
+            except OSError as error:  # it is this disk that refuses, not the store
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror or error} in {Path(scratch).parent}, where uploads are made ready "
+                    "(TMPDIR names another place)",
+                ) from error
 
             def upload() -> None:
                 filesystem.create_dir(str(target.parent), recursive=True)
@@ -217,13 +244,13 @@ def _connect(uri: str) -> tuple[Any, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
         return filesystem, path
-    except pyarrow.ArrowInvalid:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, ImportError):
         import fsspec
 
         try:
             other, path = fsspec.core.url_to_fs(uri)
-        except (ValueError, ImportError) as error:  # unknown, or a package is missing
-            raise OSError(str(error)) from None
+        except Exception as error:  # unknown, a package is missing, or it lacks a part of its own
+            raise OSError(str(error) or type(error).__name__) from None
         return fs.PyFileSystem(fs.FSSpecHandler(other)), path
 
 

@@ -18,7 +18,10 @@ import pytest
 import tune_swa
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
-from tune_swa.search.nodes import Answer, agree
+from tune_swa.search import ray_session
+from tune_swa.search.nodes import Answer, Question, agree, ask_all
+from tune_swa.search.placement import Node, Placement
+from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, open_store
 from tune_swa.training.numerics import Numerics
 
@@ -75,6 +78,16 @@ def command(space: Path, results: Path, *more: str) -> list[str]:
     return [*program, "--results-dir", str(results), *more]
 
 
+def send_to_workers(node: Any, number: int) -> list[int]:
+    """Send a signal to all workers of a node, which its raylet has started; returns them."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = [path.read_text().split() for path in Path(f"/proc/{raylet}/task").glob("*/children")]
+    workers = [int(pid) for pids in children for pid in pids]
+    for worker in workers:
+        os.kill(worker, number)
+    return workers
+
+
 def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     store = f"file://{tmp_path}/shared"
@@ -86,14 +99,24 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
     journal = results / "cluster" / "journal.jsonl"
 
     def both_in_the_middle() -> bool:
+        # a trial is called running from its suggestion on, and may have its trunk's epochs by then: only
+        # one that has started has a worker that can die
         trials = ExperimentState.read(journal).trials.values() if journal.exists() else []
-        running = [t for t in trials if t.status == "running"]
+        running = [t for t in trials if t.status == "running" and t.attempts]
         return len(running) == 2 and all(2 <= t.next_epoch <= 12 for t in running)
 
-    while search.poll() is None and not both_in_the_middle():
+    while search.poll() is None:
+        if both_in_the_middle():
+            # its clock stops first, so that no trial ends between the look at the journal and the kill
+            workers = send_to_workers(node, signal.SIGSTOP)
+            if both_in_the_middle():
+                break
+            send_to_workers(node, signal.SIGCONT)
         time.sleep(0.05)
     assert search.poll() is None, "the search was over before both trials ran"
     cluster.remove_node(node, allow_graceful=False)  # kill -9
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
     out, err = search.communicate(timeout=300)
     assert search.returncode == 0, out + err
     assert "its worker died; another one goes on after" in out
@@ -224,6 +247,47 @@ def test_a_cluster_is_shown_a_token_where_it_asks_for_one(mode: str, home: Path,
 
 
 # ------------------------------------------------------------------- what the computers answer
+
+
+def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(address: str) -> str:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray_session, "_canonical", nothing)
+    with (
+        pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
+        ray_session.cluster("auto"),
+    ):
+        pass
+
+
+def test_who_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: list[str] = []
+    timeouts: list[float] = []
+
+    class Task:
+        def remote(self, question: Question) -> str:
+            asked.append(f"question {len(asked)}")
+            return asked[-1]
+
+    def wait(references: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        timeouts.append(timeout)
+        answered = num_returns if len(timeouts) > 2 else 1
+        return references[:answered], references[answered:]
+
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: Task())
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda reference: GOOD)
+    nodes = [Node(name, 0, 2, f"{i:056x}") for i, name in enumerate(("one", "two", "three"))]
+    question = Question(Experiment.model_construct(), None, "cpu", 1, open_store("/mnt/here"), "probe")
+    said: list[str] = []
+    answers = ask_all(nodes, Placement(0, 6, 6, 0.0, 1), question, said.append)
+    assert answers == {"one": GOOD, "two": GOOD, "three": GOOD}
+    assert [line.partition(":")[0] for line in said] == ["waiting for an answer of two, three"] * 2
+    assert timeouts == [15.0, 30.0, 60.0]
+
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 GOOD = Answer("2.15", NUMERICS, "abc")

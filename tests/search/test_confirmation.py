@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import tune_swa
 from tune_swa.journal import ExperimentState, TrialState, read_events
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, next_look
+from tune_swa.search.placement import Machine
 from tune_swa.search.proposer import Later
 from tune_swa.search.recorder import Recorder
+from tune_swa.search.runner import Request, _divide
 from tune_swa.spec import Experiment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,6 +65,36 @@ SEARCHED = (
 
 
 # ------------------------------------------------------------------------------------- planning
+
+
+@pytest.mark.parametrize(
+    ("ended", "more", "slots"),
+    [
+        (3, {}, 10),  # as from the start, for the fresh seeds that follow
+        (3, {"confirm": False}, 7),
+        (10, {}, 20),  # four configurations on five seeds
+        (10, {"confirm": False}, 1),
+        (10, {"look": 2}, 18),  # of which two have ended
+        (10, {"look": 2, "trials": 40}, 32),
+    ],
+)
+def test_places_are_for_what_is_left_of_both_stages(
+    ended: int, more: dict[str, Any], slots: int, tmp_path: Path
+) -> None:
+    known = [*SEARCHED, *(trial(f"swa-000{i}", 0.1, 1e-3, 4, 1e-2) for i in range(4, 8))][:ended]
+    trials = experiment(
+        space={**SPACE, "swa_lr": {"log_uniform": [1e-4, 1e-1]}},
+        search={"sampler": "random", "trials": more.get("trials", 8), "seed": 10},
+    )
+    found = state(*known)
+    if more.get("look"):
+        look = next_look(trials, found)
+        assert look is not None
+        found.confirmations.append({"event": "confirm", **look.fields()})
+        for name in look.names[: more["look"]]:
+            found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
+    request = Request(trials, tmp_path, confirm=more.get("confirm", True))
+    assert _divide(request, found, Machine(0, 100)).slots == slots
 
 
 def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None:

@@ -205,6 +205,7 @@ class Worker:
             data_dir=None,
             fingerprint=data.fingerprint,
             numerics=Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False),
+            torch=torch.__version__,
             weights=None,
             checkpoint_every=1,
             keep_all=False,
@@ -223,6 +224,7 @@ class Worker:
         config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
         config |= {
             "recorded_epochs": 0,
+            "checkpoints": [],
             "trunk": "t",
             "publish": [],
             "published": [],
@@ -300,6 +302,21 @@ def test_a_disk_that_refuses_stops_the_search_not_the_trial(
     )
 
 
+def test_checkpoints_that_cannot_be_read_now_stop_the_search(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker.train()
+    kept = sorted(tmp_path.rglob("*.pt"))
+    monkeypatch.setattr(trainable.checkpoints, "load", raising(OSError(5, "Input/output error")))
+    last = worker.train(recorded_epochs=3)
+    assert last["event"] == "halted"
+    assert last["error"] == (
+        f"{tmp_path}: checkpoints of swa-0000 cannot be read now ([Errno 5] Input/output error). If one of "
+        "them never can be again, remove it: the trial then goes on from the one before"
+    )
+    assert sorted(tmp_path.rglob("*.pt")) == kept
+
+
 def test_images_that_a_computer_does_not_have_stop_the_search(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +331,14 @@ def test_other_images_stop_the_search(worker: Worker) -> None:
     last = worker.train()
     assert last["event"] == "halted"
     assert "differ from those that the search began with" in last["error"]
+
+
+def test_another_torch_stops_the_search(worker: Worker) -> None:
+    """A computer that joined the cluster when the others had been asked already."""
+    worker.shared = replace(worker.shared, torch="0.1")
+    last = worker.train()
+    assert last["event"] == "halted"
+    assert f" is {torch.__version__}, and 0.1 where the search began. Install the same" in last["error"]
 
 
 def test_a_worker_publishes_its_trunk_and_another_goes_on_from_it(worker: Worker, tmp_path: Path) -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from tune_swa.search.header import PACKAGES, other_suggestions, versions
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.search import header as headers
+from tune_swa.search.header import PACKAGES, check_same, header, other_suggestions, versions
+from tune_swa.spec import Experiment
+from tune_swa.training.numerics import Numerics
+
+NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
 
 def test_versions_of_what_the_numbers_depend_on() -> None:
@@ -17,3 +30,38 @@ def test_samplers_of_another_version_are_told() -> None:
     assert other_suggestions(begun) == (
         f"optuna was 0.1, is {now}: what is suggested from here on may differ from what would have been"
     )
+
+
+@pytest.fixture
+def begun(tiny_data: Dataset) -> dict[str, Any]:
+    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+    experiment = Experiment.model_validate({"name": "x", "space": space})
+    return header(experiment, tiny_data, None, NUMERICS)
+
+
+def test_the_same_surroundings_are_the_same(begun: dict[str, Any], tiny_data: Dataset) -> None:
+    check_same(begun, tiny_data, None, NUMERICS)
+    del begun["loop"]  # as older journals are
+    check_same(begun, tiny_data, None, NUMERICS)
+
+
+def test_other_images_weights_numerics_and_torch_are_refused(
+    begun: dict[str, Any], tiny_data: Dataset
+) -> None:
+    with pytest.raises(RequestError, match=r"the images are not those .* another --name"):
+        check_same(begun, replace(tiny_data, fingerprint="others"), None, NUMERICS)
+    with pytest.raises(RequestError, match=r"model\.weights: the starting weights are not those"):
+        check_same(begun, tiny_data, {"conv1.weight": torch.ones(1)}, NUMERICS)
+    with pytest.raises(RequestError, match=r"other numerics .*\(threads was 1, is 2\).*cpus_per_trial"):
+        check_same(begun, tiny_data, None, replace(NUMERICS, threads=2))
+    begun["versions"]["torch"] = "0.1"
+    with pytest.raises(RequestError, match=r"other numerics .*\(torch was 0\.1, is "):
+        check_same(begun, tiny_data, None, NUMERICS)
+
+
+def test_another_loop_is_refused(
+    begun: dict[str, Any], tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "LOOP_VERSION", headers.LOOP_VERSION + 1)
+    with pytest.raises(RequestError, match=r"trains in another way .* Use tune_swa \d.*, or start a new"):
+        check_same(begun, tiny_data, None, NUMERICS)

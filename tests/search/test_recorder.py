@@ -11,9 +11,10 @@ import pytest
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
-from tune_swa.search.folder import differences, earlier_events, locked
+from tune_swa.search.folder import differences, earlier_events, locked, same_storage
 from tune_swa.search.names import CHECKPOINTS
 from tune_swa.search.proposer import Suggestion
+from tune_swa.search.publishing import Publisher
 from tune_swa.search.recorder import Recorder
 from tune_swa.spec import Experiment
 
@@ -253,6 +254,127 @@ def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(recorder)).folder == tmp_path
 
 
+@pytest.mark.parametrize("keep", ["best", "all"])
+def test_checkpoints_of_trials_that_the_journal_does_not_know_are_removed(keep: str, tmp_path: Path) -> None:
+    """Its damaged lines were cut off, and another configuration may get the name."""
+    first = begin(experiment(search={"keep_checkpoints": keep}), tmp_path)
+    names = [suggest(first) for _ in range(2)]
+    for name in names:
+        play(first, name, 0.5, epochs=2)
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    until = next(i for i, line in enumerate(lines) if names[1].encode() in line)
+    (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:until]))
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay(events)
+    assert {path.parent.name for path in tmp_path.rglob("*.pt")} <= {names[0]}
+    assert suggest(again) == names[1]
+
+
+def test_a_record_is_on_the_disk_before_its_file_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
+    name = suggest(recorder)
+    play(recorder, name, 0.5, epochs=EPOCHS - 1)
+    done: list[str] = []
+    fsync, keep_only = os.fsync, recorder.store.keep_only
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append("sync"), fsync(descriptor)))
+
+    def removes(folder: str, kept: set[str]) -> None:
+        done.append("remove")
+        keep_only(folder, kept)
+
+    monkeypatch.setattr(recorder.store, "keep_only", removes)
+    recorder.report(name, record(EPOCHS - 1, 0.5), None)
+    assert done[-2:] == ["sync", "remove"]
+
+
+def test_the_last_line_reaches_the_disk_without_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    recorder.tick()
+    assert synced == []  # in the last second
+    monkeypatch.setattr("tune_swa.search.recorder.SYNC_SECONDS", 0.0)
+    recorder.tick()
+    recorder.tick()
+    assert len(synced) == 1
+
+
+# -------------------------------------------------------------------------------- predictions
+
+METRICS = {"accuracy": 0.5, "nll": 1.0}
+ARCHIVE = b"PK\5\6" + bytes(18)
+
+
+@pytest.mark.parametrize("left", [None, b"", b"torn"])
+def test_a_run_whose_predictions_are_lost_is_not_tested(left: bytes | None, tmp_path: Path) -> None:
+    first = begin(experiment(), tmp_path)
+    names = [suggest(first) for _ in range(2)]
+    for name in names:
+        first.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    lost = tmp_path / "predictions" / f"{names[0]}.npz"
+    lost.unlink()
+    if left is not None:
+        lost.write_bytes(left)
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay(events)
+    [told] = again.lost
+    assert told.startswith(f"{lost}: the predictions on the test images cannot be read (")
+    assert f"{names[0]} does not count as tested" in told
+    read = ExperimentState.read(tmp_path / "journal.jsonl").trials
+    assert [read[name].tested is None for name in names] == [True, False]
+    again.test(names[0], images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert lost.read_bytes() == ARCHIVE
+    assert again.state.trials[names[0]].tested is not None
+
+
+def test_predictions_reach_the_disk_before_the_line_that_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(experiment(), tmp_path)
+    name = suggest(recorder)
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    recorder.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert synced[0].startswith(f".{name}.npz")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    recorder.test(suggest(recorder), images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    assert recorder.failure is not None
+    assert recorder.failure.filename.endswith("/predictions/baseline-0001.npz")  # the journal is not to blame
+
+
+def test_results_that_cannot_be_made_do_not_end_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[str] = []
+    for error in (RequestError("x.npz: cannot be read"), KeyError("odd"), OSError(28, "No space left")):
+
+        def export(*_: object, error: Exception = error) -> None:
+            tried.append(repr(error))
+            raise error
+
+        publisher = Publisher(export, tmp_path)
+        publisher({"event": "epoch"}, ExperimentState())
+        publisher.tick(ExperimentState())
+        assert caplog.text.count("the result files could not be refreshed") == len(tried)
+    assert len(tried) == 3
+
+
 # -------------------------------------------------------------------------- the experiment's folder
 
 
@@ -286,6 +408,25 @@ def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
     # trials, resources and confirm may change
     changed = experiment(search={"trials": 2}, resources={"cpus_per_trial": 2}, confirm={"seeds": 7})
     assert earlier_events(tmp_path, changed, resume=True)[0]
+
+
+def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    begun = same_storage(ExperimentState(), "shared", tmp_path)
+    assert begun == f"{here}/shared"
+    state = ExperimentState(sessions=1, storage=begun)
+    monkeypatch.chdir(there)
+    for given in (None, "../here/shared", f"{here}/shared/"):
+        assert same_storage(state, given, tmp_path) == begun
+    with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {begun}"):
+        same_storage(state, "shared", tmp_path)
+    own = ExperimentState(sessions=1)
+    assert same_storage(own, None, tmp_path) is None
+    with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {tmp_path}"):
+        same_storage(own, "shared", tmp_path)
 
 
 def test_differences() -> None:

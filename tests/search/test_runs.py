@@ -392,3 +392,37 @@ def test_all_trials_failing_is_exit_1_with_the_first_reason(tmp_path: Path, cach
         SearchFailed, match=r"no trial of grid completed\. The first reason: the training loss is nan"
     ):
         search_made_up(tmp_path, space, "grid", 2)
+
+
+def test_a_search_takes_its_name_on_the_storage_as_it_begins(
+    tmp_path: Path, cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is published: two searches of one name would mix their checkpoints."""
+    from contextlib import nullcontext
+
+    from tune_swa.errors import Interrupted, RequestError
+    from tune_swa.results.export import write_space
+    from tune_swa.search import runner
+    from tune_swa.search.placement import Machine
+
+    monkeypatch.setattr(runner.ray_session, "session", nullcontext)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_run_trials", interrupted)
+    monkeypatch.setattr(runner.Machine, "local", lambda: Machine(0, 1))
+
+    def begin(results: str) -> None:
+        request = runner.Request(
+            spacefile.load(DIGITS, ["data.image_size=8", "data.train_images=50"]),
+            tmp_path / results,
+            storage=str(tmp_path / "shared"),
+            quiet=True,
+        )
+        runner.search(request, lambda *_: None, write_space, lambda _: None)
+
+    with pytest.raises(Interrupted):
+        begin("mine")
+    with pytest.raises(RequestError, match=r"--storage .*shared/digits: holds a search of this name already"):
+        begin("yours")

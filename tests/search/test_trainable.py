@@ -67,6 +67,41 @@ def test_damaged_ones_are_passed_over(folder: Path, tiny_data: Dataset) -> None:
     assert names(folder) == []
 
 
+def test_those_that_are_gone_are_told(folder: Path, tiny_data: Dataset) -> None:
+    recorded = [f"trial/epoch-0000{i}.pt" for i in range(4)]
+
+    def told() -> tuple[str | None, list[str]]:
+        found = restore(Run(SETTINGS, tiny_data, NUMERICS), store(folder), "trial", 4, recorded=recorded)
+        return found.checkpoint, found.damaged
+
+    (folder / "epoch-00001.pt").unlink()  # an older one than the one it goes on from
+    assert told() == (recorded[3], [])
+    (folder / "epoch-00003.pt").unlink()
+    assert told() == (recorded[2], [f"epoch-00003.pt is not in {folder} any more"])
+    (folder / "epoch-00002.pt").unlink()
+    assert told() == (recorded[0], [
+        f"epoch-00001.pt and epoch-00003.pt and 1 between them are not in {folder} any more"
+    ])  # fmt: skip
+    (folder / "epoch-00000.pt").write_bytes(b"torn")
+    assert told()[1][0].startswith("epoch-00000.pt: cannot be read")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()], ids=repr)
+@pytest.mark.parametrize("how", ["local", "load"])
+def test_one_that_cannot_be_read_now_stays(
+    how: str, error: Exception, folder: Path, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs would be lost for a network that stutters."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((FolderStore, "local") if how == "local" else (checkpoints, "load")), fail)
+    with pytest.raises(type(error)):
+        restore(Run(SETTINGS, tiny_data, NUMERICS), store(folder), "trial", 4)
+    assert names(folder) == [0, 1, 2, 3]
+
+
 def test_checkpoints_take_a_fiftieth_of_the_time() -> None:
     now = 0.0
     rhythm = Rhythm("auto", clock=lambda: now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -289,6 +290,31 @@ def test_imagenet_without_a_network(
 def test_a_disk_that_is_full_is_named_as_such() -> None:
     with pytest.raises(OSError, match="No space left on device"):
         checkpoints.save({"weights": torch.ones(100_000)}, Path("/dev/full"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_read_now_is_not_called_damaged(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save({"epoch": 1}, tmp_path / "c.pt")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)) as raised:
+        checkpoints.load(tmp_path / "c.pt")
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other", "missing"])

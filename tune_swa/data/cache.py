@@ -22,6 +22,7 @@ from tune_swa.data.locks import held, locked
 from tune_swa.data.remarks import Remarks
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
+from tune_swa.paths import expanded
 from tune_swa.spec import DataSpec
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def cache_folder() -> Path:
     """`$TUNE_SWA_CACHE`, else `tune_swa` in the user's cache folder."""
     own = os.environ.get("TUNE_SWA_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return expanded(own, "TUNE_SWA_CACHE").absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tune_swa"
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tune_swa.errors import RequestError
+from tune_swa.paths import expanded
 from tune_swa.spec import DataSpec
 
 Labels = npt.NDArray[np.int64]
@@ -105,8 +106,11 @@ def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool 
     from tune_swa.data.folders import ImageFolders
     from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
 
-    folder = data_dir if data_dir is not None else Path(spec.path) if spec.path is not None else None
-    folder = folder.expanduser() if folder is not None else None
+    folder = None
+    if data_dir is not None:
+        folder = expanded(data_dir, "--data-dir")
+    elif spec.path is not None:
+        folder = expanded(spec.path, "data.path:")
     if spec.dataset == "digits":
         if folder is not None:
             raise RequestError(

@@ -32,13 +32,17 @@ def export_best(
     `torch.load(..., weights_only=True)`.
 
     Raises:
-        tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint is damaged.
+        tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint cannot be used.
         OSError: the disk refused.
     """
     assert state.header is not None
     assert trial.last is not None
-    with store.local(trial.checkpoints[-1]) as path:
-        source = checkpoints.load(path)
+    name = trial.checkpoints[-1]
+    try:
+        with store.local(name) as path:
+            source = checkpoints.load(path)
+    except OSError as error:
+        raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
     data = state.header["data"]

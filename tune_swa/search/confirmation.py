@@ -93,6 +93,11 @@ def next_look(experiment: Experiment, state: ExperimentState) -> Look | None:
     return Look(len(state.confirmations) + 1, arms, seeds, len(searched))
 
 
+def most_runs(experiment: Experiment) -> int:
+    """Runs of a look at most: the finalists, the best baseline and the finalists' trunks, on every seed."""
+    return (2 * min(experiment.confirm.top, experiment.swa_trials) + 1) * experiment.confirm.seeds
+
+
 def _arms(experiment: Experiment, searched: list[TrialState]) -> tuple[Arm, ...]:
     completed = sorted((t for t in searched if t.status == "completed" and t.records), key=ranking)
     finalists: list[TrialState] = []

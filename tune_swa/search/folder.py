@@ -12,7 +12,7 @@ from typing import Any
 from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, read_events
 from tune_swa.spec import Experiment
-from tune_swa.storage import Store, check_usable
+from tune_swa.storage import Store, check_usable, resolved
 
 JOURNAL = "journal.jsonl"
 SPACE = "space.yaml"
@@ -80,13 +80,17 @@ def writer(folder: Path) -> str | None:
 def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
     """Where the checkpoints of an experiment are: where they were, if it began before.
 
+    The place is written out, so that a resume in another folder looks where the search began.
+
     Raises:
         RequestError: another place is given than the one that it began with.
     """
-    if state.sessions == 0 or given == state.storage:
-        return given
-    if given is None:
-        return state.storage
+    wanted = None if given is None else resolved(given)
+    if state.sessions == 0:
+        return wanted
+    begun = None if state.storage is None else resolved(state.storage)
+    if wanted in (None, begun):
+        return begun
     raise RequestError(
         f"--storage {given}: the checkpoints of {folder.name} are in {state.storage or folder}. Leave "
         "--storage out to go on there, or give this search another --name"

@@ -11,6 +11,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.journal import FORMAT
 from tune_swa.spec import Experiment
+from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint
 from tune_swa.training.numerics import Numerics, hardware
 
@@ -39,6 +40,7 @@ def header(
         },
         "weights": fingerprint(weights),
         "numerics": numerics.as_dict(),
+        "loop": LOOP_VERSION,
         "hardware": hardware(),
         "versions": versions(),
         "seed": experiment.seed,
@@ -60,7 +62,7 @@ def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, 
     """A resumed search must go on with what it began with.
 
     Raises:
-        RequestError: the images, the weights or the numerics are others.
+        RequestError: the images, the weights, the training or the numerics are others.
     """
     if begun["data"]["fingerprint"] != data.fingerprint:
         raise RequestError(
@@ -71,6 +73,13 @@ def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, 
         raise RequestError(
             "model.weights: the starting weights are not those that this search began with. Restore "
             "them, or start a new search with another --name"
+        )
+    loop = begun.get("loop", LOOP_VERSION)  # a journal of before it was written down
+    if loop != LOOP_VERSION:
+        raise RequestError(
+            f"this version of tune_swa trains in another way (loop {LOOP_VERSION}) than the one that the "
+            f"search began with (loop {loop}), so its numbers could not be compared. Use tune_swa "
+            f"{begun.get('version', 'as it was')}, or start a new search with another --name"
         )
     before = {**begun["numerics"], "torch": begun["versions"].get("torch")}
     after = {**numerics.as_dict(), "torch": versions()["torch"]}

@@ -7,7 +7,7 @@ the images into its own cache by that, once, whatever number of trials it will r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,24 @@ def ask(question: Question) -> Answer:
     return Answer(torch.__version__, numerics, data.fingerprint, sees_probe)
 
 
-def ask_all(nodes: Iterable[Node], placement: Placement, question: Question) -> dict[str, Answer]:
-    """Ask every computer that a trial fits on, side by side; answers by the computer's name."""
+PATIENCE_SECONDS = 15.0
+"""Before it is said who has not answered; twice as long before it is said again, and so on."""
+
+
+def ask_all(
+    nodes: Iterable[Node], placement: Placement, question: Question, say: Callable[[str], object]
+) -> dict[str, Answer]:
+    """Ask every computer that a trial fits on, side by side.
+
+    Args:
+        nodes: the computers.
+        placement: what a trial takes; a question takes as much.
+        question: what is asked.
+        say: takes a line on who has not answered, which Ray itself would wait for in silence.
+
+    Returns:
+        The answers, by the computer's name.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -79,6 +95,13 @@ def ask_all(nodes: Iterable[Node], placement: Placement, question: Question) -> 
             num_cpus=placement.cpus_per_trial, num_gpus=placement.gpus_per_trial, scheduling_strategy=here
         )(ask)
         pending[node] = remote.remote(question)
+    patience = PATIENCE_SECONDS
+    while late := _late(pending, patience):
+        say(
+            f"waiting for an answer of {', '.join(node.name for node in late)}: all places there are taken, "
+            "by another search perhaps, or the images are being decoded. Ctrl-C gives up"
+        )
+        patience *= 2
     answers: dict[str, Answer] = {}
     for node, reference in pending.items():
         name = f"{node.name} ({node.ray_id[:6]})" if node.name in answers else node.name
@@ -87,6 +110,16 @@ def ask_all(nodes: Iterable[Node], placement: Placement, question: Question) -> 
         except (ray.exceptions.RayError, ImportError) as error:
             answers[name] = Answer(wrong=_why(error))
     return answers
+
+
+def _late(pending: dict[Node, Any], patience: float) -> list[Node]:
+    """Those who have not answered after so many seconds."""
+    import ray
+
+    if not pending:
+        return []
+    _, open_ = ray.wait(list(pending.values()), num_returns=len(pending), timeout=patience)
+    return [node for node, reference in pending.items() if reference in open_]
 
 
 def agree(answers: dict[str, Answer], fingerprint: str, store: Store) -> Numerics:

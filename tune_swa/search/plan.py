@@ -11,6 +11,7 @@ from rich.table import Table
 from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
+from tune_swa.search.confirmation import most_runs
 from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.sharing import most_states, planned_epochs, trunks_recur
@@ -159,7 +160,7 @@ def _epochs(plan: Plan) -> str:
 def _fresh(experiment: Experiment) -> str:
     top, seeds = experiment.confirm.top, experiment.confirm.seeds
     top = min(top, experiment.swa_trials)
-    runs = (2 * top + 1) * seeds
+    runs = most_runs(experiment)
     finalists = "the best SWA configuration" if top == 1 else f"the {top} best SWA configurations"
     trunk = "its own trunk" if top == 1 else "their own trunks"
     return (

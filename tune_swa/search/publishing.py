@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState
 from tune_swa.search.names import PREDICTIONS
 from tune_swa.storage import Store
@@ -50,14 +51,18 @@ class Publisher:
         self._changed = True
 
     def tick(self, state: ExperimentState) -> None:
-        """Publish if something is new and it is time to. A disk that refuses is only logged."""
+        """Publish if something is new and it is time to. What goes wrong is only logged: the next time, or
+        the end, may do better, and the journal has everything.
+        """
         now = time.monotonic()
         if not self._changed or now < self._next:
             return
         try:
             self.publish(state)
-        except OSError as error:  # the journal may still have room: that is what has to be written
+        except (OSError, RequestError) as error:  # the journal may still have room
             logger.warning("the result files could not be refreshed: %s", error)
+        except Exception:  # Ray's loop would end with it
+            logger.exception("the result files could not be refreshed")
         self._changed = False
         spent = time.monotonic() - now
         self._next = now + max(self._least, spent / self._share)

@@ -132,13 +132,14 @@ def cluster(address: str) -> Iterator[Machine]:
 
     quiet_loggers()
     _listen_everywhere(True)
+    found = None
     try:
         with _without_stderr():  # Ray writes a line for each of twenty attempts
             found = _canonical(address)
             _show_token_where_asked(found)
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise _not_let_in(address, error) from None
+        raise (_not_let_in if found else _no_cluster)(address, error) from None
     try:
         yield Machine.of_nodes(tuple(_nodes()), where=f"the cluster at {address}")
     finally:

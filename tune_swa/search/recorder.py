@@ -8,6 +8,8 @@ called; whoever else wants to know listens.
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import Event, ExperimentState, Journal, TrialState, ranking
+from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Look, next_look
 from tune_swa.search.names import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
@@ -71,11 +73,13 @@ class Recorder:
         if experiment.search.share:
             self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)
         self.failure: OSError | None = None
-        """Why the journal cannot be written any more; ends the search."""
+        """Why nothing can be recorded any more; ends the search. Names the file, if not the journal."""
         self.halted: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
         self._released = False
         """Whether every trunk was looked through since the last suggestion of the stage's sampler."""
+        self.lost: list[str] = []
+        """What a replay has found to be lost, a line each."""
         self._listeners: list[Listener] = []
         self._best: dict[object, list[str]] = {}
         """Trials whose last state is kept, the best first, by the group that they are compared in."""
@@ -108,7 +112,27 @@ class Recorder:
                 self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
             elif event["event"] == "shared":
                 self._judge_shared(self.state.trials[event["trial"]], event["epochs"])
+        self._leave_out_untested()
         self._close_finished()
+
+    def _leave_out_untested(self) -> None:
+        """A run whose predictions are lost does not count as tested; it is tested again if it goes on."""
+        for trial in self.state.trials.values():
+            if trial.tested is None:
+                continue
+            path = self.folder / PREDICTIONS / f"{trial.name}.npz"
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                reason = f"{damaged} is damaged" if damaged else None
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if reason is not None:
+                self.lost.append(
+                    f"{path}: the predictions on the test images cannot be read ({reason}), so {trial.name} "
+                    "does not count as tested. To have it count, restore the file and the journal from copies"
+                )
+                self.record("untested", trial=trial.name, reason=reason)
 
     def _learn(self, event: Event) -> None:
         self.proposer.learn(event)
@@ -128,6 +152,11 @@ class Recorder:
         if self._searched:  # whoever is still to come says what has to stay
             self._go_on_with_look()
         # and finish what the kill left of the tidying: of records first, then of files without any
+        for name in self.store.folders(CHECKPOINTS):
+            # of trials whose lines were cut off the journal: others may get their names
+            if name not in self.state.trials:
+                with self._litter_is_harmless():
+                    self.store.keep_only(f"{CHECKPOINTS}/{name}", set())
         if self.experiment.search.keep_checkpoints == "best":
             kept = {name for names in self._best.values() for name in names}
             for trial in self.state.trials.values():
@@ -379,13 +408,11 @@ class Recorder:
         trial = self.state.trials[name]
         if trial.tested is not None or trial.ended or self.stopping:
             return
-        path = self.folder / PREDICTIONS / f"{name}.npz"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(predictions)
-            temporary.replace(path)
+        file = f"{PREDICTIONS}/{name}.npz"
+        try:  # before the line that relies on it
+            FolderStore(self.folder).write(file, lambda path: path.write_bytes(predictions))
         except OSError as error:
+            error.filename = str(self.folder / file)
             self.failure = error
             return
         self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
@@ -407,6 +434,14 @@ class Recorder:
         for trial in list(self.state.trials.values()):
             if trial.status == "running":
                 self.record("ended", trial=trial.name, status="interrupted", value=None, error=None)
+
+    def tick(self) -> None:
+        """Have the journal reach the disk within a second, also when nothing follows."""
+        if self.failure is None:
+            try:
+                self.journal.sync(older=SYNC_SECONDS)
+            except OSError as error:
+                self.failure = error
 
     def close(self) -> None:
         self.journal.close()
@@ -495,6 +530,11 @@ class Recorder:
         if removed:
             # recorded first: a file without a record is litter, a record without a file is a lie
             self.record("checkpoints", trial=trial.name, removed=removed)
+        try:
+            self.journal.sync()  # a power cut must not leave the record and take the file
+        except OSError as error:
+            self.failure = error
+            return
         # by what is there rather than by what is recorded: a worker that died leaves files of its own
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}
         with self._litter_is_harmless():

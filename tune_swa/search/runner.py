@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from rich.console import Console
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.journal import ExperimentState
+from tune_swa.paths import expanded
 from tune_swa.search import nodes, ray_session
 from tune_swa.search.best_model import export_best
+from tune_swa.search.confirmation import most_runs, next_look
 from tune_swa.search.decoding import Decoding
 from tune_swa.search.folder import SPACE, check_storage, earlier_events, locked, same_storage
 from tune_swa.search.header import check_same, header, other_suggestions
@@ -81,8 +84,10 @@ class Request:
     @property
     def images_dir(self) -> Path | None:
         """Where the images are, absolute, by the option or by the space file."""
-        given = self.data_dir or self.experiment.data.path
-        return Path(given).expanduser().absolute() if given else None
+        if self.data_dir:
+            return expanded(self.data_dir, "--data-dir").absolute()
+        path = self.experiment.data.path
+        return expanded(path, "data.path:").absolute() if path else None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def search(
         data = _prepare_data(request)
         prepare_logs()
         with _places(request, state) as (placement, machine):
-            numerics = _common_numerics(request, placement, machine, data)
+            numerics, version = _common_numerics(request, placement, machine, data)
             recorder = Recorder(
                 experiment,
                 request.folder,
@@ -148,9 +153,12 @@ def search(
                 else:
                     check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
-                    _tell(request, other_suggestions(state.header))
+                    for line in (other_suggestions(state.header), *recorder.lost):
+                        _tell(request, line)
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
+                if request.storage is not None:  # by which another search knows that the name is taken
+                    request.store.write(SPACE, partial(shutil.copyfile, request.folder / SPACE))
                 recorder.record(
                     "session",
                     number=state.sessions + 1,
@@ -167,6 +175,7 @@ def search(
                     data_dir=request.images_dir,
                     fingerprint=data.fingerprint,
                     numerics=numerics,
+                    torch=version,
                     weights=weights,
                     checkpoint_every=experiment.search.checkpoint_every,
                     keep_all=experiment.search.keep_checkpoints == "all",
@@ -205,9 +214,27 @@ def _tell(request: Request, text: str | None) -> None:
 
 
 def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
+    trials = max(1, _left(request, state))
+    return place(request.experiment.resources, machine, trials=trials, gpus=request.gpus, cpus=request.cpus)
+
+
+def _left(request: Request, state: ExperimentState) -> int:
+    """Trials that this session's places are for: both of its stages have the same ones.
+
+    A few that are left of the search do not take the places from the runs on fresh seeds after them,
+    nor do these many runs make the places smaller than a search from the start would have them.
+    """
     experiment = request.experiment
-    left = total_trials(experiment) - sum(trial.ended for trial in state.trials.values())
-    return place(experiment.resources, machine, trials=max(1, left), gpus=request.gpus, cpus=request.cpus)
+    searched = [trial.ended for trial in state.trials.values() if trial.stage == "search"]
+    total = max(total_trials(experiment), len(searched))
+    left = total - sum(searched)
+    if not request.confirm:
+        return left
+    if left:
+        return max(left, min(total, most_runs(experiment)))
+    look = next_look(experiment, state)
+    names = look.names if look else []
+    return sum(name not in state.trials or not state.trials[name].ended for name in names)
 
 
 @contextmanager
@@ -235,10 +262,12 @@ def _numerics(request: Request, placement: Placement) -> Numerics:
     )
 
 
-def _common_numerics(request: Request, placement: Placement, machine: Machine, data: Dataset) -> Numerics:
-    """The numerics of where the trials run: on a cluster, the driver's machine may differ."""
+def _common_numerics(
+    request: Request, placement: Placement, machine: Machine, data: Dataset
+) -> tuple[Numerics, str]:
+    """Numerics and torch of where the trials run: on a cluster, the driver's machine may differ."""
     if request.address is None:
-        return _numerics(request, placement)
+        return _numerics(request, placement), torch.__version__
     store, probe = request.store, f"probe-{uuid.uuid4().hex}"
     store.write(probe, lambda path: path.write_text(probe))
     try:
@@ -252,10 +281,11 @@ def _common_numerics(request: Request, placement: Placement, machine: Machine, d
                 store,
                 probe,
             )
-            answers = nodes.ask_all(machine.nodes, placement, question)
+            answers = nodes.ask_all(machine.nodes, placement, question, lambda text: _tell(request, text))
     finally:
         store.remove(probe)
-    return nodes.agree(answers, data.fingerprint, store)
+    numerics = nodes.agree(answers, data.fingerprint, store)
+    return numerics, next(iter(answers.values())).torch
 
 
 def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> TrunkNamer:
@@ -294,6 +324,7 @@ def _run_trials(
     def tick() -> None:
         if stop.is_set() or recorder.stopping:
             raise StopSearch
+        recorder.tick()
         publisher.tick(recorder.state)
         for show in list(shows):
             try:
@@ -342,7 +373,8 @@ def _run_trials(
             shutil.rmtree(snapshots, ignore_errors=True)
     if recorder.failure is not None:
         raise SearchFailed(
-            f"the search stopped because {recorder.journal.path} cannot be written: {recorder.failure}. "
+            f"the search stopped because {recorder.failure.filename or recorder.journal.path} cannot be "
+            f"written: {recorder.failure.strerror or recorder.failure}. "
             "What was written is intact; free space or restore access, then continue with --resume"
         )
     return stop.is_set()

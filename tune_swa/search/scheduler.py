@@ -59,7 +59,9 @@ class PhaseScheduler(FIFOScheduler):
         del message["event"]
         decision = self.recorder.report(name, **message)
         # what a worker that has to start again is given
-        trial.config["recorded_epochs"] = self.recorder.state.trials[name].next_epoch
+        known = self.recorder.state.trials[name]
+        trial.config["recorded_epochs"] = known.next_epoch
+        trial.config["checkpoints"] = list(known.checkpoints)
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:

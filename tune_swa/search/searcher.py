@@ -67,6 +67,7 @@ class TrialSearcher(Searcher):
             "trial": name,
             "settings": settings.model_dump(mode="json"),
             "recorded_epochs": trial.next_epoch,
+            "checkpoints": list(trial.checkpoints),
             "trunk": trial.trunk,
             "publish": [],
             "published": [],

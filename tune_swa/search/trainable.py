@@ -47,6 +47,8 @@ class Shared:
     fingerprint: str
     """Of the images and their division, as the driver found them."""
     numerics: Numerics
+    torch: str
+    """Its version on all computers that were asked; others may join later."""
     weights: StateDict | None
     checkpoint_every: int | Literal["auto"]
     keep_all: bool
@@ -112,10 +114,19 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
     published = set(config["published"])
     try:
         restored = restore(
-            run, shared.store, folder, config["recorded_epochs"], trunk, set(config["publish"]) | published
+            run,
+            shared.store,
+            folder,
+            config["recorded_epochs"],
+            trunk,
+            set(config["publish"]) | published,
+            config["checkpoints"],
         )
     except OSError as error:
-        raise MachineError(f"{shared.store.where}: checkpoints cannot be read ({error})") from error
+        raise MachineError(
+            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
+            "can be again, remove it: the trial then goes on from the one before"
+        ) from error
     _report(
         event="started",
         device=_device_name(shared.numerics),
@@ -221,7 +232,7 @@ class Restored:
     checkpoint: str | None
     """The file's name in the store; None for a fresh start."""
     damaged: list[str]
-    """Why each newer checkpoint could not be used."""
+    """Why newer checkpoints could not be used: a line for each, and one for those that are gone."""
 
 
 def restore(
@@ -231,6 +242,7 @@ def restore(
     recorded_epochs: int,
     trunk: str = "",
     trunk_epochs: Collection[int] = (),
+    recorded: Collection[str] = (),
 ) -> Restored:
     """Load the newest state that can be used into `run`: a checkpoint of its own, or its trunk's.
 
@@ -244,9 +256,11 @@ def restore(
         recorded_epochs: how many epochs of the trial the journal has.
         trunk: folder of its trunk's states.
         trunk_epochs: those of the trunk's states that the trial may begin from.
+        recorded: the trial's checkpoints by the journal; of those that are not there it is told.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed, or a state cannot be read now. It is left where it is: it may
+            be in order.
     """
     damaged: list[str] = []
     found: str | None = None
@@ -267,9 +281,16 @@ def restore(
             except checkpoints.CheckpointError as error:
                 damaged.append(str(error))
     newest = run.epoch - 1 if found else -1
-    for epoch, name in own.items():  # later ones would pass for the newest
+    # damaged, or ahead of the journal: these would pass for the newest
+    for epoch, name in own.items():
         if epoch > newest:
             store.remove(name)
+    gone = [name for name in recorded if epoch_of(name) > newest and epoch_of(name) not in own]
+    if gone:
+        names = " and ".join(name.rpartition("/")[2] for name in dict.fromkeys((gone[0], gone[-1])))
+        between = f" and {len(gone) - 2} between them" if len(gone) > 2 else ""
+        are = "is" if len(gone) == 1 else "are"
+        damaged.append(f"{names}{between} {are} not in {store.where}/{folder} any more")
     return Restored(found, damaged)
 
 
@@ -286,7 +307,7 @@ def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
     try:
         with store.local(name) as path:
             return checkpoints.load(path, device)
-    except OSError as error:
+    except FileNotFoundError as error:  # somebody has removed it since the folder was listed
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
 
 
@@ -336,8 +357,17 @@ def _report(**message: Any) -> None:
 
 
 def _data(shared: Shared) -> Dataset:
-    """The images of this machine, opened once per worker process."""
+    """The images of this machine, opened once per worker process.
+
+    Raises:
+        MachineError: they, or torch, are not those that the search began with.
+    """
     global _dataset
+    if torch.__version__ != shared.torch:
+        raise MachineError(
+            f"torch on {os.uname().nodename} is {torch.__version__}, and {shared.torch} where the search "
+            "began. Install the same, or take this computer out of the cluster"
+        )
     key = (shared.data, shared.data_dir)
     if _dataset is None or _dataset[0] != key:
         try:

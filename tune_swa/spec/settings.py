@@ -29,6 +29,10 @@ class Settings(BaseModel):
     )
 
 
+Seed = Annotated[int, Field(ge=0, le=10**15)]
+"""Fresh seeds are counted on from it, and result files keep them in 64 bits."""
+
+
 class DataSpec(Settings):
     """Which images, at what size, and how they are divided."""
 
@@ -49,7 +53,7 @@ class DataSpec(Settings):
     images of its own. Stratified by class."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share held out as test images, where the set brings none of its own. Stratified."""
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     """Seed of these draws. Kept apart from the training seed, so that every trial and every fresh
     seed sees the same division."""
     unreadable: Literal["error", "skip"] = "error"
@@ -104,7 +108,7 @@ class TrainSpec(Settings):
     """Pixels of padding for `crop`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the training loss (Szegedy et al. 2016). Reported nll is never smoothed."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Training seed of all trials of the search. Default: `search.seed`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type. `auto`: bf16 where the GPU has it, else fp16 (with a gradient scaler), else
@@ -169,7 +173,7 @@ class SearchSpec(Settings):
     `qmc` (scrambled Sobol points), `gp` (Gaussian process), `cmaes`."""
     trials: PositiveInt | None = None
     """Number of SWA trials, the points included. Default: the whole grid; 24 for other samplers."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the sampler, and of the training where `train.seed` is not given."""
     share: bool = True
     """Train once what trials have in common before they average. Changes no result, only the time."""
@@ -190,7 +194,7 @@ class SchedulerSpec(Settings):
     """Stop trials that are below the top 1/reduction_factor at a rung."""
     grace_epochs: PositiveInt = 3
     """No model that is not averaged yet is judged before it has trained this many epochs."""
-    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    reduction_factor: Annotated[float, Field(ge=1.1, le=1000)] = 3
     """One in this many goes on at each rung."""
     trunk_rungs: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
     """Epochs (from 0) after which models that are not averaged yet are compared. `auto`: half
@@ -203,7 +207,7 @@ class SchedulerSpec(Settings):
 class ResourcesSpec(Settings):
     """What one trial may use."""
 
-    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0.001, le=1)] = 1.0
     """Fraction of a GPU. Raised when there are fewer trials than places. Ignored with `--gpus 0`."""
     cpus_per_trial: PositiveInt = 1
     """CPU cores, which is also the number of torch's threads."""
@@ -212,7 +216,7 @@ class ResourcesSpec(Settings):
 class ConfirmSpec(Settings):
     """How the finalists are re-run on fresh seeds after the search."""
 
-    top: PositiveInt = 2
+    top: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of finalists."""
-    seeds: PositiveInt = 5
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
     """Fresh seeds for each, the same for all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -58,12 +59,16 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
 
     Raises:
         CheckpointError: it is missing, damaged, or of another version.
+        OSError: it cannot be read now, which says nothing about what is in it.
+        MemoryError, torch.OutOfMemoryError: there is no room for it.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the check sums
             flipped = archive.testzip()
         state = None if flipped else torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
+        if not _tells_of_damage(error):
+            raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path.name}: cannot be read ({first[:200]})") from error
     if flipped:
@@ -71,6 +76,15 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path.name}: not a checkpoint of this version")
     return state
+
+
+def _tells_of_damage(error: Exception) -> bool:
+    """Whether it is the file's fault rather than the disk's, the network's or the memory's."""
+    if isinstance(error, OSError):  # zipfile seeks to where a damaged directory points
+        return isinstance(error, FileNotFoundError) or error.errno == errno.EINVAL
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+        return False
+    return "allocate memory" not in str(error)  # torch has no type for that on the CPU
 
 
 def shipped_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:

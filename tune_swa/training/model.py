@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_swa.errors import RequestError
+from tune_swa.paths import expanded
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import ModelSpec
 
@@ -62,7 +63,7 @@ def resolve_weights(spec: ModelSpec) -> StateDict | None:
         return None
     if spec.weights == "imagenet":
         return _download()
-    return _read(Path(spec.weights).expanduser())
+    return _read(expanded(spec.weights, "model.weights:"))
 
 
 def fingerprint(weights: StateDict | None) -> str:
