@@ -12,7 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from tune_swa.cli import build_parser, continue_command, main, run_search
+from tune_swa.cli import main, run_search
+from tune_swa.cli.ending import continue_command
+from tune_swa.cli.parser import build_parser
 
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")

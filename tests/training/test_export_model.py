@@ -363,6 +363,6 @@ def test_what_cannot_be_read_is_told(
 
 
 def test_the_command_line_offers_every_format() -> None:
-    from tune_swa.cli import MODEL_FORMATS
+    from tune_swa.cli.exporting import MODEL_FORMATS
 
     assert EVERY == MODEL_FORMATS

@@ -1,0 +1,175 @@
+"""Which commands are there, and what do they take?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from tune_swa import __version__
+from tune_swa.cli.exporting import MODEL_FORMATS, export_model_command
+from tune_swa.cli.machine import doctor_command, schema_command
+from tune_swa.cli.reading import compare_command, report_command
+from tune_swa.cli.searching import confirm_command, search_command
+from tune_swa.errors import RequestError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a usage error in the form of all other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}. See {self.prog} --help", file=sys.stderr)
+        sys.exit(RequestError.exit_code)
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tune-swa" if program == "run_search.py" else program,
+        description="Search when stochastic weight averaging should start, its rate, and the base rate.",
+    )
+    parser.add_argument("--version", action="version", version=f"tune-swa {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    search = commands.add_parser(
+        "search",
+        help="search the space that a file describes",
+        description="Search the space that a file describes, and compare every configuration with the "
+        "baseline. The results go to RESULTS_DIR/NAME.",
+    )
+    if program == "run_search.py":
+        search.prog = program
+    _add_search_options(search)
+    search.set_defaults(command=search_command, takes_resume=True)
+    confirm = commands.add_parser(
+        "confirm",
+        help="run the finalists of a search on fresh seeds, or on more of them",
+        description="Run the finalists of a search on fresh seeds, and say whether SWA is better there. "
+        "More seeds than before are a further look at the test images: the level is halved for it.",
+    )
+    _add_confirm_options(confirm)
+    confirm.set_defaults(command=confirm_command)
+    compare = commands.add_parser(
+        "compare",
+        help="put experiments side by side",
+        description="The best configurations of several experiments, and what their fresh seeds say.",
+    )
+    compare.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RESULTS_DIR/NAME",
+        help="experiments' folders, or URI/NAME of --storage",
+    )
+    compare.set_defaults(command=compare_command)
+    report = commands.add_parser(
+        "report",
+        help="write the report of a search again",
+        description="Write report.html of a search that has finished, is running, or was killed.",
+    )
+    report.add_argument("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    report.add_argument("--data-dir", type=Path, metavar="DIR", help="where the images are, to show some")
+    report.set_defaults(command=report_command)
+    export = commands.add_parser(
+        "export-model",
+        help="write the best model in other formats",
+        description="Write the model that a search hands over in other formats, with model.json, which says "
+        "what images it takes, and classify.py, which uses it. Each file is read again and compared with the "
+        "accuracy that the search recorded.",
+    )
+    _add_export_options(export)
+    export.set_defaults(command=export_model_command)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at this machine: what it can do, and what would stop a search",
+        description="Look at this machine before a search of days: packages, GPUs, cores, memory, disks, "
+        "network, image cache, Ray, and the searches in the results folder. Each line is ok, a note, or a "
+        "problem with what to do. Nothing is changed; the network is asked whether weights and sets of "
+        "images can be downloaded. Exit code: 0 without a problem, 1 with one.",
+    )
+    _add_doctor_options(doctor)
+    doctor.set_defaults(command=doctor_command)
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON schema of space files",
+        description="Print the JSON schema of space files, by which editors complete and check them.",
+    )
+    schema.set_defaults(command=schema_command)
+    return parser
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--space", required=True, metavar="FILE", help="the space file (YAML)")
+    add("--gpus", type=int, metavar="N", help="GPUs to use; default: all there are; 0: run on the CPU")
+    add("--gpus-per-trial", metavar="F", help="fraction of a GPU that one trial gets")
+    add("--cpus", type=int, metavar="N", help="CPU cores to use; default: all; 1: one trial at a time")
+    add("--name", help="name of the experiment; default: the space file's")
+    add("--results-dir", default="results", metavar="DIR", help="where results go; default: results")
+    add("--data-dir", type=Path, metavar="DIR", help="where the images are, or are downloaded to")
+    add("--trials", metavar="N", help="number of SWA trials")
+    add("--seed", metavar="N", help="seed of the sampler and of the training")
+    add("--resume", action="store_true", help="go on with the experiment of this name")
+    add("--address", metavar="ADDR", help="a running Ray cluster (`auto`: this machine's)")
+    add(
+        "--storage",
+        metavar="URI",
+        help="folder or URI that all machines of a cluster share, for checkpoints and copies of the results",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override any setting by its dotted path; the value is YAML; can be repeated",
+    )
+    _add_log_option(parser)
+    add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
+    add("--dry-run", action="store_true", help="print the plan; train nothing")
+    add("--quiet", action="store_true", help="print nothing but the result and errors")
+
+
+def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add("--seeds", metavar="N", help="fresh seeds in all; default: as in its space file")
+    add("--top", metavar="N", help="number of finalists; default: as in its space file")
+    add("--gpus", type=int, metavar="N", help="as in `tune-swa search`, like all that follow")
+    add("--cpus", type=int, metavar="N")
+    add("--data-dir", type=Path, metavar="DIR")
+    add("--address", metavar="ADDR")
+    add("--storage", metavar="URI")
+    _add_log_option(parser)
+    add("--quiet", action="store_true")
+
+
+def _add_log_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        choices=("mlflow", "wandb", "none"),
+        help="tell MLflow or Weights & Biases of every trial, too (their own environment variables say where "
+        "and how); none: write no files for TensorBoard; can be repeated",
+    )
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add(
+        "--format",
+        action="append",
+        default=[],
+        choices=MODEL_FORMATS,
+        help="can be repeated; default: all of them",
+    )
+    add("--output", type=Path, metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
+    add("--data-dir", type=Path, metavar="DIR", help="where the images are, to compare the accuracy")
+
+
+def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data-dir", type=Path, metavar="DIR", help="look at the images there, too")
+    add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--storage", metavar="URI", help="try a folder or URI for the checkpoints, too")
+    add("--address", metavar="ADDR", help="try to join a running Ray cluster, too (`auto`: this machine's)")
+    add("--ray", action="store_true", help="start a Ray as a search would, too; takes some seconds")

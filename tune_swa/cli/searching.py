@@ -1,0 +1,166 @@
+"""What do `search` and `confirm` do?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_swa import supervisor
+from tune_swa.cli.ending import end_of_child, print_result
+from tune_swa.cli.images import images_of, thumbnails_of
+from tune_swa.errors import RequestError
+
+if TYPE_CHECKING:
+    from tune_swa.journal import ExperimentState
+    from tune_swa.news import Log
+    from tune_swa.spec import Experiment
+
+
+def search_command(options: argparse.Namespace) -> int:
+    return _run_experiment(options, load_experiment(options))
+
+
+def confirm_command(options: argparse.Namespace) -> int:
+    """Go on with an experiment: what is left of its search, if anything is, and fresh seeds."""
+    from tune_swa import spacefile
+
+    folder: Path = options.folder
+    space = folder / "space.yaml"
+    if not (folder / "journal.jsonl").is_file() or not space.is_file():
+        raise RequestError(
+            f"{folder}: no experiment (looked for journal.jsonl and space.yaml). Give the folder of a "
+            "search, such as results/NAME"
+        )
+    keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
+    given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
+    experiment = spacefile.load(space, [], given)
+    if experiment.name != folder.resolve().name:
+        raise RequestError(
+            f"{folder}: its space.yaml is of an experiment named {experiment.name}. Give the folder its name "
+            "back"
+        )
+    options.results_dir = folder.resolve().parent
+    options.resume, options.no_confirm, options.dry_run = True, False, False
+    return _run_experiment(options, experiment)
+
+
+def load_experiment(options: argparse.Namespace) -> Experiment:
+    """The space file with the overrides of the command line."""
+    from tune_swa import spacefile
+
+    keys = {
+        "--name": ("name", options.name),
+        "--trials": ("search.trials", options.trials),
+        "--seed": ("search.seed", options.seed),
+        "--gpus-per-trial": ("resources.gpus_per_trial", options.gpus_per_trial),
+    }
+    given = {
+        f"{option} {value}": f"{key}={json.dumps(value) if option == '--name' else value}"
+        for option, (key, value) in keys.items()
+        if value is not None
+    }
+    return spacefile.load(options.space, options.set, given)
+
+
+def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
+    from rich.console import Console
+
+    options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
+    console = Console(highlight=False)
+    if options.dry_run:
+        from tune_swa.search.plan import make_plan, print_plan
+        from tune_swa.search.ray_session import some_machine
+
+        with some_machine(options.address) as machine:
+            plan = make_plan(
+                experiment,
+                options.data_dir,
+                machine=machine,
+                gpus=options.gpus,
+                cpus=options.cpus,
+                confirm=not options.no_confirm,
+            )
+        print_plan(console, plan)
+        if not options.no_confirm:
+            from tune_swa.results.verdict import outlook
+
+            console.print(outlook(experiment), markup=False)
+        return 0
+    _check_installed(options.log)
+    if options.supervised:
+        ended = supervisor.split()
+        if ended is not None:
+            return end_of_child(ended, options)
+    tools = dict.fromkeys(name for name in options.log if name != "none")
+    supervisor.interrupt_once()  # until the search has handlers of its own
+    with nullcontext() if options.quiet else console.status("loading torch and Ray"):
+        from tune_swa.results.comparison import best_trial
+        from tune_swa.results.export import write_space
+        from tune_swa.results.pages import Writer
+        from tune_swa.results.study import StudyFile
+        from tune_swa.results.tensorboard import EventFiles
+        from tune_swa.search.neighbours import Courier
+        from tune_swa.search.runner import Request, search
+
+    request = Request(
+        experiment=experiment,
+        results_dir=Path(options.results_dir),
+        data_dir=options.data_dir,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        resume=options.resume,
+        address=options.address,
+        storage=options.storage,
+        quiet=options.quiet,
+        confirm=not options.no_confirm,
+        console=console,
+    )
+
+    def write_page(state: ExperimentState, folder: Path) -> None:
+        from tune_swa.results.report import write_report
+
+        try:
+            data, _ = images_of(experiment, request.images_dir, state)
+            thumbnails = thumbnails_of(experiment, request.images_dir, data)
+        except RequestError:  # they have changed meanwhile
+            thumbnails = None
+        write_report(state, folder, thumbnails)
+
+    def prepare_logs() -> None:
+        for courier in couriers:
+            courier.prepare()
+
+    couriers = [Courier(name, experiment, request.folder) for name in tools]
+    files: list[Log] = [StudyFile()] if "none" in options.log else [StudyFile(), EventFiles()]
+    patience = 2.0  # a search that was asked to stop has to
+    try:
+        outcome = search(
+            request,
+            Writer(write_page, logs=[*files, *couriers]),
+            write_space,
+            best_trial,
+            prepare_logs,
+        )
+        patience = 60.0
+    finally:
+        for courier in couriers:
+            courier.close(patience)
+    print_result(console, outcome.folder)
+    return 0
+
+
+def _check_installed(logs: Sequence[str]) -> None:
+    """Raises:
+    RequestError: a package that `--log` names is missing.
+    """
+    for name in logs:
+        if name != "none" and importlib.util.find_spec(name) is None:
+            raise RequestError(
+                f"--log {name}: the package {name} is not installed. Install it with "
+                f"`pip install 'tune-swa[{name}]'`, or leave --log {name} out"
+            )
