@@ -280,3 +280,28 @@ def test_the_outlook_is_the_designs_figure() -> None:
     assert "5 seeds find a gain of one point in 31 % of the cases." in outlook(spec)
     few = experiment(confirm={"top": 2, "seeds": 3})
     assert outlook(few) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+
+
+def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path) -> None:
+    """One seed has chosen the tuned one, so the difference to it may be the choice's."""
+    writer = usual(tmp_path)
+    writer.look([SWA_ARM, TUNED_ARM, TRUNK_ARM], range(8, 13))
+    for seed in range(8, 13):
+        writer.tested(SWA_ARM, seed, np.arange(100) < 90 + seed % 2)
+        writer.tested(TUNED_ARM, seed, np.arange(100) < 80)
+        writer.tested(TRUNK_ARM, seed, np.arange(100) < 85)
+    said = (
+        "The baseline lr=3e-3 does better on the fresh seeds (85.00 %) than the tuned one (80.00 %), which a "
+        "single seed chose: part of the difference to the tuned one is that choice."
+    )
+    assert said in text_of(tmp_path, writer).splitlines()
+    assert "does better" not in text_of(tmp_path / "usual", _weaker_trunk(tmp_path / "usual"))
+
+
+def _weaker_trunk(folder: Path) -> Writer:
+    writer = usual(folder)
+    writer.look([SWA_ARM, TUNED_ARM, TRUNK_ARM], range(8, 13))
+    for seed in range(8, 13):
+        for arm, right in ((SWA_ARM, 90 + seed % 2), (TUNED_ARM, 80), (TRUNK_ARM, 80)):
+            writer.tested(arm, seed, np.arange(100) < right)
+    return writer

@@ -64,7 +64,7 @@ def blank(height: int = 380) -> go.Figure:
         height=height,
         margin={"l": 56, "r": 16, "t": 16, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},  # more lines grow upwards
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"align": "left"},
@@ -106,7 +106,7 @@ def forest(found: Verdict) -> Figure:
             )
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title="difference in test accuracy, points")
+    figure.update_xaxes(title="difference, points")
     figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=names, autorange="reversed")
     rows = []
     for c, other in shown:

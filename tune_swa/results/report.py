@@ -86,7 +86,7 @@ def build_report(state: ExperimentState, folder: Path, thumbnail: Thumbnail | No
         loader=jinja2.PackageLoader("tune_swa.results"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["script"] = _script
-    lines = verdict_text(found).splitlines() if found else []
+    lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     leading = found.leading if found else None
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
