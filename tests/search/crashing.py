@@ -2,7 +2,8 @@
 
     python crashing.py MOMENT --space FILE ...
 
-A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`.
+A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`. With `SIGNAL@` before it
+the process sends itself that signal instead.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ MOMENTS = (
 )  # fmt: skip
 
 
+SENT = signal.SIGKILL
+
+
 def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SENT)
 
 
 class Countdown:
@@ -171,6 +175,8 @@ def arrange(where: str, number: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     moment, *given = sys.argv[1:]
+    before_at, at, moment = moment.rpartition("@")
+    SENT = signal.Signals[before_at] if at else signal.SIGKILL
     place, _, nth = moment.partition(":")
     results = Path(given[given.index("--results-dir") + 1])
     arrange(place, int(nth), results / "crash")

@@ -64,6 +64,14 @@ def crash(moment: str, results: Path, trials: int) -> None:
     assert result.returncode == -signal.SIGKILL, f"{moment}: {result.stdout}{result.stderr}"
 
 
+def signalled(number: int, moment: str, results: Path, trials: int) -> list[str]:
+    """Start or go on, get a signal at a moment, and return the lines on stderr."""
+    moment = f"{signal.Signals(number).name}@{moment}"
+    result = run(results, trials, str(ROOT / "tests/search/crashing.py"), moment)
+    assert result.returncode == 130, f"{moment}: {result.stdout}{result.stderr}"
+    return result.stderr.strip().splitlines()
+
+
 @contextmanager
 def started(results: Path, trials: int, *, epochs: int) -> Iterator[subprocess.Popen[str]]:
     """Start or go on in the background; entered after so many more epochs."""

@@ -16,8 +16,10 @@ from serial_search import (  # type: ignore[import-not-found]
     assert_same,
     crash,
     go_on,
+    journal_of,
     never_interrupted,
     new_search,
+    signalled,
     stop,
 )
 
@@ -87,6 +89,31 @@ def test_killed_once(moment: str, tmp_path: Path, long: Path) -> None:
     go_on(results, 12)
     assert_same(results, long)
     shutil.rmtree(results)  # 200 MB
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["ray:2", *(pytest.param(m, marks=pytest.mark.slow) for m in ("import:2", "data:1", "ray:1"))],
+)
+def test_stopped_before_anything_has_begun(moment: str, tmp_path: Path) -> None:
+    """While Ray starts, too: it puts handlers of its own in place of ours."""
+    results = new_search(tmp_path)
+    told = signalled(signal.SIGTERM, moment, results, 4)
+    assert told[-2:-1] == ["Interrupted. Nothing had begun. Start again with:"]
+    assert told[-1].startswith("python run_search.py --space ")
+    assert not journal_of(results).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", ["suggest:2", "line-after:20", "parquet:5", "rename:4", "model:1"])
+def test_stopped_at_a_moment(number: int, moment: str, tmp_path: Path, short: Path) -> None:
+    """Outside of training: in the sampler, the journal, the export."""
+    results = new_search(tmp_path)
+    told = signalled(number, moment, results, 4)
+    assert told[-2:-1] == ["Interrupted. Continue with:"]
+    go_on(results, 4)
+    assert_same(results, short)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
     except TuneSwaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before a trial was started
+    except (KeyboardInterrupt, SystemExit):  # before a trial was started; Ray's own handler exits
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of our output has gone (`| head`)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.search.placement import Machine, Node, Placement
+from tune_swa.supervisor import interrupt_once
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def _start(placement: Placement) -> None:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
+        interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except (OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SearchFailed(
@@ -138,6 +140,7 @@ def cluster(address: str) -> Iterator[Machine]:
             found = _canonical(address)
             _show_token_where_asked(found)
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+        interrupt_once()  # as above
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise (_not_let_in if found else _no_cluster)(address, error) from None
     try:
