@@ -271,6 +271,26 @@ def test_checkpoints_of_trials_that_the_journal_does_not_know_are_removed(keep: 
     assert suggest(again) == names[1]
 
 
+def test_a_resume_finishes_the_tidying_of_a_trial_that_is_kept(tmp_path: Path) -> None:
+    """A kill between its end and the removal of all states but the last one."""
+    first = begin(experiment(scheduler={"asha": False}), tmp_path)
+    name = suggest(first)
+    play(first, name, 0.5)
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    until = 1 + next(i for i, line in enumerate(lines) if b'"event":"ended"' in line)
+    (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:until]))
+    events = list(read_events(tmp_path / "journal.jsonl"))
+    state = ExperimentState.fold(events, tmp_path)
+    states = list(state.trials[name].checkpoints)
+    assert len(states) > 1
+    for file in states:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    Recorder(first.experiment, tmp_path, state).replay(events)
+    assert state.trials[name].checkpoints == states[-1:]
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt")] == states[-1:]
+
+
 def test_a_record_is_on_the_disk_before_its_file_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

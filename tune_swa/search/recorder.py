@@ -160,8 +160,9 @@ class Recorder:
         if self.experiment.search.keep_checkpoints == "best":
             kept = {name for names in self._best.values() for name in names}
             for trial in self.state.trials.values():
-                if trial.ended and trial.checkpoints and trial.name not in kept:
-                    self._remove(trial, trial.checkpoints)
+                needless = trial.checkpoints[: -1 if trial.name in kept else None]
+                if trial.ended and needless:
+                    self._remove(trial, needless)
             for name in self.store.folders(CHECKPOINTS):
                 known = self.state.trials.get(name)
                 if known is not None and known.ended:
