@@ -111,12 +111,14 @@ def test_a_disk_that_fills(tmp_path: Path, short: Path) -> None:
         assert_same(results, short)
 
 
-def test_a_folder_that_turns_read_only(tmp_path: Path, short: Path) -> None:
+@pytest.mark.parametrize("which", ["checkpoints", pytest.param(".", marks=pytest.mark.slow)])
+def test_a_folder_that_turns_read_only(which: str, tmp_path: Path, short: Path) -> None:
+    """The checkpoints alone, or the experiment's folder with its log and result files."""
     results = new_search(tmp_path)
     with started(results, TRIALS, epochs=2) as search:
-        checkpoints = results / "crash" / "checkpoints"
-        with mounted(checkpoints, "--bind", str(checkpoints)):
-            subprocess.run(["mount", "-o", "remount,ro,bind", str(checkpoints)], check=True)
+        folder = results / "crash" / which
+        with mounted(folder, "--bind", str(folder)):
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
             _, err = search.communicate(timeout=60)
             assert search.returncode == 1
             assert err.startswith("error: the search stopped: a checkpoint cannot be written to")
