@@ -128,7 +128,7 @@ SPACES: dict[str, dict[str, Any]] = {
             "train.crop_padding": 3,
         }
     },
-    "rungs": {"scheduler": {"trunk_rungs": [0, 1], "branch_rungs": [2], "reduction_factor": 1e5}},
+    "rungs": {"scheduler": {"trunk_rungs": [0, 1], "branch_rungs": [2], "reduction_factor": 1e3}},
 }
 
 
