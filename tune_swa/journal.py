@@ -33,6 +33,7 @@ import gc
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -379,6 +380,8 @@ class ExperimentState:
 
     def _on_session(self, event: Event) -> None:
         _expect(event, number=int)
+        if event.get("storage") is not None:
+            _expect(event, storage=str)
         self.sessions = event["number"]
         self.storage = event.get("storage")
         self.finished = None
@@ -396,6 +399,8 @@ class ExperimentState:
             raise DamagedError(f"{name!r} was suggested before")
         _expect(event, trial=str, kind=str, stage=str, params=dict, seed=int, source=str, index=int)
         _expect(event, trunk=str, time=float)
+        _check_name("trial", name)
+        _check_name("trunk", event["trunk"])
         if event["kind"] not in ("baseline", "swa"):
             raise DamagedError(f"kind is {event['kind']!r}")
         if event["stage"] not in ("search", "confirm"):
@@ -434,6 +439,8 @@ class ExperimentState:
             trial.rungs[event["rung"]] = event["decision"]
         if event["checkpoint"] is not None:
             _expect(event, checkpoint=str)
+            for part in event["checkpoint"].split("/"):
+                _check_name("checkpoint", part)
             trial.checkpoints.append(event["checkpoint"])
             if self.keeps_best_only:
                 del trial.checkpoints[:-KEPT_WHILE_RUNNING]
@@ -472,6 +479,7 @@ class ExperimentState:
             raise DamagedError(f"seeds are {event['seeds']!r}"[:100])
         for arm in event["arms"]:
             _expect(arm, name=str, kind=str, params=dict, roles=list)
+            _check_name("name", arm["name"])
             params_of(arm)
         self.confirmations.append(event)
 
@@ -535,6 +543,15 @@ def _expect(fields: dict[str, Any], **types: type) -> None:
         value = fields[name]
         if type(value) is not expected and not (expected is float and type(value) is int):
             raise DamagedError(f"{name} is {value!r}"[:100])
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def _check_name(field: str, name: str) -> None:
+    """Names of trials and trunks become names of files: one that leads elsewhere was made by nobody here."""
+    if not _NAME.fullmatch(name):
+        raise DamagedError(f"{field} is {name!r}"[:100])
 
 
 def params_of(event: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tune_swa.errors import RequestError
@@ -25,3 +26,26 @@ def expanded(path: str | Path, given_by: str) -> Path:
             f"{given_by} {path}: no home folder is known for {user}. Write the whole path, or ./{path} for a "
             "folder of that name"
         ) from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a results folder in which a link leads outside, before anything is written there.
+
+    A folder that came from elsewhere could otherwise have a search write to, and remove, files that are not
+    its own. Links within the folder are harmless; wandb makes some. `folder` may be a link itself: whoever
+    starts the search has named it.
+
+    Args:
+        folder: of an experiment; need not exist.
+
+    Raises:
+        RequestError: naming the link and where it leads.
+    """
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):  # which does not follow links
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise RequestError(
+                    f"{path}: is a link that leads out of the experiment's folder, to {path.resolve()}. "
+                    "Nothing is written through it. Remove the link, or put what it leads to in its place"
+                )

@@ -7,6 +7,7 @@ one before.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -119,8 +120,21 @@ class FolderStore:
         except FileNotFoundError:
             return []
 
-    def write(self, name: str, write: Callable[[Path], object]) -> None:
+    def _path(self, name: str) -> Path:
+        """The path of `name`, which is below the root, links on the way considered.
+
+        Raises:
+            OSError: it is not.
+        """
         path = self.root / name
+        inside = self.root.resolve()
+        # the last part is replaced or removed, not followed
+        if ".." in path.parts or not (path.parent.resolve() / path.name).is_relative_to(inside):
+            raise OSError(errno.EPERM, "a name or a link leads out of the folder", str(path))
+        return path
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -135,10 +149,12 @@ class FolderStore:
         return nullcontext(self.root / name)
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        self._path(name).unlink(missing_ok=True)
 
     def keep_only(self, folder: str, names: set[str]) -> None:
-        path = self.root / folder
+        path = self._path(folder)
+        if path.is_symlink():
+            raise OSError(errno.EPERM, "is a link, whose files are not removed", str(path))
         if not names:
             shutil.rmtree(path, ignore_errors=True)
             return

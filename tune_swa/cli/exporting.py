@@ -8,6 +8,7 @@ from functools import partial
 from tune_swa.cli.images import images_of
 from tune_swa.cli.reading import journal_of
 from tune_swa.errors import RequestError
+from tune_swa.paths import refuse_links
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 """Those of `tune_swa.training.export`, which imports torch."""
@@ -21,6 +22,8 @@ def export_model_command(options: argparse.Namespace) -> int:
 
     folder, output = options.folder, options.output or options.folder / "export"
     state = ExperimentState.read(journal_of(folder))
+    if not options.output:
+        refuse_links(folder)
     experiment = experiment_of(state)
     console = Console(highlight=False)
     with console.status("loading torch"):

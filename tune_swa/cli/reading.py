@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tune_swa.cli.images import images_of, thumbnails_of
 from tune_swa.errors import RequestError
+from tune_swa.paths import refuse_links
 
 
 def compare_command(options: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def report_command(options: argparse.Namespace) -> int:
     from tune_swa.results.report import write_report
 
     state = ExperimentState.read(journal_of(options.folder))
+    refuse_links(options.folder)
     experiment = experiment_of(state)
     data, why = images_of(experiment, options.data_dir, state)
     if why and state.confirmations:

@@ -11,8 +11,9 @@ from typing import Any
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import Event, ExperimentState, read_events
+from tune_swa.paths import refuse_links
 from tune_swa.spec import Experiment
-from tune_swa.storage import Store, check_usable, resolved
+from tune_swa.storage import Store, check_usable, open_store, resolved
 
 JOURNAL = "journal.jsonl"
 SPACE = "space.yaml"
@@ -24,8 +25,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the experiment's lock; the system frees it when the process dies.
 
     Raises:
-        RequestError: another process holds it, or the folder cannot be written to.
+        RequestError: another process holds it, the folder cannot be written to, or links lead out of it.
     """
+    refuse_links(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,18 +85,38 @@ def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str
     The place is written out, so that a resume in another folder looks where the search began.
 
     Raises:
-        RequestError: another place is given than the one that it began with.
+        RequestError: another place is given than the one that it began with, or none is given and the one
+            that the journal names does not hold this search.
     """
     wanted = None if given is None else resolved(given)
     if state.sessions == 0:
         return wanted
     begun = None if state.storage is None else resolved(state.storage)
+    if wanted is None and begun is not None:
+        _check_holds_search(begun, folder)
     if wanted in (None, begun):
         return begun
     raise RequestError(
         f"--storage {given}: the checkpoints of {folder.name} are in {state.storage or folder}. Leave "
         "--storage out to go on there, or give this search another --name"
     )
+
+
+def _check_holds_search(storage: str, folder: Path) -> None:
+    """Refuse to write to a place that only the journal names, unless the search has been there before."""
+    store = open_store(storage, folder.name)
+    try:
+        known = SPACE in store.names("")
+    except OSError as error:
+        raise RequestError(
+            f"{storage}: cannot be read ({error.strerror or error}), and holds the checkpoints of "
+            f"{folder.name}. Make it available again, then continue with --resume"
+        ) from None
+    if not known:
+        raise RequestError(
+            f"{folder}: its journal names {storage} for the checkpoints, but there is no search of this name "
+            f"(no {store.where}/{SPACE}). If that is the right place, confirm it with --storage {storage}"
+        )
 
 
 def check_storage(store: Store, folder: Path, *, begun: bool) -> None:
