@@ -437,6 +437,9 @@ def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(here)
     begun = same_storage(ExperimentState(), "shared", tmp_path)
     assert begun == f"{here}/shared"
+    held = here / "shared" / tmp_path.name
+    held.mkdir(parents=True)
+    (held / "space.yaml").touch()  # which the search has left there
     state = ExperimentState(sessions=1, storage=begun)
     monkeypatch.chdir(there)
     for given in (None, "../here/shared", f"{here}/shared/"):
