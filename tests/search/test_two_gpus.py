@@ -17,7 +17,7 @@ from rich.console import Console
 from tune_swa.journal import ExperimentState
 from tune_swa.results.comparison import best_trial
 from tune_swa.results.export import write_space
-from tune_swa.search import runner
+from tune_swa.search import runner, site
 from tune_swa.search.placement import Machine
 from tune_swa.spec import Experiment
 from tune_swa.training.numerics import resolve
@@ -45,7 +45,9 @@ def search(
     cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
     patch.setattr(runner, "train_trial", tests_support.made_up_trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=2, cpus=4)))
-    patch.setattr(runner, "_numerics", lambda *_: resolve(experiment.train, 8, device="cpu"))
+    # the trials run on the CPU, so that is what they are tried out on and resolved for
+    cpu = resolve(experiment.train, 8, device="cpu", threads=1)
+    patch.setattr(site, "resolve", lambda *_, **__: cpu)
     request = runner.Request(
         experiment, results_dir=folder, quiet=True, confirm=confirm, console=Console(quiet=True)
     )
