@@ -153,6 +153,7 @@ def search(
                 else:
                     check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
+                    recorder.retry_exhausted(placement.gpus_per_trial)
                     for line in (other_suggestions(state.header), *recorder.lost):
                         _tell(request, line)
                 log.begin()
