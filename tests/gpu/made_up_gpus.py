@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from stream_order import StreamOrder  # type: ignore[import-not-found]
 
 GIB = 1 << 30
 VARIABLE = "MADE_UP_GPUS"
@@ -113,6 +114,7 @@ class MadeUpGpus:
         """Index of the current device."""
         self.synchronisations = 0
         """How often the process waited for a device, a stream or an event."""
+        self.order = StreamOrder()
         self._uses: list[Use] | None = None
 
     @classmethod
@@ -232,6 +234,7 @@ class MadeUpGpus:
     def _cuda_synchronize(self) -> None:
         self._touch(self.current)
         self.synchronisations += 1
+        self.order.wait_on_host()
 
     def _cuda_getMemoryFraction(self, index: int) -> float:  # noqa: N802
         return self._checked(index).fraction

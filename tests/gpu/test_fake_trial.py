@@ -78,8 +78,7 @@ def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake(make_up_gpus: Callable[..., MadeUpGpus]) -> Iterator[FakeCuda]:
-    make_up_gpus(ROOMY)
-    with fake_cuda() as mode:
+    with fake_cuda(make_up_gpus(ROOMY)) as mode:
         yield mode
 
 
@@ -105,7 +104,10 @@ def test_batches_are_gathered_without_waiting(limit: int, fake: FakeCuda) -> Non
 
 def test_an_evaluation_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) -> None:
     model = build_model(3, 0).to(GPU)
-    images, labels = torch.zeros(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, dtype=torch.long, device=GPU)
+    images, labels = (
+        torch.zeros(BATCH, 3, 16, 16, device=GPU),
+        torch.zeros(BATCH, dtype=torch.long, device=GPU),
+    )
 
     def count_waits(batches: int) -> Counter[str]:
         fake.waits.clear()
@@ -138,9 +140,9 @@ def test_a_refresh_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) ->
 def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
     precision: str, card: Card, make_up_gpus: Callable[..., MadeUpGpus]
 ) -> None:
-    make_up_gpus(card)
-    with fake_cuda():
+    with fake_cuda(make_up_gpus(card)):
         run = start_run(draw_batches(2), precision)
+        assert run._train.resident is (card is ROOMY)
         assert run.scaler.is_enabled() is (precision == "fp16")
         records = list(run)
         assert [record.phase for record in records] == ["trunk", "branch", "branch"]
@@ -159,7 +161,7 @@ def test_an_epoch_waits_as_often_with_many_batches_as_with_few(
     gpus = make_up_gpus(card)
     counted = []
     for batches in (1, 3):
-        with fake_cuda() as fake:
+        with fake_cuda(gpus) as fake:
             run = start_run(draw_batches(batches), precision)
             for _ in range(2):
                 fake.waits.clear()
@@ -179,9 +181,7 @@ def test_training_an_epoch_waits_once_for_its_loss(fake: FakeCuda) -> None:
     assert "a number read" in str(fake.waits)
 
 
-@pytest.mark.parametrize(
-    ("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "adam"), ("fp16", "adamw")]
-)
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "adam"), ("fp16", "adamw")])
 def test_a_checkpoint_goes_over_the_cpu_and_back(
     precision: str, optimizer: str, fake: FakeCuda, tmp_path: Path
 ) -> None:
@@ -199,7 +199,9 @@ def test_a_checkpoint_goes_over_the_cpu_and_back(
     assert find_devices(restored.model.state_dict()) == {GPU}
     assert find_devices(restored.shipped.state_dict()) == {GPU}
     moments = [value for values in restored.optimizer.state.values() for value in values.values()]
-    assert find_devices(moments) == find_devices([v for s in run.optimizer.state.values() for v in s.values()])
+    assert find_devices(moments) == find_devices(
+        [v for s in run.optimizer.state.values() for v in s.values()]
+    )
     assert [record.n_averaged for record in restored] == [2]
 
 
