@@ -290,10 +290,6 @@ def test_a_search_completes_when_it_is_resumed_with_a_larger_share(
     assert [t.status for t in first.trials.values()] == ["completed", "failed", "failed"]
     assert [t.exhausted for t in first.trials.values()] == [None, 0.5, 0.5]
     assert "with 0.5 of a GPU" in str(first.trials["swa-0000"].error)
-    same = search(
-        tmp_path, monkeypatch, space, trial=trial, search={"sampler": "grid"}, epochs=4, gpus=1, resume=True
-    )
-    assert same.trials == first.trials
     more = search(
         tmp_path, monkeypatch, space, trial=trial, search={"sampler": "grid"}, epochs=4, gpus=1, resume=True,
         resources={"gpus_per_trial": 1.0},
