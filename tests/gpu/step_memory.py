@@ -73,7 +73,7 @@ class MemoryMeter(TorchDispatchMode):
 
 
 class SavedTensors:
-    """Frees what the forward pass saved as soon as the node that needed it has run, as the real engine does."""
+    """Frees what the forward pass saved once the node that needs it has run, as the real engine does."""
 
     def __init__(self) -> None:
         self._used: list[list[Tensor]] = []
