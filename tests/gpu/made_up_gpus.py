@@ -166,10 +166,11 @@ class MadeUpGpus:
         allowed = int(use.fraction * use.card.memory)
         if use.reserved + grown > allowed or grown > self._free_bytes(use):
             use.out_of_memory += 1
+            free = self._free_bytes(use)
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {count / GIB:.2f} GiB. GPU {index} has a total "
-                f"capacity of {use.card.memory / GIB:.2f} GiB of which {self._free_bytes(use) / GIB:.2f} GiB is "
-                f"free. {allowed / GIB:.2f} GiB allowed; this process has {use.reserved / GIB:.2f} GiB in use."
+                f"capacity of {use.card.memory / GIB:.2f} GiB of which {free / GIB:.2f} GiB is free. "
+                f"{allowed / GIB:.2f} GiB allowed; this process has {use.reserved / GIB:.2f} GiB in use."
             )
         use.allocated += count
         use.reserved += grown

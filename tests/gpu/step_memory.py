@@ -97,13 +97,9 @@ def metered_gpu(card: Card) -> Iterator[tuple[FakeCuda, MemoryMeter]]:
     saved, meter = SavedTensors(), MemoryMeter()
     engine = partial(python_engine.run_backward, after_node=saved.free_used)
     with pytest.MonkeyPatch.context() as patch:
-        gpus = MadeUpGpus(card)
-        gpus.install(partial(patch.setattr, raising=False))
-        with (
-            fake_cuda(gpus) as fake,
-            meter,
-            torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack),
-        ):
+        MadeUpGpus(card).install(partial(patch.setattr, raising=False))
+        hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
+        with fake_cuda() as fake, meter, hooks:
             patch.setattr(torch.autograd, "_engine_run_backward", engine)
             yield fake, meter
 
