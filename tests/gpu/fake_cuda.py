@@ -18,9 +18,9 @@ from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
+import made_up_streams  # type: ignore[import-not-found]
 import pytest
 import torch
-from made_up_gpus import MadeUpGpus  # type: ignore[import-not-found]
 from python_engine import run_backward  # type: ignore[import-not-found]
 from stream_order import RaceDetector  # type: ignore[import-not-found]
 from torch import Tensor
@@ -46,9 +46,9 @@ class NoDevice(FakeTensorMode):
 class FakeCuda(TorchDispatchMode):
     """Runs operators on tensors of a GPU without numbers, and those on the CPU as they are."""
 
-    def __init__(self, gpus: MadeUpGpus) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.races = RaceDetector(gpus.order)
+        self.races = RaceDetector(made_up_streams.installed.order)
         self.waits: Counter[str] = Counter()
         """How often the host waited for the GPU, by what for and where."""
         self.pinned: WeakSet[torch.UntypedStorage] = WeakSet()
@@ -180,20 +180,19 @@ def _read_back(tensor: FakeTensor) -> Tensor:
 
 
 @contextmanager
-def fake_cuda(gpus: MadeUpGpus) -> Iterator[FakeCuda]:
-    """Everything inside sees GPUs, which must be installed, with tensors that have no numbers.
+def fake_cuda() -> Iterator[FakeCuda]:
+    """Everything inside sees made-up GPUs, which must be installed, with tensors that have no numbers.
 
     Raises:
         AssertionError: two streams used the same memory at a time, perhaps.
     """
-    mode = FakeCuda(gpus)
+    mode = FakeCuda()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), mode:
         # copy.deepcopy looks at where a tensor's numbers are
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         patch.setattr(torch.autograd, "_engine_run_backward", run_backward)
-        patch.setattr(
-            fake_tensor, "init_gpu_context", lambda device: None
-        )  # it allocates on a GPU it is told of
+        # it allocates on a GPU that it is told of
+        patch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
         yield mode
         if mode.races.races:
             raise AssertionError("; ".join(dict.fromkeys(mode.races.races)))

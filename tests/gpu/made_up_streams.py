@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CUDA = 1
 """Number of the device type in torch."""
-installed: MadeUpGpus
+installed: Any = None
 """The GPUs of this process. A program may keep a stream for longer than a test keeps its GPUs."""
 _ids = count(1)
 
@@ -77,9 +77,8 @@ class EventBase:
 
 def _rebuild_class(kind: type, base: type) -> type:
     """torch's class with its own methods over another base."""
-    return type(
-        kind.__name__, (base,), {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    )
+    namespace = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (base,), namespace)
 
 
 CLASSES = {

@@ -1,7 +1,7 @@
 """Order of work between streams: what may run at the same time, and whether it touches the same memory.
 
-Each stream counts the work queued on it. An event carries how far its stream, and those that it waited for, had
-come; a stream that waits for the event knows as much (vector clocks, Fidge 1988 and Mattern 1989).
+Each stream counts the work queued on it. An event carries how far its stream, and those that it waited for,
+had come; a stream that waits for the event knows as much (vector clocks, Fidge 1988 and Mattern 1989).
 """
 
 from __future__ import annotations

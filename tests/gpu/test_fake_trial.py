@@ -70,6 +70,11 @@ def find_devices(value: Any) -> set[torch.device]:
     return set().union(*map(find_devices, value)) if isinstance(value, list | tuple) else set()
 
 
+def list_moments(run: Run) -> list[Tensor]:
+    """What the optimizer keeps for each parameter."""
+    return [value for values in run.optimizer.state.values() for value in values.values()]
+
+
 @pytest.fixture(autouse=True)
 def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 with one block in each stage instead of two: the same layers in half the time."""
@@ -78,7 +83,8 @@ def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake(make_up_gpus: Callable[..., MadeUpGpus]) -> Iterator[FakeCuda]:
-    with fake_cuda(make_up_gpus(ROOMY)) as mode:
+    make_up_gpus(ROOMY)
+    with fake_cuda() as mode:
         yield mode
 
 
@@ -140,7 +146,8 @@ def test_a_refresh_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) ->
 def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
     precision: str, card: Card, make_up_gpus: Callable[..., MadeUpGpus]
 ) -> None:
-    with fake_cuda(make_up_gpus(card)):
+    make_up_gpus(card)
+    with fake_cuda():
         run = start_run(draw_batches(2), precision)
         assert run._train.resident is (card is ROOMY)
         assert run.scaler.is_enabled() is (precision == "fp16")
@@ -161,7 +168,7 @@ def test_an_epoch_waits_as_often_with_many_batches_as_with_few(
     gpus = make_up_gpus(card)
     counted = []
     for batches in (1, 3):
-        with fake_cuda(gpus) as fake:
+        with fake_cuda() as fake:
             run = start_run(draw_batches(batches), precision)
             for _ in range(2):
                 fake.waits.clear()
@@ -198,10 +205,7 @@ def test_a_checkpoint_goes_over_the_cpu_and_back(
     assert restored.averaging.n_averaged == 1
     assert find_devices(restored.model.state_dict()) == {GPU}
     assert find_devices(restored.shipped.state_dict()) == {GPU}
-    moments = [value for values in restored.optimizer.state.values() for value in values.values()]
-    assert find_devices(moments) == find_devices(
-        [v for s in run.optimizer.state.values() for v in s.values()]
-    )
+    assert find_devices(list_moments(restored)) == find_devices(list_moments(run))
     assert [record.n_averaged for record in restored] == [2]
 
 
@@ -245,7 +249,8 @@ def test_what_would_wait_is_counted(fake: FakeCuda) -> None:
     number = numbers.sum()
     for wait in (
         number.item, lambda: float(number), lambda: bool(number > 0), number.cpu, numbers[:1].tolist,
-        lambda: torch.zeros(4).copy_(numbers), lambda: torch.ones(4).to(GPU), lambda: torch.tensor(1.0, device=GPU),
+        lambda: torch.zeros(4).copy_(numbers), lambda: torch.ones(4).to(GPU),
+        lambda: torch.tensor(1.0, device=GPU),
         lambda: torch.ones(4).to(GPU, non_blocking=True), lambda: numbers[torch.tensor([0, 1])],
     ):  # fmt: skip
         fake.waits.clear()

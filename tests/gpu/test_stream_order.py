@@ -42,14 +42,15 @@ def copy_ahead(*, wait: bool, record: bool, overwrite: bool = False) -> None:
 def test_a_race_is_found(
     wait: bool, record: bool, overwrite: bool, found: str | None, make_up_gpus: Callable[..., MadeUpGpus]
 ) -> None:
-    gpus = make_up_gpus(Card())
+    make_up_gpus(Card())
     expected = nullcontext() if found is None else pytest.raises(AssertionError, match=found)
-    with expected, fake_cuda(gpus):
+    with expected, fake_cuda():
         copy_ahead(wait=wait, record=record, overwrite=overwrite)
 
 
 def test_the_host_may_wait_instead(make_up_gpus: Callable[..., MadeUpGpus]) -> None:
-    with fake_cuda(make_up_gpus(Card())):
+    make_up_gpus(Card())
+    with fake_cuda():
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
             images = torch.zeros(4, device=GPU)
@@ -62,7 +63,8 @@ def test_the_host_may_wait_instead(make_up_gpus: Callable[..., MadeUpGpus]) -> N
 
 
 def test_memory_that_goes_back_in_order_needs_no_record(make_up_gpus: Callable[..., MadeUpGpus]) -> None:
-    with fake_cuda(make_up_gpus(Card())):
+    make_up_gpus(Card())
+    with fake_cuda():
         main, side = torch.cuda.current_stream(), torch.cuda.Stream()
         with torch.cuda.stream(side):
             images = torch.zeros(4, device=GPU)
