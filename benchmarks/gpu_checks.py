@@ -1,0 +1,511 @@
+"""Checks of benchmarks/gpu.py: whether a trial does on this device what it should."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib.util
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import where
+from gpu_images import draw_dataset
+from gpu_parts import Bench, Child, Failed, Figure, NotHere, Part, Record, expect, first_line
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from tune_swa.data.batches import ImageBatches
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training import checkpoint
+from tune_swa.training.export import export_model
+from tune_swa.training.loop import Run
+from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.probe import probe
+
+SIZE = 32
+"""Pixels of the drawn images."""
+EPOCHS, START = 6, 2
+"""Of the runs that are checked: averages from epoch 4 on."""
+RESTORED_AT = 4
+MOVEMENT = 0.01
+"""What two runs may differ by after the same epochs on a GPU, as a share of the way that their weights went:
+sums in another order, and nothing else."""
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+BITS_OF_FP32 = 2e-5
+"""Relative error of a product, far above that of fp32 (1e-7 to 1e-6) and below that of TF32, whose factors have
+ten bits (3e-4)."""
+
+
+# --------------------------------------------------------------------------------------- helpers
+
+
+def small_data(bench: Bench, *, seed: int = 0) -> Dataset:
+    """Images in memory that a network learns to tell apart within an epoch or two."""
+    if bench.on_gpu:
+        return draw_dataset(128, 64, SIZE, seed=seed)
+    return draw_dataset(36, 18, SIZE // 2, seed=seed)
+
+
+def new_run(
+    bench: Bench, data: Dataset, precision: str = "fp32", *, start: int | None = START, **options: Any
+) -> Run:
+    """A run of `EPOCHS` epochs; `options` are those of `Run`."""
+    numerics = choose_numerics(bench, precision, data.images.shape[1])
+    train = TrainSpec(epochs=EPOCHS, batch_size=16 if bench.on_gpu else 12, augment=("hflip", "crop"))
+    rates = {"lr": 1e-3} if start is None else {"lr": 1e-3, "swa_start": start, "swa_lr": 5e-4}
+    run = Run(RunSettings.model_validate({**rates, "train": train}), data, numerics, **options)
+    if precision == "fp16" and not bench.on_gpu:
+        run.scaler = torch.amp.GradScaler("cpu")
+    return run
+
+
+def choose_numerics(bench: Bench, precision: str, size: int) -> Numerics:
+    """As a search resolves them. On a CPU `tf32` is set by hand, though its arithmetic stays fp32, and bf16 stands in
+    for fp16, with which a CPU is a hundred times as slow.
+
+    Raises:
+        NotHere: this GPU does not have the format.
+    """
+    if not bench.on_gpu:
+        found = resolve(TrainSpec(), size, device="cpu", threads=1)
+        instead: dict[str, Any] = {"fp16": "bf16"}
+        return replace(found, precision=instead.get(precision, precision))
+    try:
+        train = TrainSpec.model_validate({"precision": precision})
+        return resolve(train, size, device="cuda", threads=1)
+    except RequestError as error:
+        raise NotHere(f"refused, as it should be: {error}") from None
+
+
+def flatten_weights(state: Mapping[str, Any]) -> Tensor:
+    """All floating-point tensors of a model's state in one vector, fp64 on the CPU."""
+    tensors = [t.detach().double().cpu().flatten() for t in state.values() if t.is_floating_point()]
+    return torch.cat(tensors)
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def compute_reproducibly(bench: Bench) -> Iterator[None]:
+    """Kernels that add in the same order every time, as far as torch has them."""
+    if not bench.on_gpu:
+        yield
+        return
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the context is made
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+
+
+# ---------------------------------------------------------------------------------------- checks
+
+
+def describe_machine(bench: Bench, record: Record) -> str:
+    """What torch can do here, by the probe that the program itself asks."""
+    facts = probe()
+    record(Figure("where", where()))
+    record(Figure("processor", hardware()["processor"] or platform.machine()))
+    for key in ("cuda", "driver_cuda", "gpu_error", "cpu_error", "torchvision_error"):
+        if facts.get(key):
+            record(Figure(key, str(facts[key])))
+    for gpu in facts["gpus"]:
+        record(Figure("GPU", json.dumps(gpu)))
+        expect(gpu["error"] is None, f"{gpu['name']}: {gpu['error']}")
+    if not bench.on_gpu:
+        expect(facts["cpu_error"] is None, str(facts["cpu_error"]))
+        return "the CPU trains a step; no GPU is looked at"
+    expect(bool(facts["gpus"]), f"torch finds no GPU: {facts['gpu_error']}")
+    gpu = facts["gpus"][0]
+    return (
+        f"{gpu['name']}, {gpu['memory'] / 1e9:.1f} GB, {gpu['free'] / 1e9:.1f} GB free, CUDA {facts['cuda']}"
+    )
+
+
+def check_training(bench: Bench, record: Record, precision: str) -> str:
+    """A run to its end: the loss falls, everything is finite, averages and statistics are fp32."""
+    run = new_run(bench, small_data(bench), precision)
+    records = list(run)
+    losses = [r.train_loss for r in records]
+    record(Figure("first loss", losses[0]))
+    record(Figure("last loss", losses[-1]))
+    record(Figure("accuracy", 100 * records[-1].accuracy, "%"))
+    expect(all(math.isfinite(v) for r in records for v in (r.train_loss, r.nll, r.ece)), "not finite")
+    expect(losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g} only")
+    expect(records[-1].accuracy > 0.6, f"{100 * records[-1].accuracy:.0f} % in three classes")
+    states = [*run.model.state_dict().values(), *run.shipped.state_dict().values()]
+    expect(all(t.dtype == torch.float32 for t in states if t.is_floating_point()), "weights are not fp32")
+    if precision == "fp16":
+        expect(
+            run.scaler.is_enabled() and run.scaler.get_scale() > 1, "the gradient scaler is off, or gave up"
+        )
+    stand_in = {"fp16": "; bf16 with a gradient scaler, for a CPU", "tf32": "; a CPU computes it as fp32"}
+    instead = "" if bench.on_gpu else stand_in.get(precision, "")
+    return f"loss {losses[0]:.2f} to {losses[-1]:.2f}, accuracy {100 * records[-1].accuracy:.0f} %{instead}"
+
+
+def check_streaming(bench: Bench, record: Record) -> str:
+    """Batches of images that lie on the device and of those copied batch by batch, against the CPU's."""
+    data = replace(small_data(bench), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    batches = 0
+    for channels_last in (False, True):
+        make = partial(ImageBatches, data, data.train, channels_last=channels_last)
+        resident, streamed, host = make(bench.device), make(bench.device, max_resident_bytes=0), make("cpu")
+        if bench.on_gpu:
+            expect(resident.resident, "images that fit are not kept on the GPU")
+            expect(not streamed.resident, "images are kept on the GPU although they may not be")
+        for purpose in ("train", "bn"):
+            draws = {"augment": ("hflip", "vflip", "crop"), "seed": 3, "epoch": 5, "purpose": purpose}
+            triples = zip(*(b.train(16, **draws) for b in (resident, streamed, host)), strict=True)
+            for (a, labels), (b, other), (c, own) in triples:
+                expect(
+                    torch.equal(a, b) and torch.equal(labels, other), "resident and streamed images differ"
+                )
+                expect(torch.equal(a.cpu(), c), "the device's images differ from the CPU's")
+                expect(torch.equal(labels.cpu(), own), "the device's labels differ from the CPU's")
+                batches += 1
+    with compute_reproducibly(bench):
+        runs = [new_run(bench, data), new_run(bench, data, stream_images=True)]
+        losses = [[run.run_epoch().train_loss for _ in range(2)] for run in runs]
+    gap = max(abs(a - b) / abs(a) for a, b in zip(*losses, strict=True))
+    record(Figure("relative difference of the losses", gap))
+    expect(gap <= (1e-3 if bench.on_gpu else 0), f"losses differ by {gap:.2g}: {losses}")
+    instead = "" if bench.on_gpu else "; a CPU reads both from the same array"
+    return f"{batches} batches bit for bit equal, and equal to the CPU's{instead}"
+
+
+def check_restoring(bench: Bench, record: Record) -> str:
+    """A run restored from its checkpoint, and one that begins from a trunk's state, against the straight run."""
+    data = small_data(bench)
+    allowed = MOVEMENT if bench.on_gpu else 0.0
+    with compute_reproducibly(bench):
+        straight, trunk = new_run(bench, data), new_run(bench, data, start=None)
+        saved: dict[str, Path] = {"own": bench.folder / "own.pt", "trunk": bench.folder / "trunk.pt"}
+        for _ in range(RESTORED_AT):
+            straight.run_epoch()
+        checkpoint.save(straight.state_dict(), saved["own"])
+        while trunk.epoch <= START:
+            trunk.run_epoch()
+        trunk.advance()  # the first epoch that is averaged
+        checkpoint.save(trunk.trunk_state(), saved["trunk"])
+        begun = flatten_weights(straight.model.state_dict())
+        expected = list(straight)[-1]
+        ended = flatten_weights(straight.shipped.state_dict())
+        way = float((flatten_weights(straight.model.state_dict()) - begun).norm())
+        found = {}
+        for name, path in saved.items():
+            again = new_run(bench, data)
+            again.load_state_dict(checkpoint.load(path, again.device))
+            last = list(again)[-1]
+            found[name] = float((flatten_weights(again.shipped.state_dict()) - ended).norm()) / way
+            record(Figure(f"difference after {name}", found[name], "of the way"))
+            expect(last.n_averaged == expected.n_averaged, f"{last.n_averaged} models, {expected.n_averaged}")
+        # that the measure sees a fault: the same without the optimizer's state
+        spoiled, state = new_run(bench, data), checkpoint.load(saved["own"], straight.device)
+        fresh = spoiled.optimizer.state_dict()
+        spoiled.load_state_dict({**state, "optimizer": {**state["optimizer"], "state": fresh["state"]}})
+        list(spoiled)
+        fault = float((flatten_weights(spoiled.shipped.state_dict()) - ended).norm()) / way
+    record(Figure("difference without the optimizer's state", fault, "of the way"))
+    expect(fault > 5 * MOVEMENT, f"a lost optimizer state shows as {fault:.2g} only: the check sees nothing")
+    for name, gap in found.items():
+        expect(gap <= allowed, f"{name}: {gap:.2g} of the way that the weights went; allowed are {allowed:g}")
+    exact = " (bit for bit)" if not any(found.values()) else ""
+    return (
+        f"checkpoint {found['own']:.1e}, trunk {found['trunk']:.1e} of the way that the weights went{exact}; "
+        f"allowed {allowed:g}, without the optimizer's state {fault:.2f}"
+    )
+
+
+def check_export(bench: Bench, record: Record) -> str:
+    """The model in each format, compared here, and by a process that sees no GPU."""
+    data = small_data(bench)
+    run = new_run(bench, data, "bf16" if bench.on_gpu and torch.cuda.is_bf16_supported() else "fp32")
+    last = list(run)[-1]
+    about = describe_model(run, data, last.accuracy)
+    model = copy.deepcopy(run.shipped).cpu().eval()
+    formats = ["state_dict", "torch.export"]
+    if importlib.util.find_spec("safetensors") is not None:
+        formats.append("safetensors")
+    output = bench.folder / "export"
+    output.mkdir(exist_ok=True)
+    report = export_model(model, about, run.settings.train, formats, output, data)
+    for outcome in report.outcomes:
+        record(Figure(outcome.format, 100 * outcome.accuracy["validation"], "%"))
+    child = Child(export_without_gpu, model, about, run.settings.train, formats, output, data)
+    try:
+        differences = child.receive()
+    finally:
+        child.end()
+    expect(not isinstance(differences, str), f"without a GPU: {differences}")
+    record(Figure("differences without a GPU", "; ".join(differences) or "none"))
+    expect(bool(differences) == bench.on_gpu, f"named as different without a GPU: {differences}")
+    return f"{', '.join(formats)}: {100 * last.accuracy:.1f} % recorded and read again, and without a GPU"
+
+
+def describe_model(run: Run, data: Dataset, accuracy: float) -> dict[str, Any]:
+    """What `best_model.json` would say of it."""
+    return {
+        "num_classes": data.num_classes,
+        "class_names": list(data.class_names),
+        "preprocessing": {
+            "image_size": data.images.shape[1], "resize": "squash", "exif_rotation": False,
+            "mean": list(data.mean), "std": list(data.std),
+        },
+        "trial": "swa-0000",
+        "kind": "swa",
+        "configuration": "drawn",
+        "params": {"lr": 1e-3},
+        "validation": {"accuracy": accuracy},
+        "test": None,
+        "numerics": run.numerics.as_dict(),
+        "hardware": hardware(),
+        "versions": {"torch": str(torch.__version__).partition("+")[0]},
+    }  # fmt: skip
+
+
+def export_without_gpu(connection: Connection, *given: Any) -> None:
+    """Export in a process that sees no GPU; sends the differences, or the error as text."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch asks the driver
+    torch.set_num_threads(1)
+    try:
+        connection.send(export_model(*given).differences)
+    except Exception as error:
+        connection.send(first_line(error))
+
+
+def check_exhausted_memory(bench: Bench, record: Record) -> str:
+    """A batch that does not fit fails as torch's OutOfMemoryError, and the process trains on."""
+    if bench.on_gpu:
+        allowed = torch.cuda.memory_reserved() + 700_000_000
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(allowed / total)
+        large = draw_dataset(256, 6, 256)
+        train = TrainSpec(epochs=2, batch_size=256)
+        numerics = choose_numerics(bench, "fp32", 256)
+        try:
+            Run(RunSettings(lr=1e-3, train=train), large, numerics).run_epoch()
+        except torch.OutOfMemoryError as error:
+            record(Figure("error", first_line(error)))
+        else:
+            raise Failed(f"a batch of 256 at 256 px fits {allowed / 1e9:.1f} GB")
+        what = f"OutOfMemoryError at {allowed / 1e9:.1f} GB"
+    else:
+        try:
+            torch.empty(1 << 55, dtype=torch.uint8)
+        except RuntimeError as error:
+            record(Figure("error", first_line(error)))
+        else:
+            raise Failed("a CPU has room for 36 petabytes")
+        what = "a CPU has no limit of its own: an allocation of 36 petabytes fails"
+    free_memory()
+    if bench.on_gpu:
+        left = torch.cuda.memory_allocated()
+        record(Figure("still allocated", left / 1e6, "MB"))
+        expect(left < 100e6, f"{left / 1e6:.0f} MB are still held after the failure")
+    loss = new_run(bench, small_data(bench)).run_epoch().train_loss
+    expect(math.isfinite(loss), f"the loss afterwards is {loss}")
+    return f"{what}, and a smaller run trains in the same process"
+
+
+SHARE = 0.3
+"""Of the card, for each of two processes."""
+
+
+def check_two_processes(bench: Bench, record: Record) -> str:
+    """Two runs on one card by fraction: one is refused what is over its share, and the other never notices."""
+    modest, greedy = (Child(train_in_share, bench, wanted) for wanted in (False, True))
+    try:
+        results = [child.receive() for child in (modest, greedy)]
+        for child in (modest, greedy):
+            child.send("go")
+        results = [child.receive() for child in (modest, greedy)]
+    finally:
+        modest.end()
+        greedy.end()
+    for name, result in zip(("the modest one", "the greedy one"), results, strict=True):
+        expect(not isinstance(result, str), f"{name}: {result}")
+        record(Figure(f"reserved by {name}", result["reserved"] / 1e9, "GB"))
+        if bench.on_gpu:
+            expect(result["reserved"] <= SHARE * result["total"], f"{name} took more than its share")
+    expect(results[1]["refused"] is True, "the greedy one got more than its share")
+    instead = "" if bench.on_gpu else "; a CPU divides no memory, so the greedy one asks for 36 petabytes"
+    return (
+        f"both train side by side at {SHARE:g} of the device; over it: OutOfMemoryError there alone{instead}"
+    )
+
+
+def train_in_share(connection: Connection, bench: Bench, greedy: bool) -> None:
+    """Train within a share of the device; the greedy one asks for more than it first."""
+    torch.set_num_threads(1)
+    try:
+        total = torch.cuda.mem_get_info()[1] if bench.on_gpu else 1 << 55
+        if bench.on_gpu:
+            torch.cuda.set_per_process_memory_fraction(SHARE)
+        run = new_run(bench, small_data(bench), start=None)
+        run.run_epoch()
+        connection.send("ready")
+        connection.recv()
+        refused = False
+        if greedy:
+            try:
+                torch.empty(
+                    int(total * SHARE) if bench.on_gpu else total, dtype=torch.uint8, device=bench.device
+                )
+            except RuntimeError:  # which OutOfMemoryError is
+                refused = True
+            free_memory()
+        while not run.done:
+            run.run_epoch()
+        reserved = torch.cuda.max_memory_reserved() if bench.on_gpu else 0
+        connection.send({"reserved": reserved, "total": total, "refused": refused})
+    except Exception as error:
+        connection.send(first_line(error))
+    with suppress(EOFError):
+        connection.recv()
+
+
+def check_tf32(bench: Bench, record: Record) -> str:
+    """Products of matrices and convolutions in fp32 and tf32 against fp64, with the backends of a run."""
+    drawn = torch.Generator().manual_seed(0)
+    side, channels = (512, 64) if bench.on_gpu else (128, 16)
+    left, right = (torch.randn(side, side, generator=drawn) for _ in range(2))
+    images = torch.randn(8, channels, 16, 16, generator=drawn)
+    kernel = torch.randn(channels, channels, 3, 3, generator=drawn)
+
+    def find_error(result: Tensor, truth: Tensor) -> float:
+        return float((result.double().cpu() - truth).norm() / truth.norm())
+
+    errors: dict[tuple[str, str], float] = {}
+    for precision in ("tf32", "fp32"):
+        choose_numerics(bench, precision, SIZE).set_backends()
+        a, b, x, w = (t.to(bench.device) for t in (left, right, images, kernel))
+        errors[precision, "matmul"] = find_error(a @ b, left.double() @ right.double())
+        truth = nn.functional.conv2d(images.double(), kernel.double())
+        errors[precision, "convolution"] = find_error(nn.functional.conv2d(x, w), truth)
+    for (precision, what), error in errors.items():
+        record(Figure(f"{precision} {what}", error, "relative error"))
+    for what in ("matmul", "convolution"):
+        error = errors["fp32", what]
+        expect(error < BITS_OF_FP32, f"fp32: a {what} is off by {error:.1e}, as TF32 is")
+    half = find_error((left.bfloat16() @ right.bfloat16()).float(), left.double() @ right.double())
+    expect(half > BITS_OF_FP32, f"a product of bf16 is off by {half:.1e} only: the check sees nothing")
+    worst = max(error for (precision, _), error in errors.items() if precision == "fp32")
+    if not bench.on_gpu:
+        return f"fp32 is off by {worst:.0e} at most; a CPU has no TF32"
+    if torch.cuda.get_device_capability() >= (8, 0):
+        on = errors["tf32", "convolution"]
+        expect(on > BITS_OF_FP32, f"tf32: a convolution is off by {on:.1e}, so TF32 is not on")
+        return f"fp32 is off by {worst:.0e} at most, tf32 by {on:.0e}"
+    return f"fp32 is off by {worst:.0e} at most; this GPU has no TF32"
+
+
+def check_refresh(bench: Bench, record: Record) -> str:
+    """The statistics that the loop gives an average, against torch's update_bn over the same batches."""
+    gaps = {}
+    for precision in ("fp32", "bf16"):
+        try:
+            run = new_run(bench, small_data(bench), precision)
+        except NotHere:
+            continue
+        while run.averaging is None:
+            run.run_epoch()
+        averages = run.averaging
+        theirs = copy.deepcopy(averages.average)
+        with run.numerics.autocast():
+            update_bn((images for images, _ in run._batches("bn")), theirs)
+        averages.refresh(run._batches("bn"), run.numerics.autocast())
+        ours = averages.average
+        pairs = [
+            (a, b)
+            for (name, a), b in zip(theirs.named_buffers(), ours.buffers(), strict=True)
+            if "running" in name
+        ]
+        gaps[precision] = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+        counts = [
+            (a, b) for (n, a), b in zip(theirs.named_buffers(), ours.buffers(), strict=True) if "num_b" in n
+        ]
+        expect(all(torch.equal(a, b) for a, b in counts), f"{precision}: the counts of batches differ")
+        record(Figure(f"largest difference, {precision}", gaps[precision], "relative"))
+    allowed = 1e-5 if bench.on_gpu else 0.0
+    for precision, gap in gaps.items():
+        expect(gap <= allowed, f"{precision}: running statistics differ by {gap:.1e}; allowed {allowed:g}")
+    exact = "bit for bit" if not any(gaps.values()) else f"to {max(gaps.values()):.0e}"
+    return f"running means, variances and counts equal {exact}"
+
+
+def check_lost_process(bench: Bench, record: Record) -> str:
+    """A process that loses its device costs no other one anything."""
+    run = new_run(bench, small_data(bench))
+    first = run.run_epoch().train_loss
+    child = Child(lose_device, bench)
+    try:
+        said = child.receive() if bench.on_gpu else None
+    finally:
+        exit_code = child.end()
+    if bench.on_gpu:
+        expect(said["after"] is not None, "after a device-side assertion the same process goes on computing")
+        record(Figure("the error", said["error"]))
+        record(Figure("afterwards there", said["after"]))
+    else:
+        expect(exit_code is not None and exit_code < 0, f"it ended with {exit_code}")
+    second = run.run_epoch().train_loss
+    expect(math.isfinite(second) and second < first, f"the other run's loss went from {first} to {second}")
+    again = new_run(bench, small_data(bench)).run_epoch().train_loss
+    expect(abs(again - first) <= 0.05 * first, f"a new run begins with a loss of {again}, not {first}")
+    what = "a device-side assertion" if bench.on_gpu else "an abort (a CPU has no device to lose)"
+    return f"{what} ends one process; another one on the device trains on"
+
+
+def lose_device(connection: Connection, bench: Bench) -> None:
+    """Make the device useless for this process."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)  # the kernel prints a line for every thread
+    if not bench.on_gpu:
+        os.abort()
+    said: dict[str, str | None] = {"error": None, "after": None}
+    row = torch.zeros(4, device="cuda")
+    try:
+        print(row[torch.tensor([99], device="cuda")].sum().item(), file=open(os.devnull, "w"))
+    except RuntimeError as error:
+        said["error"] = first_line(error)
+    try:
+        torch.ones(4, device="cuda").sum().item()
+    except RuntimeError as error:
+        said["after"] = first_line(error)
+    connection.send(said)
+    os._exit(1)  # as nothing that ends with CUDA calls can
+
+
+CHECKS: tuple[Part, ...] = (
+    Part("the machine", "check", describe_machine, 60),
+    *(Part(f"{p} trains", "check", partial(check_training, precision=p), 60) for p in PRECISIONS),
+    Part("TF32 is off in fp32", "check", check_tf32, 30),
+    Part("resident = streamed = CPU's batches", "check", check_streaming, 60, fresh=True),
+    Part("restored = straight run", "check", check_restoring, 60, fresh=True),
+    Part("BN refresh = update_bn", "check", check_refresh, 40, fresh=True),
+    Part("export, with and without the GPU", "check", check_export, 90),
+    Part("memory exhausted and recovered", "check", check_exhausted_memory, 60, fresh=True),
+    Part("two processes on one card", "check", check_two_processes, 90, fresh=True),
+    Part("a lost process", "check", check_lost_process, 60),
+)
