@@ -1,13 +1,13 @@
 """What a GPU does with this program, in one call of at most nine minutes: checks, then measurements.
 
     python benchmarks/gpu.py --json gpu.json
-    python benchmarks/gpu.py --device cpu       # the same parts on a CPU, small: whether the script is in order
+    python benchmarks/gpu.py --device cpu       # the same parts on a CPU, small: is the script in order?
 
-Needs torch, torchvision, numpy, Pillow and pydantic, not Ray. Prints Markdown tables as it goes: of the checks
-(`pass`, `FAIL` or `skipped`, and what was found), of the measurements, and what the tutorial's table of eight rows
-would take on this card. A part that fails, hangs or loses its device costs only itself: the parts run in a process of
-their own, which is replaced. Images are drawn, 14,034 JPEGs of 150 px as in the tutorial's set, and removed at the
-end. The exit code is 0 unless the script itself breaks: read the table.
+Needs torch, torchvision, numpy, Pillow and pydantic, not Ray. Prints Markdown tables as it goes: of the
+checks (`pass`, `FAIL` or `skipped`, and what was found), of the measurements, and what the tutorial's table
+of eight rows would take on this card. The parts run in a process of their own, which is replaced, so one
+that fails, hangs or loses its device costs only itself. Images are drawn, 14,034 JPEGs of 150 px as in the
+tutorial's set, and removed at the end. The exit code is 0 unless the script itself breaks: read the table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def find_missing() -> list[str]:
 
 
 class Runner:
-    """Runs parts one after the other within a budget, prints a line for each and keeps the file up to date."""
+    """Runs parts one after the other within a budget, prints a line for each, keeps the file up to date."""
 
     def __init__(self, bench: Bench, budget: float, path: Path | None) -> None:
         self.bench = bench
@@ -76,8 +76,8 @@ class Runner:
                 if fresh or outcome.status == "FAIL":
                     self.stop()  # nobody knows in which state it has left the device
             self.outcomes.append(outcome)
-            print(f"| {part.name} | {outcome.status} | {outcome.reason.replace('|', '/')} | {outcome.seconds:.1f} |",
-                  flush=True)  # fmt: skip
+            reason = outcome.reason.replace("|", "/")
+            print(f"| {part.name} | {outcome.status} | {reason} | {outcome.seconds:.1f} |", flush=True)
             if outcome.trace:
                 print(outcome.trace, file=sys.stderr, flush=True)
             self.save()
@@ -127,8 +127,8 @@ class Runner:
 
 
 def predict_hours(outcomes: Sequence[Outcome]) -> dict[int, float]:
-    """Hours of the tutorial's whole table on this card, by the number of trials at once; of what was measured."""
-    from gpu_measures import predict_table
+    """Hours of the tutorial's whole table on this card by the number of trials at once, where measured."""
+    from gpu_table import predict_table
 
     seconds: dict[str, dict[int, float]] = {"trunk": {}, "branch": {}}
     for figure in (f for outcome in outcomes if outcome.name == "trials at once" for f in outcome.figures):
@@ -174,8 +174,7 @@ def main() -> int:
         )
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the package need not be installed; processes started here inherit it
-    from gpu_checks import CHECKS
-    from gpu_measures import MEASURES
+    from gpu_catalogue import CHECKS, MEASURES
     from gpu_parts import choose_sizes
 
     if given.quick:

@@ -10,7 +10,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -20,7 +20,15 @@ from typing import Any
 import torch
 from common import where
 from gpu_images import draw_dataset
-from gpu_parts import Bench, Child, Failed, Figure, NotHere, Part, Record, expect, first_line
+from gpu_parts import (
+    Bench,
+    Child,
+    Figure,
+    NotOnThisDeviceError,
+    Record,
+    expect,
+    first_line,
+)
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -44,8 +52,8 @@ MOVEMENT = 0.01
 sums in another order, and nothing else."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BITS_OF_FP32 = 2e-5
-"""Relative error of a product, far above that of fp32 (1e-7 to 1e-6) and below that of TF32, whose factors have
-ten bits (3e-4)."""
+"""Relative error of a product, far above that of fp32 (1e-7 to 1e-6) and below that of TF32, whose factors
+have ten bits (3e-4)."""
 
 
 # --------------------------------------------------------------------------------------- helpers
@@ -72,11 +80,11 @@ def new_run(
 
 
 def choose_numerics(bench: Bench, precision: str, size: int) -> Numerics:
-    """As a search resolves them. On a CPU `tf32` is set by hand, though its arithmetic stays fp32, and bf16 stands in
-    for fp16, with which a CPU is a hundred times as slow.
+    """As a search resolves them. On a CPU `tf32` is set by hand, though its arithmetic stays fp32, and bf16
+    stands in for fp16, with which a CPU is a hundred times as slow.
 
     Raises:
-        NotHere: this GPU does not have the format.
+        NotOnThisDeviceError: this GPU does not have the format.
     """
     if not bench.on_gpu:
         found = resolve(TrainSpec(), size, device="cpu", threads=1)
@@ -86,7 +94,7 @@ def choose_numerics(bench: Bench, precision: str, size: int) -> Numerics:
         train = TrainSpec.model_validate({"precision": precision})
         return resolve(train, size, device="cuda", threads=1)
     except RequestError as error:
-        raise NotHere(f"refused, as it should be: {error}") from None
+        raise NotOnThisDeviceError(f"refused, as it should be: {error}") from None
 
 
 def flatten_weights(state: Mapping[str, Any]) -> Tensor:
@@ -195,7 +203,7 @@ def check_streaming(bench: Bench, record: Record) -> str:
 
 
 def check_restoring(bench: Bench, record: Record) -> str:
-    """A run restored from its checkpoint, and one that begins from a trunk's state, against the straight run."""
+    """A run restored from its checkpoint, and one begun from a trunk's state, against the straight run."""
     data = small_data(bench)
     allowed = MOVEMENT if bench.on_gpu else 0.0
     with compute_reproducibly(bench):
@@ -294,97 +302,6 @@ def export_without_gpu(connection: Connection, *given: Any) -> None:
         connection.send(first_line(error))
 
 
-def check_exhausted_memory(bench: Bench, record: Record) -> str:
-    """A batch that does not fit fails as torch's OutOfMemoryError, and the process trains on."""
-    if bench.on_gpu:
-        allowed = torch.cuda.memory_reserved() + 700_000_000
-        total = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(allowed / total)
-        large = draw_dataset(256, 6, 256)
-        train = TrainSpec(epochs=2, batch_size=256)
-        numerics = choose_numerics(bench, "fp32", 256)
-        try:
-            Run(RunSettings(lr=1e-3, train=train), large, numerics).run_epoch()
-        except torch.OutOfMemoryError as error:
-            record(Figure("error", first_line(error)))
-        else:
-            raise Failed(f"a batch of 256 at 256 px fits {allowed / 1e9:.1f} GB")
-        what = f"OutOfMemoryError at {allowed / 1e9:.1f} GB"
-    else:
-        try:
-            torch.empty(1 << 55, dtype=torch.uint8)
-        except RuntimeError as error:
-            record(Figure("error", first_line(error)))
-        else:
-            raise Failed("a CPU has room for 36 petabytes")
-        what = "a CPU has no limit of its own: an allocation of 36 petabytes fails"
-    free_memory()
-    if bench.on_gpu:
-        left = torch.cuda.memory_allocated()
-        record(Figure("still allocated", left / 1e6, "MB"))
-        expect(left < 100e6, f"{left / 1e6:.0f} MB are still held after the failure")
-    loss = new_run(bench, small_data(bench)).run_epoch().train_loss
-    expect(math.isfinite(loss), f"the loss afterwards is {loss}")
-    return f"{what}, and a smaller run trains in the same process"
-
-
-SHARE = 0.3
-"""Of the card, for each of two processes."""
-
-
-def check_two_processes(bench: Bench, record: Record) -> str:
-    """Two runs on one card by fraction: one is refused what is over its share, and the other never notices."""
-    modest, greedy = (Child(train_in_share, bench, wanted) for wanted in (False, True))
-    try:
-        results = [child.receive() for child in (modest, greedy)]
-        for child in (modest, greedy):
-            child.send("go")
-        results = [child.receive() for child in (modest, greedy)]
-    finally:
-        modest.end()
-        greedy.end()
-    for name, result in zip(("the modest one", "the greedy one"), results, strict=True):
-        expect(not isinstance(result, str), f"{name}: {result}")
-        record(Figure(f"reserved by {name}", result["reserved"] / 1e9, "GB"))
-        if bench.on_gpu:
-            expect(result["reserved"] <= SHARE * result["total"], f"{name} took more than its share")
-    expect(results[1]["refused"] is True, "the greedy one got more than its share")
-    instead = "" if bench.on_gpu else "; a CPU divides no memory, so the greedy one asks for 36 petabytes"
-    return (
-        f"both train side by side at {SHARE:g} of the device; over it: OutOfMemoryError there alone{instead}"
-    )
-
-
-def train_in_share(connection: Connection, bench: Bench, greedy: bool) -> None:
-    """Train within a share of the device; the greedy one asks for more than it first."""
-    torch.set_num_threads(1)
-    try:
-        total = torch.cuda.mem_get_info()[1] if bench.on_gpu else 1 << 55
-        if bench.on_gpu:
-            torch.cuda.set_per_process_memory_fraction(SHARE)
-        run = new_run(bench, small_data(bench), start=None)
-        run.run_epoch()
-        connection.send("ready")
-        connection.recv()
-        refused = False
-        if greedy:
-            try:
-                torch.empty(
-                    int(total * SHARE) if bench.on_gpu else total, dtype=torch.uint8, device=bench.device
-                )
-            except RuntimeError:  # which OutOfMemoryError is
-                refused = True
-            free_memory()
-        while not run.done:
-            run.run_epoch()
-        reserved = torch.cuda.max_memory_reserved() if bench.on_gpu else 0
-        connection.send({"reserved": reserved, "total": total, "refused": refused})
-    except Exception as error:
-        connection.send(first_line(error))
-    with suppress(EOFError):
-        connection.recv()
-
-
 def check_tf32(bench: Bench, record: Record) -> str:
     """Products of matrices and convolutions in fp32 and tf32 against fp64, with the backends of a run."""
     drawn = torch.Generator().manual_seed(0)
@@ -426,7 +343,7 @@ def check_refresh(bench: Bench, record: Record) -> str:
     for precision in ("fp32", "bf16"):
         try:
             run = new_run(bench, small_data(bench), precision)
-        except NotHere:
+        except NotOnThisDeviceError:
             continue
         while run.averaging is None:
             run.run_epoch()
@@ -452,60 +369,3 @@ def check_refresh(bench: Bench, record: Record) -> str:
         expect(gap <= allowed, f"{precision}: running statistics differ by {gap:.1e}; allowed {allowed:g}")
     exact = "bit for bit" if not any(gaps.values()) else f"to {max(gaps.values()):.0e}"
     return f"running means, variances and counts equal {exact}"
-
-
-def check_lost_process(bench: Bench, record: Record) -> str:
-    """A process that loses its device costs no other one anything."""
-    run = new_run(bench, small_data(bench))
-    first = run.run_epoch().train_loss
-    child = Child(lose_device, bench)
-    try:
-        said = child.receive() if bench.on_gpu else None
-    finally:
-        exit_code = child.end()
-    if bench.on_gpu:
-        expect(said["after"] is not None, "after a device-side assertion the same process goes on computing")
-        record(Figure("the error", said["error"]))
-        record(Figure("afterwards there", said["after"]))
-    else:
-        expect(exit_code is not None and exit_code < 0, f"it ended with {exit_code}")
-    second = run.run_epoch().train_loss
-    expect(math.isfinite(second) and second < first, f"the other run's loss went from {first} to {second}")
-    again = new_run(bench, small_data(bench)).run_epoch().train_loss
-    expect(abs(again - first) <= 0.05 * first, f"a new run begins with a loss of {again}, not {first}")
-    what = "a device-side assertion" if bench.on_gpu else "an abort (a CPU has no device to lose)"
-    return f"{what} ends one process; another one on the device trains on"
-
-
-def lose_device(connection: Connection, bench: Bench) -> None:
-    """Make the device useless for this process."""
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # the kernel prints a line for every thread
-    if not bench.on_gpu:
-        os.abort()
-    said: dict[str, str | None] = {"error": None, "after": None}
-    row = torch.zeros(4, device="cuda")
-    try:
-        print(row[torch.tensor([99], device="cuda")].sum().item(), file=open(os.devnull, "w"))
-    except RuntimeError as error:
-        said["error"] = first_line(error)
-    try:
-        torch.ones(4, device="cuda").sum().item()
-    except RuntimeError as error:
-        said["after"] = first_line(error)
-    connection.send(said)
-    os._exit(1)  # as nothing that ends with CUDA calls can
-
-
-CHECKS: tuple[Part, ...] = (
-    Part("the machine", "check", describe_machine, 60),
-    *(Part(f"{p} trains", "check", partial(check_training, precision=p), 60) for p in PRECISIONS),
-    Part("TF32 is off in fp32", "check", check_tf32, 30),
-    Part("resident = streamed = CPU's batches", "check", check_streaming, 60, fresh=True),
-    Part("restored = straight run", "check", check_restoring, 60, fresh=True),
-    Part("BN refresh = update_bn", "check", check_refresh, 40, fresh=True),
-    Part("export, with and without the GPU", "check", check_export, 90),
-    Part("memory exhausted and recovered", "check", check_exhausted_memory, 60, fresh=True),
-    Part("two processes on one card", "check", check_two_processes, 90, fresh=True),
-    Part("a lost process", "check", check_lost_process, 60),
-)

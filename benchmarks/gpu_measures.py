@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-import heapq
 import os
 import resource
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from gpu_checks import choose_numerics, free_memory
 from gpu_images import PARTS, folder_spec, write_folders
-from gpu_parts import Bench, Child, Failed, Figure, NotHere, Part, Record, expect, first_line, summarise
+from gpu_parts import (
+    Bench,
+    Figure,
+    NotOnThisDeviceError,
+    Record,
+    summarise,
+)
+from gpu_table import TUTORIAL_IMAGES
 from throughput import seconds_of_epoch, seconds_resident
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -32,15 +35,6 @@ from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.spec import RunSettings, TrainSpec
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics, resolve
-
-TUTORIAL_EPOCHS = 120
-TUTORIAL_BRANCHES = {60: 1, 75: 1, 90: 5}
-"""The tutorial's table: its SWA runs by the epoch that they start from, on one trunk. The baseline has a warm-up,
-so that its trunk is its own."""
-TUTORIAL_IMAGES = 14_034
-COMPILED = 2
-"""Epochs of one batch that a compiled network gets before it is timed."""
-
 
 # --------------------------------------------------------------------------------------- helpers
 
@@ -201,7 +195,7 @@ def measure_precisions(bench: Bench, record: Record, size: int) -> str:
             continue
         try:
             numerics = choose_numerics(bench, precision, size)
-        except NotHere as error:
+        except NotOnThisDeviceError as error:
             record(Figure(precision, str(error)))
             continue
         found[precision] = _measure_steps(bench, record, precision, whole, numerics)
@@ -243,7 +237,8 @@ def measure_compile(bench: Bench, record: Record, size: int) -> str:
     rates = [images / seconds_resident(run, batches) for _ in range(bench.repeat)]
     record(summarise(f"{numerics.precision}, compiled", rates, "images/s"))
     off = "; compiling was switched off (TORCH_COMPILE_DISABLE)" if compiling_is_off() else ""
-    return f"{size} px: {statistics.median(rates) / plain:.2f} times as fast after {took:.0f} s of compiling{off}"
+    gain = statistics.median(rates) / plain
+    return f"{size} px: {gain:.2f} times as fast after {took:.0f} s of compiling{off}"
 
 
 def compiling_is_off() -> bool:
@@ -280,8 +275,9 @@ def measure_epochs(bench: Bench, record: Record, size: int) -> str:
     ratio = statistics.median(branch) / (statistics.median(trunk) - statistics.median(evaluation))
     record(Figure("branch epoch against training alone", ratio, "times"))
     return (
-        f"{size} px: trunk {statistics.median(trunk):.3g} s, branch {statistics.median(branch):.3g} s ({ratio:.2f} times "
-        f"training alone), {peak_memory(bench) / 1e9:.2f} GB ({len(data.train):,} images, {run.numerics.precision})"
+        f"{size} px: trunk {statistics.median(trunk):.3g} s, branch {statistics.median(branch):.3g} s "
+        f"({ratio:.2f} times training alone), {peak_memory(bench) / 1e9:.2f} GB "
+        f"({len(data.train):,} images, {run.numerics.precision})"
     )
 
 
@@ -308,250 +304,3 @@ def _refresh(run: Run) -> None:
 def _refresh_as_torch(run: Run, average: nn.Module) -> None:
     with run.numerics.autocast():
         update_bn((images for images, _ in run._batches("bn")), average)
-
-
-def measure_context(bench: Bench, record: Record) -> str:
-    """What a process takes of the card beside the memory that torch counts."""
-    if not bench.on_gpu:
-        child = Child(hold_device, bench)
-        held = child.receive()
-        child.end()
-        record(Figure("memory of a process that has trained a step", held / 1e9, "GB"))
-        return f"a CPU has no contexts; a process that has trained a step takes {held / 1e9:.2f} GB"
-    before = torch.cuda.mem_get_info()[0]
-    child = Child(hold_device, bench)
-    try:
-        reserved = child.receive()
-        taken = before - torch.cuda.mem_get_info()[0]
-    finally:
-        child.end()
-    context = taken - reserved
-    record(Figure("context", context / 1e9, "GB"))
-    record(Figure("taken in all", taken / 1e9, "GB"))
-    expect(
-        context > 0, f"free memory fell by {taken}, of which torch reserved {reserved}: others use this GPU"
-    )
-    return f"{context / 1e9:.2f} GB beside the {reserved / 1e9:.2f} GB of torch's allocator"
-
-
-def hold_device(connection: Connection, bench: Bench) -> None:
-    """Train a step at the small size, say what the process has taken, and keep it until told to end."""
-    torch.set_num_threads(1)
-    data = open_images(bench, bench.small)
-    run = new_run(bench, replace(data, train=data.train[: bench.batch_size], val=data.val[:2]))
-    run.train_epoch()
-    read_clock(bench)
-    connection.send(torch.cuda.memory_reserved() if bench.on_gpu else peak_memory(bench))
-    with suppress(EOFError):
-        connection.recv()
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What one of several trials at once measured."""
-
-    trunk: list[float]
-    """Seconds an epoch."""
-    branch: list[float]
-    rate: float
-    """Images per second of its training."""
-    memory: float
-    """Bytes at most."""
-    images: int
-    """Of an epoch."""
-
-
-def measure_at_once(bench: Bench, record: Record) -> str:
-    """One, two and four trials on the device: seconds of their epochs, images per second of all."""
-    children: list[Child] = []
-    rates: dict[int, float] = {}
-    failures = []
-    try:
-        for together in bench.at_once:
-            children += [Child(train_beside_others, bench) for _ in range(together - len(children))]
-            results = _run_together(children, 1 / together)
-            failed = [r for r in results if isinstance(r, str)]
-            if failed:
-                failures.append(f"{together} at once: {failed[0]}")
-                record(Figure(f"{together} at once", failed[0]))
-                continue
-            timed = [r for r in results if isinstance(r, Timed)]
-            rates[together] = sum(r.rate for r in timed)
-            scale = TUTORIAL_IMAGES * PARTS[0][1] / timed[0].images
-            for name in ("trunk", "branch"):
-                seconds = [scale * value for r in timed for value in getattr(r, name)]
-                record(summarise(f"{together} at once, {name} epoch of the tutorial", seconds, "s"))
-            record(Figure(f"{together} at once, images/s of all", rates[together], "images/s"))
-            record(Figure(f"{together} at once, memory of one", max(r.memory for r in timed) / 1e9, "GB"))
-    finally:
-        for child in children:
-            child.end()
-    if not rates:
-        raise Failed("; ".join(failures))
-    alone = rates.get(1)
-    gains = [
-        f"{n}: {rate:,.0f} images/s" + (f" ({rate / alone:.2f} times)" if alone and n > 1 else "")
-        for n, rate in rates.items()
-    ]
-    return "; ".join(gains + failures)
-
-
-def _run_together(children: Sequence[Child], share: float) -> list[Timed | str]:
-    """Have every child train at its share of the device, and start to measure at the same time."""
-    for child in children:
-        child.send(share)
-    ready = [child.receive() for child in children]
-    for child in children:
-        child.send("go" if all(said == "ready" for said in ready) else "stop")
-    return [child.receive() for child in children]
-
-
-def train_beside_others(connection: Connection, bench: Bench) -> None:
-    """Serve shares of the device: train the full recipe in each, send a `Timed` or an error's text."""
-    torch.set_num_threads(1)
-    whole = open_images(bench, bench.large)
-    rate: float | None = None
-    with suppress(EOFError):
-        while (share := connection.recv()) is not None:
-            try:
-                if bench.on_gpu:
-                    torch.cuda.set_per_process_memory_fraction(share)
-                if rate is None:
-                    rate = find_rate(new_run(bench, whole))
-                data = shorten_epoch(bench, whole, rate, 1.0)
-                free_memory()
-                if bench.on_gpu:
-                    torch.cuda.reset_peak_memory_stats()
-                run = new_run(bench, data, start=bench.repeat)
-                run.run_epoch()
-                ready = "ready"
-            except Exception as error:
-                ready = first_line(error)
-            connection.send(ready)
-            if connection.recv() != "go":
-                connection.send(ready if ready != "ready" else "another one could not start")
-                continue
-            try:
-                connection.send(_time_trial(bench, run))
-            except Exception as error:
-                connection.send(first_line(error))
-            del run
-            free_memory()
-
-
-def _time_trial(bench: Bench, run: Run) -> Timed:
-    records, seconds = [], []
-    for _ in range(2 * bench.repeat + 1):
-        begun = read_clock(bench)
-        records.append(run.run_epoch())
-        seconds.append(read_clock(bench) - begun)
-    trunk, branch = seconds[: bench.repeat], seconds[bench.repeat + 1 :]
-    rate = statistics.median(r.images_per_second for r in records)
-    return Timed(trunk, branch, rate, peak_memory(bench), len(run._train))
-
-
-def measure_second_trial(bench: Bench, record: Record) -> str:
-    """Seconds from the start of a trial until its first step is done, in one worker process."""
-    begun = time.perf_counter()
-    torch.zeros(1, device=bench.device)
-    record(Figure("making the context", read_clock(bench) - begun, "s"))
-    data = open_images(bench, bench.large)
-    found: dict[str, float] = {}
-
-    def start_trial(name: str) -> None:
-        begun = read_clock(bench)
-        run = new_run(bench, data)
-        seconds_resident(run, [min(bench.batch_size, len(data.train))])
-        found[name] = read_clock(bench) - begun
-        del run
-        free_memory()
-
-    def run_in_thread(*names: str) -> None:
-        thread = threading.Thread(target=lambda: [start_trial(name) for name in names])
-        thread.start()
-        thread.join()
-
-    run_in_thread("the first trial", "the second, in the same thread")
-    run_in_thread("the third, in a new thread")
-    expect(len(found) == 3, "a trial did not start: see above")
-    for name, seconds in found.items():
-        record(Figure(name, seconds, "s"))
-    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items())
-
-
-MEASURES: tuple[Part, ...] = (
-    Part("preparing images", "measurement", prepare_images, 90),
-    Part("images/s, large", "measurement", lambda b, r: measure_throughput(b, r, b.large), 60),
-    Part("epochs, large", "measurement", lambda b, r: measure_epochs(b, r, b.large), 90),
-    Part("precisions, large", "measurement", lambda b, r: measure_precisions(b, r, b.large), 60),
-    Part("context of a process", "measurement", measure_context, 40),
-    Part("trials at once", "measurement", measure_at_once, 120, fresh=True),
-    Part("a second trial's first step", "measurement", measure_second_trial, 60, fresh=True),
-    Part("images/s, small", "measurement", lambda b, r: measure_throughput(b, r, b.small), 60),
-    Part("epochs, small", "measurement", lambda b, r: measure_epochs(b, r, b.small), 60),
-    Part("precisions, small", "measurement", lambda b, r: measure_precisions(b, r, b.small), 40),
-    Part("compiled, large", "measurement", lambda b, r: measure_compile(b, r, b.large), 120, fresh=True),
-    Part("compiled, small", "measurement", lambda b, r: measure_compile(b, r, b.small), 90, fresh=True),
-)
-
-
-# ---------------------------------------------------------------------------- the tutorial's table
-
-
-def predict_table(trunk: dict[int, float], branch: dict[int, float], slots: int) -> float:
-    """Seconds that the tutorial's eight rows take on one device, trunks shared.
-
-    Args:
-        trunk: seconds of a trunk epoch by the number of trials at once.
-        branch: the same of a branch epoch.
-        slots: how many trials run at once.
-
-    Returns:
-        The end of a simulated search: trials wait for their trunk's epochs and for a free slot, and every epoch
-        takes what it takes beside so many others.
-    """
-    fork = {start: start + 2 for start in TUTORIAL_BRANCHES}  # trunk epochs before a branch begins
-    longest = max(fork.values())
-    waiting: list[tuple[int, int, float]] = []  # trunk epochs needed, order, branch epochs
-    for start, runs in TUTORIAL_BRANCHES.items():
-        # the run that trains the trunk is the last to leave it, and goes on as one of its branches
-        for number in range(runs - (fork[start] == longest)):
-            heapq.heappush(waiting, (fork[start], number, float(TUTORIAL_EPOCHS - fork[start])))
-    running: list[list[tuple[bool, float]]] = [
-        [(True, float(longest)), (False, float(TUTORIAL_EPOCHS - longest))],
-        [(True, float(TUTORIAL_EPOCHS))],
-    ]
-    queued = running[slots:]
-    running = running[:slots]
-    now, shared_trunk = 0.0, running[0]
-    trained = 0.0
-    while running or queued or waiting:
-        while len(running) < slots and (queued or (waiting and waiting[0][0] <= trained + 1e-9)):
-            running.append(queued.pop(0) if queued else [(False, heapq.heappop(waiting)[2])])
-        speeds = [1 / _seconds_beside(trunk if run[0][0] else branch, len(running)) for run in running]
-        steps = [run[0][1] / speed for run, speed in zip(running, speeds, strict=True)]
-        if waiting and shared_trunk in running and shared_trunk[0][0]:
-            at = next(i for i, run in enumerate(running) if run is shared_trunk)
-            if waiting[0][0] > trained:
-                steps.append((waiting[0][0] - trained) / speeds[at])
-        step = min(steps)
-        now += step
-        for run, speed in zip(running, speeds, strict=True):
-            kind, left = run[0]
-            if run is shared_trunk and kind:
-                trained += step * speed
-            run[0] = (kind, left - step * speed)
-            if run[0][1] <= 1e-9:
-                run.pop(0)
-        running = [run for run in running if run]
-    return now
-
-
-def _seconds_beside(seconds: dict[int, float], together: int) -> float:
-    """Of an epoch with so many trials at once: as measured, or in between what was measured."""
-    below = max((n for n in seconds if n <= together), default=min(seconds))
-    above = min((n for n in seconds if n >= together), default=max(seconds))
-    if below == above:
-        return seconds[below]
-    share = (together - below) / (above - below)
-    return seconds[below] + share * (seconds[above] - seconds[below])

@@ -111,25 +111,25 @@ class Part:
     name: str
     kind: Kind
     run: Callable[[Bench, Record], str]
-    """Returns what it found, in one line. Raises `Failed` or any other error."""
+    """Returns what it found, in one line. Raises `CheckFailedError` or any other error."""
     seconds: float
     """Most that it may take on a GPU."""
     fresh: bool = False
     """Whether it wants a process that has not used the device yet, or leaves one that nobody should use."""
 
 
-class Failed(Exception):
+class CheckFailedError(Exception):
     """A check's answer is no; the message says why."""
 
 
-class NotHere(Exception):
+class NotOnThisDeviceError(Exception):
     """A part that this device cannot run; the message says why."""
 
 
 def expect(condition: bool, why: str) -> None:
     """Fail the check unless `condition` holds."""
     if not condition:
-        raise Failed(why)
+        raise CheckFailedError(why)
 
 
 @dataclass
@@ -162,8 +162,7 @@ def serve_parts(bench: Bench, connection: Connection) -> None:
     """Run the parts whose names arrive, until None does. To be called in a process of its own."""
     os.setsid()  # whoever ends this process ends those that it has started, too
     import torch
-    from gpu_checks import CHECKS
-    from gpu_measures import MEASURES
+    from gpu_catalogue import CHECKS, MEASURES
 
     torch.set_num_threads(1)
     parts = {part.name: part for part in (*CHECKS, *MEASURES)}
@@ -172,9 +171,9 @@ def serve_parts(bench: Bench, connection: Connection) -> None:
         trace = ""
         try:
             reason = parts[name].run(bench, lambda figure: connection.send(("figure", figure)))
-        except Failed as error:
+        except CheckFailedError as error:
             status, reason = "FAIL", str(error)
-        except NotHere as error:
+        except NotOnThisDeviceError as error:
             status, reason = "skipped", str(error)
         except Exception as error:
             status, reason, trace = "FAIL", first_line(error), traceback.format_exc()
@@ -259,15 +258,17 @@ class Child:
         """The next message of the child.
 
         Raises:
-            Failed: it has died, or says nothing for so long.
+            CheckFailedError: it has died, or says nothing for so long.
         """
         try:
             if self.connection.poll(seconds):
                 return self.connection.recv()
         except (EOFError, OSError):
             self._process.join(5)
-            raise Failed(f"a process that it started died (exit code {self._process.exitcode})") from None
-        raise Failed(f"a process that it started said nothing for {seconds:.0f} s")
+            raise CheckFailedError(
+                f"a process that it started died (exit code {self._process.exitcode})"
+            ) from None
+        raise CheckFailedError(f"a process that it started said nothing for {seconds:.0f} s")
 
     def send(self, message: Any) -> None:
         """Hand the child a message; one that has died is noticed by `receive`."""
