@@ -58,13 +58,13 @@ def choose_sizes(device: Literal["cuda", "cpu"], folder: Path, *, quick: bool) -
     cores = len(os.sched_getaffinity(0))
     if device == "cuda":
         return Bench(
-            device, folder, quick, large=256, small=32, count=14_034, batch_size=256, seconds=0.3 if quick else 2.0,
-            repeat=1 if quick else 3, workers=min(16, cores), at_once=(1, 2, 4),
+            device, folder, quick, large=256, small=32, count=14_034, batch_size=256,
+            seconds=0.3 if quick else 2.0, repeat=1 if quick else 3, workers=min(16, cores), at_once=(1, 2, 4),
         )  # fmt: skip
     return Bench(
-        device, folder, quick, large=32 if quick else 64, small=16 if quick else 32, count=60 if quick else 120,
-        batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2, workers=0 if quick else 1,
-        at_once=(1, 2) if quick else (1, 2, 4),
+        device, folder, quick, large=32 if quick else 64, small=16 if quick else 32,
+        count=60 if quick else 120, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
+        workers=0 if quick else 1, at_once=(1, 2) if quick else (1, 2, 4),
     )  # fmt: skip
 
 

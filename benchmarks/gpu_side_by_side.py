@@ -18,6 +18,8 @@ from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, fi
 from gpu_table import TUTORIAL_IMAGES
 from throughput import seconds_resident
 
+from tune_swa.training.loop import Run
+
 
 def measure_context(bench: Bench, record: Record) -> str:
     """What a process takes of the card beside the memory that torch counts."""

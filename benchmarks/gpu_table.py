@@ -8,7 +8,7 @@ TUTORIAL_IMAGES = 14_034
 """To train and to validate with."""
 TUTORIAL_EPOCHS = 120
 TUTORIAL_STARTS = (60, 75, 90, 90, 90, 90, 90)
-"""Where its SWA runs begin to average, all on one trunk. The baseline has a warm-up, so a trunk of its own."""
+"""Where its SWA runs begin to average, all on one trunk. The baseline, with a warm-up, has its own."""
 
 
 @dataclass
@@ -37,8 +37,8 @@ class _Trial:
 def predict_table(trunk: dict[int, float], branch: dict[int, float], slots: int) -> float:
     """Simulate the search for the tutorial's eight rows on one device, trunks shared.
 
-    Trials wait for the epochs of their trunk and for a free slot; every epoch takes what it takes beside as many
-    others as run then.
+    Trials wait for the epochs of their trunk and for a free slot; every epoch takes what it takes beside as
+    many others as run then.
 
     Args:
         trunk: seconds of a trunk epoch by the number of trials at once.
