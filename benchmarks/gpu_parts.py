@@ -59,7 +59,8 @@ def choose_sizes(device: Literal["cuda", "cpu"], folder: Path, *, quick: bool) -
     if device == "cuda":
         return Bench(
             device, folder, quick, large=256, small=32, count=14_034, batch_size=256,
-            seconds=0.3 if quick else 2.0, repeat=1 if quick else 3, workers=min(16, cores), at_once=(1, 2, 4),
+            seconds=0.3 if quick else 2.0, repeat=1 if quick else 3,
+            workers=min(16, cores), at_once=(1, 2, 4),
         )  # fmt: skip
     return Bench(
         device, folder, quick, large=32 if quick else 64, small=16 if quick else 32,
