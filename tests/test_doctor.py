@@ -33,7 +33,6 @@ from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
 from tune_swa.data.locks import locked as turn
 from tune_swa.doctor import (
-    child,
     examination,
     finding,
     gpus,
@@ -46,14 +45,15 @@ from tune_swa.doctor import (
     render,
     searches,
 )
-from tune_swa.doctor.child import Child, ChildError
 from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
+from tune_swa.isolation import Child, ChildError
 from tune_swa.journal import FORMAT
 from tune_swa.search import folder as experiment_folder
 from tune_swa.search import placement
 from tune_swa.spec import DataSpec
 from tune_swa.training import probe
-from tune_swa.training.probe import Gpu, TorchFacts
+from tune_swa.training.probe import Gpu, GpuSurvey, TorchFacts
+from tune_swa.training.survey import survey_gpus
 
 ROOT = Path(__file__).parent.parent
 GB = 1_000_000_000
@@ -96,47 +96,38 @@ def test_whatever_happens_in_a_check_is_a_finding() -> None:
     assert time.monotonic() - begun < 2
 
 
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Questions that are answered by crashing, among others."""
-    code = child.CODE.replace(
-        "child.main()",
-        "import os, platform, time; child.QUESTIONS.update(version=platform.python_version, print=print, "
-        "abort=os.abort, exit=sys.exit, list=os.listdir, sleep=lambda s: time.sleep(float(s)), same=str); "
-        "child.main()",
-    )
-    assert code != child.CODE
-    monkeypatch.setattr(child, "CODE", code)
-
-
-def test_an_answer_from_a_process_of_its_own(made_up: None) -> None:
-    with Child("version") as asked:
+def test_an_answer_from_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Child("platform:python_version") as asked:
         assert asked.result(20) == platform.python_version()
-    with Child("print", "not the answer") as asked:  # libraries print what they like
+    with Child("builtins:print", "not the answer") as asked:  # libraries print what they like
         assert asked.result(20) is None
+    monkeypatch.setenv("TUNE_SWA_GIVEN", "here")
+    with Child("os:getenv", "TUNE_SWA_GIVEN", environment={"TUNE_SWA_GIVEN": "there"}) as asked:
+        assert asked.result(20) == "there"
+    with Child("builtins:len", "x" * 1_000_000) as asked:  # more than a pipe or a command line holds
+        assert asked.result(20) == 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("question", "seconds", "message"),
+    ("function", "argument", "seconds", "message"),
     [
-        (["abort"], 20, "its process crashed: Aborted"),
-        (["exit", "out of luck"], 20, "its process ended with exit code 1: out of luck"),
-        (["list", "/nowhere"], 20, "FileNotFoundError: /nowhere: No such file or directory"),
-        (["nothing"], 20, "KeyError: 'nothing'"),
-        (["sleep", "30"], 0.3, "no answer within 0.3 seconds"),
+        ("os:abort", None, 20, "its process crashed: Aborted"),
+        ("sys:exit", "out of luck", 20, "its process ended with exit code 1: out of luck"),
+        ("os:listdir", "/nowhere", 20, "FileNotFoundError: /nowhere: No such file or directory"),
+        ("nothing:nothing", None, 20, "ModuleNotFoundError: No module named 'nothing'"),
+        ("time:sleep", 30, 0.3, "no answer within 0.3 seconds"),
     ],
 )
-def test_a_process_of_its_own_that_fails(
-    question: list[str], seconds: float, message: str, made_up: None
-) -> None:
-    with Child(*question) as asked, pytest.raises(ChildError) as caught:
+def test_a_process_of_its_own_that_fails(function: str, argument: Any, seconds: float, message: str) -> None:
+    given = [] if argument is None else [argument]
+    with Child(function, *given) as asked, pytest.raises(ChildError) as caught:
         asked.result(seconds)
     assert str(caught.value) == message
 
 
-def test_nothing_is_left_of_a_process_that_is_not_waited_for(made_up: None) -> None:
-    with Child("sleep", "30") as asked:
-        pid = asked._process.pid
+def test_nothing_is_left_of_a_process_that_is_not_waited_for() -> None:
+    with Child("time:sleep", 30) as asked:
+        pid = asked.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -404,28 +395,44 @@ def test_storage(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ torch and GPUs
 
 GPU = Gpu("Card", 80 * GB, 79 * GB, "9.0", bf16=True)
-FINE = TorchFacts(cuda="13.0", driver_cuda="13.1", gpus=(GPU,))
+FINE = TorchFacts(cuda="13.0")
+SURVEY = GpuSurvey(cuda="13.0", driver_cuda="13.1", gpus=(GPU,))
+DRIVER = GpuSurvey(cuda="13.0", driver_cuda="13.1")
 
 
 @pytest.mark.parametrize(
-    ("facts", "level", "text"),
+    ("survey", "level", "text"),
     [
-        (FINE, "ok", "Card, 80 GB, compute capability 9.0, bf16; a training step works"),
-        (replace(FINE, gpus=(replace(GPU, bf16=False),)), "ok", "no bf16, so fp16 or fp32 is used"),
-        (replace(FINE, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9 GB are free"),
-        (replace(FINE, gpus=(replace(GPU, error="no kernel image"),)), "problem", "it (no kernel image)"),
-        (TorchFacts(cuda="13.0"), "note", "none that torch can use; searches run on the CPU"),
-        (TorchFacts(cuda=None, driver_cuda="12.4"), "problem", "torch is built for the CPU alone"),
-        (TorchFacts(cuda="13.0", driver_cuda="13.0", hidden=True), "note", "CUDA_VISIBLE_DEVICES"),
+        (SURVEY, "ok", "Card, 80 GB, compute capability 9.0, bf16; a training step works"),
+        (replace(SURVEY, gpus=(replace(GPU, bf16=False),)), "ok", "no bf16, so fp16 or fp32 is used"),
+        (replace(SURVEY, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9 GB are free"),
+        (replace(SURVEY, gpus=(replace(GPU, error="no kernel image"),)), "problem", "it (no kernel image)"),
         (
-            TorchFacts(cuda="13.0", driver_cuda="11.4", gpu_error="The driver is too old"),
+            replace(SURVEY, gpus=(Gpu("MIG-5", 0, 0, "", bf16=False, error="CUDA finds no such GPU"),)),
             "problem",
-            "torch cannot use a GPU (The driver is too old)",
+            "MIG-5: torch cannot train on it (CUDA finds no such GPU)",
         ),
+        (GpuSurvey(), "note", "none that torch can use; searches run on the CPU"),
+        (
+            replace(DRIVER, error="Torch not compiled with CUDA enabled"),
+            "note",
+            "a driver (CUDA 13.1), but no",
+        ),
+        (replace(DRIVER, hidden=True), "note", "CUDA_VISIBLE_DEVICES"),
+        (replace(DRIVER, error="No CUDA GPUs are available"), "note", "a driver (CUDA 13.1), but no GPU"),
+        (
+            replace(DRIVER, driver_cuda="12.4", error="The NVIDIA driver on your system is too old (found"),
+            "problem",
+            "the driver of the GPUs is too old: it serves up to CUDA 12.4, and torch is built with CUDA 13.0",
+        ),
+        (replace(DRIVER, error="no answer within 120 seconds"), "problem", "CUDA cannot be used (no answer"),
     ],
 )
-def test_gpus(facts: TorchFacts, level: str, text: str, tmp_path: Path) -> None:
-    found = one(gpus.gpus(facts, tmp_path))
+def test_gpus(
+    survey: GpuSurvey, level: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = one(gpus.gpus(survey, tmp_path))
     assert found.level == level
     assert text in found.text
 
@@ -437,7 +444,7 @@ def test_a_card_without_a_driver(tmp_path: Path) -> None:
         (tmp_path / name / "class").write_text(f"{kind}\n")
     assert not gpus.nvidia_cards(tmp_path)  # another maker's, and a sound card
     (tmp_path / "b" / "class").write_text("0x030200\n")
-    found = one(gpus.gpus(TorchFacts(cuda="13.0"), tmp_path))
+    found = one(gpus.gpus(GpuSurvey(), tmp_path))
     assert found.level == "note"
     assert "its driver is not loaded" in found.text
 
@@ -463,15 +470,18 @@ def test_a_step_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpus_of_this_machine() -> None:
-    facts = TorchFacts.from_dict(probe.probe())
-    assert facts.driver_cuda is not None
-    assert len(facts.gpus) == torch.cuda.device_count()
-    assert [gpu.error for gpu in facts.gpus] == [None] * len(facts.gpus)
+    found = survey_gpus()
+    assert found.driver_cuda is not None
+    assert found.driver is not None
+    assert len(found.gpus) == torch.cuda.device_count()
+    assert [gpu.error for gpu in found.gpus] == [None] * len(found.gpus)
 
 
 def test_the_driver() -> None:
     assert probe.driver_cuda("libnothing-of-this-name.so") is None
     assert probe.driver_cuda("libc.so.6") is None
+    assert probe.driver_version("libnothing-of-this-name.so") is None
+    assert probe.driver_version("libc.so.6") is None
 
 
 # ------------------------------------------------------------------------------ the network
@@ -705,14 +715,12 @@ def test_no_cluster() -> None:
 @pytest.mark.parametrize(
     ("question", "level"),
     [
-        (["same", "127.0.0.1"], "ok"),
-        (["same", "192.0.2.1"], "problem"),
-        (["list", "/nowhere"], "problem"),
+        (["builtins:str", "127.0.0.1"], "ok"),
+        (["builtins:str", "192.0.2.1"], "problem"),
+        (["os:listdir", "/nowhere"], "problem"),
     ],
 )
-def test_a_start_of_ray(
-    question: list[str], level: str, monkeypatch: pytest.MonkeyPatch, made_up: None
-) -> None:
+def test_a_start_of_ray(question: list[str], level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one is part of the whole command, below."""
     monkeypatch.setattr(rays, "Child", lambda _: Child(*question))
     assert one(rays.starts()).level == level
@@ -744,12 +752,12 @@ def test_the_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 def test_a_machine_with_everything_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, made_up: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
-    monkeypatch.setattr(examination, "Child", lambda _: Child("abort"))
+    monkeypatch.setattr(examination, "Child", lambda _: Child("os:abort"))
     below = str(tmp_path / "file" / "results")
     code = main(["doctor", "--results-dir", below, "--data-dir", below, "--storage", below])
     out = capsys.readouterr().out
@@ -793,4 +801,4 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_facts_travel_as_json() -> None:
-    assert TorchFacts.from_dict(json.loads(json.dumps(asdict(FINE)))) == FINE
+    assert GpuSurvey.from_dict(json.loads(json.dumps(asdict(SURVEY)))) == SURVEY

@@ -16,6 +16,7 @@ ALLOWED = {
     "errors": set(),
     "randomness": set(),
     "paths": {"errors"},
+    "isolation": {"errors"},
     "storage": BASE,
     "supervisor": set(),
     "spec": BASE,
@@ -24,10 +25,10 @@ ALLOWED = {
     "journal": BASE | {"spec"},
     "news": BASE | {"journal"},
     "data": BASE | {"spec"},
-    "training": BASE | {"spec", "data"},
-    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor"} | SHOWN,
+    "training": BASE | {"spec", "data", "isolation"},
+    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor", "isolation"} | SHOWN,
     "results": BASE | {"spec", "spacefile", "journal", "storage"} | SHOWN,
-    "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage"},
+    "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage", "isolation"},
     "cli": BASE
     | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"}
     | {"doctor"}

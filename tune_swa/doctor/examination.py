@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_swa.doctor import machine, packages, places
-from tune_swa.doctor.child import Child, ChildError
 from tune_swa.doctor.finding import Check, Finding, findings_of, problem
+from tune_swa.isolation import Child, ChildError
+from tune_swa.training.survey import SURVEY_SECONDS, Surveyor
 
 SECONDS = 20.0
 """For one check; most take milliseconds."""
 TORCH_SECONDS = 120.0
-"""torch on a slow file system, and a machine with eight GPUs, take their time."""
+"""torch on a slow file system takes its time."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class Request:
 def examine(request: Request) -> Iterator[Finding]:
     """Look at everything, the findings one after another as they come."""
     with ExitStack() as stack:
-        torch = stack.enter_context(Child("torch"))  # the slowest goes first
+        torch = stack.enter_context(Child("tune_swa.training.probe:probe_torch"))  # the slowest go first
+        surveyor = stack.enter_context(Surveyor())
         for area, check, seconds in _quick(request):
             yield from findings_of(area, check, seconds)
-        yield from findings_of("torch", lambda: _torch(torch), TORCH_SECONDS + SECONDS)
+        yield from findings_of("torch", lambda: _torch(torch, surveyor), TORCH_SECONDS + SURVEY_SECONDS)
         for area, check, seconds in _ray(request):
             yield from findings_of(area, check, seconds)
 
@@ -75,17 +77,17 @@ def _quick(request: Request) -> Iterator[tuple[str, Check, float]]:
         yield "storage", lambda: places.check_storage(storage), 2 * SECONDS
 
 
-def _torch(child: Child) -> Iterator[Finding]:
+def _torch(child: Child, surveyor: Surveyor) -> Iterator[Finding]:
     from tune_swa.doctor import gpus, network
     from tune_swa.training.probe import TorchFacts
 
     try:
-        facts = TorchFacts.from_dict(child.result(TORCH_SECONDS))
+        facts = TorchFacts(**child.result(TORCH_SECONDS))
     except ChildError as error:
         yield problem("torch", f"cannot be used: {error}", "Install torch for this kind of machine again")
         return
     yield from gpus.cpu(facts)
-    yield from gpus.gpus(facts)
+    yield from gpus.gpus(surveyor.result())
     yield from network.network(facts)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tune_swa.isolation import first_line
+
 Level = Literal["ok", "note", "problem"]
 
 
@@ -66,13 +68,6 @@ def findings_of(area: str, check: Check, seconds: float) -> list[Finding]:
             ),
         ]
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line; its type where it says nothing."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
 
 
 def _failed(area: str, error: Exception) -> Finding:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tune_swa.doctor.finding import Finding, note, ok, problem, size
-from tune_swa.training.probe import Gpu, TorchFacts
+from tune_swa.training.probe import Gpu, GpuSurvey, TorchFacts
+from tune_swa.training.survey import explain_missing_gpus
 
 NVIDIA = "0x10de"
 BUSY = 0.8
@@ -34,21 +35,23 @@ def cpu(facts: TorchFacts) -> Iterator[Finding]:
         yield ok("torch", f"trains on the CPU; {built}")
 
 
-def gpus(facts: TorchFacts, devices: Path = Path("/sys/bus/pci/devices")) -> Iterator[Finding]:
+def gpus(survey: GpuSurvey, devices: Path = Path("/sys/bus/pci/devices")) -> Iterator[Finding]:
     """A line for each GPU, or why there is none."""
-    if not facts.gpus:
-        yield _none(facts, installed=nvidia_cards(devices))
-    for index, gpu in enumerate(facts.gpus):
-        yield _one(f"GPU {index}", gpu, facts)
+    if not survey.gpus:
+        yield _none(survey, installed=nvidia_cards(devices))
+    for index, gpu in enumerate(survey.gpus):
+        yield _one(f"GPU {index}", gpu, survey)
 
 
-def _one(area: str, gpu: Gpu, facts: TorchFacts) -> Finding:
-    about = f"{gpu.name}, {size(gpu.memory)}, compute capability {gpu.capability}"
+def _one(area: str, gpu: Gpu, survey: GpuSurvey) -> Finding:
+    about = gpu.name
+    if gpu.memory:
+        about = f"{gpu.name}, {size(gpu.memory)}, compute capability {gpu.capability}"
     if gpu.error is not None:
         return problem(
             area,
             f"{about}: torch cannot train on it ({gpu.error})",
-            f"{_versions(facts)}. Update the driver, or install a build of torch for this GPU; "
+            f"{_versions(survey)}. Update the driver, or install a build of torch for this GPU; "
             "until then leave it out with CUDA_VISIBLE_DEVICES, or use --gpus 0",
         )
     precision = "bf16" if gpu.bf16 else "no bf16, so fp16 or fp32 is used"
@@ -61,8 +64,8 @@ def _one(area: str, gpu: Gpu, facts: TorchFacts) -> Finding:
     return ok(area, f"{about}, {precision}; a training step works")
 
 
-def _none(facts: TorchFacts, *, installed: bool) -> Finding:
-    if facts.driver_cuda is None:
+def _none(survey: GpuSurvey, *, installed: bool) -> Finding:
+    if survey.driver_cuda is None:
         if installed:
             return note(
                 "GPU",
@@ -70,28 +73,22 @@ def _none(facts: TorchFacts, *, installed: bool) -> Finding:
                 "Install NVIDIA's driver; a container needs access to the GPU (docker run --gpus all)",
             )
         return note("GPU", f"none that torch can use; {ON_CPU}")
-    if facts.cuda is None:
-        return problem(
-            "GPU",
-            f"there is a driver (CUDA {facts.driver_cuda}), but torch is built for the CPU alone",
-            "Install a build of torch with CUDA, as its web site tells, or use --gpus 0",
-        )
-    if facts.hidden:
+    if survey.hidden:
         return note(
             "GPU", f"none is left by the environment variable CUDA_VISIBLE_DEVICES; {ON_CPU}", "Unset it"
         )
-    return problem(
-        "GPU",
-        f"there is a driver, but torch cannot use a GPU ({facts.gpu_error})",
-        f"{_versions(facts)}. Update the driver or install a build of torch for it, or use --gpus 0",
-    )
+    missing = explain_missing_gpus(survey)
+    if missing is None:
+        return note("GPU", f"there is a driver (CUDA {survey.driver_cuda}), but no GPU; {ON_CPU}")
+    why, remedy = missing
+    return problem("GPU", why, f"{remedy}, or use --gpus 0")
 
 
-def _versions(facts: TorchFacts) -> str:
+def _versions(survey: GpuSurvey) -> str:
     driver = (
-        f"the driver serves up to CUDA {facts.driver_cuda}" if facts.driver_cuda else "no driver was found"
+        f"the driver serves up to CUDA {survey.driver_cuda}" if survey.driver_cuda else "no driver was found"
     )
-    return f"torch is built with CUDA {facts.cuda}, {driver}"
+    return f"torch is built with CUDA {survey.cuda}, {driver}"
 
 
 def nvidia_cards(devices: Path) -> bool:

@@ -7,7 +7,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from tune_swa.doctor.finding import Finding, first_line, note, ok
+from tune_swa.doctor.finding import Finding, note, ok
+from tune_swa.isolation import first_line
 from tune_swa.training.probe import TorchFacts
 
 SECONDS = 3.0

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.doctor.finding import Finding, first_line, note, ok, problem, size
+from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.isolation import Child, ChildError, first_line
 
 NETWORK_TYPES = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "9p", "virtiofs", "afs")
 """How names of file systems begin that other machines, or a program, stand behind."""
@@ -122,15 +123,24 @@ def check_place(place: Place) -> Iterator[Finding]:
 
 def check_storage(uri: str) -> Iterator[Finding]:
     """Write, read and remove a file where the checkpoints are to go."""
-    from tune_swa.doctor.child import Child, ChildError
-
-    with Child("storage", uri) as child:
+    with Child("tune_swa.doctor.places:try_storage", uri) as child:
         try:
             child.result(30)
         except ChildError as error:
             yield problem("storage", str(error), "See that the place and your credentials are right")
         else:
             yield ok("storage", f"{uri}: writing, reading and removing work")
+
+
+def try_storage(uri: str) -> None:
+    """Do that, in a process of its own.
+
+    Raises:
+        RequestError: it does not work.
+    """
+    from tune_swa.storage import check_usable, open_store
+
+    check_usable(open_store(uri), "--storage")
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.doctor.child import Child, ChildError
 from tune_swa.doctor.finding import Finding, note, ok, problem, size
 from tune_swa.doctor.places import ray_folder
+from tune_swa.isolation import Child, ChildError
 
 PROC = Path("/proc")
 SERVERS = ("raylet", "gcs_server")
@@ -97,7 +97,7 @@ def sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]
 
 def starts() -> Iterator[Finding]:
     """Start one, as a search would, and stop it."""
-    with Child("ray") as child:
+    with Child("tune_swa.search.probe:start") as child:
         try:
             address = child.result(START_SECONDS)
         except ChildError as error:
@@ -119,7 +119,7 @@ def starts() -> Iterator[Finding]:
 
 def joins(address: str) -> Iterator[Finding]:
     """Join the cluster of `--address`, and list its computers."""
-    with Child("cluster", address) as child:
+    with Child("tune_swa.search.probe:join", address) as child:
         try:
             computers = child.result(START_SECONDS)
         except ChildError as error:
