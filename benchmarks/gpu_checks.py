@@ -40,7 +40,7 @@ from tune_swa.training import checkpoint
 from tune_swa.training.export import export_model
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics, hardware, resolve
-from tune_swa.training.probe import probe
+from tune_swa.training.probe import probe_gpus, probe_torch
 
 SIZE = 32
 """Pixels of the drawn images."""
@@ -130,23 +130,26 @@ def compute_reproducibly(bench: Bench) -> Iterator[None]:
 
 
 def describe_machine(bench: Bench, record: Record) -> str:
-    """What torch can do here, by the probe that the program itself asks."""
-    facts = probe()
+    """What torch can do here, by the probes that the program itself asks."""
     record(Figure("where", where()))
     record(Figure("processor", hardware()["processor"] or platform.machine()))
-    for key in ("cuda", "driver_cuda", "gpu_error", "cpu_error", "torchvision_error"):
-        if facts.get(key):
-            record(Figure(key, str(facts[key])))
-    for gpu in facts["gpus"]:
-        record(Figure("GPU", json.dumps(gpu)))
-        expect(gpu["error"] is None, f"{gpu['name']}: {gpu['error']}")
     if not bench.on_gpu:
-        expect(facts["cpu_error"] is None, str(facts["cpu_error"]))
+        facts = probe_torch()
+        for key in ("cpu_error", "torchvision_error"):
+            expect(facts[key] is None, f"{key}: {facts[key]}")
         return "the CPU trains a step; no GPU is looked at"
-    expect(bool(facts["gpus"]), f"torch finds no GPU: {facts['gpu_error']}")
-    gpu = facts["gpus"][0]
+    survey = probe_gpus()
+    for key in ("cuda", "driver_cuda", "driver", "cudnn", "error"):
+        if survey[key]:
+            record(Figure(key, str(survey[key])))
+    expect(bool(survey["gpus"]), f"torch finds no GPU ({survey['error']})")
+    for gpu in survey["gpus"]:
+        record(Figure("GPU", json.dumps(gpu)))
+    gpu = survey["gpus"][0]
+    expect(gpu["error"] is None, f"{gpu['name']}: {gpu['error']}")
     return (
-        f"{gpu['name']}, {gpu['memory'] / 1e9:.1f} GB, {gpu['free'] / 1e9:.1f} GB free, CUDA {facts['cuda']}"
+        f"{gpu['name']}, {gpu['memory'] / 1e9:.1f} GB, {gpu['free'] / 1e9:.1f} GB free, CUDA {survey['cuda']}, "
+        f"driver {survey['driver']}"
     )
 
 
