@@ -169,7 +169,7 @@ def test_swa_grid_is_the_tutorials_experiment() -> None:
     assert values(spec, "swa_lr") == (0.05, 5e-4, 1e-4, 5e-5, 1e-5)
     assert (spec.swa_trials, spec.baseline_trials) == (45, 3)
     assert spec.scheduler.asha
-    assert spec.resources.gpus_per_trial == 0.25
+    assert spec.resources.gpus_per_trial == "auto"
 
 
 def test_tutorial_table_is_its_eight_rows() -> None:
@@ -285,7 +285,7 @@ space:
         ("name: x", "name: x\nsearch: 4", r"search: 4: expected settings of its own"),
         ("name: x", "name: 3", r"name: 3: expected text \(in quotes"),
         ("name: x", "name: x\nbaseline: {points: [{}], trials: 3}", r"baseline.*either trials or points"),
-        ("name: x", "name: x\nresources: {gpus_per_trial: 1.5}", r"gpus_per_trial: 1\.5: expected a number of at most 1"),
+        ("name: x", "name: x\nresources: {gpus_per_trial: 1.5}", r"gpus_per_trial: 1\.5: expected 'auto' or a number of at most 1"),
         ("name: x", "name: x\nscheduler: {grace_epochs: 30}", r"scheduler\.grace_epochs: 30: expected at most"),
         ("name: x", "name: x\nscheduler: {trunk_rungs: [3, 2]}", r"scheduler\.trunk_rungs: \[3, 2\]: expected rising epochs"),
         ("name: x", "name: x\nscheduler: {branch_rungs: [19]}", r"scheduler\.branch_rungs: \[19\]: expected rising"),

@@ -61,9 +61,9 @@ def test_bf16_goes_by_the_capability(
 
 
 def test_torch_warns_of_a_card_that_its_kernels_are_not_built_for(make_up_gpus: MakeUpGpus) -> None:
+    make_up_gpus(made_up_gpus.v100_16gb())
     if "sm_70" in torch.cuda.get_arch_list() or not torch.cuda.get_arch_list():
         pytest.skip("this torch is built for the V100, or for no GPU")
-    make_up_gpus(made_up_gpus.v100_16gb())
     with pytest.warns(UserWarning, match="Tesla V100"):
         torch.cuda.init()
 

@@ -23,7 +23,8 @@ from tune_swa.search.confirmation import Look, next_look
 from tune_swa.search.placement import Machine
 from tune_swa.search.proposer import Later
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.runner import Request, _divide
+from tune_swa.search.request import Request
+from tune_swa.search.site import divide
 from tune_swa.spec import Experiment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -94,7 +95,7 @@ def test_places_are_for_what_is_left_of_both_stages(
         for name in look.names[: more["look"]]:
             found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
     request = Request(trials, tmp_path, confirm=more.get("confirm", True))
-    assert _divide(request, found, Machine(0, 100)).slots == slots
+    assert divide(request, found, Machine(0, 100)).slots == slots
 
 
 def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None:

@@ -411,7 +411,7 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_run_trials", interrupted)
-    monkeypatch.setattr(runner.Machine, "local", lambda: Machine(0, 1))
+    monkeypatch.setattr(Machine, "local", lambda: Machine(0, 1))
 
     def begin(results: str) -> None:
         request = runner.Request(

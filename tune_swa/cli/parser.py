@@ -100,7 +100,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--space", required=True, metavar="FILE", help="the space file (YAML)")
     add("--gpus", type=int, metavar="N", help="GPUs to use; default: all there are; 0: run on the CPU")
-    add("--gpus-per-trial", metavar="F", help="fraction of a GPU that one trial gets")
+    add(
+        "--gpus-per-trial",
+        metavar="F",
+        help="fraction of a GPU that one trial gets; default: auto, as measured",
+    )
     add("--cpus", type=int, metavar="N", help="CPU cores to use; default: all; 1: one trial at a time")
     add("--name", help="name of the experiment; default: the space file's")
     add("--results-dir", default="results", metavar="DIR", help="where results go; default: results")

@@ -73,10 +73,15 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = Console(highlight=False)
     if options.dry_run:
+        from tune_swa.search.gpu_share import measure_trial
         from tune_swa.search.plan import make_plan, print_plan
         from tune_swa.search.ray_session import some_machine
+        from tune_swa.search.site import Measure, survey_cluster
 
-        with some_machine(options.address) as machine:
+        with some_machine(options.address, options.gpus) as machine:
+            measure: Measure = measure_trial
+            if machine.nodes:
+                machine, _, measure = survey_cluster(machine, options.gpus, console.print)
             plan = make_plan(
                 experiment,
                 options.data_dir,
@@ -84,6 +89,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
                 gpus=options.gpus,
                 cpus=options.cpus,
                 confirm=not options.no_confirm,
+                measure=measure,
             )
         print_plan(console, plan)
         if not options.no_confirm:
@@ -105,7 +111,8 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         from tune_swa.results.study import StudyFile
         from tune_swa.results.tensorboard import EventFiles
         from tune_swa.search.neighbours import Courier
-        from tune_swa.search.runner import Request, search
+        from tune_swa.search.request import Request
+        from tune_swa.search.runner import search
 
     request = Request(
         experiment=experiment,

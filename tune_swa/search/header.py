@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import tune_swa
@@ -14,15 +15,28 @@ from tune_swa.spec import Experiment
 from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint
 from tune_swa.training.numerics import Numerics, hardware
+from tune_swa.training.probe import GpuSurvey
 
 SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
 PACKAGES = ("torch", "torchvision", "ray", *SAMPLERS, "pillow", "pandas", "pyarrow", "scikit-learn")
 
 
 def header(
-    experiment: Experiment, data: Dataset, weights: StateDict | None, numerics: Numerics
+    experiment: Experiment,
+    data: Dataset,
+    weights: StateDict | None,
+    numerics: Numerics,
+    surveys: Sequence[GpuSurvey] = (),
 ) -> dict[str, Any]:
-    """The `created` event: everything that the results depend on."""
+    """The `created` event: everything that the results depend on.
+
+    Args:
+        experiment: the space file.
+        data: the images.
+        weights: that the network starts from.
+        numerics: of all trials.
+        surveys: of this machine or of each node, with the GPUs that are used; none: it is the CPU.
+    """
     return {
         "format": FORMAT,
         "version": tune_swa.__version__,
@@ -41,10 +55,21 @@ def header(
         "weights": fingerprint(weights),
         "numerics": numerics.as_dict(),
         "loop": LOOP_VERSION,
-        "hardware": hardware(),
+        "hardware": {**hardware(), **describe_gpus(surveys)},
         "versions": versions(),
         "seed": experiment.seed,
     }
+
+
+def describe_gpus(surveys: Sequence[GpuSurvey]) -> dict[str, Any]:
+    """The GPUs of the search, with the versions of what its numbers and times depend on there."""
+    found: dict[str, Any] = {"gpus": [gpu.name for survey in surveys for gpu in survey.gpus]}
+    if found["gpus"]:
+        found["gpu_memory"] = [gpu.memory for survey in surveys for gpu in survey.gpus]
+        for field in ("driver", "driver_cuda", "cuda", "cudnn"):
+            values = list(dict.fromkeys(getattr(survey, field) for survey in surveys))
+            found[field] = values[0] if len(values) == 1 else values
+    return found
 
 
 def versions() -> dict[str, str]:

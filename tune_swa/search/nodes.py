@@ -15,11 +15,15 @@ from typing import Any
 import torch
 
 from tune_swa.data.dataset import prepare
-from tune_swa.errors import RequestError
+from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.search.gpu_share import check_memory
 from tune_swa.search.placement import Node, Placement
 from tune_swa.spec import Experiment
 from tune_swa.storage import Store
 from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.probe import Gpu, GpuSurvey
+from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
+from tune_swa.training.survey import explain_missing_gpus, survey_gpus
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Question:
     store: Store
     probe: str
     """A file in the store that the driver has written."""
+    gpus: tuple[Gpu, ...] | None = None
+    """GPUs of all nodes, whose precision is that of all; None: the search runs on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,11 @@ def ask(question: Question) -> Answer:
     try:
         experiment = question.experiment
         numerics = resolve(
-            experiment.train, experiment.data.image_size, device=question.device, threads=question.threads
+            experiment.train,
+            experiment.data.image_size,
+            device=question.device,
+            threads=question.threads,
+            gpus=question.gpus,
         )
         data = prepare(experiment.data, question.data_dir)
     except RequestError as error:
@@ -83,18 +93,84 @@ def ask_all(
     Returns:
         The answers, by the computer's name.
     """
+    fits = [n for n in nodes if n.cpus >= placement.cpus_per_trial and (n.gpus or not placement.gpus)]
+    answers: dict[str, Answer] = {}
+    found = _call_on(fits, placement.cpus_per_trial, placement.gpus_per_trial, say, ask, question)
+    for node, answer in found:
+        name = f"{node.name} ({node.ray_id[:6]})" if node.name in answers else node.name
+        answers[name] = Answer(wrong=answer) if isinstance(answer, str) else answer
+    return answers
+
+
+def survey_nodes(nodes: Iterable[Node], say: Callable[[str], object]) -> dict[Node, GpuSurvey]:
+    """Look at one GPU of every node that has some, side by side. Which one is Ray's choice.
+
+    Raises:
+        RequestError: CUDA or torch cannot use one of them; each is named.
+    """
+    surveys: dict[Node, GpuSurvey] = {}
+    wrong = []
+    for node, survey in _call_on([n for n in nodes if n.gpus], 0, 1, say, survey_gpus):
+        if isinstance(survey, str):
+            wrong.append(f"{node.name}: {survey}")
+        elif missing := explain_missing_gpus(survey):
+            wrong.append(f"{node.name}: {'. '.join(missing)}")
+        elif not survey.gpus:
+            wrong.append(f"{node.name}: Ray counts {node.gpus} GPUs there, and CUDA finds none")
+        elif survey.gpus[0].error is not None:
+            gpu = survey.gpus[0]
+            wrong.append(f"{node.name}: torch cannot train on {gpu.name} ({gpu.error})")
+        else:
+            surveys[node] = survey
+    if wrong:
+        raise RequestError(
+            "not every GPU of the cluster can be used (--gpus 0 runs on the CPU):\n  " + "\n  ".join(wrong)
+        )
+    return surveys
+
+
+def measure_on_nodes(
+    surveys: dict[Node, GpuSurvey], workload: Workload, say: Callable[[str], object]
+) -> TrialCost:
+    """Try a trial out on one node of each kind of GPU.
+
+    Returns:
+        The cost of the kind with the least memory, which decides.
+
+    Raises:
+        RequestError: a trial does not fit one of them.
+        SearchFailed: it fails for another reason.
+    """
+    kinds = {(survey.gpus[0].name, survey.gpus[0].memory): node for node, survey in surveys.items()}
+    costs = []
+    for node, found in _call_on(kinds.values(), 0, 1, say, measure_trial, workload.as_dict()):
+        if isinstance(found, str):
+            raise SearchFailed(f"a trial was tried out on {node.name} before the search, and failed: {found}")
+        costs.append(check_memory(TrialCost(**found), workload))
+    return min(costs, key=lambda cost: cost.memory)
+
+
+def _call_on(
+    nodes: Iterable[Node],
+    cpus: float,
+    gpus: float,
+    say: Callable[[str], object],
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> list[tuple[Node, Any]]:
+    """Call a function on nodes, side by side, with so much of each.
+
+    Returns:
+        What each returned, or as text why it did not.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     pending = {}
     for node in nodes:
-        if node.cpus < placement.cpus_per_trial or (placement.gpus and not node.gpus):
-            continue
         here = NodeAffinitySchedulingStrategy(node_id=node.ray_id, soft=False)
-        remote = ray.remote(
-            num_cpus=placement.cpus_per_trial, num_gpus=placement.gpus_per_trial, scheduling_strategy=here
-        )(ask)
-        pending[node] = remote.remote(question)
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=here)(function)
+        pending[node] = remote.remote(*arguments)
     patience = PATIENCE_SECONDS
     while late := _late(pending, patience):
         say(
@@ -102,14 +178,13 @@ def ask_all(
             "by another search perhaps, or the images are being decoded. Ctrl-C gives up"
         )
         patience *= 2
-    answers: dict[str, Answer] = {}
+    results: list[tuple[Node, Any]] = []
     for node, reference in pending.items():
-        name = f"{node.name} ({node.ray_id[:6]})" if node.name in answers else node.name
         try:
-            answers[name] = ray.get(reference)
+            results.append((node, ray.get(reference)))
         except (ray.exceptions.RayError, ImportError) as error:
-            answers[name] = Answer(wrong=_why(error))
-    return answers
+            results.append((node, _why(error)))
+    return results
 
 
 def _late(pending: dict[Node, Any], patience: float) -> list[Node]:

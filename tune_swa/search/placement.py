@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tune_swa.errors import RequestError
+from tune_swa.search.gpu_share import Share, check_fraction, choose_fraction, describe_cost
 from tune_swa.spec import Experiment, ResourcesSpec, format_value
+from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.probe import Gpu, GpuSurvey
+from tune_swa.training.step_probe import TrialCost
+from tune_swa.training.survey import explain_missing_gpus, survey_gpus
 
 
 def usable_cores() -> int:
@@ -35,12 +41,21 @@ class Machine:
     nodes: tuple[Node, ...] = ()
     """The computers of a cluster; none for this machine alone."""
 
+    survey: GpuSurvey | None = None
+    """The GPUs of this machine; None: nobody has looked, or it is a cluster."""
+    facts: tuple[Gpu, ...] = ()
+    """What is known of its GPUs, in the order in which they are used; of a cluster one of each node."""
+
     @classmethod
     def local(cls) -> Machine:
-        """The GPUs that torch sees and the cores that this process may use."""
-        import torch
+        """The GPUs that CUDA finds and the cores that this process may use."""
+        survey = survey_gpus()
+        return cls(len(survey.gpus), usable_cores(), survey=survey, facts=survey.gpus)
 
-        return cls(gpus=torch.cuda.device_count(), cpus=usable_cores())
+    @classmethod
+    def without_gpus(cls) -> Machine:
+        """The cores that this process may use. Nothing of CUDA is touched."""
+        return cls(gpus=0, cpus=usable_cores())
 
     @classmethod
     def of_nodes(cls, nodes: tuple[Node, ...], where: str) -> Machine:
@@ -61,6 +76,29 @@ class Machine:
 
         return sum(map(fit, self.nodes or (Node(self.where, self.gpus, self.cpus),)))
 
+    def used_facts(self, gpus: int) -> tuple[Gpu, ...]:
+        """What is known of the GPUs that a search on so many of them may use; Ray takes the first ones."""
+        return self.facts if self.nodes else self.facts[:gpus]
+
+    def smallest_gpu(self, gpus: int) -> int:
+        """The number of the GPU with the least memory among those."""
+        used = self.used_facts(gpus)
+        return min(range(len(used)), key=lambda index: usable_bytes(used[index]), default=0)
+
+
+def usable_bytes(gpu: Gpu) -> int:
+    """Memory of a GPU that trials can have: other programs keep theirs, our own look at it had a context."""
+    return min(gpu.memory, gpu.free + CONTEXT_BYTES)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trial of the space takes, for its placement."""
+
+    cost: TrialCost
+    image_bytes: int
+    """Of all training and validation images."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -72,6 +110,36 @@ class Placement:
     """Trials that run at once."""
     gpus_per_trial: float
     cpus_per_trial: int
+    cost: TrialCost | None = None
+    """What a trial takes of a GPU; None: not measured, or none is used."""
+    share: Share | None = None
+    """What the measurement says of the division; None: as above."""
+
+    @property
+    def context_bytes(self) -> int:
+        """What each process takes of a GPU for CUDA itself, in bytes."""
+        return CONTEXT_BYTES if self.cost is None else self.cost.context_bytes
+
+    @property
+    def trial_bytes(self) -> int | None:
+        """What a trial takes of a GPU besides, in bytes; None: not measured."""
+        return None if self.cost is None else self.cost.trial_bytes
+
+    @property
+    def memory_line(self) -> str | None:
+        """What was measured and what follows, for people to read; None: nothing was measured."""
+        if self.cost is None or self.share is None:
+            return None
+        trials = math.floor(1 / self.gpus_per_trial + 1e-9)
+        return describe_cost(self.cost, trials, self.gpus_per_trial, self.share.reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Each trial's part of a GPU, and what was measured for it, for the journal."""
+        return {
+            "gpus_per_trial": self.gpus_per_trial,
+            "measured": None if self.cost is None else asdict(self.cost),
+            "reason": None if self.share is None else self.share.reason,
+        }
 
     @property
     def device(self) -> str:
@@ -95,6 +163,7 @@ def place(
     trials: int,
     gpus: int | None = None,
     cpus: int | None = None,
+    measured: Measured | None = None,
 ) -> Placement:
     """Divide a machine into slots.
 
@@ -105,24 +174,14 @@ def place(
             raised, since Ray packs fractions on the first GPU and would leave others idle.
         gpus: how many to use; default: all.
         cpus: how many cores to use; default: all.
+        measured: what a trial takes; without it `auto` is a whole GPU, and a given fraction is believed.
 
     Raises:
         RequestError: more is asked for than there is, or no trial fits.
     """
+    check_gpus(machine, gpus)
     gpus = machine.gpus if gpus is None else gpus
-    cpus = machine.cpus if cpus is None else cpus
-    if gpus < 0 or cpus < 1:
-        option, value, low = ("--gpus", gpus, 0) if gpus < 0 else ("--cpus", cpus, 1)
-        raise RequestError(f"{option} {value}: expected at least {low}")
-    if gpus > machine.gpus:
-        have = f"{machine.where} has {machine.gpus or 'none'}"
-        instead = f"--gpus {machine.gpus}" if machine.gpus else "--gpus 0 to run on the CPU"
-        raise RequestError(
-            f"--gpus {gpus}: {have} (torch.cuda.device_count() is {machine.gpus}). Use {instead}"
-            + ("" if machine.gpus else ", or start it where the GPUs are")
-        )
-    if cpus > machine.cpus:
-        raise RequestError(f"--cpus {cpus}: {machine.where} has {machine.cpus}. Use --cpus {machine.cpus}")
+    cpus = _count_cores(machine, cpus)
     each = resources.cpus_per_trial
     if each > cpus:
         raise RequestError(
@@ -130,7 +189,11 @@ def place(
             f"Lower it (--set resources.cpus_per_trial={cpus})"
         )
     by_cpu = cpus // each
-    fraction = resources.gpus_per_trial
+    share = None
+    fraction = 1.0 if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    if gpus and measured is not None:
+        share = _divide_gpu(resources, machine, gpus, by_cpu, measured)
+        fraction = share.fraction if resources.gpus_per_trial == "auto" else fraction
     per_gpu = math.floor(1 / fraction + 1e-9) if gpus else None
     room = machine.room(each, per_gpu)
     if room == 0:
@@ -147,7 +210,70 @@ def place(
     each_gpu = max(1, slots // gpus)
     slots = min(slots, each_gpu * gpus, machine.room(each, each_gpu))
     fraction = max(fraction, 1 / each_gpu)
-    return Placement(gpus, cpus, slots, fraction, each)
+    return Placement(gpus, cpus, slots, fraction, each, None if measured is None else measured.cost, share)
+
+
+def check_gpus(machine: Machine, gpus: int | None) -> None:
+    """See to it that the GPUs which are asked for are there and can train.
+
+    Args:
+        machine: what there is.
+        gpus: how many are asked for; None: all. A search does not fall back on the CPU by itself where
+            there are GPUs that cannot be used: it would take days before somebody wondered.
+
+    Raises:
+        RequestError: they are not, or cannot.
+    """
+    if gpus == 0:
+        return
+    if gpus is not None and gpus < 0:
+        raise RequestError(f"--gpus {gpus}: expected at least 0")
+    asked = "" if gpus is None else f"--gpus {gpus}: "
+    on_cpu = "use --gpus 0 to run on the CPU"
+    missing = explain_missing_gpus(machine.survey) if machine.survey else None
+    if missing is not None:
+        why, remedy = missing
+        raise RequestError(f"{asked}{why}. {remedy}, or {on_cpu}")
+    if gpus is not None and gpus > machine.gpus:
+        have = f"{machine.where} has {machine.gpus or 'none'}"
+        instead = f"Use --gpus {machine.gpus}"
+        if not machine.gpus:
+            instead = "Use --gpus 0 to run on the CPU, or start it where the GPUs are"
+        seen = "" if machine.nodes else " that CUDA can use"
+        raise RequestError(f"--gpus {gpus}: {have}{seen}. {instead}")
+    for index, gpu in enumerate(machine.used_facts(machine.gpus if gpus is None else gpus)):
+        if gpu.error is not None:
+            raise RequestError(
+                f"{asked}torch cannot train on GPU {index}, {gpu.name} ({gpu.error}). Leave it out with "
+                f"CUDA_VISIBLE_DEVICES, or {on_cpu}; `tune-swa doctor` says more"
+            )
+
+
+def _count_cores(machine: Machine, cpus: int | None) -> int:
+    if cpus is None:
+        return machine.cpus
+    if cpus < 1:
+        raise RequestError(f"--cpus {cpus}: expected at least 1")
+    if cpus > machine.cpus:
+        raise RequestError(f"--cpus {cpus}: {machine.where} has {machine.cpus}. Use --cpus {machine.cpus}")
+    return cpus
+
+
+def _divide_gpu(
+    resources: ResourcesSpec, machine: Machine, gpus: int, slots: int, measured: Measured
+) -> Share:
+    """Divide the smallest of the GPUs by what was measured, and check a fraction that is given.
+
+    Raises:
+        RequestError: no trial fits, or none fits the fraction.
+    """
+    cost, used = measured.cost, machine.used_facts(gpus)
+    memory = min((gpu.memory for gpu in used), default=cost.memory)
+    usable = min(map(usable_bytes, used), default=cost.memory)
+    share = choose_fraction(cost, usable, measured.image_bytes, max(1, slots // gpus))
+    if resources.gpus_per_trial != "auto":
+        check_fraction(resources.gpus_per_trial, cost, memory)
+    return share
 
 
 def describe(placement: Placement) -> str:

@@ -12,14 +12,17 @@ from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.confirmation import most_runs
-from tune_swa.search.placement import Machine, Placement, describe, place, total_trials
+from tune_swa.search.placement import Machine, Measured, Placement, describe, place, total_trials
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.sharing import most_states, planned_epochs, trunks_recur
+from tune_swa.search.site import Measure, measure_placement
 from tune_swa.spec import Choices, Experiment, Params, count_space, format_value
 
 RESNET18_WEIGHTS = 11_176_512
 """Parameters of torchvision's ResNet-18 without its classifier."""
 CLASSIFIER_INPUTS = 512
+MANY = 1_000_000
+"""Images, where it is not known how many there are."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,29 @@ def make_plan(
     gpus: int | None = None,
     cpus: int | None = None,
     confirm: bool = True,
+    measure: Measure | None = None,
 ) -> Plan:
     """Work out the plan.
+
+    Args:
+        experiment: what is planned.
+        data_dir: folder of the images or the download.
+        machine: what there is.
+        gpus: how many to use; default: all.
+        cpus: how many cores to use; default: all.
+        confirm: whether fresh seeds follow.
+        measure: tries a trial out on the GPU of a number; without it `auto` is a whole GPU.
 
     Raises:
         RequestError: the images are missing or cannot be divided, or the resources are not there.
     """
     quiet_optuna()
-    placement = place(
-        experiment.resources,
-        machine,
-        trials=total_trials(experiment),
-        gpus=gpus,
-        cpus=cpus,
-    )
+
+    def divide(measured: Measured | None) -> Placement:
+        trials = total_trials(experiment)
+        return place(experiment.resources, machine, trials=trials, gpus=gpus, cpus=cpus, measured=measured)
+
+    placement = divide(None)
     images: Estimate | str
     try:
         images = estimate(experiment.data, data_dir)
@@ -70,6 +82,11 @@ def make_plan(
         if data_dir is not None or experiment.data.path is not None:
             raise
         images, classes = str(error), 1000  # ImageNet's, for the size of a checkpoint
+    if placement.gpus and measure is not None:
+        # without the images, no batch is taken to be smaller than it is asked for
+        counts = (MANY, MANY) if isinstance(images, str) else (images.train, images.val)
+        measured = measure_placement(experiment, machine, placement, classes, counts, measure)
+        placement = divide(measured)
     return Plan(
         experiment=experiment,
         placement=placement,
@@ -114,6 +131,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("early stopping", _stopping(experiment)),
         *([("fresh seeds", _fresh(experiment))] if plan.confirm else []),
         ("machine", describe(plan.placement)),
+        *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
         ("disk", _disk(plan)),
     ):
         table.add_row(name, text)

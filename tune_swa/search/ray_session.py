@@ -213,14 +213,19 @@ def count_nodes() -> int:
 
 
 @contextmanager
-def some_machine(address: str | None) -> Iterator[Machine]:
-    """What a search would run on: this machine, or the cluster at `address`."""
+def some_machine(address: str | None, gpus: int | None = None) -> Iterator[Machine]:
+    """What a search on so many GPUs would run on: this machine, or the cluster at `address`."""
     if address is None:
-        yield Machine.local()
+        yield local_machine(gpus)
         return
     check_reachable(address)
     with cluster(address) as machine:
         yield machine
+
+
+def local_machine(gpus: int | None) -> Machine:
+    """This machine, whose GPUs are looked at unless none is asked for."""
+    return Machine.without_gpus() if gpus == 0 else Machine.local()
 
 
 def check_reachable(address: str) -> None:

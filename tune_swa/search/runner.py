@@ -6,10 +6,9 @@ import logging
 import shutil
 import tempfile
 import threading
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,87 +16,36 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from rich.console import Console
 
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.journal import ExperimentState
-from tune_swa.paths import expanded
-from tune_swa.search import nodes, ray_session
+from tune_swa.search import ray_session
 from tune_swa.search.best_model import export_best
-from tune_swa.search.confirmation import most_runs, next_look
 from tune_swa.search.decoding import Decoding
 from tune_swa.search.folder import SPACE, check_storage, earlier_events, locked, same_storage
 from tune_swa.search.header import check_same, header, other_suggestions
 from tune_swa.search.log import log_file
-from tune_swa.search.placement import Machine, Placement, place, total_trials
+from tune_swa.search.placement import Placement
 from tune_swa.search.progress import Progress
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.publishing import Exporter, Publisher
 from tune_swa.search.recorder import Recorder
+from tune_swa.search.request import Outcome, Request, tell
 from tune_swa.search.scheduler import PhaseScheduler
 from tune_swa.search.searcher import TrialSearcher
+from tune_swa.search.site import agree_on_numerics, divide, open_site, resolve_numerics
 from tune_swa.search.stopping import StopSearch, Ticker, signals
 from tune_swa.search.trainable import Shared, train_trial
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.search.watchdog import Watchdog
 from tune_swa.spec import Experiment
-from tune_swa.storage import FolderStore, Store, open_store
 from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.loop import LOOP_VERSION
 from tune_swa.training.model import StateDict, fingerprint, resolve_weights
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for besides the space file."""
-
-    experiment: Experiment
-    results_dir: Path = Path("results")
-    data_dir: Path | None = None
-    gpus: int | None = None
-    cpus: int | None = None
-    resume: bool = False
-    address: str | None = None
-    storage: str | None = None
-    """Folder or URI for the checkpoints; None: the experiment's folder."""
-    quiet: bool = False
-    confirm: bool = True
-    """Whether fresh seeds follow the search."""
-    console: Console = field(default_factory=Console)
-
-    @property
-    def folder(self) -> Path:
-        """The experiment's folder, absolute: workers run elsewhere."""
-        return (self.results_dir / self.experiment.name).absolute()
-
-    @property
-    def store(self) -> Store:
-        """Where the checkpoints are."""
-        if self.storage is None:
-            return FolderStore(self.folder)
-        return open_store(self.storage, self.experiment.name)
-
-    @property
-    def images_dir(self) -> Path | None:
-        """Where the images are, absolute, by the option or by the space file."""
-        if self.data_dir:
-            return expanded(self.data_dir, "--data-dir").absolute()
-        path = self.experiment.data.path
-        return expanded(path, "data.path:").absolute() if path else None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished search left."""
-
-    folder: Path
-    state: ExperimentState
-    best: str | None
-    """Name of the trial whose model was exported."""
 
 
 def search(
@@ -128,8 +76,10 @@ def search(
         events, state = earlier_events(request.folder, experiment, resume=request.resume)
         request = replace(request, storage=same_storage(state, request.storage, request.folder))
         # what is quick to refuse is checked before what takes long
+        machine = None
         if request.address is None:
-            _numerics(request, _divide(request, state, Machine.local()))
+            machine = ray_session.local_machine(request.gpus)
+            resolve_numerics(request, divide(request, state, machine), machine)
         else:
             ray_session.check_reachable(request.address)
         if request.storage is not None:
@@ -137,8 +87,9 @@ def search(
         weights = resolve_weights(experiment.model)
         data = _prepare_data(request)
         prepare_logs()
-        with _places(request, state) as (placement, machine):
-            numerics, version = _common_numerics(request, placement, machine, data)
+        with open_site(request, state, machine, data) as site:
+            placement = site.placement
+            numerics, version = agree_on_numerics(request, site, data)
             recorder = Recorder(
                 experiment,
                 request.folder,
@@ -149,12 +100,14 @@ def search(
             )
             try:
                 if state.header is None:
-                    recorder.record("created", **header(experiment, data, weights, numerics))
+                    recorder.record("created", **header(experiment, data, weights, numerics, site.surveys))
                 else:
                     check_same(state.header, data, weights, numerics)
                     recorder.replay(events)
+                    recorder.retry_exhausted(placement.gpus_per_trial)
                     for line in (other_suggestions(state.header), *recorder.lost):
-                        _tell(request, line)
+                        tell(request, line)
+                tell(request, placement.memory_line)
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
                 if request.storage is not None:  # by which another search knows that the name is taken
@@ -167,6 +120,7 @@ def search(
                     cpus=placement.cpus,
                     resumed=bool(events),
                     storage=request.storage,
+                    gpu_share=placement.as_dict() if placement.gpus else None,
                     spec=experiment.model_dump(mode="json", by_alias=True),
                 )
                 shared = Shared(
@@ -179,6 +133,8 @@ def search(
                     weights=weights,
                     checkpoint_every=experiment.search.checkpoint_every,
                     keep_all=experiment.search.keep_checkpoints == "all",
+                    context_bytes=placement.context_bytes,
+                    trial_bytes=placement.trial_bytes,
                 )
                 copies = request.store if request.storage is not None else None
                 publisher = Publisher(export, request.folder, copies)
@@ -201,91 +157,8 @@ def _prepare_data(request: Request) -> Dataset:
         data = prepare(request.experiment.data, request.images_dir, progress=decoding, verify=True)
     for line in data.remarks.lines():
         logger.info("%s", line)
-    _tell(request, data.remarks.summary())
+    tell(request, data.remarks.summary())
     return data
-
-
-def _tell(request: Request, text: str | None) -> None:
-    """Log a line, and print it unless the user wants quiet."""
-    if text:
-        logger.warning("%s", text)
-        if not request.quiet:
-            request.console.print(text, markup=False, soft_wrap=True)
-
-
-def _divide(request: Request, state: ExperimentState, machine: Machine) -> Placement:
-    trials = max(1, _left(request, state))
-    return place(request.experiment.resources, machine, trials=trials, gpus=request.gpus, cpus=request.cpus)
-
-
-def _left(request: Request, state: ExperimentState) -> int:
-    """Trials that this session's places are for: both of its stages have the same ones.
-
-    A few that are left of the search do not take the places from the runs on fresh seeds after them,
-    nor do these many runs make the places smaller than a search from the start would have them.
-    """
-    experiment = request.experiment
-    searched = [trial.ended for trial in state.trials.values() if trial.stage == "search"]
-    total = max(total_trials(experiment), len(searched))
-    left = total - sum(searched)
-    if not request.confirm:
-        return left
-    if left:
-        return max(left, min(total, most_runs(experiment)))
-    look = next_look(experiment, state)
-    names = look.names if look else []
-    return sum(name not in state.trials or not state.trials[name].ended for name in names)
-
-
-@contextmanager
-def _places(request: Request, state: ExperimentState) -> Iterator[tuple[Placement, Machine]]:
-    """Ray with the places of the request: our own, or a cluster's."""
-    if request.address is None:
-        machine = Machine.local()
-        placement = _divide(request, state, machine)
-        with ray_session.session(placement):
-            yield placement, machine
-    else:
-        with ray_session.cluster(request.address) as machine:
-            placement = _divide(request, state, machine)
-            ray_session.set_environment(placement.slots)
-            yield placement, machine
-
-
-def _numerics(request: Request, placement: Placement) -> Numerics:
-    experiment = request.experiment
-    return resolve(
-        experiment.train,
-        experiment.data.image_size,
-        device=placement.device,
-        threads=placement.cpus_per_trial,
-    )
-
-
-def _common_numerics(
-    request: Request, placement: Placement, machine: Machine, data: Dataset
-) -> tuple[Numerics, str]:
-    """Numerics and torch of where the trials run: on a cluster, the driver's machine may differ."""
-    if request.address is None:
-        return _numerics(request, placement), torch.__version__
-    store, probe = request.store, f"probe-{uuid.uuid4().hex}"
-    store.write(probe, lambda path: path.write_text(probe))
-    try:
-        said = f"looking at the computers of the cluster ({len(machine.nodes)})"
-        with nullcontext() if request.quiet else request.console.status(said):
-            question = nodes.Question(
-                request.experiment,
-                request.images_dir,
-                placement.device,
-                placement.cpus_per_trial,
-                store,
-                probe,
-            )
-            answers = nodes.ask_all(machine.nodes, placement, question, lambda text: _tell(request, text))
-    finally:
-        store.remove(probe)
-    numerics = nodes.agree(answers, data.fingerprint, store)
-    return numerics, next(iter(answers.values())).torch
 
 
 def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> TrunkNamer:

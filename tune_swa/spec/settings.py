@@ -207,8 +207,9 @@ class SchedulerSpec(Settings):
 class ResourcesSpec(Settings):
     """What one trial may use."""
 
-    gpus_per_trial: Annotated[float, Field(ge=0.001, le=1)] = 1.0
-    """Fraction of a GPU. Raised when there are fewer trials than places. Ignored with `--gpus 0`."""
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0.001, le=1)] = "auto"
+    """Fraction of a GPU. `auto`: by what a trial takes of the GPU's memory and time, which is measured
+    before the search. Raised when there are fewer trials than slots. Ignored with `--gpus 0`."""
     cpus_per_trial: PositiveInt = 1
     """CPU cores, which is also the number of torch's threads."""
 

@@ -111,7 +111,7 @@ def probe_gpus() -> dict[str, Any]:
         cuda=built_for(),
         driver_cuda=driver_cuda(),
         driver=driver_version(),
-        cudnn=torch.backends.cudnn.version() if count else None,
+        cudnn=torch.backends.cudnn.version() if count else None,  # type: ignore[no-untyped-call]
         architectures=tuple(torch.cuda.get_arch_list()),
         error=error,
     )

@@ -1,0 +1,279 @@
+"""A trial on `cuda:0` whose tensors have no numbers: nothing mixes devices, and no step waits for the GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
+from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
+from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
+from torch import Tensor
+
+from tune_swa.data.batches import ImageBatches
+from tune_swa.data.dataset import Dataset
+from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
+from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.averaging import Averaging
+from tune_swa.training.loop import Run, build_optimizer
+from tune_swa.training.metrics import evaluate
+from tune_swa.training.model import build_model
+from tune_swa.training.numerics import resolve
+
+GPU = torch.device("cuda", 0)
+BATCH = 8
+PRECISIONS = ("fp32", "bf16", "fp16")
+ROOMY = Card()
+FULL = Card(context_bytes=2**30, memory=2**30 + 4096)
+"""Beside the context there is no room for images."""
+
+
+def draw_batches(count: int) -> Dataset:
+    """Images that make `count` batches of training and of validation, and two of testing."""
+    dataset: Dataset = draw_dataset(train=count * BATCH, val=count * BATCH, test=2 * BATCH)
+    return dataset
+
+
+def settings(precision: str = "bf16", optimizer: str = "adam", epochs: int = 4) -> RunSettings:
+    train = TrainSpec.model_validate(
+        {
+            "epochs": epochs, "batch_size": BATCH, "eval_batch_size": BATCH, "optimizer": optimizer,
+            "precision": precision, "augment": ("hflip", "vflip", "crop"), "warmup_epochs": 1,
+        }
+    )  # fmt: skip
+    averaging = AveragingSpec(anneal_epochs=2)
+    return RunSettings(lr=1e-3, swa_start=1, swa_lr=5e-4, train=train, averaging=averaging)
+
+
+def start_run(data: Dataset, precision: str = "bf16", optimizer: str = "adam") -> Run:
+    wanted = settings(precision, optimizer)
+    return Run(wanted, data, resolve(wanted.train, 16, device="cuda", threads=1))
+
+
+def find_devices(value: Any) -> set[torch.device]:
+    """Devices of all tensors inside."""
+    if isinstance(value, Tensor):
+        return {value.device}
+    if isinstance(value, dict):
+        value = list(value.values())
+    return set().union(*map(find_devices, value)) if isinstance(value, list | tuple) else set()
+
+
+@pytest.fixture
+def fake(make_up_gpus: Callable[..., MadeUpGpus]) -> Iterator[FakeCuda]:
+    make_up_gpus(ROOMY)
+    with fake_cuda() as mode:
+        yield mode
+
+
+# -- the parts
+
+
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["resident", "streamed"])
+def test_batches_are_gathered_without_waiting(limit: int, fake: FakeCuda) -> None:
+    data = draw_batches(3)
+    batches = ImageBatches(data, data.train, GPU, channels_last=True, max_resident_bytes=limit)
+    assert batches.resident is (limit > 0)
+    fake.waits.clear()
+    augment = ("hflip", "vflip", "crop")
+    drawn = list(batches.train(BATCH, augment=augment, seed=0, epoch=0, purpose="train"))
+    drawn += batches.ordered(BATCH)
+    assert len(drawn) == 6
+    for images, labels in drawn:
+        assert images.device == labels.device == GPU
+        assert images.shape == (BATCH, 3, 16, 16)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+    assert not fake.waits
+
+
+def test_an_evaluation_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) -> None:
+    model = build_model(3, 0).to(GPU)
+    images, labels = torch.zeros(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, dtype=torch.long, device=GPU)
+
+    def count_waits(batches: int) -> Counter[str]:
+        fake.waits.clear()
+        evaluate(model, [(images, labels)] * batches, torch.autocast("cuda", torch.bfloat16))
+        return fake.waits.copy()
+
+    assert count_waits(1) == count_waits(5)
+
+
+def test_a_refresh_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) -> None:
+    wanted = settings()
+    model = build_model(3, 0).to(GPU)
+    numerics = resolve(wanted.train, 16, device="cuda", threads=1)
+    optimizer = build_optimizer(model, wanted.lr, wanted.train, numerics)
+    averaging = Averaging(model, optimizer, 5e-4, wanted.averaging)
+    batch = torch.zeros(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, dtype=torch.long, device=GPU)
+
+    def count_waits(batches: int) -> Counter[str]:
+        fake.waits.clear()
+        averaging.refresh([batch] * batches, numerics.autocast())
+        return fake.waits.copy()
+
+    assert count_waits(1) == count_waits(5)
+
+
+# -- the trial
+
+
+@pytest.mark.parametrize("card", [ROOMY, FULL], ids=["resident", "streamed"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
+    precision: str, card: Card, make_up_gpus: Callable[..., MadeUpGpus]
+) -> None:
+    make_up_gpus(card)
+    with fake_cuda():
+        run = start_run(draw_batches(2), precision)
+        assert run.scaler.is_enabled() is (precision == "fp16")
+        records = list(run)
+        assert [record.phase for record in records] == ["trunk", "trunk", "branch", "branch"]
+        assert [record.n_averaged for record in records] == [0, 0, 1, 2]
+        everything = [*run.model.state_dict().values(), *run.shipped.state_dict().values()]
+        assert find_devices(everything) == {GPU}
+        assert {t.dtype for t in everything} == {torch.float32, torch.int64}  # whatever the autocast
+        assert set(run.test().metrics()) == {"accuracy", "nll", "ece", "brier"}
+        assert set(run.test(refresh=True).metrics()) == {"accuracy", "nll", "ece", "brier"}
+
+
+@pytest.mark.parametrize("card", [ROOMY, FULL], ids=["resident", "streamed"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_epoch_waits_as_often_with_many_batches_as_with_few(
+    precision: str, card: Card, make_up_gpus: Callable[..., MadeUpGpus]
+) -> None:
+    gpus = make_up_gpus(card)
+    counted = []
+    for batches in (2, 5):
+        with fake_cuda() as fake:
+            run = start_run(draw_batches(batches), precision)
+            for _ in range(3):
+                fake.waits.clear()
+                gpus.synchronisations = 0
+                run.run_epoch()  # the third one averages, refreshes and evaluates the average
+            assert run.averaging is not None
+        counted.append((fake.waits.copy(), gpus.synchronisations))
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_training_an_epoch_waits_once_for_its_loss(precision: str, fake: FakeCuda) -> None:
+    run = start_run(draw_batches(3), precision)
+    run.train_epoch()
+    fake.waits.clear()
+    run.train_epoch()
+    assert sum(fake.waits.values()) == 1, fake.waits
+    assert "a number read" in str(fake.waits)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_checkpoint_goes_over_the_cpu_and_back(
+    precision: str, optimizer: str, fake: FakeCuda, tmp_path: Path
+) -> None:
+    run = start_run(draw_batches(2), precision, optimizer)
+    for _ in range(3):
+        run.run_epoch()
+    state = read_back(run.state_dict())
+    assert find_devices(state) == {torch.device("cpu")}
+    checkpoints.save(state, tmp_path / "state.pt")
+    restored = start_run(draw_batches(2), precision, optimizer)
+    restored.load_state_dict(checkpoints.load(tmp_path / "state.pt"))
+    assert restored.epoch == 3
+    assert restored.averaging is not None
+    assert restored.averaging.n_averaged == 1
+    assert find_devices(restored.model.state_dict()) == {GPU}
+    assert find_devices(restored.shipped.state_dict()) == {GPU}
+    moments = [value for values in restored.optimizer.state.values() for value in values.values()]
+    assert find_devices(moments) == find_devices([v for s in run.optimizer.state.values() for v in s.values()])
+    assert [record.n_averaged for record in restored] == [2]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_branch_goes_on_from_a_trunks_state(precision: str, fake: FakeCuda) -> None:
+    trunk = start_run(draw_batches(2), precision)
+    trunk.run_epoch()
+    trunk.run_epoch()
+    trunk.advance()
+    branch = start_run(draw_batches(2), precision)
+    branch.load_state_dict(read_back(trunk.trunk_state()))
+    assert branch.epoch == 2
+    assert [record.n_averaged for record in branch] == [1, 2]
+    assert find_devices(branch.shipped.state_dict()) == {GPU}
+
+
+def test_what_is_shipped_loads_into_a_plain_network_on_the_cpu(fake: FakeCuda) -> None:
+    run = start_run(draw_batches(2))
+    list(run)
+    weights = checkpoints.shipped_weights(run.state_dict())
+    assert find_devices(weights) == {torch.device("cpu")}
+    network = torchvision.models.resnet18(num_classes=3)
+    network.load_state_dict(weights)
+    assert network.eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+
+
+def read_back(value: Any) -> Any:
+    """A state with every tensor copied to the CPU, as a checkpoint's file holds it."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: read_back(inner) for key, inner in value.items()}
+    return [read_back(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+# -- the bed itself
+
+
+def test_what_would_wait_is_counted(fake: FakeCuda) -> None:
+    numbers = torch.arange(4.0, device=GPU)
+    number = numbers.sum()
+    for wait in (
+        number.item, lambda: float(number), lambda: bool(number > 0), number.cpu, numbers[:1].tolist,
+        lambda: torch.zeros(4).copy_(numbers), lambda: torch.ones(4).to(GPU), lambda: torch.tensor(1.0, device=GPU),
+        lambda: torch.ones(4).to(GPU, non_blocking=True), lambda: numbers[torch.tensor([0, 1])],
+    ):  # fmt: skip
+        fake.waits.clear()
+        wait()
+        assert sum(fake.waits.values()) == 1, fake.waits
+
+
+def test_what_would_not_wait_is_not_counted(fake: FakeCuda) -> None:
+    numbers = torch.arange(4.0, device=GPU)
+    fake.waits.clear()
+    numbers.add_(1).mul(torch.tensor(2.0))  # a number of the CPU is an argument of the kernel
+    torch.ones(4).pin_memory().to(GPU, non_blocking=True)
+    torch.empty(4, pin_memory=True).to(GPU, non_blocking=True)
+    torch.ones(4).sum().item()
+    assert not fake.waits
+
+
+def test_operands_on_two_devices_are_refused(fake: FakeCuda) -> None:
+    with pytest.raises(RuntimeError, match="cpu"):
+        torch.ones(4, device=GPU) + torch.ones(4)
+
+
+def test_sizes_that_only_the_gpu_knows_are_refused(fake: FakeCuda) -> None:
+    with pytest.raises(RuntimeError):
+        torch.arange(4, device=GPU).nonzero()
+
+
+def test_gradients_are_those_of_the_real_engine() -> None:
+    """The stand-in for autograd's engine, on the CPU with numbers."""
+    from python_engine import run_backward  # type: ignore[import-not-found]
+
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for patched in (False, True):
+        model = build_model(3, 0)
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            if patched:
+                patch.setattr(torch.autograd, "_engine_run_backward", run_backward)
+            for _ in range(2):  # the second one adds to what is there
+                torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for real, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, real, rtol=0, atol=0)

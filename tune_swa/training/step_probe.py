@@ -1,0 +1,252 @@
+"""What a trial takes of a GPU: memory, and time. To be called in a process of its own.
+
+The trial that is tried out is the one that takes most of a space. It runs the code that trials run, on
+made-up images: an epoch before averaging and two after, batch-normalisation refresh, evaluation, a
+checkpoint written and read again.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.isolation import first_line
+from tune_swa.spec import RunSettings
+from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.loop import Run
+from tune_swa.training.numerics import Numerics
+
+EPOCHS = 3
+"""One before averaging, one that ends in a checkpoint, one that goes on from it."""
+BATCHES = 2
+"""In each of these epochs: the second finds the memory of the first still taken."""
+STEPS = 2
+"""Timed together. Few, since no more than about a thousand kernels can wait for the GPU: with more, the
+host would be timed while it waits for the GPU."""
+REPETITIONS = 8
+"""Of which the fastest counts: the first ones choose kernels."""
+SLEEP_FREQUENCY = 3e9
+"""Cycles a second that no GPU's clock exceeds, so that one told to wait does not wake too early."""
+LEAST_CONTEXT, MOST_CONTEXT = 50_000_000, 3_000_000_000
+"""Bytes between which a CUDA context is thought to lie. A measurement outside of that has met another
+process that took memory, or gave some back."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is tried out."""
+
+    settings: RunSettings
+    numerics: Numerics
+    image_size: int
+    num_classes: int
+    train_images: int
+    """Of the real set: batches are no larger than that."""
+    val_images: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "settings": self.settings.model_dump(mode="json")}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Workload:
+        settings = RunSettings.model_validate(fields["settings"])
+        return cls(**{**fields, "settings": settings, "numerics": Numerics(**fields["numerics"])})
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a training batch."""
+        return min(self.settings.train.batch_size, self.train_images)
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """What was measured."""
+
+    device: str
+    """Name of the GPU, or `cpu`."""
+    memory: int
+    """Bytes of that GPU; of a CPU 0."""
+    trial_bytes: int
+    """Most that a trial takes at one time, in bytes, without resident images. On the CPU, what the process
+    has grown by."""
+    context_bytes: int
+    """What a process takes besides, for CUDA itself and its kernels."""
+    host_seconds: float
+    """What a training step takes of the process that sends it to the GPU."""
+    device_seconds: float
+    """What a training step takes of the GPU. On the CPU the two are the same."""
+    exhausted: str | None = None
+    """Why the trial could not even be tried out, for want of memory; the other figures are 0 then."""
+    free: int = 0
+    """Bytes that were free before, of a GPU."""
+
+
+def measure_trial(workload: dict[str, Any]) -> dict[str, Any]:
+    """Try a trial out on the GPU that this process sees first, or on the CPU.
+
+    Args:
+        workload: a `Workload` as a dictionary.
+
+    Returns:
+        A `TrialCost` as a dictionary.
+    """
+    tried = Workload.from_dict(workload)
+    torch.set_num_threads(tried.numerics.threads)
+    return asdict(_measure_gpu(tried) if tried.numerics.device == "cuda" else _measure_cpu(tried))
+
+
+def _measure_cpu(workload: Workload) -> TrialCost:
+    before = _peak_resident_bytes()
+    host, device = _time_steps(_run_trial(workload), workload)
+    return TrialCost("cpu", 0, _peak_resident_bytes() - before, 0, host, device)
+
+
+def _measure_gpu(workload: Workload) -> TrialCost:
+    bare = _measure_bare_context()
+    free, memory = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    name = torch.cuda.get_device_name()
+    try:
+        run = _run_trial(workload)
+        peak = torch.cuda.max_memory_reserved()
+        # kernels are loaded when they are first called, into memory that torch's allocator does not count
+        loaded = free - torch.cuda.mem_get_info()[0] - (torch.cuda.memory_reserved() - reserved)
+        host, device = _time_steps(run, workload)
+    except torch.OutOfMemoryError as error:
+        return TrialCost(name, memory, 0, 0, 0.0, 0.0, first_line(error), free)
+    context = bare + loaded
+    if not LEAST_CONTEXT <= context <= MOST_CONTEXT:
+        context = CONTEXT_BYTES
+    return TrialCost(name, memory, peak, context, host, device, free=free)
+
+
+def _run_trial(workload: Workload) -> Run:
+    """Go through a trial, and return a run that could go on training."""
+    settings, numerics = workload.settings, workload.numerics
+    data = _make_images(workload)
+    run = Run(settings, data, numerics, stream_images=True)
+    while run.epoch < EPOCHS - 1:
+        run.run_epoch()
+    with tempfile.TemporaryDirectory(prefix="tune_swa-probe-") as folder:
+        path = Path(folder) / "epoch.pt"
+        checkpoints.save(run.state_dict(), path)
+        del run  # a worker's next trial begins when the last one has gone
+        run = Run(settings, data, numerics, stream_images=True)
+        run.load_state_dict(checkpoints.load(path, run.device))
+    run.run_epoch()
+    run.test()
+    return run
+
+
+def _make_images(workload: Workload) -> Dataset:
+    """Black images, in as many batches as are trained; such pages of zeros take no memory of the host."""
+    refreshed = workload.settings.averaging.bn_batch_size or 0
+    train = max(BATCHES * workload.batch_size, min(refreshed, workload.train_images))
+    val = min(workload.settings.train.eval_batch_size, workload.val_images)
+    count, side = train + val, workload.image_size
+    rows = np.arange(count)
+    return Dataset(
+        name="made up",
+        class_names=tuple(map(str, range(workload.num_classes))),
+        images=np.zeros((count, side, side, 3), dtype=np.uint8),
+        labels=rows % workload.num_classes,
+        train=rows[:train],
+        val=rows[train:],
+        test=rows[train:],
+        fingerprint="",
+    )
+
+
+def _time_steps(run: Run, workload: Workload) -> tuple[float, float]:
+    """Seconds of the host and of the GPU that a training step takes, each without waiting for the other."""
+    side, size = workload.image_size, workload.batch_size
+    images = torch.rand(size, 3, side, side, device=run.device)
+    images = images.contiguous(memory_format=run.numerics.memory_format)
+    labels = torch.arange(size, device=run.device) % workload.num_classes
+
+    def train() -> None:
+        for _ in range(STEPS):
+            _train_step(run, images, labels)
+
+    run.model.train()
+    host, both = [], []
+    for _ in range(REPETITIONS):
+        _synchronize(run.device)
+        begun = time.perf_counter()
+        train()
+        host.append(time.perf_counter() - begun)
+        _synchronize(run.device)
+        both.append(time.perf_counter() - begun)
+    device = min(both)
+    if run.device.type == "cuda":
+        device = min(device, *(_time_device(train, min(host)) for _ in range(REPETITIONS)))
+    return min(host) / STEPS, device / STEPS
+
+
+def _train_step(run: Run, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """A step as `Run.train_epoch` takes it."""
+    run.optimizer.zero_grad(set_to_none=True)
+    with run.numerics.autocast():
+        loss = run._loss(run._forward(images), labels)
+    run.scaler.scale(loss).backward()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+
+
+def _time_device(train: Callable[[], None], host_seconds: float) -> float:
+    """Seconds that the GPU works if it never waits for the host: it begins when everything is queued."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(int(SLEEP_FREQUENCY * 2 * host_seconds))  # type: ignore[no-untyped-call]
+    begin.record()
+    train()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+WATCHER = "import sys, torch; print(torch.cuda.mem_get_info()[0], flush=True); sys.stdin.read()"
+"""A process that says how much of the GPU is free, and lives on until it is told to end."""
+
+
+def _measure_bare_context() -> int:
+    """Initialise CUDA here, and return the bytes that this took of the GPU.
+
+    Only a process with a context can ask for the memory that is free, so another one does before.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", WATCHER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as watcher:
+        assert watcher.stdout is not None
+        before = watcher.stdout.readline().strip()
+        torch.zeros(1, device="cuda")
+        free = torch.cuda.mem_get_info()[0]
+    return int(before) - free - torch.cuda.memory_reserved() if before.isdigit() else 0
+
+
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
