@@ -45,14 +45,24 @@ LEAST_SECONDS = 5.0
 
 def find_missing() -> list[str]:
     """Packages that the script needs and this Python does not have."""
-    return [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    return [package for module, package in NEEDED.items() if not _is_there(module)]
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # of a module that was hidden from imports
+        return False
 
 
 class Runner:
     """Runs parts one after the other within a budget, prints a line for each, keeps the file up to date."""
 
-    def __init__(self, bench: Bench, budget: float, path: Path | None) -> None:
+    def __init__(
+        self, bench: Bench, budget: float, path: Path | None, catalogue: str = "gpu_catalogue"
+    ) -> None:
         self.bench = bench
+        self._catalogue = catalogue
         self._path = path
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._begun = time.monotonic()
@@ -122,7 +132,7 @@ class Runner:
         if fresh and self._worker is not None and self._worker.used:
             self.stop()
         if self._worker is None:
-            self._worker = Worker(self.bench)
+            self._worker = Worker(self.bench, self._catalogue)
         return self._worker
 
 

@@ -44,9 +44,10 @@ from tune_swa.training.probe import probe_gpus, probe_torch
 
 SIZE = 32
 """Pixels of the drawn images."""
-EPOCHS, START = 6, 2
-"""Of the runs that are checked: averages from epoch 4 on."""
-RESTORED_AT = 4
+EPOCHS, START = 5, 1
+"""Of the runs that are checked: epoch 2 is the first that is averaged."""
+RESTORED_AT = 3
+"""Epochs of the straight run before its state is saved: one has been averaged."""
 MOVEMENT = 0.01
 """What two runs may differ by after the same epochs on a GPU, as a share of the way that their weights went:
 sums in another order, and nothing else."""
@@ -147,10 +148,9 @@ def describe_machine(bench: Bench, record: Record) -> str:
         record(Figure("GPU", json.dumps(gpu)))
     gpu = survey["gpus"][0]
     expect(gpu["error"] is None, f"{gpu['name']}: {gpu['error']}")
-    return (
-        f"{gpu['name']}, {gpu['memory'] / 1e9:.1f} GB, {gpu['free'] / 1e9:.1f} GB free, CUDA {survey['cuda']}, "
-        f"driver {survey['driver']}"
-    )
+    memory, free = gpu["memory"] / 1e9, gpu["free"] / 1e9
+    versions = f"CUDA {survey['cuda']}, driver {survey['driver']}"
+    return f"{gpu['name']}, {memory:.1f} GB, {free:.1f} GB free, {versions}"
 
 
 def check_training(bench: Bench, record: Record, precision: str) -> str:

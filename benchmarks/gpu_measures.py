@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,12 +24,9 @@ from gpu_parts import (
     summarise,
 )
 from gpu_table import TUTORIAL_IMAGES
-from throughput import seconds_of_epoch, seconds_resident
+from timed_steps import seconds_of_epoch, seconds_resident, take_step
 from torch import nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from tune_swa.data.batches import batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
@@ -148,6 +146,10 @@ def measure_throughput(bench: Bench, record: Record, size: int) -> str:
 
 def find_rates_of_loader(bench: Bench, run: Run, size: int) -> list[float]:
     """Images per second of the same steps behind a DataLoader, its start left out."""
+    from torch.utils.data import DataLoader  # half a second and more, for every process of this script
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
     steps = [transforms.Resize((size, size)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     images = ImageFolder(str(bench.images / PARTS[0][0]), transforms.Compose(steps))
     loader: DataLoader[Any] = DataLoader(
@@ -155,34 +157,17 @@ def find_rates_of_loader(bench: Bench, run: Run, size: int) -> list[float]:
         persistent_workers=bench.workers > 0, drop_last=True,
     )  # fmt: skip
     run.model.train()
-    batches = _forever(loader)
-    step_on(run, *next(batches))  # the workers have started
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    take_step(run, *next(batches))  # the workers have started
     rates = []
     for _ in range(bench.repeat):
         begun, count = read_clock(bench), 0
         while count < 2 * bench.batch_size or time.perf_counter() - begun < bench.seconds:
             pictures, labels = next(batches)
-            step_on(run, pictures, labels)
+            take_step(run, pictures, labels)
             count += len(labels)
         rates.append(count / (read_clock(bench) - begun))
     return rates
-
-
-def _forever(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    while True:
-        yield from loader
-
-
-def step_on(run: Run, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """One optimizer step on a batch of the host."""
-    images = images.to(run.device, non_blocking=True, memory_format=run.numerics.memory_format)
-    labels = labels.to(run.device, non_blocking=True)
-    run.optimizer.zero_grad(set_to_none=True)
-    with run.numerics.autocast():
-        loss = nn.functional.cross_entropy(run._forward(images), labels)
-    run.scaler.scale(loss).backward()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
 
 
 def measure_precisions(bench: Bench, record: Record, size: int) -> str:

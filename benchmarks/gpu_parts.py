@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 import signal
@@ -64,7 +65,7 @@ def choose_sizes(device: Literal["cuda", "cpu"], folder: Path, *, quick: bool) -
         )  # fmt: skip
     return Bench(
         device, folder, quick, large=32 if quick else 64, small=16 if quick else 32,
-        count=60 if quick else 120, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
+        count=40 if quick else 120, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
         workers=0 if quick else 1, at_once=(1, 2) if quick else (1, 2, 4),
     )  # fmt: skip
 
@@ -158,15 +159,25 @@ def first_line(error: BaseException) -> str:
 
 # ---------------------------------------------------------------------------------- the process
 
+START_SECONDS = 60.0
+"""For a process to import torch, before its part's time begins."""
 
-def serve_parts(bench: Bench, connection: Connection) -> None:
-    """Run the parts whose names arrive, until None does. To be called in a process of its own."""
+
+def serve_parts(bench: Bench, connection: Connection, catalogue: str) -> None:
+    """Run the parts whose names arrive, until None does. To be called in a process of its own.
+
+    Args:
+        bench: where to run.
+        connection: to the parent.
+        catalogue: a module whose `CHECKS` and `MEASURES` hold the parts.
+    """
     os.setsid()  # whoever ends this process ends those that it has started, too
     import torch
-    from gpu_catalogue import CHECKS, MEASURES
 
     torch.set_num_threads(1)
-    parts = {part.name: part for part in (*CHECKS, *MEASURES)}
+    module = importlib.import_module(catalogue)
+    parts = {part.name: part for part in (*module.CHECKS, *module.MEASURES)}
+    connection.send("ready")
     while (name := connection.recv()) is not None:
         status: Status = "pass"
         trace = ""
@@ -188,10 +199,10 @@ def serve_parts(bench: Bench, connection: Connection) -> None:
 class Worker:
     """A process that runs parts for the parent, which never touches the device itself."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, catalogue: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=serve_parts, args=(bench, other))
+        self._process = context.Process(target=serve_parts, args=(bench, other, catalogue))
         self._process.start()
         other.close()
         self.used = False
@@ -205,12 +216,14 @@ class Worker:
             seconds: how long it may take.
             short_of_time: whether that is less than the part should have, because the budget ends.
         """
-        self.used = True
-        begun = time.monotonic()
         outcome = Outcome(part.name, part.kind, "FAIL", "", 0.0)
-        with suppress(OSError):  # it has died; recv says so below
-            self._connection.send(part.name)
+        begun = time.monotonic()
         try:
+            if not self.used and self._connection.poll(START_SECONDS):
+                self._connection.recv()  # torch is imported, which on a slow disk takes half a minute
+            self.used = True
+            begun = time.monotonic()
+            self._connection.send(part.name)
             while self._connection.poll(max(0.0, begun + seconds - time.monotonic())):
                 message = self._connection.recv()
                 if message[0] == "figure":

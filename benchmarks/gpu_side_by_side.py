@@ -16,7 +16,7 @@ from gpu_images import PARTS
 from gpu_measures import find_rate, new_run, open_images, peak_memory, read_clock, shorten_epoch
 from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, first_line, summarise
 from gpu_table import TUTORIAL_IMAGES
-from throughput import seconds_resident
+from timed_steps import seconds_resident
 
 from tune_swa.training.loop import Run
 
