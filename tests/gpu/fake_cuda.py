@@ -7,11 +7,14 @@ with the line that caused it; what the host would read there is ones.
 
 from __future__ import annotations
 
-import traceback
+import linecache
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
@@ -22,10 +25,12 @@ from torch import Tensor
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import tune_swa
 
 aten = torch.ops.aten
-HERE = Path(__file__).parent
+PRODUCT = str(Path(tune_swa.__file__).parent)
 IN_PLACE = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_, aten._amp_update_scale_}
 """Operators that change their operands alone, some of which torch has no shapes for."""
 
@@ -68,13 +73,16 @@ class FakeCuda(TorchDispatchMode):
         if func is aten._pin_memory.default:
             return self._pin(args[0].clone())
         pin = kwargs.pop("pin_memory", False)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         to_gpu = torch.device(kwargs.get("device") or "cpu").type == "cuda"
-        if not to_gpu and not tree_any(_is_fake, (args, kwargs)):
-            result = func(*args, **kwargs)
-            return self._pin(result) if pin else result
-        return self._run_fake(func, args, kwargs)
+        if to_gpu or any(map(_is_fake, tensors)):
+            return self._run_fake(func, args, kwargs, tensors)
+        result = func(*args, **kwargs)
+        return self._pin(result) if pin else result
 
-    def _run_fake(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_fake(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> Any:
         if func is aten._local_scalar_dense.default:
             self._count("a number read")
             return torch.ones((), dtype=args[0].dtype).item()
@@ -84,11 +92,11 @@ class FakeCuda(TorchDispatchMode):
             return self._copy(*args, **kwargs)
         if func is aten._to_copy.default:
             self._note_copy(args[0], torch.device(kwargs.get("device") or args[0].device), kwargs)
-        elif any(not _is_fake(t) and t.dim() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+        elif any(tensor.dim() and not _is_fake(tensor) for tensor in tensors):
             # indexing, above all: torch then copies the index to the GPU, and waits
             self._count("an operand on the CPU")
         if func.overloadpacket in IN_PLACE:
-            devices = {str(t.device) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+            devices = {str(tensor.device) for tensor in tensors}
             if len(devices) > 1:
                 raise RuntimeError(f"{func}: tensors on {' and '.join(sorted(devices))}")
             return args[0] if func._schema.returns else None
@@ -120,9 +128,19 @@ class FakeCuda(TorchDispatchMode):
         return tensor
 
     def _count(self, what: str) -> None:
-        frames = [f for f in traceback.extract_stack() if "/tune_swa/" in f.filename and str(HERE) not in f.filename]
-        place = f"{Path(frames[-1].filename).name}, {frames[-1].name}: {frames[-1].line}" if frames else "a test"
-        self.waits[f"{what} ({place})"] += 1
+        self.waits[f"{what} ({_find_product_line()})"] += 1
+
+
+def _find_product_line() -> str:
+    """The innermost line of the product that is being run."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and PRODUCT not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return "a test"
+    code = frame.f_code
+    line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+    return f"{Path(code.co_filename).name}, {code.co_name}: {line}"
 
 
 def _is_fake(value: Any) -> bool:
@@ -141,7 +159,9 @@ def _read_back(tensor: FakeTensor) -> Tensor:
 def fake_cuda() -> Iterator[FakeCuda]:
     """Everything inside sees GPUs whose tensors have no numbers. Made-up GPUs must be installed."""
     mode = FakeCuda()
-    with pytest.MonkeyPatch.context() as patch, mode:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), mode:
+        # copy.deepcopy looks at where a tensor's numbers are
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         patch.setattr(torch.autograd, "_engine_run_backward", run_backward)
         patch.setattr(fake_tensor, "init_gpu_context", lambda device: None)  # it allocates on a GPU it is told of
         yield mode

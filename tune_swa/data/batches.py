@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tune_swa.data.dataset import Dataset
-from tune_swa.data.gather import gatherer, to_device
+from tune_swa.data.gather import choose_gather, resolve_device, to_device
 from tune_swa.data.normalization import NONE
 from tune_swa.data.splits import Indices
 from tune_swa.randomness import derive_seed
@@ -38,8 +38,9 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 class ImageBatches:
     """Batches of some rows of a dataset, on a device.
 
-    On the CPU, images are read where they lie. On a GPU the rows are copied there once if they fit,
-    else batch by batch through pinned memory. The batches are the same either way.
+    On the CPU, images are read where they lie. On a GPU the rows are copied there once if they fit, and
+    stay for the next run of this process; else they go batch by batch through pinned memory, one batch
+    ahead. The batches are the same either way, and none of them makes the host wait for the GPU.
 
     Args:
         data: the images.
@@ -64,10 +65,10 @@ class ImageBatches:
     ) -> None:
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(data.images)):
             raise ValueError(f"rows: expected 0 to {len(data.images) - 1}, got {rows.min()} to {rows.max()}")
-        self._device = torch.device(device)
+        self._device = resolve_device(device)
         self._channels_last = channels_last
         self._labels = torch.from_numpy(data.labels[rows]).to(self._device)
-        self._gather = gatherer(data.images, rows, self._device, max_resident_bytes)
+        self._gather = choose_gather(data, rows, self._device, max_resident_bytes)
         # a tensor of the device: torch's CUDA kernel multiplies by the reciprocal of a plain number,
         # which gives other bits than ToTensor for half of the 256 values
         self._white = torch.tensor(255.0, device=self._device)
@@ -129,30 +130,38 @@ class ImageBatches:
 
         order = torch.randperm(count, generator=generator("order"))
         flips = {
-            name: torch.rand(count, generator=generator(name)) < 0.5
-            for name in ("hflip", "vflip")
+            axis: self._move(torch.rand(count, generator=generator(name)) < 0.5)
+            for name, axis in (("hflip", 2), ("vflip", 1))
             if name in augment
         }
         shifts = None
         if "crop" in augment:
-            shifts = torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator("crop"))
+            shifts = self._move(
+                torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator("crop"))
+            )
         start = 0
-        for size in batch_sizes(count, batch_size)[:max_batches]:
-            place = slice(start, start + size)
-            images = self._gather(order[place])
-            for name, axis in (("hflip", 2), ("vflip", 1)):
-                if name in flips:
-                    images = _flip(images, self._move(flips[name][place]), axis)
+        for images, labels in self._iterate(order, batch_sizes(count, batch_size)[:max_batches]):
+            place = slice(start, start + len(labels))
+            for axis, chosen in flips.items():
+                images = _flip(images, chosen[place], axis)
             if shifts is not None:
-                images = _crop(images, self._move(shifts[place]), crop_padding)
-            yield self._finish(images), self._labels[self._move(order[place])]
-            start += size
+                images = _crop(images, shifts[place], crop_padding)
+            yield self._finish(images), labels
+            start = place.stop
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, as it is. Yields as `train` does."""
-        for start in range(0, len(self), batch_size):
-            place = torch.arange(start, min(start + batch_size, len(self)))
-            yield self._finish(self._gather(place)), self._labels[self._move(place)]
+        count = len(self)
+        sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+        for images, labels in self._iterate(torch.arange(count), sizes):
+            yield self._finish(images), labels
+
+    def _iterate(self, order: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """uint8 images [B, H, W, 3] and labels [B] in the given order, [n] int64 on the CPU."""
+        moved = self._move(order)  # once per epoch: a copy for each batch costs more than the batch
+        labels = self._labels[moved]
+        batches = self._gather.iterate_batches(order, moved, sizes)
+        return zip(batches, torch.split(labels[: sum(sizes)], list(sizes)), strict=True)
 
     def _finish(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8 to [B, 3, H, W] float32, as ToTensor (and Normalize) give it."""

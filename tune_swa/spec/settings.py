@@ -110,9 +110,11 @@ class TrainSpec(Settings):
     """Of the training loss (Szegedy et al. 2016). Reported nll is never smoothed."""
     seed: Seed | None = None
     """Training seed of all trials of the search. Default: `search.seed`."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type. `auto`: bf16 where the GPU has it, else fp16 (with a gradient scaler), else
-    fp32; the CPU runs fp32. Averages, BN statistics and metrics are fp32 always."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Format that matrix products and convolutions are computed in. `auto`: bf16 where all GPUs of the
+    search have it, else fp16 (with a gradient scaler), else fp32; the CPU runs fp32. `fp32` is IEEE's,
+    also where torch would take TF32; `tf32` rounds its inputs to 10 bits (compute capability 8.0 and
+    later). Weights, averages, BN statistics and metrics are fp32 always."""
     channels_last: Literal["auto"] | bool = "auto"
     """Memory format of activations and weights. `auto`: channels last, but for images below 64
     pixels on a CPU."""

@@ -1,4 +1,4 @@
-"""The averaged model of a run: torch's own AveragedModel, SWALR and update_bn, built at the fork."""
+"""The averaged model of a run: torch's own AveragedModel and SWALR, built at the fork, and the BN refresh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import SWALR, AveragedModel
 
 from tune_swa.spec import AveragingSpec
 
@@ -58,7 +59,7 @@ class Averaging:
     ) -> None:
         """Recompute the average's batch-normalisation statistics over training batches."""
         with autocast:
-            update_bn((images for images, _ in batches), self.average)
+            refresh_bn(self.average, (images for images, _ in batches))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True` in any torch."""
@@ -77,3 +78,41 @@ class Averaging:
         self.average.module.load_state_dict(state["average"])
         self.average.n_averaged.fill_(state["n_averaged"])
         self.scheduler.load_state_dict(state["swalr"])
+
+
+@torch.no_grad()
+def refresh_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Recompute the running statistics of all batch-normalisation layers as means over batches.
+
+    Does what `torch.optim.swa_utils.update_bn` does, with the same bits, but never waits for the device.
+    There, `momentum=None` makes every layer read its counter of batches from the device in every batch to
+    weight it by 1/n; here n is counted in Python, and the counters are written once at the end.
+
+    Args:
+        model: each of its batch-normalisation layers is called once per batch. Its mode and the momenta
+            of the layers are afterwards what they were. Without such layers, no batch is asked for.
+        batches: inputs of the model, on its device.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    counters = [layer.num_batches_tracked for layer in layers]  # None: it keeps no statistics
+    was_training = model.training
+    seen = 0
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.num_batches_tracked = None  # else each layer counts the batch in a kernel of its own
+        model.train()
+        for seen, images in enumerate(batches, start=1):
+            for layer in layers:
+                layer.momentum = 1.0 / seen
+            model(images)
+    finally:
+        for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked = counter
+            if counter is not None:
+                counter.fill_(seen)
+        model.train(was_training)

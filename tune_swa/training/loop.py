@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
+from tune_swa.data.gather import release_resident_images, resolve_device
+from tune_swa.data.splits import Indices
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.averaging import Averaging
+from tune_swa.training.averaging import Averaging, refresh_bn
 from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate, predict
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, resolve
@@ -64,6 +65,8 @@ class Run:
             alone.
         numerics: device and number formats; default: decided for this machine.
         weights: starting weights from `resolve_weights`; default: random by the seed.
+        stream_images: keep no images on a GPU, and let go of those that earlier runs of this process left
+            there; changes no result.
     """
 
     def __init__(
@@ -72,10 +75,13 @@ class Run:
         data: Dataset,
         numerics: Numerics | None = None,
         weights: StateDict | None = None,
+        *,
+        stream_images: bool = False,
     ) -> None:
         self.settings = settings
         self.numerics = numerics or resolve(settings.train, data.images.shape[1])
-        self.device = torch.device(self.numerics.device)
+        self.numerics.set_backends()
+        self.device = resolve_device(self.numerics.device)
         model = build_model(data.num_classes, settings.seed, weights)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
@@ -87,12 +93,17 @@ class Run:
         """What the last finished epoch reported."""
         self.trained: EpochRecord | None = None
         """Epoch `self.epoch` of the live model alone, between `advance` and `finish_epoch`."""
-        self._forward = torch.compile(self.model) if self.numerics.compile else self.model
+        # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
+        # of any batch size for both, which is slower
+        compiled = self.numerics.compile
+        self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
-        channels_last = self.numerics.channels_last
-        self._train = ImageBatches(data, data.train, self.device, channels_last=channels_last)
-        self._val = ImageBatches(data, data.val, self.device, channels_last=channels_last)
         self._data = data
+        self._stream_images = stream_images
+        if stream_images:
+            release_resident_images()
+        self._train = self._open_images(data.train)
+        self._val = self._open_images(data.val)
 
     @property
     def done(self) -> bool:
@@ -232,10 +243,8 @@ class Run:
         if refresh:
             model = copy.deepcopy(self.model)
             with self.numerics.autocast():
-                update_bn((images for images, _ in self._batches("bn")), model)
-        test = ImageBatches(
-            self._data, self._data.test, self.device, channels_last=self.numerics.channels_last
-        )
+                refresh_bn(model, (images for images, _ in self._batches("bn")))
+        test = self._open_images(self._data.test)
         return predict(model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast())
 
     def state_dict(self) -> dict[str, Any]:
@@ -307,6 +316,15 @@ class Run:
         factor = base_factor(index, self.settings.train, batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * factor
+
+    def _open_images(self, rows: Indices) -> ImageBatches:
+        return ImageBatches(
+            self._data,
+            rows,
+            self.device,
+            channels_last=self.numerics.channels_last,
+            max_resident_bytes=0 if self._stream_images else None,
+        )
 
     def _batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of the training images; the BN refresh draws its own order and augmentation."""

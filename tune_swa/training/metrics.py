@@ -58,12 +58,14 @@ class Predictions:
 
     def metrics(self) -> dict[str, float]:
         """Means over the images, and the calibration error."""
-        return {
-            "accuracy": int(self.correct.sum()) / len(self.label),
-            "nll": self.nll.double().mean().item(),
-            "ece": expected_calibration_error(self.confidence, self.correct),
-            "brier": self.brier.double().mean().item(),
-        }
+        right, nll, gap, brier = _read_numbers(
+            self.correct.sum(),
+            self.nll.double().mean(),
+            _calibration_gap(self.confidence, self.correct),
+            self.brier.double().mean(),
+        )
+        count = len(self.label)
+        return {"accuracy": right / count, "nll": nll, "ece": gap / count, "brier": brier}
 
 
 def predict(
@@ -129,16 +131,13 @@ def _outputs(
 def from_logits(logits: Tensor, labels: Tensor) -> Evaluation:
     """Metrics of logits [N, C] float32 against labels [N] int64."""
     log_probability = torch.log_softmax(logits, dim=1)
-    nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean().item()
-    if not math.isfinite(nll):
-        raise NonFiniteError("the model's outputs on the validation images are not finite")
+    nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean()
     log_confidence, predicted = log_probability.max(dim=1)
     correct = predicted == labels
-    return Evaluation(
-        accuracy=int(correct.sum()) / len(labels),
-        nll=nll,
-        ece=expected_calibration_error(log_confidence.exp(), correct),
-    )
+    right, loss, gap = _read_numbers(correct.sum(), nll, _calibration_gap(log_confidence.exp(), correct))
+    if not math.isfinite(loss):
+        raise NonFiniteError("the model's outputs on the validation images are not finite")
+    return Evaluation(accuracy=right / len(labels), nll=loss, ece=gap / len(labels))
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
@@ -150,8 +149,22 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
         bins: number of bins. Each is open above, but the last holds 1 too, so that every image is
             in exactly one bin.
     """
+    return _read_numbers(_calibration_gap(confidence, correct, bins))[0] / len(confidence)
+
+
+def _calibration_gap(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> Tensor:
+    """`expected_calibration_error` times N, as a scalar float64 on the device."""
     confidence = confidence.double()
     index = (confidence * bins).long().clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
     gap.scatter_add_(0, index, confidence - correct.double())
-    return gap.abs().sum().item() / len(confidence)
+    return gap.abs().sum()
+
+
+def _read_numbers(*scalars: Tensor) -> list[float]:
+    """Scalars of one device in one copy, so that the host waits for it once.
+
+    What is a plain division is left to the host: on a GPU torch multiplies by the reciprocal.
+    """
+    numbers: list[float] = torch.stack([scalar.double() for scalar in scalars]).tolist()
+    return numbers

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from tune_swa.errors import RequestError
 from tune_swa.spec import TrainSpec
+from tune_swa.training.probe import Gpu
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,9 +38,24 @@ class Numerics:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which the network's forward pass runs."""
-        if self.precision == "fp32":
+        if self.precision not in _AUTOCAST:
             return nullcontext()
         return torch.autocast(self.device, dtype=_AUTOCAST[self.precision])
+
+    def set_backends(self) -> None:
+        """Set for this process what torch decides per process on a GPU: TF32, and the choice of kernels.
+
+        `fp32` is IEEE's: torch lets cuDNN compute convolutions in TF32 unless it is told otherwise.
+        """
+        if self.device == "cpu":
+            return
+        # Two ways to say it. Once `fp32_precision`, the newer one, differs between matmul, conv and rnn,
+        # reading `allow_tf32` raises, and so does everything that reads it (torch.backends.cudnn.flags).
+        # `allow_tf32` sets what both read, and torch.compile restores it: tried with torch 2.11 and 2.14.
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        # measured once for each shape; the shapes of a run are few and come back in every epoch
+        torch.backends.cudnn.benchmark = True
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,7 +67,12 @@ CHANNELS_LAST_FROM = 64
 
 
 def resolve(
-    train: TrainSpec, image_size: int, *, device: str | None = None, threads: int | None = None
+    train: TrainSpec,
+    image_size: int,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    gpus: Sequence[Gpu] | None = None,
 ) -> Numerics:
     """Decide every `auto` for this machine.
 
@@ -58,16 +81,21 @@ def resolve(
         image_size: pixels of a side.
         device: `cpu` or `cuda`; default: a GPU if there is one.
         threads: CPU threads of one run; default: torch's present number.
+        gpus: every GPU that runs may be placed on, so that all of them compute with the same numerics;
+            default: those that this process sees.
 
     Raises:
-        RequestError: a precision that the device cannot run.
+        RequestError: a precision that the device cannot run, or a GPU that this build of torch cannot use.
     """
-    kind: Literal["cpu", "cuda"]
     if device is None:
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if (torch.cuda.is_available() if gpus is None else gpus) else "cpu"
+    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
+    if kind == "cpu":
+        precision = _precision_of_cpu(train.precision)
     else:
-        kind = "cuda" if device.startswith("cuda") else "cpu"
-    precision = _precision(train.precision, kind)
+        gpus = local_gpus() if gpus is None else gpus
+        check_kernels(gpus)
+        precision = _precision_of_gpus(train.precision, gpus)
     format_pays = kind == "cuda" or image_size >= CHANNELS_LAST_FROM
     return Numerics(
         device=kind,
@@ -79,37 +107,127 @@ def resolve(
     )
 
 
-def _precision(wanted: str, kind: str) -> Precision:
-    if kind == "cpu":
-        if wanted == "fp16":
-            raise RequestError(
-                "train.precision: fp16 needs a GPU (its gradients would underflow without the scaler); "
-                "use fp32, bf16 or auto on the CPU"
-            )
-        return "bf16" if wanted == "bf16" else "fp32"
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "auto":
-        # tensor cores for half floats came with compute capability 7.0, for bf16 with 8.0
-        return "bf16" if bf16 else "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
-    if wanted == "bf16" and not bf16:
+def _precision_of_cpu(wanted: str) -> Precision:
+    if wanted == "fp16":
         raise RequestError(
-            f"train.precision: {torch.cuda.get_device_name()} has no bf16; use fp16, fp32 or auto"
+            "train.precision: fp16 needs a GPU (its gradients would underflow without the scaler); "
+            "use fp32, bf16 or auto on the CPU"
         )
-    return "fp16" if wanted == "fp16" else "bf16" if wanted == "bf16" else "fp32"
+    if wanted == "tf32":
+        raise RequestError(
+            "train.precision: tf32 needs a GPU of compute capability 8.0 or later; use fp32, bf16 or auto "
+            "on the CPU"
+        )
+    return "bf16" if wanted == "bf16" else "fp32"
 
 
-def hardware() -> dict[str, Any]:
-    """What this machine is, for the record."""
+def _precision_of_gpus(wanted: str, gpus: Sequence[Gpu]) -> Precision:
+    """What all GPUs can run, or what was asked for."""
+    if wanted == "auto":
+        if all(gpu.bf16 for gpu in gpus):
+            return "bf16"
+        # tensor cores for half floats came with compute capability 7.0
+        return "fp16" if all(_capability(gpu) >= (7, 0) for gpu in gpus) else "fp32"
+    for gpu in gpus:
+        if wanted == "bf16" and not gpu.bf16:
+            raise RequestError(f"train.precision: {gpu.name} has no bf16; use fp16, fp32 or auto")
+        if wanted == "tf32" and _capability(gpu) < (8, 0):
+            raise RequestError(
+                f"train.precision: {gpu.name} has no TF32 (compute capability {gpu.capability}; it came "
+                "with 8.0); use fp16, fp32 or auto"
+            )
+    return cast(Precision, wanted)
+
+
+def local_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that this process sees. Initialises CUDA.
+
+    Raises:
+        RequestError: there is none that can be used.
+    """
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        return tuple(map(_describe_gpu, range(torch.cuda.device_count())))
+    except (AssertionError, RuntimeError) as error:  # torch raises either, with or without a driver
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"no GPU can be used here ({reason}); train on the CPU with --gpus 0") from None
+
+
+def _describe_gpu(index: int) -> Gpu:
+    about = torch.cuda.get_device_properties(index)
+    with torch.cuda.device(index):
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        free = torch.cuda.mem_get_info(index)[0]
+    return Gpu(about.name, about.total_memory, free, f"{about.major}.{about.minor}", bf16)
+
+
+def check_kernels(gpus: Sequence[Gpu]) -> None:
+    """Check that this build of torch has kernels for all GPUs: training would fail at its first one.
+
+    Raises:
+        RequestError: it has none for one of them.
+    """
+    built_for = compiled_architectures()
+    for gpu in gpus:
+        if built_for and not any(_runs_on(architecture, _capability(gpu)) for architecture in built_for):
+            raise RequestError(
+                f"torch {torch.__version__} has no kernels for {gpu.name} (compute capability "
+                f"{gpu.capability}; it was built for {', '.join(built_for)}). Leave that GPU out with "
+                "CUDA_VISIBLE_DEVICES, install a build of torch for it, or train on the CPU with --gpus 0"
+            )
+
+
+def compiled_architectures() -> list[str]:
+    """What this build of torch has kernels for, such as `sm_90`; empty: not known, or not CUDA's.
+
+    `torch.cuda.get_arch_list` has the same list, but hides it where there is no GPU, as in the driver of
+    a search that leaves CUDA alone.
+    """
+    read = getattr(torch._C, "_cuda_getArchFlags", None)
+    if read is None or torch.version.hip:  # ROCm names its architectures in another way
+        return []
+    return (read() or "").split()
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU runs what was compiled for `architecture` (CUDA programming guide, "Compute
+    Capabilities"): machine code within its major version, PTX on everything later."""
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if match is None:
+        return False
+    kind, major, minor, only = match.groups()
+    built = (int(major), int(minor))
+    if only == "a":  # uses features that no other version has
+        return capability == built
+    if kind == "sm" or only == "f":
+        return capability[0] == built[0] and capability >= built
+    return capability >= built
+
+
+def _capability(gpu: Gpu) -> tuple[int, int]:
+    major, _, minor = gpu.capability.partition(".")
+    return int(major), int(minor)
+
+
+def hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
+    """What this machine is, for the record. Leaves CUDA alone.
+
+    Args:
+        gpus: those that are trained on.
+    """
     import platform
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
+    found = {
         "machine": platform.machine(),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": [gpu.name for gpu in gpus],
         "system": platform.platform(),
     }
+    if gpus:
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"cuda": torch.version.cuda, "cudnn": cudnn}
+    return found
 
 
 def _processor_name() -> str:
