@@ -9,12 +9,18 @@ created        format, version, spec, identity, data, weights, numerics, loop, h
 session        number, slots, gpus, cpus, resumed, storage, spec (the present one: --trials, resources and
                confirm may differ from those it was created with; absent in older journals)
 suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
-started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used)
+started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used),
+               retried (the error of GPU memory after which the same process begins it again with streamed
+               images; absent otherwise)
 shared         trial, epochs (how many of its trunk it takes over), rungs (rung: decision, in their order)
 epoch          trial, record, decision (continue | stop), rung, checkpoint, published (the epoch's record
                before any average, where the trunk's state was published with it)
+lost           trial (null where a worker was warmed up), device, node, reason: a process that could not use
+               its GPU any more has ended itself
 ended          trial, status (completed | pruned | failed | interrupted), value, error, trunk_epoch (the
-               epoch in which its trunk diverged; absent or null unless it failed by that)
+               epoch in which its trunk diverged; absent or null unless it failed by that), exhausted (the
+               share of a GPU whose memory was too small; absent unless it failed by that)
+reopened       trial: it had failed for GPU memory, and is to be tried again with a larger share
 checkpoints    trial, removed (list)
 confirm        look, seeds, arms (name, kind, params, roles), searched (trials of the search that had
                ended): the runs on fresh seeds are those of every arm on every seed
@@ -57,7 +63,8 @@ SYNC_SECONDS = 1.0
 """A power cut loses events of this long at most; a kill loses none."""
 
 ENDED: frozenset[str] = frozenset({"completed", "pruned", "failed"})
-"""Statuses that a trial does not leave again. An interrupted one goes on after a resume."""
+"""Statuses that a trial does not leave again, unless it failed for GPU memory and gets more. An interrupted
+one goes on after a resume."""
 
 
 class Journal:
@@ -241,6 +248,8 @@ class TrialState:
     """When it ended; None until it has one of the statuses that it does not leave again."""
     session: int = 0
     """The last one in which it was suggested or started."""
+    exhausted: float | None = None
+    """The share of a GPU, in [0, 1], with which it failed because memory was exhausted."""
 
     @property
     def next_epoch(self) -> int:
@@ -253,6 +262,14 @@ class TrialState:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    def may_reopen(self, stage: Stage) -> bool:
+        """Whether it failed for GPU memory and can be tried again with more.
+
+        Args:
+            stage: the present one. Once there are runs on fresh seeds, the search's choice stands.
+        """
+        return self.exhausted is not None and (self.stage == "confirm" or stage == "search")
 
     @property
     def told_to_stop(self) -> bool:
@@ -503,9 +520,22 @@ class ExperimentState:
             _expect(event, trunk_epoch=int, error=str)
             trunk = self.trunks[trial.trunk]
             trunk.diverged = trunk.diverged or (event["trunk_epoch"], trial.name, event["error"])
+        trial.exhausted = _exhausted_share(event)
         trial.status = event["status"]
         trial.error = event["error"]
         trial.finished = event["time"] if trial.ended else None
+
+    def _on_reopened(self, event: Event) -> None:
+        trial = self._trial(event)
+        if trial.exhausted is None:
+            raise DamagedError(f"{trial.name} did not fail for GPU memory before")
+        trial.status = "interrupted"
+        trial.error = trial.exhausted = trial.finished = None
+
+    def _on_lost(self, event: Event) -> None:
+        _expect(event, device=str, node=str, reason=str)
+        if event["trial"] is not None:
+            self._trial(event)
 
     def _on_checkpoints(self, event: Event) -> None:
         trial = self._trial(event)
@@ -535,6 +565,21 @@ def _expect(fields: dict[str, Any], **types: type) -> None:
         value = fields[name]
         if type(value) is not expected and not (expected is float and type(value) is int):
             raise DamagedError(f"{name} is {value!r}"[:100])
+
+
+def _exhausted_share(event: Event) -> float | None:
+    """The share of a GPU whose memory an ended trial exhausted; None if that is not why it ended.
+
+    Raises:
+        DamagedError: it is no share, or not of a trial that failed.
+    """
+    if event.get("exhausted") is None:
+        return None
+    _expect(event, exhausted=float)
+    share = float(event["exhausted"])
+    if not 0 <= share <= 1 or event["status"] != "failed":
+        raise DamagedError(f"exhausted is {share} of a trial that is {event['status']}")
+    return share
 
 
 def params_of(event: dict[str, Any]) -> dict[str, Any]:

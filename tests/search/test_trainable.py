@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tune_swa.data.dataset import Dataset
-from tune_swa.search.trainable import Restored, Rhythm, restore, stored
+from tune_swa.search.trial_checkpoints import Restored, Rhythm, restore, stored
 from tune_swa.spec import RunSettings, TrainSpec
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints

@@ -120,7 +120,7 @@ class Progress:
         elif kind == "started":
             self._waiting = ""
             if tally.start(trial, now):
-                self._say(_restart_line(trial, event["from_epoch"], tally.epochs))
+                self._say(_restart_line(trial, event, tally.epochs))
             if event["damaged"]:
                 self._say(_damaged_line(trial, event["damaged"], event["from_epoch"], tally.epochs))
         elif kind == "epoch":
@@ -435,8 +435,11 @@ def _opening(tally: _Tally) -> str:
     return line
 
 
-def _restart_line(trial: TrialState, epoch: int, epochs: int) -> Text:
-    return Text(f"{trial.name}: its worker died; another one goes on after {epoch}/{epochs} epochs")
+def _restart_line(trial: TrialState, event: Event, epochs: int) -> Text:
+    done = f"goes on after {event['from_epoch']}/{epochs} epochs"
+    if event.get("retried"):
+        return Text(f"{trial.name}: GPU memory was exhausted; it {done} with streamed images")
+    return Text(f"{trial.name}: its worker died; another one {done}")
 
 
 def _damaged_line(trial: TrialState, damaged: list[str], epoch: int, epochs: int) -> Text:

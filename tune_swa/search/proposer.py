@@ -124,6 +124,7 @@ class _Source(Protocol):
     def restore(self, index: int, params: Params) -> None: ...
     def report(self, index: int, epoch: int, value: float) -> None: ...
     def finish(self, index: int, status: str, value: float | None) -> None: ...
+    def reopen(self, index: int) -> None: ...
 
 
 class Proposer:
@@ -216,6 +217,8 @@ class Proposer:
             self._sources[kind].report(index, record["epoch"], record["accuracy"])
         elif event["event"] == "ended" and event["status"] in _OUTCOMES:
             self._sources[kind].finish(index, event["status"], event.get("value"))
+        elif event["event"] == "reopened":
+            self._sources[kind].reopen(index)
 
 
 class FixedSource:
@@ -249,6 +252,9 @@ class FixedSource:
         """Nothing to learn: the list is fixed."""
 
     def finish(self, index: int, status: str, value: float | None) -> None:
+        """Nothing to learn: the list is fixed."""
+
+    def reopen(self, index: int) -> None:
         """Nothing to learn: the list is fixed."""
 
 
@@ -328,6 +334,24 @@ class OptunaSource:
             self._study.tell(number, value)
         else:
             self._study.tell(number, state=_OUTCOMES[status])
+
+    def reopen(self, index: int) -> None:
+        """Have a trial that was told as failed run again.
+
+        A study's trials do not leave that state, so a copy goes on in its place: with all that was reported,
+        and with the attributes in which CMA-ES keeps what it asked for.
+        """
+        failed = self._study.get_trials(deepcopy=False)[self._numbers[index]]
+        copy = optuna.create_trial(
+            state=OptunaState.RUNNING,
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs=failed.user_attrs,
+            system_attrs=failed.system_attrs,
+            intermediate_values=failed.intermediate_values,
+        )
+        self._study.add_trial(copy)
+        self._numbers[index] = len(self._study.get_trials(deepcopy=False)) - 1
 
     @property
     def study(self) -> optuna.Study:

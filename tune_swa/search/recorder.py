@@ -18,7 +18,7 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, TrialState, ranking
+from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, Stage, TrialState, ranking
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Look, next_look
 from tune_swa.search.names import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
@@ -161,7 +161,7 @@ class Recorder:
             kept = {name for names in self._best.values() for name in names}
             for trial in self.state.trials.values():
                 needless = trial.checkpoints[: -1 if trial.name in kept else None]
-                if trial.ended and needless:
+                if trial.ended and needless and not trial.may_reopen(self._stage):
                     self._remove(trial, needless)
             for name in self.store.folders(CHECKPOINTS):
                 known = self.state.trials.get(name)
@@ -216,8 +216,51 @@ class Recorder:
         self._released = False
         if self.sharing is not None:
             self.sharing = Sharing(
-                self.experiment, self.namer, self.state, self.proposer, self.asha, recur=False
+                self.experiment,
+                self.namer,
+                self.state,
+                self.proposer,
+                self.asha,
+                recur=False,
+                stage=self._stage,
             )
+        # the finalists are chosen: what failed for memory before cannot become one of them any more
+        for trial in list(self.state.trials.values()):
+            if trial.may_reopen("search"):
+                self._tidy_ended(trial)
+
+    @property
+    def _stage(self) -> Stage:
+        """The present one."""
+        return "search" if self.look is None else "confirm"
+
+    def retry_exhausted(self, share: float) -> list[str]:
+        """Reopen the trials that failed because GPU memory was exhausted, if trials have more of it now.
+
+        Those of the search, until runs on fresh seeds have begun, or have to begin anew because the search
+        goes on; of these runs after that. To be called after `replay`.
+
+        Args:
+            share: of a GPU that each trial has in this session.
+
+        Returns:
+            Their names; `unfinished` has them now.
+        """
+        names = None
+        if self.look is not None:
+            names = set(self.look.names)
+        elif self.state.confirmations and self._searched:
+            names = set(Look.from_event(self.state.confirmations[-1]).names) if self._confirm else set()
+        again = [
+            trial.name
+            for trial in self.state.trials.values()
+            if trial.exhausted is not None
+            and trial.exhausted < share
+            and (trial.stage == "search" if names is None else trial.name in names)
+        ]
+        for name in again:
+            self.record("reopened", trial=name)
+        return again
 
     def unfinished(self) -> list[str]:
         """Trials of the present stage that have begun and not ended, oldest first."""
@@ -304,7 +347,16 @@ class Recorder:
         """Whether the search has to end for a reason that no trial is to blame for."""
         return self.failure is not None or self.halted is not None
 
-    def start(self, name: str, *, device: str, node: str, from_epoch: int, damaged: list[str]) -> None:
+    def start(
+        self,
+        name: str,
+        *,
+        device: str,
+        node: str,
+        from_epoch: int,
+        damaged: list[str],
+        retried: str | None = None,
+    ) -> None:
         """Record that a worker begins or continues a trial.
 
         Args:
@@ -313,9 +365,16 @@ class Recorder:
             node: the machine's name.
             from_epoch: the first epoch that it trains.
             damaged: why newer checkpoints than the one it goes on from could not be used.
+            retried: why the same process begins it again, with streamed images; None: it does not.
         """
         for reason in damaged:
             logger.warning("%s: %s", name, reason)
+        again = {}
+        if retried is not None:
+            logger.warning(
+                "%s: GPU memory was exhausted (%s); it goes on with streamed images", name, retried
+            )
+            again["retried"] = retried
         self.record(
             "started",
             trial=name,
@@ -324,7 +383,20 @@ class Recorder:
             attempt=self.state.trials[name].attempts + 1,
             from_epoch=from_epoch,
             damaged=damaged,
+            **again,
         )
+
+    def lose_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
+        """Record that a process cannot use its GPU any more and ends itself.
+
+        Args:
+            name: the trial that Ray will go on with in another process; None: it had none.
+            device: the GPU.
+            node: the machine's name.
+            reason: the error.
+        """
+        logger.warning("%s on %s: a worker cannot use its GPU any more: %s", device, node, reason)
+        self.record("lost", trial=name, device=device, node=node, reason=reason)
 
     def halt(self, reason: str) -> None:
         """End the search: a machine cannot go on. The trials that run now go on after a resume."""
@@ -418,17 +490,21 @@ class Recorder:
             return
         self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
 
-    def fail(self, name: str, reason: str, trunk_epoch: int | None = None) -> None:
+    def fail(
+        self, name: str, reason: str, trunk_epoch: int | None = None, exhausted: float | None = None
+    ) -> None:
         """Record that a trial has no result, and why.
 
         Args:
             name: the trial.
             reason: for people.
             trunk_epoch: the epoch in which its trunk diverged, if it failed by that.
+            exhausted: the share of a GPU whose memory was too small, if it failed by that.
         """
         trial = self.state.trials[name]
+        more = {} if exhausted is None else {"exhausted": exhausted}
         if not trial.ended:
-            self._end(trial, "failed", None, reason, trunk_epoch=trunk_epoch)
+            self._end(trial, "failed", None, reason, trunk_epoch=trunk_epoch, **more)
 
     def interrupt(self) -> None:
         """Record that the trials that were running go on after a resume."""
@@ -457,15 +533,19 @@ class Recorder:
         self.record("ended", trial=trial.name, status=status, value=value, error=error, **more)
         if self.failure is not None:
             return
-        if self.experiment.search.keep_checkpoints == "best":
+        self._tidy_ended(trial)
+        if trial.ended and not self._released and not self.proposer.draws_more():
+            # a sampler that has made its last suggestion releases the trunks of others, too
+            self._released = True
+            for trunk in self.state.trunks:
+                self._collect(trunk)
+
+    def _tidy_ended(self, trial: TrialState) -> None:
+        """Remove the states that nobody needs any more now that a trial has ended."""
+        if self.experiment.search.keep_checkpoints == "best" and not trial.may_reopen(self._stage):
             self._tidy(trial)
         if trial.ended:
             self._collect(trial.trunk)
-            if not self._released and not self.proposer.draws_more():
-                # a sampler that has made its last suggestion releases the trunks of others, too
-                self._released = True
-                for trunk in self.state.trunks:
-                    self._collect(trunk)
 
     def _collect(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""

@@ -28,6 +28,8 @@ class PhaseScheduler(FIFOScheduler):
         super().__init__()
         self.recorder = recorder
         self._workers = workers
+        self._lost: dict[str, str] = {}
+        """Why a trial's last worker has ended itself, by the trial's name."""
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Have Ray keep the workers of all slots; by itself it keeps one when no trial waits."""
@@ -49,12 +51,18 @@ class PhaseScheduler(FIFOScheduler):
         if message["event"] == "halted":
             self.recorder.halt(message["error"])
             return str(TrialScheduler.STOP)
+        if message["event"] == "lost":
+            del message["event"]
+            self.recorder.lose_gpu(name, **message)
+            if name is not None:
+                self._lost[name] = f"{message['reason']}, on {message['device']} of {message['node']}"
+            return str(TrialScheduler.CONTINUE)  # the worker waits for this, and ends
         if message["event"] == "tested":
             del message["event"]
             self.recorder.test(name, **{**message, "predictions": b64decode(message["predictions"])})
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "failed":
-            self.recorder.fail(name, message["error"], message.get("trunk_epoch"))
+            self.recorder.fail(name, message["error"], message.get("trunk_epoch"), message.get("exhausted"))
             return str(TrialScheduler.STOP)
         del message["event"]
         decision = self.recorder.report(name, **message)
@@ -62,16 +70,29 @@ class PhaseScheduler(FIFOScheduler):
         known = self.recorder.state.trials[name]
         trial.config["recorded_epochs"] = known.next_epoch
         trial.config["checkpoints"] = list(known.checkpoints)
+        if message.get("published") is not None:
+            epochs = {*trial.config["published"], message["record"]["epoch"]}
+            trial.config["published"] = sorted(epochs & self.recorder.state.trunks[known.trunk].published)
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Record the failure if the worker died once too often; Ray says this before a retry too."""
-        if trial.config["trial"] is not None and not trial.should_recover():
-            self.recorder.fail(trial.config["trial"], worker_error(trial))
+        name = trial.config["trial"]
+        if name is not None and not trial.should_recover():
+            self.recorder.fail(name, worker_error(trial, self._lost.get(name)))
 
 
-def worker_error(trial: Trial) -> str:
-    """What Ray knows of a worker's death, in one line."""
+def worker_error(trial: Trial, lost: str | None = None) -> str:
+    """What is known of a worker's death, in one line.
+
+    Args:
+        trial: Ray's.
+        lost: why it could not use its GPU any more; None: as far as anybody knows, it could.
+    """
+    times = trial.run_metadata.num_failures
+    died = f"its worker process died ({times} time{'s' * (times > 1)})"
+    if lost is not None:
+        return f"{died}: the GPU could not be used any more ({lost})"
     try:
         text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -79,5 +100,4 @@ def worker_error(trial: Trial) -> str:
     last = text.rpartition("Failure #")[2]
     detail = last.partition("Worker exit detail:")[2] or last.partition("\n")[2]
     known = " ".join(detail.split())[:300]
-    times = trial.run_metadata.num_failures
-    return f"its worker process died ({times} time{'s' * (times > 1)}): {known or 'Ray does not know why'}"
+    return f"{died}: {known or 'Ray does not know why'}"

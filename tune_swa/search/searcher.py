@@ -57,15 +57,16 @@ class TrialSearcher(Searcher):
         if name is Later.HELD_BACK:
             if len(self._live) < self._workers:
                 return None
-            # the place will be needed: have its worker start meanwhile
+            # the place will be needed: have its worker start meanwhile, and be warmed up for a trial like
+            # the one that is waited for
+            like = self._settings(self.live[0])
             self._go_out(trial_id, None)
-            return {"trial": None, "gpus": self.placement.gpus_per_trial}
+            return {"trial": None, "gpus": self.placement.gpus_per_trial, "settings": like}
         self._go_out(trial_id, name)
         trial = self.recorder.state.trials[name]
-        settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
         config = {
             "trial": name,
-            "settings": settings.model_dump(mode="json"),
+            "settings": self._settings(name),
             "recorded_epochs": trial.next_epoch,
             "checkpoints": list(trial.checkpoints),
             "trunk": trial.trunk,
@@ -130,6 +131,12 @@ class TrialSearcher(Searcher):
             return False
         assert self.recorder.sharing is not None
         return any(epoch > trial.next_epoch for epoch in self.recorder.sharing.publishes(trial))
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """Those of a trial, as a worker is given them."""
+        trial = self.recorder.state.trials[name]
+        settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
+        return settings.model_dump(mode="json")
 
     def _go_out(self, trial_id: str, name: str | None) -> None:
         self._live[trial_id] = name

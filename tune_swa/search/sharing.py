@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from tune_swa.journal import ExperimentState, Kind, TrialState, TrunkState
+from tune_swa.journal import ExperimentState, Kind, Stage, TrialState, TrunkState
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.names import epoch_of
 from tune_swa.search.proposer import Planner, Proposer
@@ -85,6 +85,7 @@ class Sharing:
         recur: whether trunks are published wherever a run of the space could begin to average, rather
             than where one that is known beforehand will; default: as `trunks_recur` says, if a sampler
             will be asked.
+        stage: of the trials. Those that failed in it for GPU memory may yet be tried again.
     """
 
     def __init__(
@@ -96,12 +97,14 @@ class Sharing:
         asha: PhaseAsha,
         *,
         recur: bool | None = None,
+        stage: Stage = "search",
     ) -> None:
         self._experiment = experiment
         self._namer = namer
         self._state = state
         self._proposer = proposer
         self._asha = asha
+        self._stage = stage
         self._places: dict[tuple[Kind, object, int | None], tuple[str, int]] = {}
         self._recur = trunks_recur(experiment) and proposer.draws_more() if recur is None else recur
         self._points = fork_points(experiment) if self._recur else ()
@@ -204,7 +207,7 @@ class Sharing:
             yield from self._newest_of(known, limit)
         for name in known.trials:
             trial = self._state.trials[name]
-            if trial.ended:
+            if trial.ended and not trial.may_reopen(self._stage):
                 continue
             for epoch in self._newest_of(known, self.limit(trial)):
                 if _own_state(trial) < epoch:

@@ -7,11 +7,9 @@ import io
 import json
 import logging
 import os
-import time
+import sys
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +19,33 @@ import torch
 from ray import tune
 
 from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.journal import KEPT_WHILE_RUNNING
-from tune_swa.search.names import CHECKPOINTS, PAYLOAD, TRUNKS, epoch_of, state_name
-from tune_swa.spec import DataSpec, RunSettings
+from tune_swa.search.names import CHECKPOINTS, PAYLOAD, TRUNKS, state_name
+from tune_swa.search.training_thread import run_in_training_thread
+from tune_swa.search.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
+from tune_swa.search.warm_up import warm_up
+from tune_swa.spec import DataSpec, RunSettings, format_value
 from tune_swa.storage import Store
-from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.allocator import give_back_memory, keep_freed_memory
+from tune_swa.training.gpu_failure import describe_gpu, describe_gpu_error, is_gpu_lost
+from tune_swa.training.gpu_memory import (
+    CONTEXT_BYTES,
+    is_memory_exhausted,
+    limit_memory,
+    release_memory,
+    wait_for_memory,
+)
 from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
-from tune_swa.training.model import StateDict, build_model
+from tune_swa.training.model import StateDict
 from tune_swa.training.numerics import Numerics
 
 logger = logging.getLogger(__name__)
+
+LOST_GPU_EXIT = 71
+"""Exit status of a worker process that cannot use its GPU any more."""
 
 
 @dataclass(frozen=True)
@@ -52,95 +64,189 @@ class Shared:
     weights: StateDict | None
     checkpoint_every: int | Literal["auto"]
     keep_all: bool
+    context_bytes: int = CONTEXT_BYTES
+    """What a CUDA context takes of the card beside the allocator."""
+    trial_bytes: int | None = None
+    """Most that a trial's allocator was measured to hold; None: not measured."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.numerics.device == "cuda"
+
+
+@dataclass
+class _Recorded:
+    """What the driver has recorded of a trial: as it was handed out, and what was reported since."""
+
+    epochs: int
+    checkpoints: list[str]
+    published: set[int]
+
+    @classmethod
+    def of_config(cls, config: dict[str, Any]) -> _Recorded:
+        """As the trial was handed out."""
+        return cls(config["recorded_epochs"], list(config["checkpoints"]), set(config["published"]))
+
+    def add_epoch(self, epoch: int, saved: str | None, *, published: bool, keep_all: bool) -> None:
+        """Take in an epoch whose report has been answered."""
+        self.epochs = max(self.epochs, epoch + 1)
+        if saved is not None and saved not in self.checkpoints:
+            self.checkpoints.append(saved)
+            if not keep_all:
+                del self.checkpoints[:-KEPT_WHILE_RUNNING]
+        if published:
+            self.published.add(epoch)
 
 
 _dataset: tuple[tuple[DataSpec, Path | None], Dataset] | None = None
 
 
 def train_trial(config: dict[str, Any], shared: Shared) -> None:
-    """Ray's trainable: run one trial and report every epoch.
+    """Run one trial and report every epoch: Ray's trainable.
 
     Whatever goes wrong inside (a non-finite loss, memory, damaged data) is reported as the trial's
     reason rather than raised: a deterministic run would fail the same way when Ray retries it.
     What is wrong with the machine (a full disk, other images) is reported as a reason to stop the
     search: it says nothing about the trial, and would fail all others as well. The death of the
-    process is left to Ray, which starts the trial again.
+    process is left to Ray, which starts the trial again; a process that has lost its GPU ends itself.
     """
+    run_in_training_thread(lambda: _run_trial(config, shared))
+
+
+def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
     try:
+        failure = _attempt_trial(config, shared)
+        if failure is not None and failure["event"] == "lost":
+            _leave_process(failure)
+        if failure is not None:
+            _report(**failure)
+    finally:
+        _clean_up(shared)
+
+
+def _attempt_trial(config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+    """Run the trial, or warm the worker up; returns what to report if that failed."""
+    try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
-            build_model(_data(shared).num_classes, seed=0)  # for what it imports
+            _prepare_device(config, shared)
+            warm_up(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics)
         else:
-            _train(config, shared)
-    except NonFiniteError as error:
-        _report(event="failed", error=str(error), trunk_epoch=error.trunk_epoch)
-    except MachineError as error:
-        _report(event="halted", error=str(error))
-    except torch.cuda.OutOfMemoryError as error:
-        first = str(error).splitlines()[0]
-        _report(
-            event="failed",
-            error=f"GPU memory is exhausted ({first}). Use fewer trials per GPU (--gpus-per-trial), "
-            "a smaller train.batch_size or a smaller data.image_size",
-        )
+            _train_with_retry(config, shared)
     except Exception as error:
-        logger.exception("trial %s failed", config["trial"])
-        _report(event="failed", error=f"{type(error).__name__}: {error}"[:500])
+        failure = _explain_failure(error, config, shared)
+        traceback.clear_frames(error.__traceback__)  # they hold the run, and the report is yet to come
+        return failure
     except BaseException as error:
         # Ray leaves a trial that it has stopped by SystemExit, whose frames hold the whole run
         traceback.clear_frames(error.__traceback__)
         raise
-    finally:
-        # the process is used again for another trial
-        gc.collect()
-        give_back_memory()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    return None
 
 
-class MachineError(Exception):
-    """This machine cannot go on, through no fault of the trial."""
+def _explain_failure(error: Exception, config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+    """What to report of an error; None of one that concerns no trial and no machine."""
+    if isinstance(error, MachineError):
+        return {"event": "halted", "error": str(error)}
+    if isinstance(error, NonFiniteError):
+        return {"event": "failed", "error": str(error), "trunk_epoch": error.trunk_epoch}
+    if is_gpu_lost(error, on_gpu=shared.on_gpu):
+        logger.exception("the GPU cannot be used any more")
+        return {"event": "lost", **_where(shared), "reason": describe_gpu_error(error)}
+    logger.exception("trial %s failed", config["trial"])
+    if config["trial"] is None:
+        return None  # a trial that needs this will say so itself
+    if not is_memory_exhausted(error):
+        return {"event": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+    share = format_value(round(config["gpus"], 4))
+    return {
+        "event": "failed",
+        "error": f"GPU memory is exhausted, with {share} of a GPU and streamed images "
+        f"({describe_gpu_error(error)}). Use fewer trials per GPU (a larger --gpus-per-trial; --resume then "
+        "runs this trial again), a smaller train.batch_size or a smaller data.image_size",
+        "exhausted": config["gpus"],
+    }
 
 
-def _train(config: dict[str, Any], shared: Shared) -> None:
-    torch.set_num_threads(shared.numerics.threads)
-    if shared.numerics.device == "cpu":
-        keep_freed_memory()
-    if shared.numerics.device == "cuda":
-        torch.cuda.set_per_process_memory_fraction(config["gpus"])
-    name = config["trial"]
-    run = Run(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics, shared.weights)
-    folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
-    published = set(config["published"])
+def _leave_process(failure: dict[str, Any]) -> None:
+    """Tell the driver that the GPU is lost, and end the process: Ray goes on with the trial in another."""
     try:
-        restored = restore(
-            run,
-            shared.store,
-            folder,
-            config["recorded_epochs"],
-            trunk,
-            set(config["publish"]) | published,
-            config["checkpoints"],
-        )
-    except OSError as error:
-        raise MachineError(
-            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
-            "can be again, remove it: the trial then goes on from the one before"
-        ) from error
-    _report(
-        event="started",
-        device=_device_name(shared.numerics),
-        node=os.uname().nodename,
-        from_epoch=run.epoch,
-        damaged=[*restored.damaged, *_lost(shared.store, trunk, published, restored)],
+        _report(**failure)  # returns when the driver has it
+    finally:
+        sys.stderr.flush()
+        os._exit(LOST_GPU_EXIT)  # nothing that would still speak to the GPU
+
+
+def _clean_up(shared: Shared) -> None:
+    """Leave the process ready for another trial."""
+    gc.collect()
+    give_back_memory()
+    if not shared.on_gpu:
+        return
+    try:
+        release_memory()
+    except RuntimeError:
+        logger.exception("the GPU cannot be used any more")
+        os._exit(LOST_GPU_EXIT)
+
+
+def _prepare_device(config: dict[str, Any], shared: Shared) -> None:
+    """Set what is set once for a thread or a process, and wait for the trial's memory."""
+    torch.set_num_threads(shared.numerics.threads)  # is each thread's own
+    if not shared.on_gpu:
+        keep_freed_memory()
+        return
+    limit = limit_memory(config["gpus"], shared.context_bytes)
+    wait_for_memory(shared.trial_bytes or limit)
+
+
+def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:
+    """Train the trial; once more from its last checkpoint, with streamed images, if GPU memory was too small.
+
+    A neighbour's peak, or the memory of one that is about to die, passes; and without resident images
+    the trial needs less.
+    """
+    recorded = _Recorded.of_config(config)
+    try:
+        _train(config, shared, recorded)
+        return
+    except Exception as error:
+        if not is_memory_exhausted(error) or is_gpu_lost(error, on_gpu=shared.on_gpu):
+            raise
+        reason = describe_gpu_error(error)
+        traceback.clear_frames(error.__traceback__)  # they hold the run and all of its memory
+    # not in the handler: until it is left, the error itself is alive
+    logger.warning("%s: %s; once more with streamed images", config["trial"], reason)
+    release_resident_images()
+    if shared.on_gpu:
+        release_memory()
+    else:
+        gc.collect()
+    _train(config, shared, recorded, retried=reason)
+
+
+def _train(
+    config: dict[str, Any], shared: Shared, recorded: _Recorded, *, retried: str | None = None
+) -> None:
+    """Train the trial from its last checkpoint to its end.
+
+    Args:
+        config: of the trial.
+        shared: of the experiment.
+        recorded: what the driver has of the trial; every report that it answers is added.
+        retried: why this process begins it again, now with streamed images; None: it does not.
+    """
+    _prepare_device(config, shared)
+    run = Run(
+        RunSettings.model_validate(config["settings"]),
+        _data(shared),
+        shared.numerics,
+        shared.weights,
+        stream_images=retried is not None,
     )
-    if restored.checkpoint is not None and run.record is not None:
-        # the worker may have died between saving this epoch and reporting it
-        if run.done and config["test"]:
-            _report_test(run)
-        own = restored.checkpoint.startswith(f"{folder}/")
-        _report_epoch(run, restored.checkpoint if own else None, None if own else run.record)
-    to_publish = set(config["publish"]) - published
+    folder, trunk = f"{CHECKPOINTS}/{config['trial']}", f"{TRUNKS}/{config['trunk']}"
+    _go_on(run, config, shared, recorded, retried)
+    to_publish = set(config["publish"]) - recorded.published
     rhythm = Rhythm(1 if shared.keep_all and shared.checkpoint_every == "auto" else shared.checkpoint_every)
     while not run.done:
         taken_over = run.trained is not None
@@ -148,172 +254,51 @@ def _train(config: dict[str, Any], shared: Shared) -> None:
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
             with rhythm.saving():
-                _write(run.trunk_state(), shared, state_name(trunk, run.epoch))
+                write_state(run.trunk_state(), shared.store, state_name(trunk, run.epoch))
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
         stands = state is not None and run.averaging is None and not shared.keep_all
         if run.done or (rhythm.due(run.epoch) and not stands):
             with rhythm.saving():
-                saved = _save(run, shared, folder)
+                saved = save_checkpoint(run, shared.store, folder, keep_all=shared.keep_all)
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
             _report_test(run)
         _report_epoch(run, saved, state, taken_over=taken_over)
+        recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=shared.keep_all)
 
 
-SAVING_SHARE = 0.02
-"""Share of a trial's time that checkpoints may take."""
-SAVING_SECONDS = 0.2
-"""What a checkpoint is thought to take before the first one was timed: a ResNet-18's, on a local disk."""
-
-
-class Rhythm:
-    """When a trial saves a checkpoint: every so many epochs, or as often as costs little.
-
-    Args:
-        every: epochs between two; `auto`: once the time since the last one is `1 / SAVING_SHARE` times
-            what that one took, so that a kill costs at most that much training.
-        clock: seconds that only go up.
-    """
-
-    def __init__(self, every: int | Literal["auto"], clock: Callable[[], float] = time.monotonic) -> None:
-        self._every = every
-        self._clock = clock
-        self._saved = clock()
-        self._took = SAVING_SECONDS
-
-    def due(self, epochs: int) -> bool:
-        """Whether to save after so many epochs of the trial."""
-        if self._every != "auto":
-            return epochs % self._every == 0
-        return self._clock() - self._saved >= self._took / SAVING_SHARE
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Time what it costs."""
-        begun = self._clock()
-        yield
-        self._saved = self._clock()
-        self._took = self._saved - begun
-
-
-def _save(run: Run, shared: Shared, folder: str) -> str:
-    """Save the state after the last epoch, remove what is too old, and return the file's name."""
-    name = state_name(folder, run.epoch - 1)
-    _write(run.state_dict(), shared, name)
-    if not shared.keep_all:
-        with _disk(shared, folder):
-            for old in stored(shared.store, folder)[:-KEPT_WHILE_RUNNING]:
-                shared.store.remove(f"{folder}/{old}")
-    return name
-
-
-def _write(state: dict[str, Any], shared: Shared, name: str) -> None:
-    with _disk(shared, name.rpartition("/")[0]):
-        shared.store.write(name, lambda path: checkpoints.save(state, path))
-
-
-@contextmanager
-def _disk(shared: Shared, folder: str) -> Iterator[None]:
-    """Blame the machine, not the trial, for a disk that refuses."""
+def _go_on(
+    run: Run, config: dict[str, Any], shared: Shared, recorded: _Recorded, retried: str | None
+) -> None:
+    """Bring the run to where the trial goes on, and report that it begins."""
+    name = config["trial"]
+    folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
     try:
-        yield
+        restored = restore(
+            run,
+            shared.store,
+            folder,
+            recorded.epochs,
+            trunk,
+            config["publish"],
+            recorded.checkpoints,
+            recorded.published,
+        )
     except OSError as error:
-        why = error.strerror or str(error)
         raise MachineError(
-            f"a checkpoint cannot be written to {shared.store.where}/{folder}: {why}"
+            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
+            "can be again, remove it: the trial then goes on from the one before"
         ) from error
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What a trial goes on from."""
-
-    checkpoint: str | None
-    """The file's name in the store; None for a fresh start."""
-    damaged: list[str]
-    """Why newer checkpoints could not be used: a line for each, and one for those that are gone."""
-
-
-def restore(
-    run: Run,
-    store: Store,
-    folder: str,
-    recorded_epochs: int,
-    trunk: str = "",
-    trunk_epochs: Collection[int] = (),
-    recorded: Collection[str] = (),
-) -> Restored:
-    """Load the newest state that can be used into `run`: a checkpoint of its own, or its trunk's.
-
-    A state may be one epoch ahead of the journal (saved, not yet recorded), never more. A damaged one
-    is passed over for the one before it, and without any the run starts anew.
-
-    Args:
-        run: of the trial.
-        store: holds the states.
-        folder: the trial's checkpoints.
-        recorded_epochs: how many epochs of the trial the journal has.
-        trunk: folder of its trunk's states.
-        trunk_epochs: those of the trunk's states that the trial may begin from.
-        recorded: the trial's checkpoints by the journal; of those that are not there it is told.
-
-    Raises:
-        OSError: a folder cannot be listed, or a state cannot be read now. It is left where it is: it may
-            be in order.
-    """
-    damaged: list[str] = []
-    found: str | None = None
-    own = {epoch_of(name): f"{folder}/{name}" for name in stored(store, folder)}
-    states = {
-        epoch_of(name): f"{trunk}/{name}"
-        for name in (stored(store, trunk) if trunk_epochs else ())
-        if epoch_of(name) in trunk_epochs
-    }
-    for epoch in sorted({*own, *states}, reverse=True):
-        # of two after the same epoch, the trial's own has its average
-        for name in filter(None, (own.get(epoch), states.get(epoch))):
-            if epoch > recorded_epochs or found is not None:
-                continue
-            try:
-                run.load_state_dict(_load(store, name, run.device))
-                found = name
-            except checkpoints.CheckpointError as error:
-                damaged.append(str(error))
-    newest = run.epoch - 1 if found else -1
-    # damaged, or ahead of the journal: these would pass for the newest
-    for epoch, name in own.items():
-        if epoch > newest:
-            store.remove(name)
-    gone = [name for name in recorded if epoch_of(name) > newest and epoch_of(name) not in own]
-    if gone:
-        names = " and ".join(name.rpartition("/")[2] for name in dict.fromkeys((gone[0], gone[-1])))
-        between = f" and {len(gone) - 2} between them" if len(gone) > 2 else ""
-        are = "is" if len(gone) == 1 else "are"
-        damaged.append(f"{names}{between} {are} not in {store.where}/{folder} any more")
-    return Restored(found, damaged)
-
-
-def _lost(store: Store, trunk: str, published: Collection[int], restored: Restored) -> list[str]:
-    """What to say of the newest published state if it is gone and the trial begins before it."""
-    newest = max(published, default=-1)
-    begins = -1 if restored.checkpoint is None else epoch_of(restored.checkpoint)
-    if newest <= begins or newest in map(epoch_of, stored(store, trunk)):
-        return []
-    return [f"{state_name(trunk, newest)}: is not there, though it was published"]
-
-
-def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
-    try:
-        with store.local(name) as path:
-            return checkpoints.load(path, device)
-    except FileNotFoundError as error:  # somebody has removed it since the folder was listed
-        raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
-
-
-def stored(store: Store, folder: str) -> list[str]:
-    """Names of the checkpoints in a trial's folder, oldest epoch first."""
-    return [name for name in store.names(folder) if name.startswith("epoch-")]
+    again = {} if retried is None else {"retried": retried}
+    _report(event="started", **_where(shared), from_epoch=run.epoch, damaged=restored.damaged, **again)
+    if restored.checkpoint is not None and run.record is not None:
+        # the worker may have died between saving this epoch and reporting it
+        if run.done and config["test"]:
+            _report_test(run)
+        own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
+        _report_epoch(run, own, None if own else run.record)
+        recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=shared.keep_all)
 
 
 def _report_epoch(
@@ -383,7 +368,15 @@ def _data(shared: Shared) -> Dataset:
     return data
 
 
-def _device_name(numerics: Numerics) -> str:
-    if numerics.device == "cpu":
-        return f"cpu x{numerics.threads}"
-    return f"{torch.cuda.get_device_name()} ({os.environ.get('CUDA_VISIBLE_DEVICES', '0')})"
+def _where(shared: Shared) -> dict[str, str]:
+    """The fields of an event that say where it happened."""
+    return {"device": _describe_device(shared), "node": os.uname().nodename}
+
+
+def _describe_device(shared: Shared) -> str:
+    if not shared.on_gpu:
+        return f"cpu x{shared.numerics.threads}"
+    try:
+        return describe_gpu()
+    except RuntimeError as error:  # a GPU that is lost need not say what it is
+        return f"a GPU ({describe_gpu_error(error)})"
