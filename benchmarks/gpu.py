@@ -41,6 +41,8 @@ RESERVE_SECONDS = 5.0
 """Of the budget, for the end."""
 LEAST_SECONDS = 5.0
 """No part is begun with less."""
+PATIENCE_WITH_CPUS = 5
+"""Times what a part may take on a GPU, on cores that may be shared with anybody."""
 
 
 def find_missing() -> list[str]:
@@ -82,7 +84,8 @@ class Runner:
                 # a CPU is not spoiled by anybody, and a quick walk does without the start of processes
                 fresh = part.fresh and (self.bench.on_gpu or not self.bench.quick)
                 worker = self._get_worker(fresh=fresh)
-                outcome = worker.run(part, min(part.seconds, left), short_of_time=left < part.seconds)
+                most = part.seconds * (1 if self.bench.on_gpu else PATIENCE_WITH_CPUS)
+                outcome = worker.run(part, min(most, left), short_of_time=left < most)
                 if fresh or outcome.status == "FAIL":
                     self.stop()  # nobody knows in which state it has left the device
             self.outcomes.append(outcome)

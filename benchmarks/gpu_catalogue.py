@@ -23,7 +23,7 @@ from gpu_measures import (
 )
 from gpu_parts import Part
 from gpu_process_checks import check_exhausted_memory, check_lost_process, check_two_processes
-from gpu_side_by_side import measure_at_once, measure_context, measure_second_trial
+from gpu_side_by_side import measure_at_once, measure_context, measure_probe, measure_second_trial
 
 CHECKS: tuple[Part, ...] = (
     Part("the machine", "check", describe_machine, 60),
@@ -44,6 +44,7 @@ MEASURES: tuple[Part, ...] = (
     Part("epochs, large", "measurement", lambda b, r: measure_epochs(b, r, b.large), 90),
     Part("precisions, large", "measurement", lambda b, r: measure_precisions(b, r, b.large), 60),
     Part("context of a process", "measurement", measure_context, 40),
+    Part("what gpus_per_trial: auto finds", "measurement", measure_probe, 60, fresh=True),
     Part("trials at once", "measurement", measure_at_once, 120, fresh=True),
     Part("a second trial's first step", "measurement", measure_second_trial, 60, fresh=True),
     Part("images/s, small", "measurement", lambda b, r: measure_throughput(b, r, b.small), 60),

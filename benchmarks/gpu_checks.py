@@ -10,7 +10,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -34,12 +34,13 @@ from torch.optim.swa_utils import update_bn
 
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
+from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.spec import RunSettings, TrainSpec
 from tune_swa.training import checkpoint
 from tune_swa.training.export import export_model
 from tune_swa.training.loop import Run
-from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.numerics import Numerics, hardware, local_gpus, resolve
 from tune_swa.training.probe import probe_gpus, probe_torch
 
 SIZE = 32
@@ -105,7 +106,8 @@ def flatten_weights(state: Mapping[str, Any]) -> Tensor:
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more."""
+    """Give back what nobody holds any more, and the images that this process keeps on the GPU."""
+    release_resident_images()
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -261,6 +263,7 @@ def check_export(bench: Bench, record: Record) -> str:
     output = bench.folder / "export"
     output.mkdir(exist_ok=True)
     report = export_model(model, about, run.settings.train, formats, output, data)
+    expect(not report.differences, f"named as different on the same machine: {report.differences}")
     for outcome in report.outcomes:
         record(Figure(outcome.format, 100 * outcome.accuracy["validation"], "%"))
     child = Child(export_without_gpu, model, about, run.settings.train, formats, output, data)
@@ -290,7 +293,7 @@ def describe_model(run: Run, data: Dataset, accuracy: float) -> dict[str, Any]:
         "validation": {"accuracy": accuracy},
         "test": None,
         "numerics": run.numerics.as_dict(),
-        "hardware": hardware(),
+        "hardware": hardware(local_gpus() if run.device.type == "cuda" else ()),
         "versions": {"torch": str(torch.__version__).partition("+")[0]},
     }  # fmt: skip
 
@@ -318,7 +321,8 @@ def check_tf32(bench: Bench, record: Record) -> str:
 
     errors: dict[tuple[str, str], float] = {}
     for precision in ("tf32", "fp32"):
-        choose_numerics(bench, precision, SIZE).set_backends()
+        with suppress(NotOnThisDeviceError):
+            choose_numerics(bench, precision, SIZE).set_backends()
         a, b, x, w = (t.to(bench.device) for t in (left, right, images, kernel))
         errors[precision, "matmul"] = find_error(a @ b, left.double() @ right.double())
         truth = nn.functional.conv2d(images.double(), kernel.double())
@@ -333,7 +337,7 @@ def check_tf32(bench: Bench, record: Record) -> str:
     worst = max(error for (precision, _), error in errors.items() if precision == "fp32")
     if not bench.on_gpu:
         return f"fp32 is off by {worst:.0e} at most; a CPU has no TF32"
-    if torch.cuda.get_device_capability() >= (8, 0):
+    if torch.cuda.get_device_capability() >= (8, 0) and torch.version.hip is None:
         on = errors["tf32", "convolution"]
         expect(on > BITS_OF_FP32, f"tf32: a convolution is off by {on:.1e}, so TF32 is not on")
         return f"fp32 is off by {worst:.0e} at most, tf32 by {on:.0e}"

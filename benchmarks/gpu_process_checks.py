@@ -13,6 +13,8 @@ from gpu_images import draw_dataset
 from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, first_line
 
 from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training.gpu_failure import is_gpu_lost
+from tune_swa.training.gpu_memory import is_memory_exhausted, limit_memory
 from tune_swa.training.loop import Run
 
 
@@ -27,7 +29,8 @@ def check_exhausted_memory(bench: Bench, record: Record) -> str:
         numerics = choose_numerics(bench, "fp32", 256)
         try:
             Run(RunSettings(lr=1e-3, train=train), large, numerics).run_epoch()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            expect(is_memory_exhausted(error), f"not known as exhausted memory: {first_line(error)}")
             record(Figure("error", first_line(error)))
         else:
             raise CheckFailedError(f"a batch of 256 at 256 px fits {allowed / 1e9:.1f} GB")
@@ -69,7 +72,8 @@ def check_two_processes(bench: Bench, record: Record) -> str:
         expect(not isinstance(result, str), f"{name}: {result}")
         record(Figure(f"reserved by {name}", result["reserved"] / 1e9, "GB"))
         if bench.on_gpu:
-            expect(result["reserved"] <= SHARE * result["total"], f"{name} took more than its share")
+            record(Figure(f"allowed to {name}", result["allowed"] / 1e9, "GB"))
+            expect(result["reserved"] <= result["allowed"], f"{name} took more than its share")
     expect(results[1]["refused"] is True, "the greedy one got more than its share")
     instead = "" if bench.on_gpu else "; a CPU divides no memory, so the greedy one asks for 36 petabytes"
     return (
@@ -81,9 +85,7 @@ def train_in_share(connection: Connection, bench: Bench, greedy: bool) -> None:
     """Train within a share of the device; the greedy one asks for more than it first."""
     torch.set_num_threads(1)
     try:
-        total = torch.cuda.mem_get_info()[1] if bench.on_gpu else 1 << 55
-        if bench.on_gpu:
-            torch.cuda.set_per_process_memory_fraction(SHARE)
+        allowed = limit_memory(SHARE) if bench.on_gpu else 1 << 55
         run = new_run(bench, small_data(bench), start=None)
         run.run_epoch()
         connection.send("ready")
@@ -91,16 +93,14 @@ def train_in_share(connection: Connection, bench: Bench, greedy: bool) -> None:
         refused = False
         if greedy:
             try:
-                torch.empty(
-                    int(total * SHARE) if bench.on_gpu else total, dtype=torch.uint8, device=bench.device
-                )
-            except RuntimeError:  # which OutOfMemoryError is
-                refused = True
+                torch.empty(allowed, dtype=torch.uint8, device=bench.device)
+            except RuntimeError as error:
+                refused = is_memory_exhausted(error) or not bench.on_gpu
             free_memory()
         while not run.done:
             run.run_epoch()
         reserved = torch.cuda.max_memory_reserved() if bench.on_gpu else 0
-        connection.send({"reserved": reserved, "total": total, "refused": refused})
+        connection.send({"reserved": reserved, "allowed": allowed, "refused": refused})
     except Exception as error:
         connection.send(first_line(error))
     with suppress(EOFError):
@@ -117,6 +117,7 @@ def check_lost_process(bench: Bench, record: Record) -> str:
     finally:
         exit_code = child.end()
     if bench.on_gpu:
+        expect(said["known"] is True, f"not known as a lost GPU: {said['error']}")
         expect(said["after"] is not None, "after a device-side assertion the same process goes on computing")
         record(Figure("the error", said["error"]))
         record(Figure("afterwards there", said["after"]))
@@ -136,12 +137,13 @@ def lose_device(connection: Connection, bench: Bench) -> None:
     os.dup2(quiet, 2)  # the kernel prints a line for every thread
     if not bench.on_gpu:
         os.abort()
-    said: dict[str, str | None] = {"error": None, "after": None}
+    said: dict[str, object] = {"error": None, "after": None, "known": False}
     row = torch.zeros(4, device="cuda")
     try:
         row[torch.tensor([99], device="cuda")].sum().item()
     except RuntimeError as error:
         said["error"] = first_line(error)
+        said["known"] = is_gpu_lost(error, on_gpu=True)
     try:
         torch.ones(4, device="cuda").sum().item()
     except RuntimeError as error:

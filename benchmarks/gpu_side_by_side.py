@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from gpu_checks import free_memory
@@ -18,7 +21,15 @@ from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, fi
 from gpu_table import TUTORIAL_IMAGES
 from timed_steps import seconds_resident
 
+from tune_swa.search.gpu_share import choose_fraction
+from tune_swa.search.training_thread import run_in_training_thread
+from tune_swa.search.warm_up import warm_up
+from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training.gpu_memory import limit_memory
 from tune_swa.training.loop import Run
+from tune_swa.training.numerics import resolve
+from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
+from tune_swa.training.step_probe import measure_trial as probe_trial
 
 
 def measure_context(bench: Bench, record: Record) -> str:
@@ -126,7 +137,7 @@ def train_beside_others(connection: Connection, bench: Bench) -> None:
         while (share := connection.recv()) is not None:
             try:
                 if bench.on_gpu:
-                    torch.cuda.set_per_process_memory_fraction(share)
+                    limit_memory(share)
                 if rate is None:
                     rate = find_rate(new_run(bench, whole))
                 data = shorten_epoch(bench, whole, rate, 1.0)
@@ -162,29 +173,69 @@ def _time_trial(bench: Bench, run: Run) -> Timed:
 
 
 def measure_second_trial(bench: Bench, record: Record) -> str:
-    """Seconds from the start of a trial until its first step is done, in one worker process."""
+    """Seconds until a trial's first step is done, in a worker process warmed up as a search does it."""
     begun = time.perf_counter()
     torch.zeros(1, device=bench.device)
     record(Figure("making the context", read_clock(bench) - begun, "s"))
     data = open_images(bench, bench.large)
     found: dict[str, float] = {}
 
+    def warm_worker_up() -> None:
+        begun = read_clock(bench)
+        run = new_run(bench, data, start=1)
+        warm_up(run.settings, data, run.numerics)
+        record(Figure("warming the worker up", read_clock(bench) - begun, "s"))
+
     def start_trial(name: str) -> None:
         begun = read_clock(bench)
         run = new_run(bench, data)
         seconds_resident(run, [min(bench.batch_size, len(data.train))])
         found[name] = read_clock(bench) - begun
-        del run
-        free_memory()
 
-    def run_in_thread(*names: str) -> None:
-        thread = threading.Thread(target=lambda: [start_trial(name) for name in names])
-        thread.start()
-        thread.join()
-
-    run_in_thread("the first trial", "the second, in the same thread")
-    run_in_thread("the third, in a new thread")
+    run_in_training_thread(warm_worker_up)
+    for name in ("the first trial", "the second trial"):
+        run_in_training_thread(partial(start_trial, name))
+    thread = threading.Thread(target=start_trial, args=("one in a new thread",))
+    thread.start()
+    thread.join()
+    free_memory()
     expect(len(found) == 3, "a trial did not start: see above")
     for name, seconds in found.items():
         record(Figure(name, seconds, "s"))
     return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items())
+
+
+def measure_probe(bench: Bench, record: Record) -> str:
+    """What `gpus_per_trial: auto` finds out about the recipe, and how it would divide this card."""
+    data = open_images(bench, bench.large)
+    train = TrainSpec(epochs=EPOCHS, batch_size=bench.batch_size, augment=("hflip",))
+    workload = Workload(
+        RunSettings(lr=1e-6, swa_start=0, swa_lr=1e-6, train=train),
+        resolve(train, bench.large, device=bench.device, threads=1),
+        bench.large, data.num_classes, len(data.train), len(data.val),
+    )  # fmt: skip
+    child = Child(send_probe, workload.as_dict())
+    try:
+        found = child.receive()
+    finally:
+        child.end()
+    expect(not isinstance(found, str), str(found))
+    cost = TrialCost(**found)
+    expect(cost.exhausted is None, f"one trial does not fit: {cost.exhausted}")
+    record(Figure("memory of a trial", cost.trial_bytes / 1e9, "GB"))
+    record(Figure("context", cost.context_bytes / 1e9, "GB"))
+    record(Figure("a step, of the host", cost.host_seconds, "s"))
+    record(Figure("a step, of the device", cost.device_seconds, "s"))
+    images = (len(data.train) + len(data.val)) * bench.large**2 * 3
+    share = choose_fraction(cost, cost.memory or 8_000_000_000, images, len(os.sched_getaffinity(0)))
+    as_if = "" if bench.on_gpu else "were it a card of 8 GB: "
+    kept = "resident" if share.resident else "streamed"
+    return f"{as_if}{share.trials} at once, images {kept}; {share.reason}"
+
+
+def send_probe(connection: Connection, workload: dict[str, Any]) -> None:
+    """Try the recipe out in a process of its own; sends what was found, or the error as text."""
+    try:
+        connection.send(probe_trial(workload))
+    except Exception as error:
+        connection.send(first_line(error))

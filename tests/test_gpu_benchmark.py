@@ -69,7 +69,7 @@ def skip(bench, record):
 def crash(bench, record):
     return 1 / 0
 
-CHECKS = tuple(Part(f.__name__, "check", f, 4) for f in (work, die, hang, refuse, skip, crash))
+CHECKS = tuple(Part(f.__name__, "check", f, 1) for f in (work, die, hang, refuse, skip, crash))
 MEASURES = (Part("work again", "measurement", work, 20), Part("late", "measurement", work, 20))
 """
 RUNNER = """
@@ -98,7 +98,7 @@ def test_a_part_that_fails_costs_only_itself(tmp_path: Path) -> None:
     assert {name: (part["status"], part["reason"]) for name, part in parts.items()} == {
         "work": ("pass", "done"),
         "die": ("FAIL", "its process died (exit code 3)"),
-        "hang": ("FAIL", "not done after 4 s"),
+        "hang": ("FAIL", "not done after 5 s"),
         "refuse": ("FAIL", "2 is not 3"),
         "skip": ("skipped", "no such device"),
         "crash": ("FAIL", "ZeroDivisionError: division by zero"),

@@ -77,7 +77,9 @@ def list_differences(about: Mapping[str, Any], numerics: Numerics, why_not: str 
     pairs = [(key, about["numerics"][key], getattr(numerics, key)) for key in ("device", "precision")]
     pairs.append(("torch", about["versions"]["torch"], importlib.metadata.version("torch")))
     if numerics.device == "cuda":
-        pairs.append(("GPU", machine["gpus"][:1], here["gpus"][:1]))
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        pairs.append(("GPU", next(iter(machine["gpus"]), None), torch.cuda.get_device_name()))
+        pairs.append(("cuDNN", machine.get("cudnn"), cudnn))
     else:
         pairs.append(("processor", machine["processor"], here["processor"]))
     found = [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]
