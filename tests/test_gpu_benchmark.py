@@ -28,7 +28,7 @@ def test_a_walk_on_the_cpu_reaches_every_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
     catalogue = run_python(
-        "-c", "import gpu_catalogue as c, json; print(json.dumps([p.name for p in (*c.CHECKS, *c.MEASURES)]))",
+        "-c", "import gpu_catalogue as c, json; print(json.dumps([p.name for p in c.CHECKS + c.MEASURES]))",
         PYTHONPATH=f"{BENCHMARKS}:{ROOT}",
     )  # fmt: skip
     assert [part["name"] for part in report["parts"]] == json.loads(catalogue.stdout)
