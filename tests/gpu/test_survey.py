@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 
 import made_up_gpus  # type: ignore[import-not-found]
@@ -16,6 +13,7 @@ from tune_swa.errors import RequestError
 from tune_swa.search.placement import Machine
 from tune_swa.spec import TrainSpec
 from tune_swa.training.numerics import resolve
+from tune_swa.training.survey import survey_gpus
 
 MakeUpGpus = Callable[..., MadeUpGpus]
 
@@ -69,11 +67,8 @@ def test_bf16_is_refused_if_one_gpu_has_none(make_up_gpus: MakeUpGpus) -> None:
 
 def test_the_doctor_finds_the_cards(machine: MakeUpGpus) -> None:
     machine(made_up_gpus.a100_80gb(taken=60 * made_up_gpus.GIB))
-    code = "import json; from tune_swa.training.probe import probe; print(json.dumps(probe()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert facts["driver_cuda"] == "13.0"
-    (gpu,) = facts["gpus"]
-    assert (gpu["name"], gpu["capability"], gpu["bf16"]) == ("NVIDIA A100-SXM4-80GB", "8.0", True)
-    assert 19 * made_up_gpus.GIB < gpu["free"] < 20 * made_up_gpus.GIB
+    survey = survey_gpus()
+    assert survey.driver_cuda == "13.0"
+    (gpu,) = survey.gpus
+    assert (gpu.name, gpu.capability, gpu.bf16) == ("NVIDIA A100-SXM4-80GB", "8.0", True)
+    assert 19 * made_up_gpus.GIB < gpu.free < 20 * made_up_gpus.GIB

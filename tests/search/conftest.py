@@ -1,4 +1,4 @@
-"""The small serial search as it ends by itself, which several files compare with."""
+"""What several files of searches share: a worker, and the small serial search as it ends by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from one_worker import Worker  # type: ignore[import-not-found]
 from serial_search import never_interrupted  # type: ignore[import-not-found]
+
+from tune_swa.data.dataset import Dataset
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,9 @@ def long(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
     """Results of the search with twelve SWA trials."""
     results: Path = never_interrupted(tmp_path_factory.mktemp("long"), 12)
     return results
+
+
+@pytest.fixture
+def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker that trains here, on 48 drawn images."""
+    return Worker(tiny_data, tmp_path, monkeypatch)

@@ -11,9 +11,17 @@ import torch
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.search import header as headers
-from tune_swa.search.header import PACKAGES, check_same, header, other_suggestions, versions
+from tune_swa.search.header import (
+    PACKAGES,
+    check_same,
+    describe_gpus,
+    header,
+    other_suggestions,
+    versions,
+)
 from tune_swa.spec import Experiment
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.probe import Gpu, GpuSurvey
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
@@ -30,6 +38,23 @@ def test_samplers_of_another_version_are_told() -> None:
     assert other_suggestions(begun) == (
         f"optuna was 0.1, is {now}: what is suggested from here on may differ from what would have been"
     )
+
+
+def test_the_gpus_of_the_search_are_recorded() -> None:
+    assert describe_gpus([]) == {"gpus": []}
+    cards = (Gpu("Card", 80, 79, "9.0", bf16=True), Gpu("Other", 24, 23, "8.9", bf16=True))
+    survey = GpuSurvey(cards, "13.0", "13.1", "580.65.06", 92400)
+    assert describe_gpus([survey]) == {
+        "gpus": ["Card", "Other"],
+        "gpu_memory": [80, 24],
+        "driver": "580.65.06",
+        "driver_cuda": "13.1",
+        "cuda": "13.0",
+        "cudnn": 92400,
+    }
+    nodes = [replace(survey, gpus=cards[:1]), replace(survey, gpus=cards[1:], driver="575.1")]
+    assert describe_gpus(nodes)["gpus"] == ["Card", "Other"]
+    assert describe_gpus(nodes)["driver"] == ["580.65.06", "575.1"]
 
 
 @pytest.fixture

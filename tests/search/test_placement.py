@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_swa.errors import RequestError
-from tune_swa.search.placement import Machine, Node, describe, place
+from tune_swa.search.placement import Machine, Measured, Node, check_gpus, describe, place
 from tune_swa.spec import ResourcesSpec
+from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.probe import Gpu, GpuSurvey
+from tune_swa.training.step_probe import TrialCost
 
 FOUR = Machine(gpus=4, cpus=64)
 
@@ -74,9 +79,9 @@ def test_the_slots_fit_the_machine(gpus: int, cpus: int, trials: int, fraction: 
             Machine(0, 2),
             {"gpus": 4},
             quarter(),
-            r"--gpus 4: this machine has none .* --gpus 0 to run on the CPU",
+            r"--gpus 4: this machine has none .*--gpus 0 to run on the CPU",
         ),
-        (Machine(2, 8), {"gpus": 4}, quarter(), r"--gpus 4: this machine has 2 .* Use --gpus 2"),
+        (Machine(2, 8), {"gpus": 4}, quarter(), r"--gpus 4: this machine has 2 .*Use --gpus 2"),
         (Machine(0, 2), {"gpus": -1}, quarter(), r"--gpus -1: expected at least 0"),
         (Machine(0, 2), {"cpus": 0}, quarter(), r"--cpus 0: expected at least 1"),
         (Machine(0, 2), {"cpus": 3}, quarter(), r"--cpus 3: this machine has 2"),
@@ -89,6 +94,121 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         place(resources, machine, trials=10, **asked)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------- GPUs that were looked at
+
+GB = 1_000_000_000
+CARD = Gpu("Card", 80 * GB, 79 * GB, "9.0", bf16=True)
+SMALL_CARD = Gpu("Small card", 16 * GB, 15_500_000_000, "7.5", bf16=False)
+BROKEN = replace(CARD, name="Old card", error="no kernel image is available")
+
+
+def machine_with(*gpus: Gpu, cpus: int = 64) -> Machine:
+    return Machine(len(gpus), cpus, survey=GpuSurvey(gpus=gpus), facts=gpus)
+
+
+LAUNCH_BOUND = TrialCost("Card", 80 * GB, 2_900_000_000, 500_000_000, host_seconds=0.01, device_seconds=0.003)
+AUTO = ResourcesSpec()
+
+
+@pytest.mark.parametrize(
+    ("machine", "gpus", "trials", "slots", "fraction"),
+    [
+        (machine_with(CARD), None, 48, 4, 0.25),
+        (machine_with(CARD, CARD), None, 48, 8, 0.25),
+        (machine_with(CARD, CARD), None, 2, 2, 1.0),
+        (machine_with(CARD, cpus=2), None, 48, 2, 0.5),
+        (machine_with(SMALL_CARD), None, 48, 4, 0.25),
+        (machine_with(replace(SMALL_CARD, memory=8 * GB, free=8 * GB)), None, 48, 2, 0.5),
+        (machine_with(CARD, replace(SMALL_CARD, memory=8 * GB, free=8 * GB)), None, 48, 4, 0.5),
+        (machine_with(CARD, replace(SMALL_CARD, memory=8 * GB, free=8 * GB)), 1, 48, 4, 0.25),
+        (machine_with(replace(CARD, free=8 * GB)), None, 48, 2, 0.5),  # others have the rest
+    ],
+)
+def test_auto_divides_the_smallest_gpu_by_what_was_measured(
+    machine: Machine, gpus: int | None, trials: int, slots: int, fraction: float
+) -> None:
+    measured = Measured(LAUNCH_BOUND, image_bytes=100_000_000)
+    placement = place(AUTO, machine, trials=trials, gpus=gpus, measured=measured)
+    assert (placement.slots, placement.gpus_per_trial) == (slots, fraction)
+    assert (placement.context_bytes, placement.trial_bytes) == (500_000_000, 2_900_000_000)
+    assert placement.memory_line is not None
+    assert f"{round(1 / fraction)} trial" in placement.memory_line
+
+
+def test_auto_is_a_whole_gpu_before_anything_is_measured() -> None:
+    placement = place(AUTO, machine_with(CARD, CARD), trials=48)
+    assert (placement.slots, placement.gpus_per_trial) == (2, 1.0)
+    assert (placement.context_bytes, placement.trial_bytes) == (CONTEXT_BYTES, None)
+    assert placement.memory_line is None
+
+
+def test_a_given_fraction_is_kept_where_it_holds_a_trial_and_refused_elsewhere() -> None:
+    measured = Measured(LAUNCH_BOUND, image_bytes=0)
+    assert place(quarter(), machine_with(CARD), trials=48, measured=measured).gpus_per_trial == 0.25
+    with pytest.raises(RequestError, match=r"0\.25 of Card \(12\.0 GB\) leaves 2\.5 GB .* needs 2\.9 GB"):
+        place(quarter(), machine_with(CARD, replace(CARD, memory=12 * GB)), trials=48, measured=measured)
+
+
+def test_what_was_measured_is_for_the_journal() -> None:
+    found = place(AUTO, machine_with(CARD), trials=48, measured=Measured(LAUNCH_BOUND, 0)).as_dict()
+    assert found["gpus_per_trial"] == 0.25
+    assert found["measured"]["trial_bytes"] == 2_900_000_000
+    assert found["reason"] == "one trial keeps the GPU busy 30 % of the time"
+
+
+def test_the_smallest_gpu_of_those_that_are_used() -> None:
+    machine = machine_with(CARD, SMALL_CARD, replace(CARD, free=5 * GB))
+    assert [machine.smallest_gpu(gpus) for gpus in (1, 2, 3)] == [0, 1, 2]
+    assert Machine(gpus=2, cpus=1).smallest_gpu(2) == 0
+
+
+TOO_OLD = GpuSurvey(cuda="13.0", driver_cuda="12.4", error="The NVIDIA driver on your system is too old")
+
+
+@pytest.mark.parametrize(
+    ("machine", "gpus", "message"),
+    [
+        (
+            Machine(0, 2, survey=TOO_OLD),
+            4,
+            r"^--gpus 4: the driver .* up to CUDA 12\.4, and torch is built with CUDA 13\.0\. Update the "
+            r"driver, or install a build of torch for CUDA 12\.4, or use --gpus 0 to run on the CPU$",
+        ),
+        (Machine(0, 2, survey=TOO_OLD), None, r"^the driver of the GPUs is too old"),
+        (
+            Machine(0, 2, survey=GpuSurvey(error="no answer within 120 seconds")),
+            None,
+            r"CUDA cannot be used \(no answer within 120 seconds\)",
+        ),
+        (
+            machine_with(CARD, BROKEN),
+            2,
+            r"^--gpus 2: torch cannot train on GPU 1, Old card \(no kernel",
+        ),
+        (machine_with(CARD, BROKEN), None, r"^torch cannot train on GPU 1.*CUDA_VISIBLE_DEVICES.*--gpus 0"),
+    ],
+)
+def test_gpus_that_cannot_be_used_are_refused(machine: Machine, gpus: int | None, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        place(AUTO, machine, trials=10, gpus=gpus)
+    assert place(AUTO, machine, trials=10, gpus=0).device == "cpu"
+
+
+def test_a_gpu_that_is_not_used_may_be_broken() -> None:
+    check_gpus(machine_with(CARD, BROKEN), 1)
+
+
+def test_a_list_of_gpus_that_are_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = Machine(
+        0, 2, survey=GpuSurvey(cuda="13.0", driver_cuda="13.0", error="No CUDA GPUs are available")
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(RequestError, match=r"CUDA_VISIBLE_DEVICES=7 names no GPU .* Unset"):
+        check_gpus(none, None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    check_gpus(none, None)  # a driver, and no card: the search runs on the CPU
 
 
 def cluster(*sizes: tuple[int, int]) -> Machine:

@@ -108,7 +108,7 @@ def check_memory(cost: TrialCost, workload: Workload) -> TrialCost:
     if cost.free < 0.8 * cost.memory:
         others = f" Only {gigabytes(cost.free)} of it are free: see with nvidia-smi what else runs there."
     raise RequestError(
-        f"one trial does not fit {cost.device} with {gigabytes(cost.memory)} (batches of "
+        f"one trial does not fit {cost.device} ({gigabytes(cost.memory)}; batches of "
         f"{workload.batch_size} images to train and {evaluated} to evaluate, of {side} x {side} pixels): "
         f"{cost.exhausted}.{others} Use {SMALLER}"
     )

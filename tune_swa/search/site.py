@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tune_swa.data.dataset import Dataset
-from tune_swa.journal import ExperimentState
+from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.search import nodes, ray_session
 from tune_swa.search.confirmation import most_runs, next_look
 from tune_swa.search.gpu_share import largest_workload, measure_trial
@@ -114,10 +114,15 @@ def _count_left(request: Request, state: ExperimentState) -> int:
     """Trials that this session's places are for: both of its stages have the same ones.
 
     A few that are left of the search do not take the places from the runs on fresh seeds after them,
-    nor do these many runs make the places smaller than a search from the start would have them.
+    nor do these many runs make the places smaller than a search from the start would have them. Trials
+    that failed with less than a whole GPU for want of its memory may be tried again, so they count.
     """
     experiment = request.experiment
-    searched = [trial.ended for trial in state.trials.values() if trial.stage == "search"]
+
+    def has_ended(trial: TrialState) -> bool:
+        return trial.ended and (trial.exhausted is None or trial.exhausted >= 1)
+
+    searched = [has_ended(trial) for trial in state.trials.values() if trial.stage == "search"]
     total = max(total_trials(experiment), len(searched))
     left = total - sum(searched)
     if not request.confirm:
@@ -126,7 +131,7 @@ def _count_left(request: Request, state: ExperimentState) -> int:
         return max(left, min(total, most_runs(experiment)))
     look = next_look(experiment, state)
     names = look.names if look else []
-    return sum(name not in state.trials or not state.trials[name].ended for name in names)
+    return sum(name not in state.trials or not has_ended(state.trials[name]) for name in names)
 
 
 def measure_placement(

@@ -8,7 +8,6 @@ checkpoint written and read again.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -233,7 +232,8 @@ def _measure_bare_context() -> int:
 
     Only a process with a context can ask for the memory that is free, so another one does before.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    paths = [os.environ.get("PYTHONPATH"), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(
         [sys.executable, "-P", "-c", WATCHER],
         stdin=subprocess.PIPE,
@@ -249,4 +249,8 @@ def _measure_bare_context() -> int:
 
 
 def _peak_resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most memory that this process had at one time (getrusage counts its parent's, too)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
