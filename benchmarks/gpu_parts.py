@@ -64,8 +64,8 @@ def choose_sizes(device: Literal["cuda", "cpu"], folder: Path, *, quick: bool) -
             workers=min(16, cores), at_once=(1, 2, 4),
         )  # fmt: skip
     return Bench(
-        device, folder, quick, large=32 if quick else 64, small=16 if quick else 32,
-        count=40 if quick else 120, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
+        device, folder, quick, large=32, small=16,
+        count=40 if quick else 80, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
         workers=0 if quick else 1, at_once=(1, 2) if quick else (1, 2, 4),
     )  # fmt: skip
 
