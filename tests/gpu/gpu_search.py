@@ -1,7 +1,8 @@
 """Runs a whole search on GPUs that are made up, as a script that is given what `run_search.py` is given.
 
-The GPUs are behind torch's own front end for CUDA (`made_up_gpus`), in the processes that look for them; Ray,
-its placement and its workers are real, and so is the training, but on the CPU. That takes four seams: trials train on the CPU, the step with which each GPU is tried counts as done, what a trial takes of a GPU is
+The GPUs are behind torch's own front end for CUDA (`made_up_gpus`), in the processes that look for them.
+Ray, its placement and its workers are real, and so is the training, but on the CPU. That takes four seams:
+trials train on the CPU, the step with which each GPU is tried counts as done, what a trial takes of a GPU is
 counted beforehand instead of measured on one, and the machine has more cores than this one.
 """
 
@@ -28,14 +29,14 @@ def train_on_its_gpu(config: dict[str, Any], shared: Any) -> None:
 
 def arrange() -> None:
     """Put the seams in."""
-    from tune_swa.search import placement, plan, runner, site
+    from tune_swa.search import gpu_share, placement, runner, site
     from tune_swa.training.numerics import resolve
     from tune_swa.training.probe import GpuSurvey
     from tune_swa.training.step_probe import TrialCost, Workload
     from tune_swa.training.survey import survey_gpus
 
     def count_cost(workload: Workload, gpu: int) -> TrialCost:
-        # workers start after this. They are not to find the GPUs: training on the CPU asks torch for some, too
+        # workers start after this, and are to find no GPU: training on the CPU asks torch for some, too
         del os.environ["MADE_UP_GPUS"]
         return TrialCost(
             device="NVIDIA H100 80GB HBM3",
@@ -58,7 +59,7 @@ def arrange() -> None:
     placement.usable_cores = lambda: CORES
     placement.survey_gpus = survey_without_step
     site.resolve = resolve_for_cpu
-    site.measure_trial = plan.measure_trial = count_cost
+    site.measure_trial = gpu_share.measure_trial = count_cost
     runner.train_trial = train_on_its_gpu
 
 
