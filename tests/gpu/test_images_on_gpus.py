@@ -76,7 +76,7 @@ def test_the_choice_goes_by_memory(tiny_data: Dataset, make_up_gpus: MakeUpGpus)
     def choice(device: torch.device, limit: int | None) -> type:
         return type(choose_gather(tiny_data, tiny_data.train, device, limit))
 
-    with fake_cuda(gpus):
+    with fake_cuda():
         assert choice(torch.device("cpu"), needed) is Streamed
         assert choice(GPU, needed - 1) is Streamed
         assert choice(GPU, needed) is Resident
@@ -92,21 +92,21 @@ def test_the_choice_goes_by_memory(tiny_data: Dataset, make_up_gpus: MakeUpGpus)
 def test_images_are_streamed_where_memory_is_gone_by_then(
     tiny_data: Dataset, make_up_gpus: MakeUpGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpus = make_up_gpus(Card())
+    make_up_gpus(Card())
 
     def fail(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(gather, "keep_resident", fail)
-    with fake_cuda(gpus):
+    with fake_cuda():
         assert not ImageBatches(tiny_data, tiny_data.train, "cuda", channels_last=True).resident
 
 
 def test_the_next_run_uploads_no_images(tiny_data: Dataset, make_up_gpus: MakeUpGpus) -> None:
-    gpus = make_up_gpus(Card())
+    make_up_gpus(Card())
     wanted = RunSettings(lr=1e-3, train=TrainSpec(epochs=2, batch_size=8))
     numerics = resolve(wanted.train, 16, device="cuda", threads=1)
-    with fake_cuda(gpus) as fake:
+    with fake_cuda() as fake:
 
         def count_uploads(data: Dataset, stream_images: bool = False) -> int:
             fake.waits.clear()
