@@ -253,7 +253,8 @@ def check_restoring(bench: Bench, record: Record) -> str:
 def check_export(bench: Bench, record: Record) -> str:
     """The model in each format, compared here, and by a process that sees no GPU."""
     data = small_data(bench)
-    run = new_run(bench, data, "bf16" if bench.on_gpu and torch.cuda.is_bf16_supported() else "fp32")
+    bf16 = bench.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    run = new_run(bench, data, "bf16" if bf16 else "fp32")
     last = list(run)[-1]
     about = describe_model(run, data, last.accuracy)
     model = copy.deepcopy(run.shipped).cpu().eval()
@@ -338,8 +339,9 @@ def check_tf32(bench: Bench, record: Record) -> str:
     if not bench.on_gpu:
         return f"fp32 is off by {worst:.0e} at most; a CPU has no TF32"
     if torch.cuda.get_device_capability() >= (8, 0) and torch.version.hip is None:
-        on = errors["tf32", "convolution"]
-        expect(on > BITS_OF_FP32, f"tf32: a convolution is off by {on:.1e}, so TF32 is not on")
+        # cuDNN takes the fastest kernel, which for a convolution this small may be one without TF32
+        on = errors["tf32", "matmul"]
+        expect(on > BITS_OF_FP32, f"tf32: a product of matrices is off by {on:.1e}, so TF32 is not on")
         return f"fp32 is off by {worst:.0e} at most, tf32 by {on:.0e}"
     return f"fp32 is off by {worst:.0e} at most; this GPU has no TF32"
 

@@ -159,8 +159,8 @@ def first_line(error: BaseException) -> str:
 
 # ---------------------------------------------------------------------------------- the process
 
-START_SECONDS = 60.0
-"""For a process to import torch, before its part's time begins."""
+START_SECONDS = 120.0
+"""For a process to import torch, before its part's time begins: on a slow disk, the first time, a minute."""
 
 
 def serve_parts(bench: Bench, connection: Connection, catalogue: str) -> None:
@@ -177,7 +177,7 @@ def serve_parts(bench: Bench, connection: Connection, catalogue: str) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(catalogue)
     parts = {part.name: part for part in (*module.CHECKS, *module.MEASURES)}
-    connection.send("ready")
+    connection.send(("ready",))
     while (name := connection.recv()) is not None:
         status: Status = "pass"
         trace = ""
@@ -219,8 +219,11 @@ class Worker:
         outcome = Outcome(part.name, part.kind, "FAIL", "", 0.0)
         begun = time.monotonic()
         try:
-            if not self.used and self._connection.poll(START_SECONDS):
-                self._connection.recv()  # torch is imported, which on a slow disk takes half a minute
+            if not self.used and not self._connection.poll(START_SECONDS):
+                outcome.reason = f"its process did not start within {START_SECONDS:.0f} s"
+                return outcome
+            if not self.used:
+                self._connection.recv()  # torch is imported
             self.used = True
             begun = time.monotonic()
             self._connection.send(part.name)

@@ -61,7 +61,9 @@ def check_two_processes(bench: Bench, record: Record) -> str:
     """Two runs on one card by fraction: one is refused what is over its share, the other never notices."""
     modest, greedy = (Child(train_in_share, bench, wanted) for wanted in (False, True))
     try:
-        results = [child.receive() for child in (modest, greedy)]
+        for name, child in (("the modest one", modest), ("the greedy one", greedy)):
+            said = child.receive()
+            expect(said == "ready", f"{name}: {said}")
         for child in (modest, greedy):
             child.send("go")
         results = [child.receive() for child in (modest, greedy)]
