@@ -22,6 +22,7 @@ from tune_swa.errors import RequestError
 from tune_swa.search.gpu_share import check_fraction, check_memory, choose_fraction, largest_workload
 from tune_swa.spec import Experiment
 from tune_swa.training import checkpoint, step_probe
+from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.step_probe import TrialCost, Workload
 
@@ -66,7 +67,7 @@ class FakeFiles:
 
 
 @contextmanager
-def counting_gpu(card: Card, shared: Path) -> Iterator[None]:
+def counting_gpu(card: Card, shared: Path) -> Iterator[MadeUpGpus]:
     """A made-up GPU whose allocator counts tensors without numbers, in this process and its children."""
     saved = SavedTensors()
     engine = partial(python_engine.run_backward, after_node=saved.free_used)
@@ -81,7 +82,7 @@ def counting_gpu(card: Card, shared: Path) -> Iterator[None]:
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
         with fake_cuda(), AllocatorMeter(gpus), hooks:
             patch.setattr(torch.autograd, "_engine_run_backward", engine)
-            yield
+            yield gpus
 
 
 def workload_of(image_size: int, batch_size: int) -> Workload:
@@ -109,6 +110,24 @@ def test_a_trial_is_tried_out_on_a_gpu(tmp_path: Path) -> None:
     assert 5 * WEIGHTS < cost.trial_bytes < 8 * WEIGHTS
     assert cost.context_bytes == 400_000_000  # by two processes, one of which looked before
     assert cost.free == card.memory - 400_000_000
+
+
+def test_what_cudnn_takes_to_choose_kernels_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first epochs it tries plans with workspaces of gigabytes, of which none may be chosen."""
+    train, workload = Run.train_epoch, workload_of(16, 4)
+    with counting_gpu(made_up_gpus.rtx_24gb(), tmp_path) as gpus:
+
+        def choose_and_train(run: Run) -> float:
+            if run.epoch == 0:
+                gpus.reserve(10_000_000_000)
+                gpus.release(10_000_000_000)
+            return train(run)
+
+        monkeypatch.setattr(Run, "train_epoch", choose_and_train)
+        cost = TrialCost(**step_probe.measure_trial(workload.as_dict()))
+    assert 5 * WEIGHTS < cost.trial_bytes < 8 * WEIGHTS
 
 
 def test_a_gpu_that_others_have_filled_is_told(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import nn
 
 from tune_swa.data.dataset import Dataset
 from tune_swa.spec import RunSettings
@@ -14,7 +15,7 @@ CPU_BATCH, CPU_PIXELS = 2, 32
 """Images of the step on a CPU, where only imports and the first use of each operator take time."""
 
 
-def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics) -> None:
+def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics, *, stream_images: bool = False) -> None:
     """Do on a scratch network once what every trial does, and leave no trace in any random state.
 
     On a GPU that makes the context, uploads the images, loads every kernel and finds cuDNN's plans for the
@@ -25,6 +26,7 @@ def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics) -> None:
         settings: of a trial like those to come.
         data: the images.
         numerics: of the search.
+        stream_images: whether trials here keep no images on a GPU, as of `Run`.
     """
     on_gpu = numerics.device == "cuda"
     train, pixels = settings.train, data.images.shape[1]
@@ -32,8 +34,10 @@ def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics) -> None:
     if not on_gpu:
         sizes, pixels = (CPU_BATCH, CPU_BATCH), min(pixels, CPU_PIXELS)
     devices = [torch.cuda.current_device()] if on_gpu else []
+    # compiled graphs are made for their shapes, and a small batch's would be of no use to a trial
+    numerics = replace(numerics, compile=numerics.compile and on_gpu)
     with torch.random.fork_rng(devices=devices):
-        run = Run(settings, data, numerics)
+        run = Run(settings, data, numerics, stream_images=stream_images)
         _run_scratch_step(run, *sizes, pixels)
     if on_gpu:
         torch.cuda.synchronize()
@@ -42,8 +46,6 @@ def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics) -> None:
 def _run_scratch_step(run: Run, batch_size: int, eval_batch_size: int, pixels: int) -> None:
     """Train a step and evaluate a batch of blank images."""
     numerics = run.numerics
-    compiled = numerics.compile and numerics.device == "cuda"
-    forward: nn.Module = torch.compile(run.model, dynamic=False) if compiled else run.model  # type: ignore[assignment]
 
     def draw_blank(count: int) -> torch.Tensor:  # [count, 3, pixels, pixels] float32
         blank = torch.zeros(count, 3, pixels, pixels, device=run.device)
@@ -51,11 +53,7 @@ def _run_scratch_step(run: Run, batch_size: int, eval_batch_size: int, pixels: i
 
     run.model.train()
     labels = torch.zeros(batch_size, dtype=torch.int64, device=run.device)
-    with numerics.autocast():
-        loss = nn.functional.cross_entropy(forward(draw_blank(batch_size)), labels)
-    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+    run.train_batch(draw_blank(batch_size), labels)
     run.model.eval()
     with torch.inference_mode(), numerics.autocast():
         run.model(draw_blank(eval_batch_size))

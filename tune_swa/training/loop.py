@@ -99,11 +99,11 @@ class Run:
         self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
         self._data = data
-        self._stream_images = stream_images
         if stream_images:
             release_resident_images()
-        self._train = self._open_images(data.train)
-        self._val = self._open_images(data.val)
+        kept = 0 if stream_images else None
+        self._train = self._open_images(data.train, kept)
+        self._val = self._open_images(data.val, kept)
 
     @property
     def done(self) -> bool:
@@ -206,18 +206,28 @@ class Run:
             for step, (images, labels) in enumerate(self._batches("train")):
                 if self.averaging is None:
                     self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
-                self.optimizer.zero_grad(set_to_none=True)
-                with self.numerics.autocast():
-                    loss = self._loss(self._forward(images), labels)
-                self.scaler.scale(loss).backward()
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-                total += loss.detach().double() * len(labels)
+                total += self.train_batch(images, labels).double() * len(labels)
                 images_seen += len(labels)
         mean = total.item() / images_seen
         if not torch.isfinite(torch.tensor(mean)):
             raise NonFiniteError(f"the training loss is {mean} in epoch {epoch}")
         return mean
+
+    def train_batch(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one optimizer step, at the rate that is set. Returns the mean loss without its graph, a scalar
+        on the device: nothing here waits for that.
+
+        Args:
+            images: [B, 3, H, W] float32 on the run's device, in the memory format of its numerics.
+            labels: [B] int64 on the same.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.numerics.autocast():
+            loss: torch.Tensor = self._loss(self._forward(images), labels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
 
     def average_epoch(self) -> None:
         """After an epoch > swa_start: take the model into the average and refresh its statistics."""
@@ -244,7 +254,8 @@ class Run:
             model = copy.deepcopy(self.model)
             with self.numerics.autocast():
                 refresh_bn(model, (images for images, _ in self._batches("bn")))
-        test = self._open_images(self._data.test)
+        # read once or twice in a trial: kept on a GPU, they would take from the next one what nobody counted
+        test = self._open_images(self._data.test, 0)
         return predict(model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast())
 
     def state_dict(self) -> dict[str, Any]:
@@ -317,13 +328,13 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * factor
 
-    def _open_images(self, rows: Indices) -> ImageBatches:
+    def _open_images(self, rows: Indices, max_resident_bytes: int | None) -> ImageBatches:
         return ImageBatches(
             self._data,
             rows,
             self.device,
             channels_last=self.numerics.channels_last,
-            max_resident_bytes=0 if self._stream_images else None,
+            max_resident_bytes=max_resident_bytes,
         )
 
     def _batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -24,7 +24,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.isolation import first_line
 from tune_swa.spec import RunSettings
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
 
@@ -125,7 +125,9 @@ def _measure_gpu(workload: Workload) -> TrialCost:
         # kernels are loaded when they are first called, into memory that torch's allocator does not count
         loaded = free - torch.cuda.mem_get_info()[0] - (torch.cuda.memory_reserved() - reserved)
         host, device = _time_steps(run, workload)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_memory_exhausted(error):
+            raise
         return TrialCost(name, memory, 0, 0, 0.0, 0.0, first_line(error), free)
     context = bare + loaded
     if not LEAST_CONTEXT <= context <= MOST_CONTEXT:
@@ -144,11 +146,23 @@ def _run_trial(workload: Workload) -> Run:
         path = Path(folder) / "epoch.pt"
         checkpoints.save(run.state_dict(), path)
         del run  # a worker's next trial begins when the last one has gone
+        if numerics.device == "cuda":
+            _forget_peak()
         run = Run(settings, data, numerics, stream_images=True)
         run.load_state_dict(checkpoints.load(path, run.device))
     run.run_epoch()
     run.test()
     return run
+
+
+def _forget_peak() -> None:
+    """Begin to measure the memory anew, now that cuDNN has chosen its kernels.
+
+    To choose, it tries plans whose workspaces take whatever is free of the GPU, gigabytes that no trial
+    needs: a plan that finds no room for its workspace is left out. What follows is a trial's fullest epoch.
+    """
+    release_memory()
+    torch.cuda.reset_peak_memory_stats()
 
 
 def _make_images(workload: Workload) -> Dataset:
@@ -179,7 +193,7 @@ def _time_steps(run: Run, workload: Workload) -> tuple[float, float]:
 
     def train() -> None:
         for _ in range(STEPS):
-            _train_step(run, images, labels)
+            run.train_batch(images, labels)
 
     run.model.train()
     host, both = [], []
@@ -194,16 +208,6 @@ def _time_steps(run: Run, workload: Workload) -> tuple[float, float]:
     if run.device.type == "cuda":
         device = min(device, *(_time_device(train, min(host)) for _ in range(REPETITIONS)))
     return min(host) / STEPS, device / STEPS
-
-
-def _train_step(run: Run, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """A step as `Run.train_epoch` takes it."""
-    run.optimizer.zero_grad(set_to_none=True)
-    with run.numerics.autocast():
-        loss = run._loss(run._forward(images), labels)
-    run.scaler.scale(loss).backward()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
 
 
 def _time_device(train: Callable[[], None], host_seconds: float) -> float:
