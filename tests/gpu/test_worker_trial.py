@@ -26,7 +26,8 @@ from tune_swa.training.numerics import resolve
 def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     monkeypatch.setattr(model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes))
     resident.release_resident_images()
-    with fake_cuda(make_up_gpus(Card(memory=16 * GIB))) as mode:
+    make_up_gpus(Card(memory=16 * GIB))
+    with fake_cuda() as mode:
         yield mode
     resident.release_resident_images()
 
@@ -68,6 +69,24 @@ def test_exhausted_memory_is_retried_without_resident_images(
     assert [m.get("retried") for m in gpu_worker.messages if m["event"] == "started"] == [
         None, "OutOfMemoryError: CUDA out of memory. Tried to allocate 44.00 MiB.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trial_bytes", "keeps"), [(3_000_000_000, True), (3_600_000_000, False)])
+def test_images_are_kept_only_where_a_trial_leaves_room_for_them(
+    trial_bytes: int, keeps: bool, gpu_worker: Worker
+) -> None:
+    """A quarter of 16 GiB, less a context, is 3.7 GB; a trial has a tenth more than was measured."""
+    gpu_worker.shared = replace(gpu_worker.shared, trial_bytes=trial_bytes)
+    assert gpu_worker.train(gpus=0.25)["event"] == "epoch"
+    assert bool(resident._kept) is keeps
+
+
+def test_the_test_images_are_not_kept(gpu_worker: Worker, tiny_data: Dataset) -> None:
+    run = Run(gpu_worker.settings, tiny_data, gpu_worker.shared.numerics)
+    (kept,) = resident._kept.values()
+    assert len(kept) == 2  # to train with and to validate
+    run.test()
+    assert len(kept) == 2
 
 
 def test_warming_up_uploads_the_images_and_steps_once(

@@ -22,6 +22,7 @@ from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.journal import KEPT_WHILE_RUNNING
+from tune_swa.search.gpu_share import MARGIN
 from tune_swa.search.names import CHECKPOINTS, PAYLOAD, TRUNKS, state_name
 from tune_swa.search.training_thread import run_in_training_thread
 from tune_swa.search.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
@@ -132,8 +133,9 @@ def _attempt_trial(config: dict[str, Any], shared: Shared) -> dict[str, Any] | N
     """Run the trial, or warm the worker up; returns what to report if that failed."""
     try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
-            _prepare_device(config, shared)
-            warm_up(RunSettings.model_validate(config["settings"]), _data(shared), shared.numerics)
+            limit, data = _prepare_device(config, shared), _data(shared)
+            settings = RunSettings.model_validate(config["settings"])
+            warm_up(settings, data, shared.numerics, stream_images=not _holds_images(data, shared, limit))
         else:
             _train_with_retry(config, shared)
     except Exception as error:
@@ -193,14 +195,31 @@ def _clean_up(shared: Shared) -> None:
         os._exit(LOST_GPU_EXIT)
 
 
-def _prepare_device(config: dict[str, Any], shared: Shared) -> None:
-    """Set what is set once for a thread or a process, and wait for the trial's memory."""
+def _prepare_device(config: dict[str, Any], shared: Shared) -> int | None:
+    """Set what is set once for a thread or a process, and wait for the trial's memory.
+
+    Returns:
+        Bytes of its GPU that the trial may take; None: it runs on the CPU.
+    """
     torch.set_num_threads(shared.numerics.threads)  # is each thread's own
     if not shared.on_gpu:
         keep_freed_memory()
-        return
+        return None
     limit = limit_memory(float(config["gpus"]), shared.context_bytes)
     wait_for_memory(min(shared.trial_bytes or int(USED_PART * limit), limit))
+    return limit
+
+
+def _holds_images(data: Dataset, shared: Shared, limit: int | None) -> bool:
+    """Whether what a trial may take of its GPU holds its images besides the trial, as far as is known.
+
+    A share that was given, or the only one of a small card, may hold a trial and not its images. To find out
+    by running out of memory would cost each trial its first steps.
+    """
+    if limit is None or shared.trial_bytes is None:
+        return True
+    images = (len(data.train) + len(data.val)) * int(np.prod(data.images.shape[1:]))
+    return shared.trial_bytes * MARGIN + images <= limit
 
 
 def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:
@@ -239,13 +258,13 @@ def _train(
         recorded: what the driver has of the trial; every report that it answers is added.
         retried: why this process begins it again, now with streamed images; None: it does not.
     """
-    _prepare_device(config, shared)
+    limit, data = _prepare_device(config, shared), _data(shared)
     run = Run(
         RunSettings.model_validate(config["settings"]),
-        _data(shared),
+        data,
         shared.numerics,
         shared.weights,
-        stream_images=retried is not None,
+        stream_images=retried is not None or not _holds_images(data, shared, limit),
     )
     folder, trunk = f"{CHECKPOINTS}/{config['trial']}", f"{TRUNKS}/{config['trunk']}"
     _go_on(run, config, shared, recorded, retried)
