@@ -112,8 +112,8 @@ def test_a_trial_is_tried_out_on_a_gpu(tmp_path: Path) -> None:
 
 
 def test_a_gpu_that_others_have_filled_is_told(tmp_path: Path) -> None:
-    card = made_up_gpus.laptop_8gb(taken=7_900_000_000)
-    workload = workload_of(64, 64)
+    card = made_up_gpus.laptop_8gb(taken=7_500_000_000)
+    workload = workload_of(128, 128)
     cost = measure(card, workload, tmp_path)
     assert cost.exhausted is not None
     assert cost.exhausted.startswith("CUDA out of memory")
