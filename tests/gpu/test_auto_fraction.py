@@ -109,7 +109,7 @@ def test_a_trial_is_tried_out_on_a_gpu(tmp_path: Path) -> None:
     # weights, their average, gradients and two states of the optimizer, and little of such small images
     assert 5 * WEIGHTS < cost.trial_bytes < 8 * WEIGHTS
     assert cost.context_bytes == 400_000_000  # by two processes, one of which looked before
-    assert cost.free == card.memory - 400_000_000
+    assert 0 <= card.memory - 400_000_000 - cost.free < 1_000_000  # less the tensor that made the context
 
 
 def test_what_cudnn_takes_to_choose_kernels_is_not_counted(
@@ -132,7 +132,7 @@ def test_what_cudnn_takes_to_choose_kernels_is_not_counted(
 
 def test_a_gpu_that_others_have_filled_is_told(tmp_path: Path) -> None:
     card = made_up_gpus.laptop_8gb(taken=7_500_000_000)
-    workload = workload_of(64, 64)
+    workload = workload_of(128, 128)
     cost = measure(card, workload, tmp_path)
     assert cost.exhausted is not None
     assert cost.exhausted.startswith("CUDA out of memory")
