@@ -136,7 +136,7 @@ def cudnn_version() -> int | None:
     try:
         version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     except RuntimeError:
-        version = torch._C._cudnn.getVersionInt()  # type: ignore[attr-defined]
+        version = torch._C._cudnn.getVersionInt()
     return version
 
 
