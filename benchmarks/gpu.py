@@ -126,8 +126,11 @@ class Runner:
             "table_hours": {str(k): v for k, v in predict_hours(self.outcomes).items()},
         }
         draft = self._path.with_name(f".{self._path.name}.new")
-        draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(self._path)
+        try:
+            draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.replace(self._path)
+        except OSError as error:  # a full disk; the tables are still printed
+            print(f"{self._path}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
 
     def _get_worker(self, *, fresh: bool) -> Any:
         from gpu_parts import Worker
@@ -167,18 +170,36 @@ def print_heading(kind: str) -> None:
     print(f"\n| {kind} | result | what was found | seconds |\n| --- | --- | --- | --- |", flush=True)
 
 
+def parse_minutes(text: str) -> float:
+    """A budget of some minutes."""
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected more than 0, and a number")
+    return minutes
+
+
+def parse_output(text: str) -> Path:
+    """A file that can be written: the parts take minutes, and are not to end in a complaint about it."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: no such file can be written")
+    return path
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="budget; parts without time left are skipped"
+        "--minutes", type=parse_minutes, default=9.0, help="budget; parts without time left are skipped"
     )
     parser.add_argument(
         "--quick", action="store_true", help="every part once, without compiling: is it in order?"
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="file for everything that was found")
+    parser.add_argument(
+        "--json", type=parse_output, metavar="PATH", help="file for everything that was found"
+    )
     given = parser.parse_args()
     missing = find_missing()
     if missing:

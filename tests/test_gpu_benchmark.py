@@ -120,6 +120,22 @@ def test_what_is_missing_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--minutes", "nan"], "argument --minutes: nan: expected more than 0"),
+        (["--minutes", "-1"], "argument --minutes: -1: expected more than 0"),
+        (["--json", "/nowhere/at/all.json"], "argument --json: /nowhere/at/all.json: no such file can be"),
+        (["--json", "/"], "argument --json: /: no such file can be written"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(given: list[str], message: str) -> None:
+    done = run_python("-c", f"import sys, gpu; sys.argv = ['gpu.py', *{given}]; gpu.main()")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("trunk", "branch", "slots", "seconds"),
     [
         ({1: 1.0}, {1: 1.0}, 1, 453),  # what --dry-run says there is to train

@@ -94,6 +94,19 @@ def test_a_slice_that_is_not_there_or_listed_twice_is_named(machine_of: MakeUpGp
     assert again.error == "CUDA_VISIBLE_DEVICES lists it twice"
 
 
+@pytest.mark.skipif(
+    (torch.backends.cudnn.version() or 0) < 91100,  # type: ignore[no-untyped-call]
+    reason="this cuDNN works on every GPU",
+)
+def test_a_gpu_that_is_too_old_for_cudnn_does_not_hide_the_others(machine_of: MakeUpGpus) -> None:
+    """torch refuses to name cuDNN's version there; whether a GPU can train is asked of each."""
+    machine_of(made_up_gpus.a100_80gb(), made_up_gpus.v100_16gb())
+    survey = survey_gpus()
+    assert survey.error is None
+    assert [gpu.capability for gpu in survey.gpus] == ["8.0", "7.0"]
+    assert survey.cudnn == torch._C._cudnn.getVersionInt()  # type: ignore[attr-defined]
+
+
 def test_a_driver_that_is_too_old_is_told_before_anything_else(machine_of: MakeUpGpus) -> None:
     """NVML counts four GPUs there."""
     if torch.version.cuda is None:

@@ -211,6 +211,14 @@ def test_a_list_of_gpus_that_are_not_there_is_refused(monkeypatch: pytest.Monkey
     check_gpus(none, None)  # a driver, and no card: the search runs on the CPU
 
 
+def test_gpus_that_are_hidden_are_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = Machine(0, 2, survey=GpuSurvey(driver_cuda="13.0", hidden=True))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(RequestError, match=r"^--gpus 1: CUDA_VISIBLE_DEVICES=-1 hides all GPUs\. Unset"):
+        check_gpus(hidden, 1)
+    check_gpus(hidden, None)
+
+
 def cluster(*sizes: tuple[int, int]) -> Machine:
     nodes = tuple(Node(f"n{i}", gpus, cpus) for i, (gpus, cpus) in enumerate(sizes))
     return Machine.of_nodes(nodes, "the cluster")

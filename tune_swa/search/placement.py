@@ -13,7 +13,7 @@ from tune_swa.spec import Experiment, ResourcesSpec, format_value
 from tune_swa.training.gpu_memory import CONTEXT_BYTES
 from tune_swa.training.probe import Gpu, GpuSurvey
 from tune_swa.training.step_probe import TrialCost
-from tune_swa.training.survey import explain_missing_gpus, survey_gpus
+from tune_swa.training.survey import VISIBLE, explain_missing_gpus, survey_gpus
 
 
 def usable_cores() -> int:
@@ -235,6 +235,11 @@ def check_gpus(machine: Machine, gpus: int | None) -> None:
         why, remedy = missing
         raise RequestError(f"{asked}{why}. {remedy}, or {on_cpu}")
     if gpus is not None and gpus > machine.gpus:
+        if machine.survey is not None and machine.survey.hidden:
+            raise RequestError(
+                f"--gpus {gpus}: {VISIBLE}={os.environ.get(VISIBLE, '')} hides all GPUs. Unset {VISIBLE}, or "
+                f"{on_cpu}"
+            )
         have = f"{machine.where} has {machine.gpus or 'none'}"
         instead = f"Use --gpus {machine.gpus}"
         if not machine.gpus:

@@ -12,6 +12,7 @@ from tune_swa.errors import RequestError
 from tune_swa.isolation import first_line
 from tune_swa.spec import TrainSpec
 from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.probe import cudnn_version
 
 
 def choose_numerics(recorded: Mapping[str, Any], train: TrainSpec, size: int) -> tuple[Numerics, str | None]:
@@ -77,9 +78,8 @@ def list_differences(about: Mapping[str, Any], numerics: Numerics, why_not: str 
     pairs = [(key, about["numerics"][key], getattr(numerics, key)) for key in ("device", "precision")]
     pairs.append(("torch", about["versions"]["torch"], importlib.metadata.version("torch")))
     if numerics.device == "cuda":
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         pairs.append(("GPU", next(iter(machine["gpus"]), None), torch.cuda.get_device_name()))
-        pairs.append(("cuDNN", machine.get("cudnn"), cudnn))
+        pairs.append(("cuDNN", machine.get("cudnn"), cudnn_version()))
     else:
         pairs.append(("processor", machine["processor"], here["processor"]))
     found = [f"{name} was {before}, is {now}" for name, before, now in pairs if before != now]

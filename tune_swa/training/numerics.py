@@ -14,7 +14,7 @@ import torch
 
 from tune_swa.errors import RequestError
 from tune_swa.spec import TrainSpec
-from tune_swa.training.probe import Gpu
+from tune_swa.training.probe import Gpu, cudnn_version
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -225,8 +225,7 @@ def hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
         "system": platform.platform(),
     }
     if gpus:
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found |= {"cuda": torch.version.cuda, "cudnn": cudnn}
+        found |= {"cuda": torch.version.cuda, "cudnn": cudnn_version()}
     return found
 
 

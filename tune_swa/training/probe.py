@@ -111,7 +111,7 @@ def probe_gpus() -> dict[str, Any]:
         cuda=built_for(),
         driver_cuda=driver_cuda(),
         driver=driver_version(),
-        cudnn=torch.backends.cudnn.version() if count else None,  # type: ignore[no-untyped-call]
+        cudnn=cudnn_version() if count else None,
         architectures=tuple(torch.cuda.get_arch_list()),
         error=error,
     )
@@ -123,6 +123,21 @@ def built_for() -> str | None:
     import torch
 
     return torch.version.cuda or torch.version.hip
+
+
+def cudnn_version() -> int | None:
+    """Version of cuDNN as it gives it, such as 92400 for 9.24.0; None: this torch has none.
+
+    `torch.backends.cudnn.version` raises at its first call where one of the GPUs is too old for that cuDNN,
+    whichever of them are used. That is for a training step on each of them to find.
+    """
+    import torch
+
+    try:
+        version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        version = torch._C._cudnn.getVersionInt()
+    return version
 
 
 def driver_cuda(library: str = "libcuda.so.1") -> str | None:
