@@ -1,0 +1,270 @@
+"""Count and name the images that occur more than once, by the parts that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tune_swa.data.copies import Copies, Rows
+from tune_swa.data.sources import Labels, Part, Parts
+from tune_swa.data.splits import Division
+
+SHOWN = 10
+"""Pairs that are named of each kind."""
+BRIEFLY = 3
+"""Pairs that are named where there is little room."""
+PAIRS = (("train", "test"), ("val", "test"), ("train", "val"), ("train",) * 2, ("val",) * 2, ("test",) * 2)
+"""Parts that are compared: images of the second are counted. Those that spoil a verdict come first."""
+WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+Setting = Literal["warn", "error", "group"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a pair."""
+
+    row: int
+    name: str
+    """Its file below the folder of the images, or its number."""
+    part: str
+    """`train`, `val` or `test`."""
+    label: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that show the same."""
+
+    image: Image
+    """The one that is counted."""
+    copy: Image
+    """What it is a copy of."""
+
+    def describe(self, sign: str) -> str:
+        """Both names with their parts, and with their labels where these differ."""
+        differ = self.image.label != self.copy.label
+        names = (
+            f"{i.name} ({i.part}, {i.label})" if differ else f"{i.name} ({i.part})"
+            for i in (self.image, self.copy)
+        )
+        return f" {sign} ".join(names)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Images that show the same in one way."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """By pair of parts, such as `train-test`: images of the second part that the first one holds as well;
+    within a part, such as `train-train`: images besides the first copy of each. Those of 0 are absent."""
+    first: tuple[Pair, ...] = ()
+    """The first few."""
+
+    @property
+    def total(self) -> int:
+        """All counts together; an image may be in several."""
+        return sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"counts": dict(self.counts), "first": [asdict(pair) for pair in self.first]}
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What is known of images that occur more than once."""
+
+    setting: Setting
+    """`data.duplicates`."""
+    sizes: Mapping[str, int]
+    """Images in each part."""
+    identical: Kind
+    """Same pixels at the size of the search."""
+    other_label: Kind
+    """Those of them whose copies are of different classes; counted together, as `all`."""
+    near: Kind | None
+    """Nearly identical and not identical; None where the hash does not tell the images apart."""
+    left_out: Kind
+    """With `group`: images taken out of the first part, since the second one holds them. Counted by pair of
+    parts."""
+
+    def sentences(self) -> list[tuple[str, Kind, str]]:
+        """What was found in words, with the images, and the sign that stands between the two of a pair."""
+        found = []
+        if self.identical.total:
+            found.append((f"identical images: {self._count(self.identical)}", self.identical, "="))
+        if self.other_label.total:
+            text = f"{self.other_label.total} images have an identical one of another class"
+            found.append((text, self.other_label, "="))
+        if self.near is not None and self.near.total:
+            found.append((f"nearly identical images: {self._count(self.near)}", self.near, "~"))
+        if self.left_out.total:
+            text = "; ".join(_removal(key, count) for key, count in self.left_out.counts.items())
+            found.append((f"images left out: {text}", self.left_out, "~"))
+        return found
+
+    def lines(self, most: int = SHOWN) -> list[str]:
+        """One line for each sentence, with the first few pairs."""
+        lines = []
+        for text, kind, sign in self.sentences():
+            named = kind.first[:most]
+            rest = f" and {kind.total - len(named)} more" if kind.total > len(named) else ""
+            lines.append(f"{text} ({'; '.join(pair.describe(sign) for pair in named)}{rest})")
+        return lines
+
+    def summary(self) -> str:
+        """All of it briefly, one line for each kind; empty where no image occurs twice."""
+        return "\n".join(self.lines(BRIEFLY))
+
+    def refusal(self, name: str) -> str | None:
+        """Why a search with `error` cannot begin, and what to do; None where no two images are identical."""
+        if not self.identical.total:
+            return None
+        return (
+            f"{name}: images occur more than once, and data.duplicates is error:\n  "
+            + "\n  ".join(self.lines())
+            + "\nRemove the copies, keep all copies of an image on one side of each split with "
+            "--set data.duplicates=group, or search in spite of them with --set data.duplicates=warn. "
+            "Nothing was trained"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "setting": self.setting,
+            "sizes": dict(self.sizes),
+            "identical": self.identical.as_dict(),
+            "other_label": self.other_label.as_dict(),
+            "near": None if self.near is None else self.near.as_dict(),
+            "left_out": self.left_out.as_dict(),
+        }
+
+    def _count(self, kind: Kind) -> str:
+        return "; ".join(_sentence(key, count, self.sizes) for key, count in kind.counts.items())
+
+
+def find_duplicates(
+    copies: Copies,
+    division: Division,
+    given: Parts,
+    labels: Labels,
+    *,
+    class_names: tuple[str, ...],
+    names: Callable[[], Callable[[int], str]],
+    setting: Setting,
+) -> Duplicates:
+    """Count the copies among the images of a division.
+
+    Args:
+        copies: which images show the same.
+        division: the rows of each part, and those that were taken out.
+        given: the part that each image came in, [N].
+        labels: [N].
+        class_names: by label.
+        names: gives a function that names a row; called only where there is something to name.
+        setting: `data.duplicates`.
+    """
+    parts = {"train": division.train, "val": division.val, "test": division.test}
+    identical = _find_mates(parts, copies.identical)
+    near = _find_mates(parts, copies.near, copies.identical)
+    removed = _find_removed(parts, division.left_out, given, copies.near)
+    conflicts = _find_conflicts(parts, copies.identical, labels)
+    part_of = {int(row): name for name, rows in parts.items() for row in rows} | {
+        int(row): key.partition("-")[0] for key, mates in removed.items() for row in mates.rows
+    }
+    found = (identical, near, removed, conflicts)
+    name = names() if any(len(mates.rows) for mates in (m for kind in found for m in kind.values())) else str
+
+    def collect(kind: dict[str, _Mates]) -> Kind:
+        pairs = [p for mates in kind.values() for p in zip(mates.rows[:SHOWN], mates.copies, strict=False)]
+        first = [
+            Pair(*(Image(int(r), name(int(r)), part_of[int(r)], class_names[labels[r]]) for r in pair))
+            for pair in pairs[:SHOWN]
+        ]
+        return Kind({key: len(mates.rows) for key, mates in kind.items() if len(mates.rows)}, tuple(first))
+
+    return Duplicates(
+        setting=setting,
+        sizes={part: len(rows) for part, rows in parts.items()},
+        identical=collect(identical),
+        other_label=collect(conflicts),
+        near=collect(near) if copies.near_compared else None,
+        left_out=collect(removed),
+    )
+
+
+class _Mates(NamedTuple):
+    """Images, and what each is a copy of."""
+
+    rows: Rows
+    copies: Rows
+
+
+def _find_mates(parts: Mapping[str, Rows], same: Rows, finer: Rows | None = None) -> dict[str, _Mates]:
+    """By pair of parts, the images that show what one of the first part shows.
+
+    Args:
+        parts: rows of each.
+        same: of each image the first row that shows the same, [N].
+        finer: likewise; images that have a copy by this already are passed over.
+    """
+    found = {}
+    for first, second in PAIRS:
+        rows = parts[second]
+        mates = _look_up(parts[first], rows, same)
+        kept = mates >= 0
+        if finer is not None:
+            kept &= _look_up(parts[first], rows, finer) < 0
+        found[f"{first}-{second}"] = _Mates(rows[kept], mates[kept])
+    return found
+
+
+def _look_up(among: Rows, rows: Rows, same: Rows) -> Rows:
+    """The first row of `among` that shows what each of `rows` shows; -1: none, or itself."""
+    first = np.full(len(same), -1, dtype=np.int64)
+    first[same[among[::-1]]] = among[::-1]
+    mates = first[same[rows]]
+    mates[mates == rows] = -1
+    return mates
+
+
+def _find_removed(parts: Mapping[str, Rows], left_out: Rows, given: Parts, same: Rows) -> dict[str, _Mates]:
+    found = {}
+    for first, second in ((Part.TRAIN, "test"), (Part.TRAIN, "val"), (Part.VAL, "test")):
+        rows = left_out[given[left_out] == first]
+        mates = _look_up(parts[second], rows, same)
+        found[f"{first.name.lower()}-{second}"] = _Mates(rows[mates >= 0], mates[mates >= 0])
+    return found
+
+
+def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> dict[str, _Mates]:
+    """Images that have an identical one of another class, each with the first such."""
+    rows = np.sort(np.concatenate(list(parts.values())))
+    groups: dict[int, list[int]] = {}
+    for row in rows[np.bincount(same[rows], minlength=len(same))[same[rows]] > 1]:
+        groups.setdefault(int(same[row]), []).append(int(row))
+    pairs = [
+        (row, next(other for other in group if labels[other] != labels[row]))
+        for group in groups.values()
+        if len({int(labels[row]) for row in group}) > 1
+        for row in group
+    ]
+    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return {"all": _Mates(both[:, 0], both[:, 1])}
+
+
+def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
+    first, _, second = key.partition("-")
+    of = f"{count} of {sizes[second]} {WORDS[second]} images {'is' if count == 1 else 'are'}"
+    if first == second:
+        return f"{of} {'a copy of another' if count == 1 else 'copies of others'} there"
+    return f"{of} among the {WORDS[first]} images, too"
+
+
+def _removal(key: str, count: int) -> str:
+    first, _, second = key.partition("-")
+    return f"{count} of the {WORDS[first]} images, since they are among the {WORDS[second]} images"
