@@ -47,10 +47,12 @@ class Pair:
     def describe(self, sign: str) -> str:
         """Both names with their parts, and with their labels where these differ."""
         differ = self.image.label != self.copy.label
-        names = (
-            f"{i.name} ({i.part}, {i.label})" if differ else f"{i.name} ({i.part})"
-            for i in (self.image, self.copy)
-        )
+        names = []
+        for image in (self.image, self.copy):
+            folder, slash, _ = image.name.partition("/")
+            told = bool(slash) and image.part in folder.lower()  # such as test/forest/1.jpg
+            facts = ([] if told else [image.part]) + ([image.label] if differ else [])
+            names.append(f"{image.name} ({', '.join(facts)})" if facts else image.name)
         return f" {sign} ".join(names)
 
 
@@ -98,7 +100,7 @@ class Duplicates:
         if self.identical.total:
             found.append((f"identical images: {self._count(self.identical)}", self.identical, "="))
         if self.other_label.total:
-            text = f"{self.other_label.total} images have an identical one of another class"
+            text = f"{self.other_label.total:,} images have an identical one of another class"
             found.append((text, self.other_label, "="))
         if self.near is not None and self.near.total:
             found.append((f"nearly identical images: {self._count(self.near)}", self.near, "~"))
@@ -112,13 +114,22 @@ class Duplicates:
         lines = []
         for text, kind, sign in self.sentences():
             named = kind.first[:most]
-            rest = f" and {kind.total - len(named)} more" if kind.total > len(named) else ""
+            rest = f" and {kind.total - len(named):,} more" if kind.total > len(named) else ""
             lines.append(f"{text} ({'; '.join(pair.describe(sign) for pair in named)}{rest})")
         return lines
 
     def summary(self) -> str:
         """All of it briefly, one line for each kind; empty where no image occurs twice."""
         return "\n".join(self.lines(BRIEFLY))
+
+    def outlook(self) -> str:
+        """What a plan says of it."""
+        found = self.lines(BRIEFLY) or ["no two images are identical"]
+        if self.near is None:
+            found.append("nearly identical images are not counted, since different ones are too much alike")
+        if self.setting == "error" and self.identical.total:
+            found.append("the search refuses them (data.duplicates: error)")
+        return "\n".join(found)
 
     def refusal(self, name: str) -> str | None:
         """Why a search with `error` cannot begin, and what to do; None where no two images are identical."""
@@ -259,7 +270,7 @@ def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> di
 
 def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
     first, _, second = key.partition("-")
-    of = f"{count} of {sizes[second]} {WORDS[second]} images {'is' if count == 1 else 'are'}"
+    of = f"{count:,} of {sizes[second]:,} {WORDS[second]} images {'is' if count == 1 else 'are'}"
     if first == second:
         return f"{of} {'a copy of another' if count == 1 else 'copies of others'} there"
     return f"{of} among the {WORDS[first]} images, too"
@@ -267,4 +278,4 @@ def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
 
 def _removal(key: str, count: int) -> str:
     first, _, second = key.partition("-")
-    return f"{count} of the {WORDS[first]} images, since they are among the {WORDS[second]} images"
+    return f"{count:,} of the {WORDS[first]} images, since they are among the {WORDS[second]} images"
