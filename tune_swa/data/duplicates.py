@@ -87,7 +87,7 @@ class Duplicates:
     identical: Kind
     """Same pixels at the size of the search."""
     other_label: Kind
-    """Those of them whose copies are of different classes; counted together, as `all`."""
+    """Images that occur in more than one class; each is counted once, as `all`."""
     near: Kind | None
     """Nearly identical and not identical; None where the hash does not tell the images apart."""
     left_out: Kind
@@ -100,7 +100,8 @@ class Duplicates:
         if self.identical.total:
             found.append((f"identical images: {self._count(self.identical)}", self.identical, "="))
         if self.other_label.total:
-            text = f"{self.other_label.total:,} images have an identical one of another class"
+            count = self.other_label.total
+            text = f"{count:,} {'images occur' if count > 1 else 'image occurs'} in more than one class"
             found.append((text, self.other_label, "="))
         if self.near is not None and self.near.total:
             found.append((f"nearly identical images: {self._count(self.near)}", self.near, "~"))
@@ -119,8 +120,11 @@ class Duplicates:
         return lines
 
     def summary(self) -> str:
-        """All of it briefly, one line for each kind; empty where no image occurs twice."""
-        return "\n".join(self.lines(BRIEFLY))
+        """All of it briefly, a line for each kind, and what to do; empty where no image occurs twice."""
+        lines = self.lines(BRIEFLY)
+        if self.setting == "warn" and any(self._spoils(kind) for kind in (self.identical, self.near)):
+            lines.append("--set data.duplicates=group keeps all copies of an image on one side of each split")
+        return "\n".join(lines)
 
     def outlook(self) -> str:
         """What a plan says of it."""
@@ -154,6 +158,11 @@ class Duplicates:
             "left_out": self.left_out.as_dict(),
         }
 
+    @staticmethod
+    def _spoils(kind: Kind | None) -> bool:
+        """Whether images of one part are in another, too."""
+        return kind is not None and any(len(set(key.split("-"))) > 1 for key in kind.counts)
+
     def _count(self, kind: Kind) -> str:
         return "; ".join(_sentence(key, count, self.sizes) for key, count in kind.counts.items())
 
@@ -184,18 +193,19 @@ def find_duplicates(
     near = _find_mates(parts, copies.near, copies.identical)
     removed = _find_removed(parts, division.left_out, given, copies.near)
     conflicts = _find_conflicts(parts, copies.identical, labels)
-    part_of = {int(row): name for name, rows in parts.items() for row in rows} | {
-        int(row): key.partition("-")[0] for key, mates in removed.items() for row in mates.rows
-    }
+    places = given.copy()
+    for part, rows in zip(Part, parts.values(), strict=True):
+        places[rows] = part
     found = (identical, near, removed, conflicts)
     name = names() if any(len(mates.rows) for mates in (m for kind in found for m in kind.values())) else str
 
+    def describe(row: int) -> Image:
+        part = Part(places[row]).name.lower()
+        return Image(int(row), name(int(row)), part, class_names[labels[row]])
+
     def collect(kind: dict[str, _Mates]) -> Kind:
         pairs = [p for mates in kind.values() for p in zip(mates.rows[:SHOWN], mates.copies, strict=False)]
-        first = [
-            Pair(*(Image(int(r), name(int(r)), part_of[int(r)], class_names[labels[r]]) for r in pair))
-            for pair in pairs[:SHOWN]
-        ]
+        first = [Pair(*map(describe, pair)) for pair in pairs[:SHOWN]]
         return Kind({key: len(mates.rows) for key, mates in kind.items() if len(mates.rows)}, tuple(first))
 
     return Duplicates(
@@ -253,19 +263,14 @@ def _find_removed(parts: Mapping[str, Rows], left_out: Rows, given: Parts, same:
 
 
 def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> dict[str, _Mates]:
-    """Images that have an identical one of another class, each with the first such."""
+    """Of each image that occurs in more than one class its first row, and the first of another class."""
     rows = np.sort(np.concatenate(list(parts.values())))
-    groups: dict[int, list[int]] = {}
-    for row in rows[np.bincount(same[rows], minlength=len(same))[same[rows]] > 1]:
-        groups.setdefault(int(same[row]), []).append(int(row))
-    pairs = [
-        (row, next(other for other in group if labels[other] != labels[row]))
-        for group in groups.values()
-        if len({int(labels[row]) for row in group}) > 1
-        for row in group
-    ]
-    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return {"all": _Mates(both[:, 0], both[:, 1])}
+    first = np.full(len(same), -1, dtype=np.int64)
+    first[same[rows[::-1]]] = rows[::-1]
+    others = rows[labels[rows] != labels[first[same[rows]]]]
+    _, index = np.unique(same[others], return_index=True)
+    others = others[index]
+    return {"all": _Mates(others, first[same[others]])}
 
 
 def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
