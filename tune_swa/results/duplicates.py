@@ -12,7 +12,7 @@ Picture = Callable[[int], "bytes | None"]
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 KINDS = {
     "identical": "identical",
-    "other_label": "identical, but of another class",
+    "other_label": "in more than one class",
     "near": "nearly identical",
 }
 SHOWN = 10
