@@ -204,6 +204,8 @@ def test_the_schema_describes_every_setting() -> None:
         ({"name": "x", "space": SPACE, "trian": {}}, False),
         ({"name": "x", "space": {**SPACE, "lr": {"choise": [1]}}}, False),
         ({"name": "x", "space": SPACE, "search": {"sampler": "best"}}, False),
+        ({"name": "x", "space": SPACE, "data": {"duplicates": "group"}}, True),
+        ({"name": "x", "space": SPACE, "data": {"duplicates": "drop"}}, False),
     ],
 )
 def test_the_schema_agrees_with_the_models(document: dict[str, object], valid: bool) -> None:
@@ -492,3 +494,14 @@ def test_labels_name_what_the_space_fixes_too() -> None:
     )
     assert label(spec.configuration({"lr": 1e-2}, swa=True)) == "SWA_5_5e-4 lr=0.01"
     assert label(spec.configuration({"lr": 1e-2}, swa=False)) == "baseline lr=0.01"
+
+
+def test_only_a_setting_that_changes_the_division_is_part_of_what_a_resume_must_have() -> None:
+    """A search of before the setting was there has none of it."""
+    settings = {
+        value: Experiment.model_validate({"name": "x", "space": SPACE, "data": {"duplicates": value}})
+        for value in ("warn", "error", "group")
+    }
+    assert settings["warn"].identity() == settings["error"].identity()
+    assert "duplicates" not in settings["warn"].identity()["data"]
+    assert settings["group"].identity()["data"]["duplicates"] == "group"

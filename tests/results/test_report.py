@@ -8,6 +8,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import Writer, confirmed, experiment, usual
@@ -130,6 +131,77 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     assert len(own) == 1  # inside the figures' JSON
     figures = own[0][own[0].index("{") : own[0].index("for (const")]
     assert "<" not in figures
+
+
+def duplicates(**changes: Any) -> dict[str, Any]:
+    """As a journal has it: one pair of a training and a test image."""
+    image = {"row": 9, "name": "test/b/1.jpg", "part": "test", "label": "b"}
+    copy = {"row": 2, "name": "train/a/7.jpg", "part": "train", "label": "a"}
+    none: dict[str, Any] = {"counts": {}, "first": []}
+    pair = [{"image": image, "copy": copy}]
+    return {
+        "setting": "warn",
+        "sizes": {"train": 400, "val": 200, "test": 100},
+        "identical": {"counts": {"train-test": 3, "train-train": 2}, "first": pair},
+        "other_label": {"counts": {"all": 1}, "first": pair},
+        "near": none,
+        "left_out": none,
+        **changes,
+    }
+
+
+def test_images_that_occur_twice_are_counted_shown_and_told_beside_the_verdict(tmp_path: Path) -> None:
+    state = confirmed(tmp_path).state()
+    assert state.header is not None
+    assert "duplicates" not in Page(build_report(state, tmp_path)).ids  # a journal of before
+    state.header["data"]["duplicates"] = duplicates()
+    shown: list[int] = []
+
+    def picture(row: int) -> bytes | None:
+        shown.append(row)
+        return b"png" if row == 9 else None
+
+    text = build_report(state, tmp_path, picture=picture)
+    page = Page(text)
+    assert "duplicates" in page.ids
+    warning = "3 of 100 test images are among the training images, too: accuracies on the test images look"
+    assert warning in page.text
+    assert page.text.index(warning) < page.text.index("The table")
+    assert "identical test images, also in training 3 of 100" in page.text
+    assert "identical training images, also in the same part 2 of 400" in page.text
+    assert "in more than one class anywhere 1" in page.text
+    assert "identical: test/b/1.jpg, test, b; train/a/7.jpg, train, a" in page.text
+    assert shown == [9, 2, 9, 2]
+    assert text.count('alt="test/b/1.jpg, test, b"') == 2
+    assert 'alt="train' not in text
+
+
+def test_where_no_image_occurs_twice_the_report_says_what_was_compared(tmp_path: Path) -> None:
+    state = confirmed(tmp_path).state()
+    assert state.header is not None
+    none: dict[str, Any] = {"counts": {}, "first": []}
+    for changes, expected, absent in (
+        ({}, "There are none.", "left out"),
+        ({"near": None}, "No two are identical. Nearly identical ones were not counted", "There are none"),
+        (
+            {"setting": "group", "left_out": {"counts": {"train-test": 4}, "first": []}},
+            "(data.duplicates: group). 4 images were left out of training or validation",
+            "not counted",
+        ),
+    ):
+        state.header["data"]["duplicates"] = duplicates(**{"identical": none, "other_label": none, **changes})
+        text = Page(build_report(state, tmp_path)).text
+        assert expected in text
+        assert absent not in text
+        assert "look better than they are" not in text
+
+
+@pytest.mark.parametrize("spoiled", [None, 7, [], {"identical": 3}, duplicates(identical={"counts": []})])
+def test_spoiled_counts_of_copies_cost_their_section_alone(tmp_path: Path, spoiled: Any) -> None:
+    state = confirmed(tmp_path).state()
+    assert state.header is not None
+    state.header["data"]["duplicates"] = spoiled
+    assert "duplicates" not in Page(build_report(state, tmp_path)).ids
 
 
 def test_what_was_stopped_shared_and_skipped_is_counted(tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch:
 def test_differences() -> None:
     assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}})) == [
         "a.c: was 2, is 3",
-        "a.d: was None, is 4",
+        "a.d: was not set, is 4",
     ]
 
 

@@ -11,6 +11,7 @@ from tune_swa.errors import RequestError
 if TYPE_CHECKING:
     from tune_swa.data.dataset import Dataset
     from tune_swa.journal import ExperimentState
+    from tune_swa.results.duplicates import Picture
     from tune_swa.results.report import Thumbnail
     from tune_swa.spec import Experiment
 
@@ -53,15 +54,26 @@ def thumbnails_of(experiment: Experiment, data_dir: Path | None, data: Dataset |
     names = file_names(experiment.data, data_dir, data)
 
     def thumbnail(number: int) -> tuple[bytes, str] | None:
-        from PIL import Image
-
         if number >= len(data.test):
             return None
         row = int(data.test[number])
-        image = Image.fromarray(data.images[row])
-        image.thumbnail((96, 96))
-        file = io.BytesIO()
-        image.save(file, "png")
-        return file.getvalue(), names(row) if names else f"test image {number}"
+        return _small_png(data, row), names(row) if names else f"test image {number}"
 
     return thumbnail
+
+
+def pictures_of(data: Dataset | None) -> Picture | None:
+    """All images of `data` as small pictures, by row; None where they are not at hand."""
+    if data is None:
+        return None
+    return lambda row: _small_png(data, row) if 0 <= row < len(data.labels) else None
+
+
+def _small_png(data: Dataset, row: int) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(data.images[row])
+    image.thumbnail((96, 96))
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tune_swa import supervisor
 from tune_swa.cli.ending import end_of_child, print_result
-from tune_swa.cli.images import images_of, thumbnails_of
+from tune_swa.cli.images import images_of, pictures_of, thumbnails_of
 from tune_swa.errors import RequestError
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
             data, _ = images_of(experiment, request.images_dir, state)
             thumbnails = thumbnails_of(experiment, request.images_dir, data)
         except RequestError:  # they have changed meanwhile
-            thumbnails = None
-        write_report(state, folder, thumbnails)
+            data, thumbnails = None, None
+        write_report(state, folder, thumbnails, picture=pictures_of(data))
 
     def prepare_logs() -> None:
         for courier in couriers:

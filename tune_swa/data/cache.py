@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from tune_swa.data.copies import Copies, find_copies, hash_all
 from tune_swa.data.decoding import decode_all
 from tune_swa.data.locks import held, locked
 from tune_swa.data.remarks import Remarks
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 IMAGES, LABELS, PARTS, META = "images.npy", "labels.npy", "parts.npy", "meta.json"
+COPIES = "copies-1.npz"
+"""Which images show the same. Its number goes up when they are found in another way; entries of before
+it was written, or of another number, get it from their pixels."""
 _ENTRY = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}\.new")
 """Names of entries, and of those that are being written."""
 CHUNK = 256
@@ -145,6 +150,35 @@ def read(folder: Path) -> Decoded | None:
     return Decoded(folder, images, labels, parts, class_names, fingerprint, remarks) if whole else None
 
 
+def read_copies(decoded: Decoded) -> Copies | None:
+    """Which images of an entry show the same; None where that has not been found out yet."""
+    count = len(decoded.images)
+    try:
+        with np.load(decoded.folder / COPIES) as file:
+            identical, near, compared = (file[name] for name in ("identical", "near", "near_compared"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    for rows in (identical, near):
+        if rows.dtype != np.int64 or rows.shape != (count,) or not 0 <= rows.min() <= rows.max() < count:
+            return None
+    return Copies(identical, near, near_compared=bool(compared))
+
+
+def look_for_copies(decoded: Decoded) -> Copies:
+    """As `read_copies`, but found out and kept where the entry is of before that was done while decoding."""
+    copies = read_copies(decoded)
+    if copies is None:
+        used = np.flatnonzero(decoded.parts != SKIPPED)
+        copies = find_copies(decoded.images, hash_all(decoded.images), used)
+        temporary = decoded.folder / f".{COPIES}.{os.getpid()}"
+        try:
+            _save_copies(temporary, copies)
+            temporary.replace(decoded.folder / COPIES)
+        except OSError:  # a cache that cannot be written costs time, not results
+            logger.info("%s: cannot be written, so copies of images are looked for each time", decoded.folder)
+    return copies
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry of the cache as it lies on the disk."""
@@ -210,11 +244,12 @@ def _write(
     try:
         images = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         _reserve(temporary / IMAGES)
-        skipped, remarks = decode_all(listing, spec, images, progress)
+        skipped, remarks, hashes = decode_all(listing, spec, images, progress)
         images.flush()
         parts = listing.parts.copy()
         parts[skipped] = SKIPPED  # the rows stay, in no part
         decoded = Decoded(folder, images, listing.labels, parts, listing.class_names, "", remarks)
+        _save_copies(temporary / COPIES, find_copies(images, hashes, np.flatnonzero(parts != SKIPPED)))
         _save(temporary / LABELS, lambda file: np.save(file, listing.labels))
         _save(temporary / PARTS, lambda file: np.save(file, parts))
         meta = {
@@ -233,6 +268,18 @@ def _write(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save_copies(path: Path, copies: Copies) -> None:
+    def write(file: BinaryIO) -> None:
+        np.savez(
+            file,
+            identical=copies.identical,
+            near=copies.near,
+            near_compared=np.array(copies.near_compared),
+        )
+
+    _save(path, write)
 
 
 def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:

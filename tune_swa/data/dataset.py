@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
+from tune_swa.data.copies import Copies
+from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folders import ImageFolders
 from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
 from tune_swa.data.remarks import NOTHING, Remarks
-from tune_swa.data.sources import Labels, Listing, find_source
+from tune_swa.data.sources import Labels, Listing, Source, find_source
 from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
 from tune_swa.spec import DataSpec
@@ -52,7 +54,7 @@ class Dataset:
     cache_path: Path | None = None
     """The cache entry that the images lie in; None for images from arrays."""
     remarks: Remarks = NOTHING
-    """What was skipped and converted when they were decoded."""
+    """What was skipped and converted when they were decoded, and which images occur more than once."""
 
     @property
     def num_classes(self) -> int:
@@ -133,6 +135,8 @@ class Estimate:
     """Size of the decoded images."""
     cached: bool
     """Whether they are decoded already."""
+    duplicates: Duplicates | None
+    """Images that occur more than once; None while that is not known."""
 
 
 def prepare(
@@ -153,7 +157,8 @@ def prepare(
         download: fetch a set that is not here.
 
     Raises:
-        RequestError: the images are missing, damaged or too few; nothing is left half done.
+        RequestError: the images are missing, damaged or too few, or occur more than once where the settings
+            refuse that; nothing is left half done.
     """
     source = find_source(spec, data_dir, download=download)
     found = cache.find(source, spec, verify=verify)
@@ -161,7 +166,11 @@ def prepare(
         listing = source.list_images()
         _divide(source.name, listing, spec)  # what cannot be divided need not be decoded
         found = cache.decode(source, listing, spec, progress)
-    division = _divide(source.name, found, spec)
+    copies = cache.look_for_copies(found)
+    division = _divide(source.name, found, spec, copies)
+    duplicates = _describe_duplicates(source, found, division, spec, copies)
+    if spec.duplicates == "error" and (refusal := duplicates.refusal(source.name)):
+        raise RequestError(refusal)
     parts = (division.train, division.val, division.test)
     statistics = _statistics(spec, found, division.train)
     return Dataset(
@@ -176,7 +185,7 @@ def prepare(
         mean=statistics[0],
         std=statistics[1],
         cache_path=found.folder,
-        remarks=found.remarks,
+        remarks=replace(found.remarks, duplicates=duplicates),
     )
 
 
@@ -191,11 +200,14 @@ def file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable
     Raises:
         RequestError: the images are not there any more.
     """
-    source = find_source(spec, data_dir, download=False)
+    return _file_names(find_source(spec, data_dir, download=False), len(data.labels))
+
+
+def _file_names(source: Source, count: int) -> Callable[[int], str] | None:
     if not isinstance(source, ImageFolders):
         return None
     listing = source.list_images()
-    if len(listing) != len(data.labels):  # changed since
+    if len(listing) != count:  # changed since
         return None
     above = f"{source.root}/"
     return lambda row: listing.names(row).removeprefix(above)
@@ -203,6 +215,8 @@ def file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable
 
 def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     """What `prepare` would give, without decoding or downloading anything.
+
+    With `data.duplicates: group` the numbers are those without copies while the images are not decoded.
 
     Args:
         spec: the data settings.
@@ -213,8 +227,12 @@ def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     """
     source = find_source(spec, data_dir)
     found = cache.find(source, spec)
+    copies = cache.read_copies(found) if found is not None else None
     listing = found or source.preview()
-    division = _divide(source.name, listing, spec)
+    division = _divide(source.name, listing, spec, copies)
+    duplicates = None
+    if found is not None and copies is not None:
+        duplicates = _describe_duplicates(source, found, division, spec, copies)
     return Estimate(
         name=source.name,
         num_classes=len(listing.class_names),
@@ -223,11 +241,15 @@ def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
         test=len(division.test),
         cache_bytes=len(listing.labels) * spec.image_size**2 * 3,
         cached=found is not None,
+        duplicates=duplicates,
     )
 
 
-def _divide(name: str, images: cache.Decoded | Listing, spec: DataSpec) -> Division:
-    division = divide(images.labels, images.parts, spec)
+def _divide(
+    name: str, images: cache.Decoded | Listing, spec: DataSpec, copies: Copies | None = None
+) -> Division:
+    same = copies.near if copies is not None and spec.duplicates == "group" else None
+    division = divide(images.labels, images.parts, spec, same)
     for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):
         if len(rows) < 2:
             raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")
@@ -236,6 +258,20 @@ def _divide(name: str, images: cache.Decoded | Listing, spec: DataSpec) -> Divis
         without = listed([images.class_names[i] for i in np.flatnonzero(counts == 0)])
         raise RequestError(f"{name}: no images to train with in {without}. Add some that can be decoded")
     return division
+
+
+def _describe_duplicates(
+    source: Source, found: cache.Decoded, division: Division, spec: DataSpec, copies: Copies
+) -> Duplicates:
+    return find_duplicates(
+        copies,
+        division,
+        found.parts,
+        found.labels,
+        class_names=found.class_names,
+        names=lambda: _file_names(source, len(found.labels)) or "image {}".format,
+        setting=spec.duplicates,
+    )
 
 
 def _check_range(what: str, values: npt.NDArray[np.int64], stop: int) -> None:

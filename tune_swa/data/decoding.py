@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from tune_swa.data.copies import Hashes, hash_images
 from tune_swa.data.remarks import Group, Remarks
 from tune_swa.data.sources import Listing
 from tune_swa.errors import RequestError
@@ -44,11 +45,11 @@ def decode_all(
     spec: DataSpec,
     out: npt.NDArray[np.uint8],
     progress: Callable[[int, int], object] | None = None,
-) -> tuple[list[int], Remarks]:
-    """Decode every image into its row of `out`, [N, H, W, 3]; memory does not grow with N.
+) -> tuple[list[int], Remarks, Hashes]:
+    """Decode every image into its row of `out`, [N, H, W, 3], and hash it.
 
     Returns:
-        Rows of the images that were skipped, rising, and what there is to tell.
+        Rows of the images that were skipped, rising; what there is to tell; hashes of all rows, [N, 2].
 
     Raises:
         RequestError: images that cannot be decoded, after all have been tried; not with
@@ -56,6 +57,7 @@ def decode_all(
     """
     failures: dict[int, str] = {}
     converted: dict[int, tuple[str, ...]] = {}
+    hashes = np.zeros((len(listing), 2), dtype=np.uint64)
 
     def decode(index: int) -> None:
         try:
@@ -69,13 +71,20 @@ def decode_all(
             if opened.conversions:
                 converted[index] = opened.conversions
 
+    def hash_chunk(start: int, stop: int) -> None:
+        hashes[start:stop] = hash_images(out[start:stop])
+
     # threads are enough: PIL releases the interpreter's lock while it decodes and resizes
+    hashing: list[Future[None]] = []
     with _as_torchvision(), ThreadPoolExecutor(max_workers=min(MOST_THREADS, _cores())) as pool:
         for start in range(0, len(listing), CHUNK):
             stop = min(start + CHUNK, len(listing))
             list(pool.map(decode, range(start, stop)))
+            hashing.append(pool.submit(hash_chunk, start, stop))  # while the next ones are decoded
             if progress is not None:
                 progress(stop, len(listing))
+    for chunk in hashing:
+        chunk.result()
     skipped = Group.of(f"{listing.names(index)} ({failures[index]})" for index in sorted(failures))
     if failures and spec.unreadable == "error":
         more = (
@@ -92,7 +101,7 @@ def decode_all(
         for kind in converted[index]:
             kinds.setdefault(kind, []).append(listing.names(index))
     remarks = Remarks(skipped, {kind: Group.of(names) for kind, names in sorted(kinds.items())})
-    return sorted(failures), remarks
+    return sorted(failures), remarks, hashes
 
 
 @contextmanager

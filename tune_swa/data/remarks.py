@@ -1,10 +1,12 @@
-"""What images needed before they could be used: for the log, the journal and the files' metadata."""
+"""What there is to tell of a set of images: for the log, the journal and the files' metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from tune_swa.data.duplicates import Duplicates
 
 SHOWN = 10
 """Names that are kept of each kind."""
@@ -30,37 +32,44 @@ class Group:
 
 @dataclass(frozen=True)
 class Remarks:
-    """Images that were skipped, and those that were converted, by kind of conversion."""
+    """Images that were skipped, converted (by kind of conversion), or occur more than once."""
 
     skipped: Group = Group(0, ())
     converted: Mapping[str, Group] = field(default_factory=dict)
+    duplicates: Duplicates | None = None
+    """None: they are not divided yet, or were not compared."""
 
     def lines(self) -> list[str]:
         """One line for each kind, with names."""
         lines = (
             [f"images skipped, since they cannot be decoded, {self.skipped}"] if self.skipped.count else []
         )
-        return lines + [f"images converted to RGB, {kind}, {group}" for kind, group in self.converted.items()]
+        lines += [f"images converted to RGB, {kind}, {group}" for kind, group in self.converted.items()]
+        return lines + (self.duplicates.lines() if self.duplicates else [])
 
     def summary(self) -> str:
         """All of it in a few words; empty where there is nothing to tell."""
         parts = [f"{group.count} {kind}" for kind, group in self.converted.items()]
         told = [f"{self.skipped.count} images skipped"] if self.skipped.count else []
-        return "; ".join(told + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
+        decoded = "; ".join(told + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
+        twice = self.duplicates.summary() if self.duplicates else ""
+        return "\n".join(filter(None, (decoded, twice)))
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
+        duplicates = {"duplicates": self.duplicates.as_dict()} if self.duplicates else {}
         return {
             "skipped": {"count": self.skipped.count, "first": list(self.skipped.first)},
             "converted": {
                 kind: {"count": group.count, "first": list(group.first)}
                 for kind, group in self.converted.items()
             },
+            **duplicates,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Remarks:
-        """The inverse of `as_dict`.
+        """The inverse of `as_dict`, but for the duplicates, which depend on the division.
 
         Raises:
             KeyError, TypeError: the values are of another shape.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,37 +22,59 @@ class Division:
     train: Indices
     val: Indices
     test: Indices
+    left_out: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Taken out of train or val, since test or val, which the set brings, hold copies of them."""
 
 
-def divide(labels: Labels, parts: Parts, spec: DataSpec) -> Division:
+def divide(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | None = None) -> Division:
     """Divide images as the settings say.
 
     Parts that the set brings are kept. Where it brings no test images they are held out of the
     training images first, then the validation images likewise; then `train_images` limits the rest.
 
+    Args:
+        labels: [N].
+        parts: that each image came in, [N].
+        spec: the data settings.
+        same: of each image the first row that shows the same, [N]; all copies of an image are then put on
+            one side of each draw, and those of images in a part that the set brings are taken out of the
+            parts before it. None: copies are images like others.
+
     Raises:
         RequestError: too few images for a stratified division.
     """
+    same = np.arange(len(labels)) if same is None else same
     rows = {part: np.flatnonzero(parts == part) for part in Part}
-    train, val, test = rows[Part.TRAIN], rows[Part.VAL], rows[Part.TEST]
+    test = rows[Part.TEST]
+    val, in_test = _take_out(rows[Part.VAL], test, same)
+    train, elsewhere = _take_out(rows[Part.TRAIN], np.concatenate([val, test]), same)
     if not len(test):
-        train, test = _hold_out(train, labels, spec.test_fraction, spec, "test")
-    if not len(val):
-        train, val = _hold_out(train, labels, spec.val_fraction, spec, "val")
+        train, test = _hold_out(train, labels, spec.test_fraction, spec, "test", same)
+    if not len(rows[Part.VAL]):
+        train, val = _hold_out(train, labels, spec.val_fraction, spec, "val", same)
     if spec.train_images is not None:
         train = _limit(train, labels, spec)
-    return Division(train, val, test)
+    return Division(train, val, test, np.sort(np.concatenate([in_test, elsewhere])))
+
+
+def _take_out(rows: Indices, others: Indices, same: Indices) -> tuple[Indices, Indices]:
+    """Return (kept, taken out): rows that show what none, or one, of the others shows."""
+    shown = np.isin(same[rows], same[others])
+    return rows[~shown], rows[shown]
 
 
 def _hold_out(
-    rows: Indices, labels: Labels, fraction: float, spec: DataSpec, what: str
+    rows: Indices, labels: Labels, fraction: float, spec: DataSpec, what: str, same: Indices
 ) -> tuple[Indices, Indices]:
-    """Return (kept, held out)."""
+    """Return (kept, held out); one of all copies is drawn, and the others go where it goes."""
     from sklearn.model_selection import train_test_split
 
+    every = rows
+    _, first, number = np.unique(same[rows], return_index=True, return_inverse=True)
+    rows = every[first]  # all of them, in this order, where no image has copies
     try:
-        kept, held = train_test_split(
-            rows,
+        _, drawn = train_test_split(
+            np.arange(len(rows)),
             test_size=fraction,
             stratify=labels[rows],
             random_state=derive_seed(spec.split_seed, what) % 2**32,
@@ -63,7 +85,8 @@ def _hold_out(
             f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class (the "
             f"smallest class has {smallest}): {error}. Add images, or change data.{what}_fraction"
         ) from None
-    return np.sort(kept), np.sort(held)
+    held = np.isin(number, drawn)
+    return every[~held], every[held]
 
 
 def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:

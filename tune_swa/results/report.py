@@ -24,6 +24,7 @@ from markupsafe import Markup
 from tune_swa.journal import ExperimentState
 from tune_swa.results import figures
 from tune_swa.results.comparison import Comparison, compare
+from tune_swa.results.duplicates import Picture, describe_duplicates
 from tune_swa.results.export import write_file
 from tune_swa.results.figures import Figure
 from tune_swa.results.importance import importance
@@ -55,7 +56,12 @@ class Changed:
 
 
 def write_report(
-    state: ExperimentState, folder: Path, thumbnail: Thumbnail | None = None, *, alone: bool = True
+    state: ExperimentState,
+    folder: Path,
+    thumbnail: Thumbnail | None = None,
+    *,
+    picture: Picture | None = None,
+    alone: bool = True,
 ) -> Path:
     """Write `report.html` into `folder`, and return its path.
 
@@ -63,6 +69,7 @@ def write_report(
         state: the fold of the journal; the search may still run.
         folder: the experiment's folder.
         thumbnail: shows test images; None: they are listed by number.
+        picture: shows images that occur more than once; None: they are named only.
         alone: whether this process is the search; else that one may be writing its report meanwhile.
 
     Raises:
@@ -70,11 +77,17 @@ def write_report(
         OSError: the disk refused.
     """
     path = folder / NAME
-    write_file(path, build_report(state, folder, thumbnail).encode(), alone=alone)
+    write_file(path, build_report(state, folder, thumbnail, picture=picture).encode(), alone=alone)
     return path
 
 
-def build_report(state: ExperimentState, folder: Path, thumbnail: Thumbnail | None = None) -> str:
+def build_report(
+    state: ExperimentState,
+    folder: Path,
+    thumbnail: Thumbnail | None = None,
+    *,
+    picture: Picture | None = None,
+) -> str:
     """The page; arguments and errors as of `write_report`."""
     compared = compare(state)
     header = header_of(state)
@@ -101,6 +114,7 @@ def build_report(state: ExperimentState, folder: Path, thumbnail: Thumbnail | No
         sections=sections,
         changed=list(_changed(leading, said, names, thumbnail)) if leading else [],
         sides=_sides(leading, said) if leading else [],
+        duplicates=describe_duplicates(header, picture),
         space=yaml.safe_dump(header["spec"], sort_keys=False, allow_unicode=True, width=100),
         about=_about(state),
         plotly=Markup(_plotly()),
@@ -179,6 +193,8 @@ def _about(state: ExperimentState) -> list[tuple[str, str]]:
             loaded = json.loads(value)
         except ValueError:
             loaded = value
+        if name == "data" and isinstance(loaded, dict):
+            loaded.pop("duplicates", None)  # they have a section of their own
         rows.append((name.replace("_", " "), _plain(loaded)))
     statuses = Counter(trial.status for trial in state.trials.values())
     rows.append(("trials", ", ".join(f"{n} {status}" for status, n in statuses.items())))

@@ -167,11 +167,19 @@ def earlier_events(
     return events, state
 
 
+UNSET = object()
+"""A setting that only one of two searches has."""
+
+
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """Lines that name each setting that differs, with both values."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             below = f"{path}.{key}" if path else str(key)
-            yield from differences(before.get(key), after.get(key), below)
-    elif before != after:
-        yield f"{path}: was {before!r}, is {after!r}"
+            yield from differences(before.get(key, UNSET), after.get(key, UNSET), below)
+    elif before != after and not (before in (UNSET, None) and after in (UNSET, None)):
+        yield f"{path}: was {_shown(before)}, is {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is UNSET else repr(value)

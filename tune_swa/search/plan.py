@@ -124,6 +124,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_column(overflow="fold")
     for name, text in (
         ("images", _divided(images)),
+        *_duplicates(images),
         ("space", _space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _trials(experiment)),
@@ -145,6 +146,13 @@ def _divided(images: Estimate | str) -> str:
         f"{images.name}: {images.train:,} to train on, {images.val:,} to validate, "
         f"{images.test:,} to test, {images.num_classes} classes"
     )
+
+
+def _duplicates(images: Estimate | str) -> list[tuple[str, str]]:
+    """Known where the images are decoded already."""
+    if isinstance(images, str) or images.duplicates is None:
+        return []
+    return [("duplicates", images.duplicates.outlook())]
 
 
 def _space(experiment: Experiment) -> str:

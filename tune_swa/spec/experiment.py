@@ -197,6 +197,8 @@ class Experiment(Settings):
             dumped["search"].pop(key, None)
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)
+        if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
+            del dumped["data"]["duplicates"]
         return dumped
 
     def _settings(self, params: Mapping[str, Value], *, baseline: bool, seed: int | None) -> RunSettings:

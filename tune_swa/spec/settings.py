@@ -59,6 +59,12 @@ class DataSpec(Settings):
     unreadable: Literal["error", "skip"] = "error"
     """Images that cannot be decoded: `error` lists them before anything is trained, `skip` leaves them
     out of the set before it is divided, and records which."""
+    duplicates: Literal["warn", "error", "group"] = "warn"
+    """Images that occur more than once in the set, which make its accuracies look better than they are:
+    `warn` counts and names them, identical ones (by their pixels at `image_size`) and nearly identical ones;
+    `error` trains nothing where any are identical; `group` keeps all copies of an image on one side of
+    every split that is drawn here, and takes copies of given validation and test images out of the parts
+    before them. The default leaves the images as they are: which copies to remove is the user's to say."""
     exif_rotation: bool = False
     """Turn images as their EXIF orientation says. torchvision's loader does not."""
     normalize: Literal["none", "imagenet", "dataset"] = "none"
