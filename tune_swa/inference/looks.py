@@ -4,7 +4,7 @@ Looking several times with one level each is wrong too often (5, 10, 15 and 20 s
 6.4 instead of 5 %). So a plan has an error to spend, and a function says how much of it is spent by each
 look (Lan and DeMets 1983); its levels follow from the joint normal distribution of the estimates at the
 looks (Armitage, McPherson and Rowe 1969). They are applied to p-values of the t distribution, which is
-accurate to a few tenths of a percent with five seeds and more (Jennison and Turnbull 2000, section 3.8;
+accurate enough with five seeds and more (Jennison and Turnbull 2000, section 3.8;
 checked by simulation, benchmarks/RESULTS.md).
 """
 
@@ -30,8 +30,8 @@ MOST_LOOKS = 4
 
 SPENDING_POWER = 2.0
 """Share of the error that is spent when a share t of the seeds has run: t to this power (Kim and DeMets
-1987). Of a gain of one point it found 38 % with 12.5 seeds on average, where spending evenly found 36 %
-with 11.7, and a first look that is as good as none (O'Brien-Fleming) 40 % with 13.2."""
+1987). Of gains of one point it found 42 % with 12.1 seeds on average; spending evenly found 39 % with
+11.2, and a first look that is as good as none (O'Brien-Fleming) 44 % with 12.9."""
 
 QUADRATURE_NODES = 200
 

@@ -24,8 +24,8 @@ distribution is an approximation where variances differ."""
 
 MOST_PLAIN = 12
 """The plain side is not halved below this many arms. It holds eight baselines, or four and the own
-settings of eight candidates. Where four of eight were kept, "better" was wrong in up to 16 % of made-up
-studies of one kind, and where eight of ten were, in 8 % (benchmarks/RESULTS.md)."""
+settings of eight candidates. Where the race left four, "better" was wrong in up to 14 % of made-up
+studies with eight baselines, and in 25 % with rates of their own (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
