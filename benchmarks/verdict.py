@@ -29,8 +29,8 @@ import numpy as np
 from common import table, where
 from scipy import stats
 
+from tune_swa.inference import statistics
 from tune_swa.journal import Kind, TrialState
-from tune_swa.results import statistics
 from tune_swa.results.predictions import Said
 from tune_swa.results.verdict import Arm, Contrast, judge
 

@@ -24,14 +24,22 @@ ALLOWED = {
     "distributions": BASE | {"spec"},
     "journal": BASE | {"spec"},
     "news": BASE | {"journal"},
+    "inference": BASE,
+    "predictions": BASE | {"journal"},
+    "judging": BASE | {"journal", "inference", "predictions"},
     "data": BASE | {"spec"},
     "training": BASE | {"spec", "data", "isolation"},
-    "search": BASE | {"spec", "data", "training", "journal", "storage", "supervisor", "isolation"} | SHOWN,
-    "results": BASE | {"spec", "spacefile", "journal", "storage"} | SHOWN,
+    "search": BASE
+    | {"spec", "data", "training", "inference", "predictions", "judging", "journal", "storage", "supervisor"}
+    | {"isolation"}
+    | SHOWN,
+    "results": BASE
+    | {"spec", "spacefile", "inference", "predictions", "judging", "journal", "storage"}
+    | SHOWN,
     "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage", "isolation"},
     "cli": BASE
-    | {"spec", "spacefile", "data", "training", "search", "results", "journal", "storage", "supervisor"}
-    | {"doctor"}
+    | {"spec", "spacefile", "inference", "data", "training", "search", "results", "journal", "storage"}
+    | {"supervisor", "doctor"}
     | SHOWN,
 }
 HEAVY = {

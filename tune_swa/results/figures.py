@@ -17,8 +17,8 @@ import plotly.graph_objects as go
 from scipy import interpolate
 from scipy.spatial import QhullError
 
+from tune_swa.inference import statistics
 from tune_swa.journal import ExperimentState, TrialState
-from tune_swa.results import statistics
 from tune_swa.results.comparison import Comparison, Entry
 from tune_swa.results.predictions import Said
 from tune_swa.results.verdict import Arm, Verdict

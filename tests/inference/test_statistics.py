@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from tune_swa.results.statistics import (
+from tune_swa.inference.statistics import (
     Components,
     alpha_of_look,
     bootstrap,
