@@ -31,7 +31,7 @@ from scipy import stats
 
 from tune_swa.inference import statistics
 from tune_swa.journal import Kind, TrialState
-from tune_swa.results.predictions import Said
+from tune_swa.predictions import Said
 from tune_swa.results.verdict import Arm, Contrast, judge
 
 ACCURACY = 0.9

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from made_up import Writer, confirmed, experiment, usual
 
+from tune_swa.predictions import SHIPPED, read_predictions
 from tune_swa.results import figures
 from tune_swa.results.comparison import compare
 from tune_swa.results.importance import MOST_TRIALS, importance
 from tune_swa.results.pages import LEAST_SECONDS
 from tune_swa.results.pages import Writer as Pages
-from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.results.report import build_report, write_report
 from tune_swa.results.verdict import weigh
 

@@ -10,8 +10,8 @@ from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed
 
 from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
+from tune_swa.predictions import read_predictions
 from tune_swa.results.analysis import load_results, side_by_side
-from tune_swa.results.predictions import read_predictions
 from tune_swa.results.verdict import Words, decide, outlook, verdict, verdict_text
 
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
+from tune_swa.predictions import FOLDER as PREDICTIONS
 from tune_swa.results.comparison import compare
-from tune_swa.results.predictions import FOLDER as PREDICTIONS
 from tune_swa.results.provenance import experiment_of
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import Verdict, verdict

@@ -19,8 +19,8 @@ from scipy.spatial import QhullError
 
 from tune_swa.inference import statistics
 from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.predictions import Said
 from tune_swa.results.comparison import Comparison, Entry
-from tune_swa.results.predictions import Said
 from tune_swa.results.verdict import Arm, Verdict
 from tune_swa.spec import format_value
 

@@ -23,12 +23,12 @@ from markupsafe import Markup
 
 from tune_swa.inference.statistics import mcnemar
 from tune_swa.journal import ExperimentState
+from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results import figures
 from tune_swa.results.comparison import Comparison, compare
 from tune_swa.results.export import write_file
 from tune_swa.results.figures import Figure
 from tune_swa.results.importance import importance
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import header_of, metadata
 from tune_swa.results.summary import summary_text
 from tune_swa.results.verdict import Arm, Contrast, Verdict, verdict_text, weigh

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tune_swa.journal import DamagedError, ExperimentState, TrialState
+from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,
@@ -22,7 +23,6 @@ from tune_swa.results.columns import (
     trials_columns,
 )
 from tune_swa.results.comparison import Comparison, Entry, compare
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import metadata
 from tune_swa.results.verdict import Arm, Contrast, Verdict, weigh
 from tune_swa.spec import Parameter, format_value

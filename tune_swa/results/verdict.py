@@ -18,7 +18,7 @@ import numpy as np
 
 from tune_swa.inference import statistics
 from tune_swa.journal import Event, ExperimentState, TrialState, params_of
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
+from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import experiment_of
 from tune_swa.spec import Experiment, Params, is_swa_setting, label, params_key
 

@@ -1,0 +1,140 @@
+"""What fresh seeds cost, in runs and epochs, before anything is known of the search's outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tune_swa.inference.rule import RaceRound, plan_looks, plan_race
+from tune_swa.search.arms import most_baselines, most_plain
+from tune_swa.search.sharing import fork_points
+from tune_swa.spec import Experiment, count_space
+
+MOST_CONFIGURATIONS = 8
+"""What `race.configurations: auto` is at most, unless more finalists are asked for."""
+SHARE_OF_RACE = 1 / 3
+"""Of the epochs of the search and the first look without a race: most that `auto` spends on the race."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Runs and the epochs that they train by themselves, if all complete: at least and at most."""
+
+    runs: tuple[int, int]
+    epochs: tuple[int, int]
+
+    def __add__(self, other: Cost) -> Cost:
+        runs = self.runs[0] + other.runs[0], self.runs[1] + other.runs[1]
+        return Cost(runs, (self.epochs[0] + other.epochs[0], self.epochs[1] + other.epochs[1]))
+
+
+NOTHING = Cost((0, 0), (0, 0))
+
+
+def race_configurations(experiment: Experiment) -> int:
+    """SWA configurations that enter the race; 0: there is none."""
+    race, top = experiment.confirm.race, experiment.confirm.top
+    if not race:
+        return 0
+    if race.configurations != "auto":
+        return min(race.configurations, experiment.swa_trials)
+    trials = experiment.swa_trials + experiment.baseline_trials
+    whole = trials * experiment.train.epochs + _look(experiment, most_plain(experiment, top)).epochs[1]
+    for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
+        if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
+            return number
+    return 0
+
+
+def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
+    """Rounds of a race with so many SWA configurations and as many plain arms as there can be."""
+    race = experiment.confirm.race
+    if not race or not configurations:
+        return ()
+    plain = most_plain(experiment, configurations)
+    return plan_race(configurations, plain, race.seeds, finalists=experiment.confirm.top)
+
+
+def race_cost(experiment: Experiment) -> Cost:
+    """Of the whole race, which takes no fewer runs unless trials of the search fail or repeat."""
+    return _race(experiment, race_configurations(experiment))
+
+
+def looks_cost(experiment: Experiment) -> Cost:
+    """Of the first look at least, of the last one at most."""
+    confirm = experiment.confirm
+    seeds = plan_looks(confirm.seeds, confirm.most_seeds)[-1]
+    first = _look(experiment, _kept_plain(experiment))
+    last = _look(experiment, most_tested_plain(experiment), seeds)
+    return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
+
+
+def most_tested_plain(experiment: Experiment) -> int:
+    """Plain arms that are tested at most: those that are kept, and the finalists' own trunks."""
+    kept, top = _kept_plain(experiment), min(experiment.confirm.top, experiment.swa_trials)
+    trunks = count_space(experiment.baseline_parameters)
+    return kept + top if trunks is None else min(kept + top, trunks)
+
+
+def _kept_plain(experiment: Experiment) -> int:
+    """Plain arms that the race leaves, or those that are tested without one."""
+    rounds = planned_rounds(experiment, race_configurations(experiment))
+    return rounds[-1].plain if rounds else most_baselines(experiment)
+
+
+def most_runs_of_a_step(experiment: Experiment) -> int:
+    """Runs of a round of the race or of a look at most: so many can be run side by side."""
+    rounds = planned_rounds(experiment, race_configurations(experiment))
+    runs = [(r.swa + r.plain) * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    return max(*runs, looks_cost(experiment).runs[1], 0)
+
+
+def most_fresh_states(experiment: Experiment) -> int:
+    """Published states that there can be at one time: each SWA run of a step goes on from one."""
+    rounds = planned_rounds(experiment, race_configurations(experiment))
+    races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
+    seeds = max(number - before for number, before in zip(looks, (0, *looks), strict=False))
+    return max(*races, min(experiment.confirm.top, experiment.swa_trials) * seeds, 0)
+
+
+def _race(experiment: Experiment, configurations: int) -> Cost:
+    rounds = planned_rounds(experiment, configurations)
+    cost = NOTHING
+    for planned, before in zip(rounds, _before(rounds), strict=True):
+        seeds = planned.seeds - before
+        # in the first round every configuration has its own trunk beside it
+        branch = _branch_epochs(experiment, alone=before > 0)
+        runs = seeds * (planned.swa + planned.plain)
+        plain = planned.plain * experiment.train.epochs
+        low, high = (seeds * (plain + planned.swa * epochs) for epochs in branch)
+        cost += Cost((runs, runs), (low, high))
+    return cost
+
+
+def _look(experiment: Experiment, plain: int, seeds: int | None = None) -> Cost:
+    """Of every arm on every seed, with so many plain arms."""
+    seeds = seeds or experiment.confirm.seeds
+    top = min(experiment.confirm.top, experiment.swa_trials)
+    low, high = _branch_epochs(experiment, alone=False)
+    whole = plain * experiment.train.epochs
+    runs = seeds * (top + plain)
+    return Cost((runs, runs), (seeds * (whole + top * low), seeds * (whole + top * high)))
+
+
+def _branch_epochs(experiment: Experiment, *, alone: bool) -> tuple[int, int]:
+    """Epochs that an SWA run trains by itself at least and at most.
+
+    Args:
+        experiment: the settings.
+        alone: whether its own trunk may not be trained beside it.
+    """
+    epochs = experiment.train.epochs
+    if not experiment.search.share:
+        return epochs, epochs
+    points = fork_points(experiment)
+    return epochs - 1 - points[-1], epochs if alone else epochs - 1 - points[0]
+
+
+def _before(rounds: tuple[RaceRound, ...]) -> list[int]:
+    """Seeds that arms had before each round."""
+    return [0, *(planned.seeds for planned in rounds)][: len(rounds)]
