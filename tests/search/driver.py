@@ -21,7 +21,7 @@ def predictions_of(right: Any) -> bytes:
     """The file of a run that is right on the images that `right` (shape (N,), bool) says."""
     label = np.zeros(len(right), np.int32)
     values = np.where(right, 0.9, 0.1)
-    said = {name: values for name in ("probability", "confidence", "nll", "brier")}
+    said = dict.fromkeys(("probability", "confidence", "nll", "brier"), values)
     said["predicted"] = np.where(right, 0, 1).astype(np.int32)
     file = io.BytesIO()
     np.savez(file, label=label, **{f"shipped.{name}": array for name, array in said.items()})
@@ -79,6 +79,7 @@ class Driver:
         self.searcher = TrialSearcher(self.recorder, placement)
         self._asked = 0
         self._ids: dict[str, str] = {}
+        self.nll = 1.0
 
     def suggest(self) -> dict[str, Any] | None:
         """The next trial; None if it has to wait. A worker that only warms up is at once done."""
@@ -100,7 +101,7 @@ class Driver:
         averaged = 0 if trial.first_average is None else max(0, epoch - trial.first_average + 1)
         record = {
             "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": 1.0,
-            "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5, "nll": 1.0, "ece": 0.1,
+            "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5, "nll": self.nll, "ece": 0.1,
             "n_averaged": averaged, "train_seconds": 1.0, "bn_seconds": 0.0, "eval_seconds": 0.0,
             "images_per_second": 1.0,
         }  # fmt: skip
