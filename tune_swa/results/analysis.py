@@ -21,9 +21,10 @@ from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
 from tune_swa.predictions import FOLDER as PREDICTIONS
 from tune_swa.results.comparison import compare
+from tune_swa.results.contrasts import Verdict
 from tune_swa.results.provenance import experiment_of
 from tune_swa.results.tables import build_tables
-from tune_swa.results.verdict import Verdict, verdict
+from tune_swa.results.verdict import verdict
 from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, Store, open_store
 
@@ -93,7 +94,7 @@ class Results:
         without fresh seeds.
         """
         found = self.verdict
-        contrasts = [("baseline", c) for c in found.against_baseline] if found else []
+        contrasts = [("baseline", c) for c in found.against_plain] if found else []
         if found:
             contrasts += [("trunk", c) for c in found.against_trunk if "baseline" not in c.against.roles]
         rows = [

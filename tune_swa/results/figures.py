@@ -21,7 +21,7 @@ from tune_swa.inference import statistics
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.predictions import Said
 from tune_swa.results.comparison import Comparison, Entry
-from tune_swa.results.verdict import Arm, Verdict
+from tune_swa.results.contrasts import Arm, Verdict
 from tune_swa.spec import format_value
 
 SWA, BASELINE, LIVE, SHARED = "#1f6fb4", "#c2571a", "#7fb2dd", "#c9d3dc"
@@ -79,7 +79,7 @@ def blank(height: int = 380) -> go.Figure:
 
 def forest(found: Verdict) -> Figure:
     """Every contrast with its interval."""
-    shown = [*((c, "the tuned baseline") for c in found.against_baseline)]
+    shown = [*((c, "the tuned baseline") for c in found.against_plain)]
     shown += [(c, "its own trunk") for c in found.against_trunk if "baseline" not in c.against.roles]
     names = [f"{c.arm.label}<br>against {other}" for c, other in shown]
     figure = blank(110 + 70 * len(shown))
@@ -532,7 +532,7 @@ def _rung(trial: TrialState) -> object:
 def entry_rows(compared: Comparison, found: Verdict | None) -> list[list[object]]:
     """The table in the tutorial's form, with what the fresh seeds say."""
     fresh = {arm.name: arm for arm in found.arms} if found else {}
-    against = {c.arm.name: c for c in found.against_baseline} if found else {}
+    against = {c.arm.name: c for c in found.against_plain} if found else {}
 
     def row(rank: object, entry: Entry) -> list[object]:
         arm, c = fresh.get(entry.trial.name), against.get(entry.trial.name)

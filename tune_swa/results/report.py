@@ -26,12 +26,14 @@ from tune_swa.journal import ExperimentState
 from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results import figures
 from tune_swa.results.comparison import Comparison, compare
+from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.export import write_file
 from tune_swa.results.figures import Figure
 from tune_swa.results.importance import importance
 from tune_swa.results.provenance import header_of, metadata
 from tune_swa.results.summary import summary_text
-from tune_swa.results.verdict import Arm, Contrast, Verdict, verdict_text, weigh
+from tune_swa.results.verdict import weigh
+from tune_swa.results.verdict_text import verdict_text
 
 NAME = "report.html"
 MOST_CHANGED = 24
@@ -116,7 +118,7 @@ def _figures(
 ) -> Iterator[dict[str, Any]]:
     shown: list[Figure] = []
     leading = found.leading if found else None
-    if found is not None and (found.against_baseline or found.against_trunk):
+    if found is not None and (found.against_plain or found.against_trunk):
         shown += [figures.forest(found), figures.seeds(found)]
     shown += [figures.landscape(compared), figures.curves(compared), figures.work(state)]
     values, why = importance(compared)

@@ -23,8 +23,9 @@ from tune_swa.results.columns import (
     trials_columns,
 )
 from tune_swa.results.comparison import Comparison, Entry, compare
+from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.provenance import metadata
-from tune_swa.results.verdict import Arm, Contrast, Verdict, weigh
+from tune_swa.results.verdict import weigh
 from tune_swa.spec import Parameter, format_value
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
@@ -150,7 +151,7 @@ def _comparison_rows(
 ) -> list[dict[str, Any]]:
     baseline = compared.baseline
     fresh = {arm.name: arm for arm in found.arms} if found else {}
-    against = {c.arm.name: c for c in found.against_baseline} if found else {}
+    against = {c.arm.name: c for c in found.against_plain} if found else {}
     return [
         {
             "rank": rank + 1 if entry.completed else None,
