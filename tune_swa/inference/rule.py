@@ -1,91 +1,50 @@
-"""When is a finalist called better than the best plain training, and when has one seen enough?
+"""The rule: when a finalist is better than the best plain training, and when no more seeds are needed.
 
-Interface agreed with the stages that use it; constants are being chosen by benchmarks/verdict.py.
+A *finalist* is an SWA configuration that won the race, a *plain* arm one without SWA: a baseline, or a
+finalist's own settings. Both are run on the same fresh seeds and judged on the test images.
 
-Words: an *arm* is a configuration on fresh seeds; *plain* arms are trained without SWA (baselines and the finalists' own
-trunks), *finalists* with it. A *look* is one analysis of the test images at a planned number of seeds; a *level* is the
-one-sided chance of a wrong "better" that a single test may take.
+A finalist is called better where both of these hold:
+
+1. against the plain arm with the best mean test accuracy, the lower end of its interval is above 0: a
+   one-sided test at the look's level, which adds up to 2.5 % over the looks of a plan;
+2. against every other plain arm it is ahead at twice that level. So whichever plain arm is truly the
+   best, it had to be beaten at a level that adds up to 5 %: the intersection-union test (Berger 1982)
+   keeps that without any correction, whatever the plain arms are like.
+
+The first alone would be wrong too often where the best plain arm is the noisiest one; the second alone,
+at 2.5 %, finds half as many gains of one point where all plain arms are equally good. Each comparison is
+a t-test for new seeds and new images (`statistics.crossed`), whose variance is that pair's own, so arms
+may vary unequally. Finalists are tested in the order of the race, the next one only after the one before
+was better (a fixed sequence, which needs no correction: Maurer et al. 1995).
+
+"Worse" is a claim about the best of several plain arms, which chance favours; so it is made at the look's
+level over the number of all comparisons (Bonferroni).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from tune_swa.inference.statistics import Crossed
+from tune_swa.inference.looks import LEAST_SEEDS
+from tune_swa.inference.statistics import Crossed, Interval, crossed
 
 Bools = NDArray[np.bool_]
-Words = Literal["better", "worse", "not distinguishable", "too few seeds"]
+Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds"]
 Stop = Literal["success", "futility", "seeds"]
 
-LEAST_SEEDS = 5
-"""With fewer there is no verdict: an interval from two or three values is as wide as the question."""
+OTHERS_FACTOR = 2.0
+"""Level against the other plain arms, in levels against the best one."""
 
-
-# ------------------------------------------------------------------------------------- the race
-
-
-@dataclass(frozen=True)
-class RaceRound:
-    """One round of a race: which seeds are added, and how many arms of each side run in it."""
-
-    seeds: int
-    """Seeds that each arm of the round has when it ends, those of the rounds before included."""
-    swa: int
-    plain: int
-
-
-def plan_race(swa: int, plain: int, seeds: int, *, finalists: int) -> tuple[RaceRound, ...]:
-    """Rounds of a race with so many arms on each side: halving, all rounds known beforehand.
-
-    Args:
-        swa, plain: arms that enter.
-        seeds: fresh seeds that an arm which stays to the end has seen.
-        finalists: SWA arms that are wanted at the end.
-    """
-    raise NotImplementedError
-
-
-def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[str, ...]:
-    """The `keep` best arms of one side, best first, by their mean validation accuracy over all race seeds so far.
-
-    Args:
-        scores: validation accuracy of each arm (0 to 1) by seed. An arm that lacks a seed another one has comes after
-            all that lack none; one without any is left out. Ties keep the order given (the search's ranking).
-        keep: how many; fewer are returned where there are fewer.
-    """
-    raise NotImplementedError
-
-
-def keep_plain(scores: Mapping[str, Mapping[int, float]], most: int) -> tuple[str, ...]:
-    """The plain arms that go on to the test images, best first: `most` at most."""
-    raise NotImplementedError
-
-
-# ------------------------------------------------------------------------------------ the looks
-
-
-def plan_looks(seeds: int, max_seeds: int) -> tuple[int, ...]:
-    """Numbers of seeds at which the test images are looked at: `seeds`, ..., `max_seeds`, fixed beforehand.
-
-    (5, 5) -> (5,); (5, 20) -> (5, 10, 15, 20) or alike.
-    """
-    raise NotImplementedError
-
-
-def spend_alpha(looks: Sequence[int], plan: int = 1) -> tuple[float, ...]:
-    """One-sided level of each planned look. Those of the first plan together spend ALPHA on a wrong "better".
-
-    Args:
-        looks: numbers of seeds of `plan_looks`.
-        plan: 1 for the first confirmation of an experiment, 2 for the first `tune-swa confirm` after it, ...: each later
-            plan has half of the level of the one before, so all together stay below twice that of the first.
-    """
-    raise NotImplementedError
+LEAST_CHANCE = 0.1
+"""With a smaller chance that more seeds will show a gain, none are trained. Stopping at 5 or 20 % instead
+found 1.2 points more or 2.6 fewer of the gains of one point, for 1.1 seeds more or 1.5 fewer."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +55,11 @@ class Comparison:
     against: str
     seeds: tuple[int, ...]
     crossed: Crossed
-    """Interval of finalist minus plain for new seeds and new images; its level is 1 - 2 x the look's one-sided level."""
+    """Of finalist minus plain arm, for new seeds and new images, at 1 - 2 x the look's level."""
     p_better: float
-    """One-sided, of the plain arm being as good or better."""
+    """One-sided, of the finalist not being better."""
     p_worse: float
+    """One-sided, of the finalist not being worse."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +68,22 @@ class FinalistJudgement:
 
     finalist: str
     words: Words
+    """"not tested": better by its own figures, but the finalist before it is not."""
     comparison: Comparison | None
-    """Against the best plain arm: the headline. None where they share fewer than two seeds."""
+    """Against the plain arm with the best mean test accuracy: the headline. None: no two common seeds."""
     comparisons: tuple[Comparison, ...]
-    """Against every plain arm that was run, the best one first."""
+    """Against every plain arm that can be compared, the best one first."""
+    interval: Interval | None
+    """Of the headline's difference. Its lower end is at the look's level, its upper end allows for the
+    best of several plain arms, as "worse" does. `p_value` is `FinalistJudgement.p_value`, doubled."""
     p_value: float
-    """One-sided, of "better than every plain arm": below the look's level it is called better (if `in_turn`)."""
+    """One-sided, of not being better than every plain arm: at or below the look's level it is better."""
+    not_beaten: tuple[str, ...]
+    """Other plain arms that it is not ahead of at OTHERS_FACTOR x the level."""
     in_turn: bool
-    """Whether it was tested: finalists are tested in the race's order, the next one only where the one before is better."""
+    """Whether every finalist before it is better, so that "better" may be said of it."""
+    chance: float
+    """Of "better" at the last planned look, if the difference stays in its present uncertainty."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +96,16 @@ class Judgement:
     level: float
     """One-sided, of this look."""
     finalists: tuple[FinalistJudgement, ...]
-    """In the race's order, which is that of testing."""
+    """In the order of the race, which is that of testing."""
     stop: Stop | None
-    """Why no more seeds are trained: a finalist is better ("success"), none could become it ("futility"), this was the
-    last planned look ("seeds"); None: the next look follows."""
+    """Why no more seeds are trained: a finalist is better ("success"), it has hardly a chance to be found
+    so ("futility"), or this was the last planned look ("seeds"); None: the next look follows."""
 
 
 def judge_look(
     correct: Mapping[str, Mapping[int, Bools]],
     finalists: Sequence[str],
     plain: Sequence[str],
-    validation: Mapping[str, Sequence[float]],
     *,
     look: int,
     looks: Sequence[int],
@@ -146,90 +113,149 @@ def judge_look(
 ) -> Judgement:
     """Apply the rule at a look.
 
+    A plain arm that has fewer than two seeds in common with a finalist is not compared with it: it has
+    failed as a way to train. A finalist without enough seeds is passed over in the order of testing.
+
     Args:
-        correct: arm -> seed -> shape (N,), whether each test image was classified correctly. An arm or seed may be missing.
-        finalists: names, in the order of the race (best first).
-        plain: names of all plain arms that were run on these seeds.
-        validation: arm -> validation accuracies on all fresh seeds, those of the race and of these looks (chooses
-            which plain arm is called the best).
+        correct: of each arm by seed, shape (N,): whether each test image was classified correctly. Arms
+            and seeds may be missing.
+        finalists: their names, in the order of the race, best first.
+        plain: names of all plain arms that are run on these seeds.
         look: number within the plan, from 1.
-        looks: planned numbers of seeds (`plan_looks`).
-        levels: their one-sided levels (`spend_alpha`), as recorded before the first look.
+        looks: numbers of seeds of the plan (`looks.plan_looks`).
+        levels: one-sided level of each look (`looks.spend_alpha`), as recorded before the first one.
     """
-    raise NotImplementedError
+    level, tests = levels[look - 1], len(finalists) * len(plain)
+    judged: list[FinalistJudgement] = []
+    in_turn = True
+    for name in finalists:
+        compared = [_compare(name, other, correct, level) for other in plain]
+        found = _judge_finalist(name, [c for c in compared if c is not None], correct, level, tests)
+        found = replace(found, in_turn=in_turn, chance=_chance(found, looks[-1], levels[-1], correct))
+        if found.words == "better" and not in_turn:
+            found = replace(found, words="not tested")
+        judged.append(found)
+        in_turn = in_turn and found.words in ("better", "too few seeds")
+    return Judgement(look, tuple(looks), level, tuple(judged), _find_stop(judged, last=look == len(looks)))
 
 
-# ---------------------------------------------------------------------------------- before it starts
+def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | None:
+    """Futility does not bind: the level holds, too, where someone goes on in spite of it."""
+    if any(j.words == "better" for j in judged):
+        return "success"
+    if last:
+        return "seeds"
+    decisive = next((j for j in judged if j.in_turn and j.words != "too few seeds"), None)
+    return "futility" if decisive is not None and decisive.chance < LEAST_CHANCE else None
 
 
-@dataclass(frozen=True)
-class Foresight:
-    """What planned looks will find, and at what cost."""
+def _compare(
+    finalist: str, against: str, correct: Mapping[str, Mapping[int, Bools]], level: float
+) -> Comparison | None:
+    first, second = correct.get(finalist, {}), correct.get(against, {})
+    seeds = tuple(sorted(first.keys() & second.keys()))
+    if len(seeds) < 2:
+        return None
+    table = np.stack([first[seed].astype(np.int8) - second[seed] for seed in seeds])
+    found = crossed(table, 1 - 2 * level)
+    one_sided = found.interval.p_value / 2
+    ahead = found.interval.mean > 0
+    return Comparison(
+        finalist=finalist,
+        against=against,
+        seeds=seeds,
+        crossed=found,
+        p_better=one_sided if ahead else 1 - one_sided,
+        p_worse=1 - one_sided if ahead else one_sided,
+    )
 
-    chance: float
-    """Of finding the gain."""
-    mean_seeds: float
-    """Seeds until the stop, with that gain."""
-    mean_seeds_without: float
-    """The same without any gain."""
-    most_seeds: int
+
+def _judge_finalist(
+    name: str,
+    compared: list[Comparison],
+    correct: Mapping[str, Mapping[int, Bools]],
+    level: float,
+    tests: int,
+) -> FinalistJudgement:
+    """As if it were in turn; whether it is, and its chance, are for the caller to fill in."""
+    compared.sort(key=lambda c: -_mean_accuracy(correct[c.against]))  # stable: equal means keep the order
+    if not compared:
+        return FinalistJudgement(name, "too few seeds", None, (), None, 1.0, (), True, 0.0)
+    best, others = compared[0], compared[1:]
+    p_value = float(combine_p_values(best.p_better, [[c.p_better for c in others]])[0])
+    wide = best.crossed.interval
+    high = wide.mean
+    if wide.standard_error > 0:
+        high += wide.standard_error * float(scipy.stats.t.isf(level / tests, wide.degrees_of_freedom))
+    words: Words = "not distinguishable"
+    if len(best.seeds) < LEAST_SEEDS:
+        words = "too few seeds"
+    elif p_value <= level and wide.mean > 0:
+        words = "better"
+    elif best.p_worse * tests <= level and wide.mean < 0:
+        words = "worse"
+    return FinalistJudgement(
+        finalist=name,
+        words=words,
+        comparison=best,
+        comparisons=tuple(compared),
+        interval=replace(wide, high=high, p_value=min(1.0, 2 * p_value)),
+        p_value=p_value,
+        not_beaten=tuple(c.against for c in others if c.p_better > OTHERS_FACTOR * level),
+        in_turn=True,
+        chance=0.0,
+    )
 
 
-def foresee_looks(
-    gain: float, deviation: float, images: int, looks: Sequence[int], *, accuracy: float = 0.9, plain: int = 2
-) -> Foresight:
-    """Chance that the planned looks find a gain, and the seeds that they take, by simulation with a fixed seed.
+def combine_p_values(best: ArrayLike, others: ArrayLike) -> Any:
+    """One-sided p-value of "better than every plain arm": at or below a level where the rule says better.
 
     Args:
-        gain: true difference of accuracies (0.01 is one point).
-        deviation: standard deviation of a run's accuracy between seeds (0.006 is 0.6 points).
-        images: test images.
-        looks: of `plan_looks`.
-        accuracy: of the plain arms.
-        plain: arms to beat, all equally good.
+        best: shape (...,), p-value against the plain arm of the best mean.
+        others: shape (..., P), against the others; may be empty.
     """
-    raise NotImplementedError
+    rest = np.max(np.asarray(others, dtype=np.float64), axis=-1, initial=0.0) / OTHERS_FACTOR
+    return np.maximum(np.asarray(best, dtype=np.float64), rest)
 
 
-# ------------------------------------------------------------------------------------- remarks
+def _chance(
+    found: FinalistJudgement, last: int, level: float, correct: Mapping[str, Mapping[int, Bools]]
+) -> float:
+    """That the finalist is better than its best plain arm at the last look (`predict_success`)."""
+    if found.comparison is None:
+        return 0.0
+    at, seeds = found.comparison.crossed, len(found.comparison.seeds)
+    images = len(next(iter(correct[found.finalist].values())))
+    ms_seed, _, ms_residual = at.mean_squares
+    shrinking = max(ms_seed, ms_residual) / images
+    wide = at.interval
+    return float(predict_success(wide.mean, wide.standard_error**2, shrinking, seeds, last, level))
 
 
-@dataclass(frozen=True)
-class PartsComparison:
-    """Mean accuracy on test images minus that on validation images, of the same runs."""
+def predict_success(
+    mean: ArrayLike, variance: ArrayLike, shrinking: ArrayLike, seeds: int, last: int, level: float
+) -> Any:
+    """Chance that the test against one plain arm succeeds at the last look: its predictive power.
 
-    difference: float
-    standard_error: float
-    p_value: float
-    """Two-sided."""
-    differ: bool
-    """Whether p_value is below `level`."""
-    level: float
-
-
-def compare_parts(
-    validation: ArrayLike, test: ArrayLike, validation_images: int, test_images: int
-) -> PartsComparison:
-    """Whether validation and test accuracy of an arm's fresh runs differ by more than images and seeds explain.
+    With a flat prior the estimate at the last look is normal around that of now, and its variance is
+    what more seeds take off the variance (Spiegelhalter et al. 1986). The images stay as they are.
 
     Args:
-        validation: shape (S,), accuracy of each run on the validation images.
-        test: shape (S,), of the same runs on the test images.
-        validation_images, test_images: how many.
+        mean: difference by now, of any shape.
+        variance: of `mean`.
+        shrinking: the part of it that more seeds divide, times the seeds: variance of the seeds plus that
+            of the residual over the images.
+        seeds: by now.
+        last: at the last look.
+        level: one-sided, of the last look.
     """
-    raise NotImplementedError
+    now, taken = np.asarray(variance, dtype=np.float64), np.asarray(shrinking) * (1 / seeds - 1 / last)
+    error = np.sqrt(np.maximum(now - taken, 0.0))
+    over = np.asarray(mean) - error * scipy.stats.t.isf(level, max(1, last - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = scipy.stats.norm.cdf(over / np.sqrt(np.minimum(taken, now)))
+    return np.where(taken > 0, chance, np.where(over > 0, 1.0, 0.0))
 
 
-@dataclass(frozen=True)
-class OneError:
-    """How many are as good as the best."""
-
-    count: int
-    """Configurations within one standard error of the best, the best included."""
-    standard_error: float
-    """Of the best one's accuracy."""
-
-
-def count_within_one_error(accuracies: ArrayLike, images: int) -> OneError:
-    """Configurations whose accuracy is within one standard error of the best (the rule of Breiman et al. 1984)."""
-    raise NotImplementedError
+def _mean_accuracy(by_seed: Mapping[int, Bools]) -> float:
+    return math.fsum(float(right.mean()) for right in by_seed.values()) / len(by_seed)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy  # loads scipy.stats, which takes half a second, when it is first used
@@ -98,19 +99,10 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
     ms_seed = float(images * by_seed.var(ddof=1))
     ms_image = float(seeds * by_image.var(ddof=1))
     residuals = table - by_seed[:, None] - by_image[None, :] + mean
-    freedom = (seeds - 1, images - 1, (seeds - 1) * (images - 1))
-    ms_residual = float((residuals**2).sum() / freedom[2])
-    total = ms_seed + ms_image - ms_residual
-    if ms_seed >= ms_residual and ms_image >= ms_residual:
-        parts = (ms_seed, ms_image, ms_residual)
-        denominator = sum(ms**2 / df for ms, df in zip(parts, freedom, strict=True))
-        degrees = total**2 / denominator if denominator > 0 else float(freedom[0])
-    elif ms_seed >= ms_image:
-        total, degrees = ms_seed, float(freedom[0])
-    else:
-        total, degrees = ms_image, float(freedom[1])
+    ms_residual = float((residuals**2).sum() / ((seeds - 1) * (images - 1)))
+    variance, degrees = combine_mean_squares(ms_seed, ms_image, ms_residual, seeds, images)
     return Crossed(
-        interval=_interval(mean, math.sqrt(total / (seeds * images)), degrees, level),
+        interval=_interval(mean, math.sqrt(variance), float(degrees), level),
         components=Components(
             seed=max(0.0, (ms_seed - ms_residual) / images),
             image=max(0.0, (ms_image - ms_residual) / seeds),
@@ -118,6 +110,29 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
         ),
         mean_squares=(ms_seed, ms_image, ms_residual),
     )
+
+
+def combine_mean_squares(
+    ms_seed: ArrayLike, ms_image: ArrayLike, ms_residual: ArrayLike, seeds: int, images: int
+) -> tuple[Any, Any]:
+    """Variance of the grand mean of `crossed`, and its degrees of freedom, of many tables at once.
+
+    Args:
+        ms_seed, ms_image, ms_residual: mean squares, of shapes that go together.
+        seeds, images: size of each table.
+    """
+    squares = [np.asarray(ms, dtype=np.float64) for ms in (ms_seed, ms_image, ms_residual)]
+    freedom = (seeds - 1, images - 1, (seeds - 1) * (images - 1))
+    by_seed, by_image, rest = squares
+    total = by_seed + by_image - rest
+    denominator = sum(ms**2 / df for ms, df in zip(squares, freedom, strict=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        degrees = np.where(denominator > 0, total**2 / denominator, freedom[0])
+    positive = (by_seed >= rest) & (by_image >= rest)
+    larger = np.maximum(by_seed, by_image)
+    of_larger = np.where(by_seed >= by_image, freedom[0], freedom[1])
+    total = np.where(positive, total, larger)
+    return total / (seeds * images), np.where(positive, degrees, of_larger)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

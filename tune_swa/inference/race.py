@@ -1,0 +1,119 @@
+"""The race: which arms go on to the test images, judged by validation accuracy on fresh seeds.
+
+Both sides enter it, since both were chosen by single runs. The SWA side halves as in successive halving
+(Karnin et al. 2013), which costs nothing but power: whoever stays is tested on seeds after those. The
+plain side is different. Where the best plain arm is dropped, SWA is measured against a lesser one, and
+that looks like a gain: so a plain arm goes only where it is clearly worse than the best one (Hsu 1984:
+comparisons with the best), or where there are more than anyone would train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy
+
+DROP_LEVEL = 0.01
+"""One-sided chance, over all plain arms, that the best one is dropped as clearly worse."""
+
+MOST_PLAIN = 8
+"""The plain side is not halved below this many arms: with four kept of eight, "better" was wrong in 16 %
+of made-up studies of one kind (benchmarks/RESULTS.md)."""
+
+
+@dataclass(frozen=True)
+class RaceRound:
+    """A round of a race: how many arms of each side run in it, and on how many seeds."""
+
+    seeds: int
+    """Seeds that each arm of the round has when it ends, those of the rounds before included."""
+    swa: int
+    plain: int
+
+
+def plan_race(swa: int, plain: int, seeds: int, *, finalists: int) -> tuple[RaceRound, ...]:
+    """All rounds of a race, known before the first: as many as it takes to halve down to the finalists.
+
+    The seeds are spread evenly over the rounds, the later ones having those left over, where fewer arms
+    run.
+
+    Args:
+        swa: SWA arms that enter.
+        plain: plain arms that enter.
+        seeds: fresh seeds of an arm that stays to the end, one or more.
+        finalists: SWA arms that are wanted at the end.
+
+    Raises:
+        ValueError: no seeds, or no finalists wanted.
+    """
+    if seeds < 1 or finalists < 1:
+        raise ValueError(f"{seeds} seeds and {finalists} finalists, but a race needs one or more of each")
+    halvings = math.ceil(math.log2(max(swa / finalists, 1)))
+    number = max(1, min(halvings, seeds))
+    rounds = []
+    for k in range(1, number + 1):
+        rounds.append(RaceRound(seeds * k // number, swa, plain))
+        swa = max(min(finalists, swa), -(-swa // 2))
+        plain = max(min(MOST_PLAIN, plain), -(-plain // 2))
+    return tuple(rounds)
+
+
+def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[str, ...]:
+    """The best arms of one side, best first, by their mean validation accuracy over the race's seeds.
+
+    An arm that lacks a seed which another one has comes after those that lack none, since its mean is
+    not over the same seeds; an arm without any is left out. Equal means keep the order given.
+
+    Args:
+        scores: validation accuracy of each arm (0 to 1) by seed.
+        keep: how many; fewer are returned where there are fewer.
+    """
+    most = max((len(by_seed) for by_seed in scores.values()), default=0)
+    ran = [name for name, by_seed in scores.items() if by_seed]
+    return tuple(sorted(ran, key=lambda name: (len(scores[name]) < most, -_mean(scores[name])))[:keep])
+
+
+def keep_plain(
+    scores: Mapping[str, Mapping[int, float]], most: int, images: int | None = None
+) -> tuple[str, ...]:
+    """The plain arms that go on to the test images, best first: all that are not clearly worse.
+
+    Clearly worse is an arm whose mean lies further below the best than a one-sided t-test at DROP_LEVEL
+    (Bonferroni over the arms) allows for. The variance of a mean accuracy is that of its seeds plus that
+    of the validation images, for which p (1 - p) / images stands: which images are wrong is not known
+    here, and two arms that err on the same images differ by less. So few validation images drop hardly
+    any arm. The degrees of freedom are Satterthwaite's (1946).
+
+    Args:
+        scores: validation accuracy of each plain arm (0 to 1) by seed.
+        most: arms that are kept at most.
+        images: validation images; None: unknown, and only `most` limits.
+    """
+    order = halve_race(scores, most)
+    if images is None or len(order) < 2:
+        return order
+    best = scores[order[0]]
+    level = DROP_LEVEL / (len(order) - 1)
+    return tuple(n for n in order if n == order[0] or not _is_worse(scores[n], best, images, level))
+
+
+def _is_worse(arm: Mapping[int, float], best: Mapping[int, float], images: int, level: float) -> bool:
+    """Whether an arm's mean is below the best one's by more than seeds and images explain."""
+    if min(len(arm), len(best)) < 2:
+        return False
+    by_seeds = [float(np.var(list(a.values()), ddof=1)) / len(a) for a in (arm, best)]
+    by_images = sum(_mean(a) * (1 - _mean(a)) for a in (arm, best)) / images
+    variance = sum(by_seeds) + by_images
+    if variance == 0:
+        return _mean(arm) < _mean(best)
+    rest = sum(v**2 / (len(a) - 1) for v, a in zip(by_seeds, (arm, best), strict=True))
+    degrees = variance**2 / rest if rest > 0 else math.inf
+    critical = float(scipy.stats.t.isf(level, degrees))
+    return _mean(best) - _mean(arm) > critical * math.sqrt(variance)
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return float(np.mean(list(by_seed.values())))
