@@ -28,7 +28,7 @@ race           round, rounds (seeds of each arm by the end of it, swa, plain: ho
 confirm        look, seeds, arms, searched (as above); plan, looks (numbers of seeds), levels (one-sided, of
                each of them): what was planned before the first look of the plan. The last three are absent in
                older journals, whose looks were judged by another rule
-judged         look, stop (success | futility | seeds: no more of them are planned; null: the next look follows)
+judged         look, stop (success | futility | seeds: no more are planned; null: the next look follows)
 tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
                predictions/TRIAL.npz)
 untested       trial, reason (its predictions are lost, so it does not count as tested any more)
@@ -62,7 +62,7 @@ Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 Kind = Literal["baseline", "swa"]
 Stage = Literal["search", "race", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "race", "confirm")
-"""In their order: the search, and on fresh seeds the race on validation images and the runs that are tested."""
+"""In their order: the search, then on fresh seeds the race (validation images), and tested runs."""
 
 Stop = Literal["success", "futility", "seeds"]
 """Why a plan of looks trains no more seeds."""

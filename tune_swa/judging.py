@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_swa.inference import rule
-from tune_swa.journal import Event, ExperimentState, TrialState, fresh_run
+from tune_swa.journal import Event, ExperimentState, fresh_run
 
 Bools = NDArray[np.bool_]
 
@@ -26,27 +26,16 @@ def judge_look(state: ExperimentState, look: Event, right: Mapping[str, Bools]) 
     """
     arms, seeds = look["arms"], look["seeds"]
     runs = {(arm["name"], seed): fresh_run(arm["name"], "confirm", seed) for arm in arms for seed in seeds}
-    known = {key: name for key, name in runs.items() if _completed(state, name) and name in right}
+    known = {key: name for key, name in runs.items() if _is_completed(state, name) and name in right}
     return rule.judge_look(
         {arm["name"]: {s: right[known[n, s]] for n, s in known if n == arm["name"]} for arm in arms},
         [arm["name"] for arm in arms if "finalist" in arm["roles"]],
         [arm["name"] for arm in arms if arm["kind"] == "baseline"],
-        {arm["name"]: _validation(state, look, arm["name"]) for arm in arms},
         look=look["looks"].index(len(seeds)) + 1,
         looks=tuple(look["looks"]),
         levels=tuple(look["levels"]),
     )
 
 
-def _completed(state: ExperimentState, name: str) -> TrialState | None:
-    run = state.trials.get(name)
-    return run if run is not None and run.status == "completed" and run.last else None
-
-
-def _validation(state: ExperimentState, look: Event, arm: str) -> list[float]:
-    """Validation accuracy of an arm's completed runs in the race before a look, and in the look."""
-    race = [e for e in state.races if e["searched"] == look["searched"]]
-    names = [fresh_run(arm, "race", seed) for event in race for seed in event["seeds"]]
-    names += [fresh_run(arm, "confirm", seed) for seed in look["seeds"]]
-    runs = [run for name in names if (run := _completed(state, name)) is not None]
-    return [run.records[-1]["accuracy"] for run in runs]
+def _is_completed(state: ExperimentState, name: str) -> bool:
+    return name in state.trials and state.trials[name].status == "completed"

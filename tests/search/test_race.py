@@ -209,7 +209,7 @@ def outcome(state: ExperimentState) -> dict[str, Any]:
 def test_a_kill_at_any_line_changes_nothing(tmp_path: Path) -> None:
     """Between looks, within a round of the race, and at every other line of the journal after the search."""
     spec = experiment({"top": 1, "seeds": 5, "max_seeds": 10, "race": {"configurations": 3, "seeds": 2}})
-    right = right_with(0.008)
+    right = right_with(0.02)
     whole = Driver(spec, tmp_path / "whole", 1, confirm=True, accuracy=accuracy_of, right=right)
     run_all(whole)
     expected = outcome(whole.recorder.state)

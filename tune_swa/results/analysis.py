@@ -103,9 +103,9 @@ class Results:
                 "against": c.against.label,
                 "role": role,
                 "seeds": len(c.seeds),
-                "delta": c.crossed.interval.mean,
-                "interval_low": c.crossed.interval.low,
-                "interval_high": c.crossed.interval.high,
+                "delta": c.interval.mean,
+                "interval_low": c.interval.low,
+                "interval_high": c.interval.high,
                 "p_value": c.p_value,
                 "verdict": c.words,
             }
@@ -193,7 +193,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
         compared = compare(results.state)
         swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
         leading = found.leading if found else None
-        at = leading.crossed.interval if leading else None
+        at = leading.interval if leading else None
         header = results.state.header or {}
         rows.append(
             {

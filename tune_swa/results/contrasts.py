@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tune_swa.inference import statistics
-from tune_swa.inference.rule import PartsComparison
+from tune_swa.inference.checks import PartsComparison
 from tune_swa.journal import Stop, TrialState
 from tune_swa.predictions import SHIPPED, Said
 from tune_swa.spec import Params, is_swa_setting, params_key
 
-Words = Literal["better", "worse", "not distinguishable", "too few seeds", "unfinished"]
+Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,12 @@ class Contrast:
     """For new seeds on these very images."""
     crossed: statistics.Crossed
     """For new seeds and new images: what the verdict rests on."""
+    interval: statistics.Interval
+    """Of the crossed layout; of a finalist against the best plain arm with an upper end that allows for its
+    being the best of several."""
     p_value: float
-    """One-sided, of the arm not being better than every plain arm that was tested (of its not being worse
-    than this one where it is called worse); without a verdict two-sided, of the crossed interval."""
+    """Two-sided, at or below the look's `alpha` where something is said: of a finalist not being better than
+    every plain arm, or where it is called worse, than the best of them. Else of this difference alone."""
     words: Words | None
     """None: a description, which no correction was made for."""
 
@@ -168,6 +171,7 @@ def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> 
         differences=table,
         paired=statistics.paired_t(table.mean(axis=1), 1 - alpha),
         crossed=wide,
+        interval=wide.interval,
         p_value=wide.interval.p_value,
         words=None,
     )

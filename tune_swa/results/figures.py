@@ -85,7 +85,7 @@ def forest(found: Verdict) -> Figure:
     figure = blank(110 + 70 * len(shown))
     colors: dict[str | None, str] = {"better": GOOD, "worse": BAD}
     for k, (c, _) in enumerate(shown):
-        at = c.crossed.interval
+        at = c.interval
         color = colors.get(c.words, INK)
         figure.add_trace(
             go.Scatter(
@@ -110,7 +110,7 @@ def forest(found: Verdict) -> Figure:
     figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=names, autorange="reversed")
     rows = []
     for c, other in shown:
-        at, near = c.crossed.interval, c.paired
+        at, near = c.interval, c.paired
         low, high = statistics.bootstrap(c.differences, at.level)
         rows.append(
             [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
@@ -536,7 +536,7 @@ def entry_rows(compared: Comparison, found: Verdict | None) -> list[list[object]
 
     def row(rank: object, entry: Entry) -> list[object]:
         arm, c = fresh.get(entry.trial.name), against.get(entry.trial.name)
-        at = c.crossed.interval if c else None
+        at = c.interval if c else None
         return [
             rank,
             entry.label,

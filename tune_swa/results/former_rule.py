@@ -2,7 +2,7 @@
 
 Each finalist was compared with the baseline that was the best in one run of the search, by the crossed
 interval and Holm's correction over the finalists, at a two-sided level that was halved with each look. What
-such a look said is shown as it said it; it asked less than today's rule, since another baseline may be better.
+such a look said is shown as it said it; it asked less than today's rule: another baseline may be better.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tune_swa.inference import statistics
-from tune_swa.inference.rule import LEAST_SEEDS
+from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.journal import Event
 from tune_swa.predictions import Said
 from tune_swa.results.contrasts import Arm, Contrast, Verdict, Words, against_own_trunks, contrast

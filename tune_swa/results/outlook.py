@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tune_swa.inference.rule import LEAST_SEEDS, foresee_looks, plan_looks
+from tune_swa.inference.foresight import foresee_looks
+from tune_swa.inference.looks import LEAST_SEEDS, plan_looks
 from tune_swa.spec import Experiment
 
 USUAL_DEVIATION = 0.006
@@ -30,7 +31,8 @@ def outlook(experiment: Experiment, images: int | None) -> str:
         spent = f"up to {looks[-1]} seeds ({found.mean_seeds:.0f} on average, {found.mean_seeds_without:.0f} "
         spent += "without any gain)"
     return (
-        f"If runs vary by {100 * USUAL_DEVIATION:.1f} points between seeds, {spent} and {images or USUAL_IMAGES:,} "
-        f"test images find a gain of one point over the best plain training in {100 * found.chance:.0f} % of "
-        "the cases. More seeds find more (confirm.seeds, confirm.max_seeds), and so do more test images."
+        f"If runs vary by {100 * USUAL_DEVIATION:.1f} points between seeds, {spent} and "
+        f"{images or USUAL_IMAGES:,} test images find a gain of one point over the best plain training in "
+        f"{100 * found.chance:.0f} % of the cases. More seeds find more (confirm.seeds, confirm.max_seeds), "
+        "and so do more test images."
     )

@@ -178,7 +178,7 @@ def _comparison_rows(
 def _fresh(arm: Arm | None, found: Contrast | None) -> dict[str, Any]:
     """What the runs on fresh seeds say of a configuration."""
     test = arm.test if arm else []
-    at = found.crossed.interval if found else None
+    at = found.interval if found else None
     return {
         "seeds": len(test),
         "mean": float(np.mean(test)) if test else None,

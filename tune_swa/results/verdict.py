@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tune_swa.inference.rule import Judgement, compare_parts
+from tune_swa.inference.checks import compare_parts
+from tune_swa.inference.rule import Judgement
 from tune_swa.journal import Event, ExperimentState, fresh_run, params_of
 from tune_swa.judging import judge_look
 from tune_swa.predictions import SHIPPED, Said, read_predictions
@@ -78,6 +79,7 @@ def _planned(
     """The rule's judgement of a look, with what else the runs say."""
     known = {arm.name: arm for arm in arms}
     alpha = 2 * judgement.level
+    tests = len(judgement.finalists) * sum(arm.kind == "baseline" for arm in arms)
     headlines, others = [], []
     for judged in judgement.finalists:
         for against in judged.comparisons:
@@ -87,8 +89,12 @@ def _planned(
             if judged.comparison is None or against.against != judged.comparison.against:
                 others.append(c)
                 continue
-            p = against.p_worse if judged.words == "worse" else judged.p_value
-            headlines.append(replace(c, p_value=p, words=judged.words if complete else "unfinished"))
+            assert judged.interval is not None
+            p_value = judged.interval.p_value
+            if judged.words == "worse":
+                p_value = min(1.0, 2 * against.p_worse * tests)
+            words = judged.words if complete else "unfinished"
+            headlines.append(replace(c, interval=judged.interval, p_value=p_value, words=words))
     return Verdict(
         look=look["look"],
         alpha=alpha,

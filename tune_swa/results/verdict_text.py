@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tune_swa.inference.rule import LEAST_SEEDS
+from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
 
 UNLIMITED_IMAGES = 10**9
@@ -44,7 +44,10 @@ def sentence(c: Contrast, found: Verdict) -> str:
     elif c.words == "worse":
         start = f"SWA is worse: {name} loses against {other}" if swa else f"{name} is worse than {other}"
     elif c.words == "too few seeds":
-        start = f"No verdict, {len(c.seeds)} fresh seeds are too few ({LEAST_SEEDS} or more): {name} against {other}"
+        few = f"{len(c.seeds)} fresh seeds are too few ({LEAST_SEEDS} or more)"
+        start = f"No verdict, {few}: {name} against {other}"
+    elif c.words == "not tested":
+        start = f"Not tested, since the finalist before it is not better: {name} against {other}"
     elif c.words == "unfinished":
         start = f"So far: {name} against {other}"
     else:
@@ -66,8 +69,8 @@ def _better_plain(arm: Arm, best: Arm, found: Verdict) -> str:
     does = f"The {arm.label} does better on the fresh seeds ({100 * mean:.2f} %) than"
     if found.plan is None:
         return (
-            f"{does} the tuned one ({100 * chosen:.2f} %), which a single seed chose: part of the difference to "
-            "the tuned one is that choice."
+            f"{does} the tuned one ({100 * chosen:.2f} %), which a single seed chose: part of the difference "
+            "to the tuned one is that choice."
         )
     return (
         f"{does} the {best.label} ({100 * chosen:.2f} %), which the validation images call the best: what is "
@@ -88,8 +91,8 @@ def _not_borne_out(found: Verdict) -> str:
         else "usually the test images are easier, or copies of training images"
     )
     return (
-        f"The test images do not bear the validation accuracy out: {arm.label} has {validation:.2f} % there and "
-        f"{test:.2f} % here, which is more than images and seeds explain; {usually}."
+        f"The test images do not bear the validation accuracy out: {arm.label} has {validation:.2f} % there "
+        f"and {test:.2f} % here, which is more than images and seeds explain; {usually}."
     )
 
 
@@ -98,7 +101,7 @@ def _measured(c: Contrast, against: str) -> str:
 
 
 def _numbers(c: Contrast) -> str:
-    at = c.crossed.interval
+    at = c.interval
     return (
         f"{100 * at.mean:+.2f} points ({100 * at.level:.4g} % interval {100 * at.low:+.2f} to "
         f"{100 * at.high:+.2f}, p {_p(c.p_value)})"
@@ -157,7 +160,10 @@ def _corrections(found: Verdict) -> str:
     if found.plan is None:
         if tests < 2:
             return ""
-        return f"The p-values against the tuned baseline allow for {tests} finalists (Holm), the intervals do not."
+        return (
+            f"The p-values against the tuned baseline allow for {tests} finalists (Holm), the intervals do "
+            "not."
+        )
     if plain < 2 and tests < 2:
         return ""
     beaten = f"has to beat each of {plain} plain configurations" if plain > 1 else ""
@@ -185,8 +191,8 @@ def _looks(found: Verdict) -> list[str]:
         lines.append(_plan(found))
     if found.plan is not None and found.plan > 1:
         lines.append(
-            f"It belongs to plan {found.plan} of looks at these test images, so its levels are lower: the more "
-            "often one looks, the more often chance looks like an effect."
+            f"It belongs to plan {found.plan} of looks at these test images, so its levels are lower: the "
+            "more often one looks, the more often chance looks like an effect."
         )
     if found.complete:
         lines += [
@@ -202,8 +208,8 @@ def _plan(found: Verdict) -> str:
     number = found.looks.index(found.planned_seeds) + 1
     numbers = ", ".join(map(str, found.looks[:-1])) + f" and {found.looks[-1]}"
     text = (
-        f"This is look {number} of a plan, fixed beforehand, of looks at {numbers} seeds, whose levels together "
-        "are that of one"
+        f"This is look {number} of a plan, fixed beforehand, of looks at {numbers} seeds, whose levels "
+        "together are that of one"
     )
     last = found.planned_seeds == found.looks[-1]
     if found.stop == "success" and not last:
@@ -225,7 +231,7 @@ def _power(c: Contrast, found: Verdict) -> list[str]:
         f"Differences vary by {100 * np.std(c.by_seed, ddof=1):.2f} points between seeds; with that, {seeds} "
         f"seeds and {found.images} images find a difference of {100 * least:.2f} points four times in five."
     ]
-    mean = abs(c.crossed.interval.mean)
+    mean = abs(c.interval.mean)
     if not mean:
         return lines
     start = f"If the difference is really {100 * mean:.2f} points, "

@@ -39,17 +39,17 @@ class Arm:
 
 
 def most_baselines(experiment: Experiment) -> int:
-    """Baselines that enter at most, besides the own trunks of SWA configurations."""
+    """Baselines in the race and a look at most, besides the finalists' own trunks."""
     wanted = experiment.confirm.baselines
     if wanted == "auto":
         wanted = SHARED_BASELINES if experiment.every_trunk_has_a_baseline else OTHER_BASELINES
     return min(wanted, experiment.baseline_trials)
 
 
-def most_plain(experiment: Experiment, configurations: int) -> int:
-    """Plain arms that there can be beside so many SWA configurations: the baselines and own trunks."""
+def most_plain(experiment: Experiment) -> int:
+    """Plain arms of a look at most: the baselines, and the own trunk of each finalist."""
     trunks = count_space(experiment.baseline_parameters)
-    plain = most_baselines(experiment) + configurations
+    plain = most_baselines(experiment) + min(experiment.confirm.top, experiment.swa_trials)
     return plain if trunks is None else min(plain, trunks)
 
 
@@ -70,31 +70,24 @@ def choose_swa(ranked: Iterable[TrialState], number: int, role: str = FINALIST) 
     return tuple(Arm(t.name, t.kind, t.params, (role,)) for t in chosen)
 
 
-def choose_plain(ranked: Sequence[TrialState], swa: Iterable[Arm], number: int) -> tuple[Arm, ...]:
-    """The best baselines of the search, and the own trunk of each SWA arm where it is none of them.
-
-    Args:
-        ranked: completed trials of the search, the best first.
-        swa: SWA arms.
-        number: of baselines at most, besides own trunks.
-    """
-    baselines = [t for t in ranked if t.kind == "baseline"]
-    best = [Arm(t.name, t.kind, t.params, (BASELINE,)) for t in baselines[:number]]
-    return add_trunks(best, swa, baselines)
+def choose_plain(ranked: Sequence[TrialState], number: int) -> tuple[Arm, ...]:
+    """The best baselines of the search."""
+    chosen = [t for t in ranked if t.kind == "baseline"][:number]
+    return tuple(Arm(t.name, t.kind, t.params, (BASELINE,)) for t in chosen)
 
 
 def add_trunks(
-    plain: Iterable[Arm], swa: Iterable[Arm], baselines: Iterable[TrialState] = ()
+    plain: Iterable[Arm], swa: Iterable[Arm], ranked: Iterable[TrialState] = ()
 ) -> tuple[Arm, ...]:
     """Plain arms with the own trunk of each SWA arm among them, in the role `trunk`.
 
     Args:
-        plain: arms so far. Their role `trunk` is given anew.
+        plain: the baselines.
         swa: SWA arms.
-        baselines: trials whose names own trunks get that have the same settings.
+        ranked: trials of the search; an own trunk gets the name of the baseline that it is.
     """
-    found = {params_key(a.params): Arm(a.name, a.kind, a.params, (BASELINE,)) for a in plain}
-    names = {params_key(t.params): t.name for t in baselines}
+    found = {params_key(a.params): a for a in plain}
+    names = {params_key(t.params): t.name for t in ranked if t.kind == "baseline"}
     for arm in swa:
         params = without_swa(arm.params)
         key = params_key(params)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune_swa.inference.rule import RaceRound, plan_looks, plan_race
+from tune_swa.inference.looks import plan_looks
+from tune_swa.inference.race import RaceRound, plan_race
 from tune_swa.search.arms import most_baselines, most_plain
 from tune_swa.search.sharing import fork_points
 from tune_swa.spec import Experiment, count_space
@@ -31,14 +32,15 @@ NOTHING = Cost((0, 0), (0, 0))
 
 
 def race_configurations(experiment: Experiment) -> int:
-    """SWA configurations that enter the race; 0: there is none."""
+    """SWA configurations that enter the race; 0: there is none, since all would be finalists."""
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race:
         return 0
     if race.configurations != "auto":
-        return min(race.configurations, experiment.swa_trials)
+        number = min(race.configurations, experiment.swa_trials)
+        return number if number > top else 0
     trials = experiment.swa_trials + experiment.baseline_trials
-    whole = trials * experiment.train.epochs + _look(experiment, most_plain(experiment, top)).epochs[1]
+    whole = trials * experiment.train.epochs + _look(experiment, most_plain(experiment)).epochs[1]
     for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
         if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
             return number
@@ -46,12 +48,11 @@ def race_configurations(experiment: Experiment) -> int:
 
 
 def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
-    """Rounds of a race with so many SWA configurations and as many plain arms as there can be."""
-    race = experiment.confirm.race
+    """Rounds of a race with so many SWA configurations and all baselines that enter."""
+    race, top = experiment.confirm.race, experiment.confirm.top
     if not race or not configurations:
         return ()
-    plain = most_plain(experiment, configurations)
-    return plan_race(configurations, plain, race.seeds, finalists=experiment.confirm.top)
+    return plan_race(configurations, most_baselines(experiment), race.seeds, finalists=top)
 
 
 def race_cost(experiment: Experiment) -> Cost:
@@ -61,24 +62,11 @@ def race_cost(experiment: Experiment) -> Cost:
 
 def looks_cost(experiment: Experiment) -> Cost:
     """Of the first look at least, of the last one at most."""
-    confirm = experiment.confirm
-    seeds = plan_looks(confirm.seeds, confirm.most_seeds)[-1]
-    first = _look(experiment, _kept_plain(experiment))
-    last = _look(experiment, most_tested_plain(experiment), seeds)
+    looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
+    # the race may drop all but one, and does not have to drop any
+    least = 1 if race_configurations(experiment) else most_baselines(experiment)
+    first, last = _look(experiment, least, looks[0]), _look(experiment, most_plain(experiment), looks[-1])
     return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
-
-
-def most_tested_plain(experiment: Experiment) -> int:
-    """Plain arms that are tested at most: those that are kept, and the finalists' own trunks."""
-    kept, top = _kept_plain(experiment), min(experiment.confirm.top, experiment.swa_trials)
-    trunks = count_space(experiment.baseline_parameters)
-    return kept + top if trunks is None else min(kept + top, trunks)
-
-
-def _kept_plain(experiment: Experiment) -> int:
-    """Plain arms that the race leaves, or those that are tested without one."""
-    rounds = planned_rounds(experiment, race_configurations(experiment))
-    return rounds[-1].plain if rounds else most_baselines(experiment)
 
 
 def most_runs_of_a_step(experiment: Experiment) -> int:
@@ -100,10 +88,11 @@ def most_fresh_states(experiment: Experiment) -> int:
 def _race(experiment: Experiment, configurations: int) -> Cost:
     rounds = planned_rounds(experiment, configurations)
     cost = NOTHING
+    trunks = count_space(experiment.baseline_parameters)
+    each_trunk_races = bool(rounds) and experiment.every_trunk_has_a_baseline and rounds[-1].plain == trunks
     for planned, before in zip(rounds, _before(rounds), strict=True):
         seeds = planned.seeds - before
-        # in the first round every configuration has its own trunk beside it
-        branch = _branch_epochs(experiment, alone=before > 0)
+        branch = _branch_epochs(experiment, alone=not each_trunk_races)
         runs = seeds * (planned.swa + planned.plain)
         plain = planned.plain * experiment.train.epochs
         low, high = (seeds * (plain + planned.swa * epochs) for epochs in branch)

@@ -16,16 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from tune_swa.inference.rule import (
-    RaceRound,
-    Stop,
-    halve_race,
-    keep_plain,
-    plan_looks,
-    plan_race,
-    spend_alpha,
-)
-from tune_swa.journal import Event, ExperimentState, Stage, fresh_run
+from tune_swa.inference.looks import plan_looks, spend_alpha
+from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
+from tune_swa.journal import Event, ExperimentState, Stage, Stop, fresh_run
 from tune_swa.search.arms import (
     CANDIDATE,
     FINALIST,
@@ -215,12 +208,10 @@ def _first_round(experiment: Experiment, state: ExperimentState, searched: int) 
         return None
     ranked = rank_searched(state)
     swa = choose_swa(ranked, race_configurations(experiment), CANDIDATE)
-    plain = choose_plain(ranked, swa, most_baselines(experiment))
-    if not swa or (len(swa) <= top and len(plain) <= 1):
+    plain = choose_plain(ranked, most_baselines(experiment))
+    if len(swa) <= top:
         return None
     rounds = plan_race(len(swa), len(plain), race.seeds, finalists=top)
-    if not rounds:
-        return None
     return Round((*swa, *plain), _fresh_seeds(experiment, state, rounds[0].seeds), searched, 1, rounds)
 
 
@@ -317,10 +308,9 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     plain: tuple[Arm, ...] = last.plain
     if last.plan is None:  # only the best baseline of the search was tested, where others may be better
         names = {arm.name for arm in plain}
-        others = choose_plain(ranked, (), most_baselines(experiment))
+        others = choose_plain(ranked, most_baselines(experiment))
         plain = (*plain, *(arm for arm in others if arm.name not in names))
-    baselines = [t for t in ranked if t.kind == "baseline"]
-    arms = (*finalists, *add_trunks(plain, finalists, baselines))
+    arms = (*finalists, *add_trunks(plain, finalists, ranked))
     seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
     return _planned(state, arms, seeds, last.searched, looks)
 
@@ -328,17 +318,17 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
 def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
     """Finalists, the baselines to beat and the finalists' own trunks: what won the race, or the search."""
     ranked = rank_searched(state)
-    baselines = [t for t in ranked if t.kind == "baseline"]
     rounds, top = current_race(state, searched), experiment.confirm.top
     if not rounds:
         swa = choose_swa(ranked, top)
-        return (*swa, *choose_plain(ranked, swa, most_baselines(experiment)))
+        return (*swa, *add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked))
     everyone = rounds[0].arms
     arms = {arm.name: arm for arm in everyone}
     won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
-    best = keep_plain(_scores(state, rounds, everyone, "baseline"), rounds[-1].rounds[-1].plain)
-    return (*swa, *add_trunks([arms[name] for name in best], swa, baselines))
+    images = state.header["data"]["val"] if state.header else None
+    best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
+    return (*swa, *add_trunks([arms[name] for name in best], swa, ranked))
 
 
 class ConfirmPlanner:

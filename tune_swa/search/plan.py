@@ -10,13 +10,13 @@ from rich.table import Table
 
 from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
-from tune_swa.inference.rule import plan_looks
+from tune_swa.inference.looks import plan_looks
+from tune_swa.search.arms import most_plain
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.confirm_cost import (
     Cost,
     looks_cost,
     most_fresh_states,
-    most_tested_plain,
     planned_rounds,
     race_configurations,
     race_cost,
@@ -124,7 +124,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested
     top = experiment.confirm.top
-    kept = top + 1 + (top + most_tested_plain(experiment) if confirm else 0)
+    kept = top + 1 + (top + most_plain(experiment) if confirm else 0)
     return slots * 3 * running + kept * ended + states
 
 

@@ -18,8 +18,7 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.inference.rule import Stop
-from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, Stage, TrialState, ranking
+from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, Stage, Stop, TrialState, ranking
 from tune_swa.judging import judge_look
 from tune_swa.predictions import SHIPPED, read_predictions
 from tune_swa.search.asha import PhaseAsha
