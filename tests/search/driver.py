@@ -101,7 +101,8 @@ class Driver:
         averaged = 0 if trial.first_average is None else max(0, epoch - trial.first_average + 1)
         record = {
             "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": 1.0,
-            "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5, "nll": self.nll, "ece": 0.1,
+            "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5,
+            "nll": self.nll, "ece": 0.1,
             "n_averaged": averaged, "train_seconds": 1.0, "bn_seconds": 0.0, "eval_seconds": 0.0,
             "images_per_second": 1.0,
         }  # fmt: skip

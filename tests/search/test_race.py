@@ -115,7 +115,7 @@ def test_a_race_of_equals_keeps_the_order_of_the_search(tmp_path: Path) -> None:
 
 
 def test_ties_of_the_search_are_broken_by_nll(tmp_path: Path) -> None:
-    """Of 337 images many configurations have the same number right: the order is not that of their numbers."""
+    """Of a few hundred images many configurations have as many right: their numbers decide nothing."""
     driver = Driver(experiment({"top": 1, "race": False}), tmp_path, 1, confirm=True)
     while (config := driver.suggest()) is not None and config["trial"] != "swa-0000-seed11":
         trial = driver.recorder.state.trials[config["trial"]]
@@ -275,7 +275,7 @@ def test_after_a_longer_search_there_is_a_new_race(tmp_path: Path) -> None:
     again = Driver.resume(longer, tmp_path, 2)
     run_all(again)
     state = again.recorder.state
-    assert [e["round"] for e in state.races[rounds:]][0] == 1
+    assert state.races[rounds]["round"] == 1
     assert [e["plan"] for e in state.confirmations] == [1, 2]
     used = [set(e["seeds"]) for e in (*state.races, *state.confirmations)]
     assert sum(map(len, used)) == len(set().union(*used))
@@ -310,7 +310,7 @@ def test_the_cost_is_foreseen(tmp_path: Path, confirm: dict[str, Any], share: bo
         assert cost.epochs[0] <= epochs <= cost.epochs[1]
 
 
-def test_the_race_of_itself_costs_a_third_at_most() -> None:
+def test_the_race_of_itself_costs_half_as_much_at_most() -> None:
     for epochs in (8, 200):
         for trials in (3, 8, 30, 100):
             space = {"lr": {"log_uniform": [1e-4, 1e-1]}, "swa_start": {"int": [3, 5]}, "swa_lr": 1e-2}
@@ -319,5 +319,5 @@ def test_the_race_of_itself_costs_a_third_at_most() -> None:
             )
             bare = spec.model_copy(update={"confirm": spec.confirm.model_copy(update={"race": False})})
             whole = (spec.swa_trials + spec.baseline_trials) * epochs + looks_cost(bare).epochs[1]
-            assert race_cost(spec).epochs[1] <= whole / 3
+            assert race_cost(spec).epochs[1] <= whole / 2
             assert race_configurations(spec) <= 8

@@ -76,6 +76,8 @@ class Contrast:
     every plain arm, or where it is called worse, than the best of them. Else of this difference alone."""
     words: Words | None
     """None: a description, which no correction was made for."""
+    not_beaten: tuple[str, ...] = ()
+    """Labels of other plain arms that it is not clearly ahead of, which "better" asks for."""
 
     @property
     def by_seed(self) -> list[float]:

@@ -94,7 +94,15 @@ def _planned(
             if judged.words == "worse":
                 p_value = min(1.0, 2 * against.p_worse * tests)
             words = judged.words if complete else "unfinished"
-            headlines.append(replace(c, interval=judged.interval, p_value=p_value, words=words))
+            headlines.append(
+                replace(
+                    c,
+                    interval=judged.interval,
+                    p_value=p_value,
+                    words=words,
+                    not_beaten=tuple(known[name].label for name in judged.not_beaten),
+                )
+            )
     return Verdict(
         look=look["look"],
         alpha=alpha,

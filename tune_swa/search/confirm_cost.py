@@ -12,7 +12,7 @@ from tune_swa.spec import Experiment, count_space
 
 MOST_CONFIGURATIONS = 8
 """What `race.configurations: auto` is at most, unless more finalists are asked for."""
-SHARE_OF_RACE = 1 / 3
+SHARE_OF_RACE = 1 / 2
 """Of the epochs of the search and the first look without a race: most that `auto` spends on the race."""
 
 
@@ -88,40 +88,41 @@ def most_fresh_states(experiment: Experiment) -> int:
 def _race(experiment: Experiment, configurations: int) -> Cost:
     rounds = planned_rounds(experiment, configurations)
     cost = NOTHING
-    trunks = count_space(experiment.baseline_parameters)
-    each_trunk_races = bool(rounds) and experiment.every_trunk_has_a_baseline and rounds[-1].plain == trunks
     for planned, before in zip(rounds, _before(rounds), strict=True):
-        seeds = planned.seeds - before
-        branch = _branch_epochs(experiment, alone=not each_trunk_races)
-        runs = seeds * (planned.swa + planned.plain)
-        plain = planned.plain * experiment.train.epochs
-        low, high = (seeds * (plain + planned.swa * epochs) for epochs in branch)
-        cost += Cost((runs, runs), (low, high))
+        covered = planned.plain if experiment.every_trunk_has_a_baseline else 0
+        cost += _step(experiment, planned.swa, planned.plain, covered, planned.seeds - before)
     return cost
 
 
 def _look(experiment: Experiment, plain: int, seeds: int | None = None) -> Cost:
-    """Of every arm on every seed, with so many plain arms."""
-    seeds = seeds or experiment.confirm.seeds
+    """Of every arm on every seed, with so many plain arms, among them the finalists' own trunks."""
     top = min(experiment.confirm.top, experiment.swa_trials)
-    low, high = _branch_epochs(experiment, alone=False)
-    whole = plain * experiment.train.epochs
-    runs = seeds * (top + plain)
-    return Cost((runs, runs), (seeds * (whole + top * low), seeds * (whole + top * high)))
+    return _step(experiment, top, plain, None, seeds or experiment.confirm.seeds)
 
 
-def _branch_epochs(experiment: Experiment, *, alone: bool) -> tuple[int, int]:
-    """Epochs that an SWA run trains by itself at least and at most.
+def _step(experiment: Experiment, swa: int, plain: int, covered: int | None, seeds: int) -> Cost:
+    """Of so many arms on each of the seeds.
 
     Args:
         experiment: the settings.
-        alone: whether its own trunk may not be trained beside it.
+        swa: SWA arms.
+        plain: plain arms.
+        covered: trunks of the space that the plain arms train; None: all that the SWA arms have.
+        seeds: of every arm.
     """
     epochs = experiment.train.epochs
-    if not experiment.search.share:
-        return epochs, epochs
-    points = fork_points(experiment)
-    return epochs - 1 - points[-1], epochs if alone else epochs - 1 - points[0]
+    shortest = longest = epochs
+    if experiment.search.share:
+        points = fork_points(experiment)
+        shortest, longest = epochs - 1 - points[-1], epochs - 1 - points[0]
+    trunks = count_space(experiment.baseline_parameters)
+    alone = 0
+    if covered is not None:
+        alone = swa if trunks is None else min(swa, max(0, trunks - covered))
+    low = plain * epochs + swa * shortest
+    high = (plain + alone) * epochs + (swa - alone) * longest
+    runs = seeds * (swa + plain)
+    return Cost((runs, runs), (seeds * low, seeds * high))
 
 
 def _before(rounds: tuple[RaceRound, ...]) -> list[int]:

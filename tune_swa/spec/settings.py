@@ -222,8 +222,8 @@ class RaceSpec(Settings):
     goes. What wins is confirmed on seeds after those, so neither side rests on one lucky run."""
 
     configurations: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
-    """SWA configurations that enter, the best of the search. `auto`: 8, or as many as keep the race below a
-    third of the epochs of the search and the first look; no race if that leaves none to choose among."""
+    """SWA configurations that enter, the best of the search. `auto`: 8, or as many as keep the race below
+    half of the epochs of the search and the first look; no race if that leaves none to choose among."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
     """Fresh seeds of those that stay to the end. After five, the mean of a configuration is known more than
     twice as exactly as after the one run of the search."""
