@@ -1,4 +1,4 @@
-"""What is concluded from fresh seeds, and the words for it."""
+"""What older journals conclude from fresh seeds, and the words for it: by the rule of their time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed
 
 from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
+from tune_swa.inference.foresight import foresee_looks
 from tune_swa.predictions import read_predictions
 from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.contrasts import Words
@@ -278,12 +279,20 @@ def test_the_rule(mean: float, p: float, seeds: int, alpha: float, words: Words)
     assert decide(mean, p, seeds, alpha) == words
 
 
-def test_the_outlook_is_the_designs_figure() -> None:
-    """Section 10 of the design: 0.9 points between seeds, five seeds, two finalists, a gain of one point."""
-    spec = experiment(confirm={"top": 2, "seeds": 5}, search={"trials": 4})
-    assert "5 seeds find a gain of one point in 31 % of the cases." in outlook(spec)
+def test_the_outlook_says_what_the_planned_seeds_find() -> None:
+    fixed, adaptive = experiment(confirm={"seeds": 5}), experiment(confirm={"seeds": 5, "max_seeds": 20})
+    few, many = foresee_looks(0.01, 0.006, 337, (5,)), foresee_looks(0.01, 0.006, 337, (5, 10, 15, 20))
+    assert "5 seeds and 337 test images find a gain of one point over the best plain training in" in outlook(
+        fixed, 337
+    )
+    assert f" in {100 * few.chance:.0f} % of the cases" in outlook(fixed, 337)
+    text = outlook(adaptive, 337)
+    spent = f"({many.mean_seeds:.0f} on average, {many.mean_seeds_without:.0f} without any gain)"
+    assert f"up to 20 seeds {spent} and 337 test images find" in text
+    assert many.chance > few.chance
+    assert "1,000 test images" in outlook(fixed, None)
     few = experiment(confirm={"top": 2, "seeds": 3})
-    assert outlook(few) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+    assert outlook(few, 337) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
 
 
 def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path) -> None:

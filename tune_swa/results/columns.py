@@ -157,7 +157,7 @@ _COMPARISON_TAIL = (
         "p_value",
         "float64",
         "Two-sided, of not being better than every plain configuration (where it is worse, of not being "
-        "worse than `against`); of older journals, of `delta` being 0 by Holm's method. Null where `delta` is.",
+        "worse than `against`); of older journals, of `delta` being 0, by Holm's method. Null where it is.",
     ),
     Column(
         "verdict",

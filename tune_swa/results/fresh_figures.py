@@ -166,9 +166,10 @@ def race(state: ExperimentState, compared: Comparison) -> Figure | None:
     return Figure(
         "race",
         "The race: who is tested",
-        f"The best SWA configurations of the search and the baselines on fresh seeds, by the {compared.images} "
-        "validation images alone. Diamonds are means, filled where the configuration went on to the test "
-        "images; of SWA the better half stays after each round, of plain training all that are not clearly worse.",
+        "The best SWA configurations of the search and the baselines on fresh seeds, by the "
+        f"{compared.images} validation images alone. Diamonds are means, filled where the configuration went "
+        "on to the test images: of SWA the better half stays after each round, of plain training all that "
+        "are not clearly worse.",
         figure,
         ["configuration", "kind", "seeds", "mean validation %", "after the race"],
         [row for *_, row, _ in rows],
