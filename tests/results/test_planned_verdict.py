@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, experiment, usual
 
 from tune_swa.inference.rule import judge_look
-from tune_swa.journal import ExperimentState
 from tune_swa.predictions import read_predictions
 from tune_swa.results.analysis import load_results, side_by_side
 from tune_swa.results.contrasts import Verdict
@@ -26,7 +26,7 @@ SEEDS = (8, 9, 10, 11, 12)
 IMAGES = 2000
 
 
-def tested(
+def run_look(
     folder: Path,
     accuracies: dict[str, float],
     *,
@@ -60,7 +60,7 @@ def verdict_of(folder: Path, writer: Writer) -> Verdict:
 
 def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None:
     """The baseline of the best single run is not it, and against that one alone the gain would look larger."""
-    writer = tested(tmp_path, {"swa-0": 0.90, "swa-1": 0.90, "base-0": 0.70, "base-1": 0.80})
+    writer = run_look(tmp_path, {"swa-0": 0.90, "swa-1": 0.90, "base-0": 0.70, "base-1": 0.80})
     found = verdict_of(tmp_path, writer)
     assert [c.against.name for c in found.against_plain] == ["base-1", "base-1"]
     assert [c.words for c in found.against_plain] == ["better", "better"]
@@ -77,7 +77,7 @@ def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None
 
 
 def test_it_is_what_the_rule_says_of_the_predictions(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.82, "swa-1": 0.80, "base-0": 0.79, "base-1": 0.80})
+    writer = run_look(tmp_path, {"swa-0": 0.82, "swa-1": 0.80, "base-0": 0.79, "base-1": 0.80})
     state = writer.state()
     said = {name: models["shipped"].right for name, models in read_predictions(state, tmp_path).items()}
     event = state.confirmations[0]
@@ -96,12 +96,14 @@ def test_it_is_what_the_rule_says_of_the_predictions(tmp_path: Path) -> None:
 
 
 def test_worse_is_said_of_swa_only_where_all_finalists_agree(tmp_path: Path) -> None:
-    one = tested(tmp_path / "one", {"swa-0": 0.80, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
+    one = run_look(tmp_path / "one", {"swa-0": 0.80, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
     lines = verdict_text(verdict_of(tmp_path / "one", one)).splitlines()
     assert lines[0].startswith("Not distinguishable: SWA_1_5e-4 lr=1e-3 and the best plain training")
-    assert lines[1].startswith("SWA_0_2e-3 lr=3e-3 is worse than the best plain training that was found (base")
+    assert lines[1].startswith(
+        "SWA_0_2e-3 lr=3e-3 is worse than the best plain training that was found (base"
+    )
     assert not any(line.startswith("SWA is") for line in lines)
-    both = tested(tmp_path / "both", {"swa-0": 0.60, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
+    both = run_look(tmp_path / "both", {"swa-0": 0.60, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
     found = verdict_of(tmp_path / "both", both)
     assert found.agreed == "worse"
     assert all(c.p_value <= found.alpha for c in found.against_plain)
@@ -109,21 +111,23 @@ def test_worse_is_said_of_swa_only_where_all_finalists_agree(tmp_path: Path) -> 
 
 
 def test_better_is_said_of_one_configuration_where_the_other_is_not(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.90, "swa-1": 0.80, "base-0": 0.80, "base-1": 0.79})
+    writer = run_look(tmp_path, {"swa-0": 0.90, "swa-1": 0.80, "base-0": 0.80, "base-1": 0.79})
     text = verdict_text(verdict_of(tmp_path, writer))
-    assert text.startswith("SWA_1_5e-4 lr=1e-3 is better than the best plain training that was found (baseline")
+    assert text.startswith(
+        "SWA_1_5e-4 lr=1e-3 is better than the best plain training that was found (baseline"
+    )
     assert "SWA is better" not in text
 
 
 def test_a_finalist_out_of_turn_is_not_tested(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.80, "swa-1": 0.90, "base-0": 0.80, "base-1": 0.79})
+    writer = run_look(tmp_path, {"swa-0": 0.80, "swa-1": 0.90, "base-0": 0.80, "base-1": 0.79})
     found = verdict_of(tmp_path, writer)
     assert [c.words for c in found.against_plain] == ["not distinguishable", "not tested"]
     assert "Not tested, since the finalist before it is not better: SWA_0_2e-3 lr=3e-3" in verdict_text(found)
 
 
 def test_swas_part_alone_stays_as_a_line(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.85, "swa-1": 0.85, "base-0": 0.80, "base-1": 0.70})
+    writer = run_look(tmp_path, {"swa-0": 0.85, "swa-1": 0.85, "base-0": 0.80, "base-1": 0.70})
     lines = verdict_text(verdict_of(tmp_path, writer)).splitlines()
     (line,) = [line for line in lines if line.startswith("SWA's part alone")]
     assert line.startswith("SWA's part alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
@@ -132,13 +136,13 @@ def test_swas_part_alone_stays_as_a_line(tmp_path: Path) -> None:
 
 def test_why_no_more_seeds_were_trained_is_said(tmp_path: Path) -> None:
     looks = (5, 10)
-    clear = tested(
+    clear = run_look(
         tmp_path / "clear", {"swa-0": 0.95, "swa-1": 0.9, "base-0": 0.7, "base-1": 0.7}, looks=looks
     )
     assert "no more seeds were trained, since the answer is clear." in verdict_text(
         verdict_of(tmp_path / "clear", clear)
     )
-    hopeless = tested(
+    hopeless = run_look(
         tmp_path / "hopeless", {"swa-0": 0.6, "swa-1": 0.6, "base-0": 0.8, "base-1": 0.7}, looks=looks
     )
     assert "since they could hardly change the answer." in verdict_text(
@@ -149,7 +153,7 @@ def test_why_no_more_seeds_were_trained_is_said(tmp_path: Path) -> None:
 def test_of_the_looks_of_a_plan_the_last_one_speaks(tmp_path: Path) -> None:
     shares = {"swa-0": 0.82, "swa-1": 0.80, "base-0": 0.80, "base-1": 0.80}
     more = tuple(range(13, 18))
-    writer = tested(tmp_path, shares, looks=(5, 10))
+    writer = run_look(tmp_path, shares, looks=(5, 10))
     writer.planned_look(ARMS, (*SEEDS, *more), number=2, looks=(5, 10))
     under_way = verdict_text(verdict_of(tmp_path, writer)).splitlines()
     assert under_way[0].startswith("No verdict yet: 20 of 40 runs on fresh seeds have completed. Until")
@@ -182,7 +186,7 @@ def test_validation_that_the_test_images_do_not_bear_out_is_said_once(
     validation: float, said: bool, tmp_path: Path
 ) -> None:
     shares = {"swa-0": 0.80, "swa-1": 0.80, "base-0": 0.80, "base-1": 0.80}
-    writer = tested(tmp_path, shares, validation=validation)
+    writer = run_look(tmp_path, shares, validation=validation)
     lines = [line for line in verdict_text(verdict_of(tmp_path, writer)).splitlines() if "bear" in line]
     assert len(lines) == said
     if said:
@@ -191,7 +195,7 @@ def test_validation_that_the_test_images_do_not_bear_out_is_said_once(
 
 
 def test_without_plain_training_there_is_no_verdict(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.8, "swa-1": 0.8})
+    writer = run_look(tmp_path, {"swa-0": 0.8, "swa-1": 0.8})
     assert verdict_text(verdict_of(tmp_path, writer)).startswith("No verdict: there is no plain training to")
 
 
@@ -208,7 +212,7 @@ def test_the_tables_tell_the_race_and_the_verdict(tmp_path: Path) -> None:
     assert rows.loc["base-1", "race_seeds"] == 0
     assert rows.loc["swa-0", "against"] == "baseline lr=1e-3"
     assert rows.loc["swa-0", "verdict"] == "better"
-    assert rows.loc["base-0", "against"] is None
+    assert pd.isna(rows.loc["base-0", "against"])
     table = load_results(tmp_path).compare()
     assert table["role"].tolist() == ["best"]
     assert side_by_side([tmp_path])["against"].tolist() == ["baseline lr=1e-3"]
@@ -217,13 +221,13 @@ def test_the_tables_tell_the_race_and_the_verdict(tmp_path: Path) -> None:
 
 
 def test_a_recorded_stop_stands(tmp_path: Path) -> None:
-    writer = tested(tmp_path, {"swa-0": 0.9, "swa-1": 0.9, "base-0": 0.7, "base-1": 0.7}, looks=(5, 10))
+    writer = run_look(tmp_path, {"swa-0": 0.9, "swa-1": 0.9, "base-0": 0.7, "base-1": 0.7}, looks=(5, 10))
     writer.journal.append("judged", look=1, stop="futility")
     assert verdict_of(tmp_path, writer).stop == "futility"
 
 
 def test_settings_say_the_race_where_none_was_given() -> None:
     """Of a journal from before there was one."""
-    confirm = ExperimentState and experiment(confirm={"top": 2, "seeds": 5}).confirm
+    confirm = experiment(confirm={"top": 2, "seeds": 5}).confirm
     assert confirm.race
     assert confirm.most_seeds == 5

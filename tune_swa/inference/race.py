@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike
 
 DROP_LEVEL = 0.01
 """One-sided chance, over all plain arms, that the best one is dropped as clearly worse."""
@@ -93,26 +95,45 @@ def keep_plain(
         images: validation images; None: unknown, and only `most` limits.
     """
     order = halve_race(scores, most)
-    if images is None or len(order) < 2:
+    if images is None or not order:
         return order
-    best = scores[order[0]]
-    level = DROP_LEVEL / (len(order) - 1)
-    return tuple(n for n in order if n == order[0] or not _is_worse(scores[n], best, images, level))
+    runs = [np.array(list(scores[name].values())) for name in order]
+    spreads = [float(np.var(r, ddof=1)) if len(r) > 1 else math.nan for r in runs]
+    worse = find_clearly_worse([r.mean() for r in runs], spreads, [len(r) for r in runs], images)
+    return tuple(name for name, dropped in zip(order, worse, strict=True) if not dropped)
 
 
-def _is_worse(arm: Mapping[int, float], best: Mapping[int, float], images: int, level: float) -> bool:
-    """Whether an arm's mean is below the best one's by more than seeds and images explain."""
-    if min(len(arm), len(best)) < 2:
-        return False
-    by_seeds = [float(np.var(list(a.values()), ddof=1)) / len(a) for a in (arm, best)]
-    by_images = sum(_mean(a) * (1 - _mean(a)) for a in (arm, best)) / images
-    variance = sum(by_seeds) + by_images
-    if variance == 0:
-        return _mean(arm) < _mean(best)
-    rest = sum(v**2 / (len(a) - 1) for v, a in zip(by_seeds, (arm, best), strict=True))
-    degrees = variance**2 / rest if rest > 0 else math.inf
-    critical = float(scipy.stats.t.isf(level, degrees))
-    return _mean(best) - _mean(arm) > critical * math.sqrt(variance)
+def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike, images: int) -> Any:
+    """Which arms are clearly worse than the best of them (`keep_plain`), in many races at once.
+
+    Args:
+        means: shape (..., P), mean accuracy of each arm; -inf for one that does not take part.
+        variances: shape (..., P), of its accuracy between seeds; nan where unknown, and then it is not
+            dropped.
+        seeds: number of its seeds, of a shape that goes with these.
+        images: validation images.
+
+    Returns:
+        Shape (..., P), bool; False for the best arm, and for one that does not take part.
+    """
+    mean, count = np.asarray(means, dtype=np.float64), np.asarray(seeds)
+    part = np.isfinite(mean)
+    best = np.expand_dims(mean.argmax(axis=-1), -1)
+    level = DROP_LEVEL / np.maximum(1, part.sum(axis=-1, keepdims=True) - 1)
+    accuracy = np.where(part, mean, 0.5)
+    count = np.broadcast_to(count, mean.shape)
+    by_seeds = np.asarray(variances, dtype=np.float64) / count
+    by_images = accuracy * (1 - accuracy) / images
+
+    def add_best(values: Any) -> Any:
+        return values + np.take_along_axis(values, best, -1)
+
+    variance = add_best(by_seeds) + add_best(by_images)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        degrees = variance**2 / add_best(by_seeds**2 / (count - 1))
+        critical = scipy.stats.t.isf(level, np.where(np.isnan(degrees), np.inf, degrees))
+        behind = np.take_along_axis(accuracy, best, -1) - accuracy
+        return part & (behind > critical * np.sqrt(variance))
 
 
 def _mean(by_seed: Mapping[int, float]) -> float:
