@@ -38,7 +38,9 @@ def confirm_command(options: argparse.Namespace) -> int:
         )
     keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
     given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
-    experiment = spacefile.load(space, [], given)
+    # a plan of looks is the search's; whoever asks for a number of seeds later gets that number
+    plain = [] if options.seeds is None else ["confirm.max_seeds=null"]
+    experiment = spacefile.load(space, plain, given)
     if experiment.name != folder.resolve().name:
         raise RequestError(
             f"{folder}: its space.yaml is of an experiment named {experiment.name}. Give the folder its name "

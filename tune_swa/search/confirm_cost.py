@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tune_swa.inference.looks import plan_looks
 from tune_swa.inference.race import RaceRound, plan_race
 from tune_swa.search.arms import most_baselines, most_plain
-from tune_swa.search.sharing import fork_points
+from tune_swa.search.sharing import fork_points, planned_epochs
 from tune_swa.spec import Experiment, count_space
 
 MOST_CONFIGURATIONS = 8
@@ -39,8 +39,10 @@ def race_configurations(experiment: Experiment) -> int:
     if race.configurations != "auto":
         number = min(race.configurations, experiment.swa_trials)
         return number if number > top else 0
-    trials = experiment.swa_trials + experiment.baseline_trials
-    whole = trials * experiment.train.epochs + _look(experiment, most_plain(experiment)).epochs[1]
+    searched = planned_epochs(experiment) if experiment.search.share else None
+    if searched is None:
+        searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
+    whole = searched + _look(experiment, most_plain(experiment)).epochs[1]
     for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
         if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
             return number

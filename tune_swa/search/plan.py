@@ -191,11 +191,23 @@ def _race(experiment: Experiment) -> str:
     number = race_configurations(experiment)
     rounds = planned_rounds(experiment, number)
     if not rounds:
-        return "none: the best of the search are the finalists"
+        return _no_race(experiment)
     first, last = rounds[0], rounds[-1]
     seeds = "a fresh seed" if last.seeds == 1 else f"up to {last.seeds} fresh seeds"
     sides = f"{_counted(first.swa, 'SWA configuration')} and {_counted(first.plain, 'plain one')}"
     return f"{sides} on {seeds}, validation images alone: {_spent(race_cost(experiment))}"
+
+
+def _no_race(experiment: Experiment) -> str:
+    confirm, trials = experiment.confirm, experiment.swa_trials
+    if confirm.race and trials <= confirm.top:
+        return "none: there are no more SWA configurations than finalists"
+    if confirm.race and confirm.race.configurations == "auto":
+        return (
+            "none: it would take more than half of what the search and the first look take "
+            "(confirm.race.configurations asks for one)"
+        )
+    return "none: the best of the search are the finalists"
 
 
 def _fresh(experiment: Experiment) -> str:
@@ -207,10 +219,9 @@ def _fresh(experiment: Experiment) -> str:
     else:
         seeds = f"{looks[0]} fresh seeds, and on up to {looks[-1]} while the answer is open (looks at "
         seeds += f"{', '.join(map(str, looks[:-1]))} and {looks[-1]})"
-    return (
-        f"{finalists}, the plain training to beat and the finalists' own trunks on {seeds}, tested: "
-        f"{_spent(looks_cost(experiment))}"
-    )
+    plain = most_plain(experiment)
+    number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
+    return f"{finalists} and {number} on {seeds}, tested: {_spent(looks_cost(experiment))}"
 
 
 def _counted(number: int, what: str) -> str:
