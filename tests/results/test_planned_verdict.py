@@ -59,7 +59,7 @@ def verdict_of(folder: Path, writer: Writer) -> Verdict:
 
 
 def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None:
-    """The baseline of the best single run is not it, and against that one alone the gain would look larger."""
+    """The baseline of the best single run is not it; against that one the gain would look larger."""
     writer = run_look(tmp_path, {"swa-0": 0.90, "swa-1": 0.90, "base-0": 0.70, "base-1": 0.80})
     found = verdict_of(tmp_path, writer)
     assert [c.against.name for c in found.against_plain] == ["base-1", "base-1"]

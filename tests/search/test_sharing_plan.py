@@ -74,10 +74,9 @@ def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
     search = {"sampler": "random", "trials": 6}
     spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
-    assert (most_states(spec), most_fresh_states(spec)) == (
-        0,
-        12,
-    )  # six configurations race, of two seeds each
+    assert (most_states(spec), most_fresh_states(spec)) == (0, 10)
+    adaptive = experiment(space, search=search, confirm={"top": 3, "seeds": 5, "max_seeds": 20})
+    assert most_fresh_states(adaptive) == 15  # five seeds more at each look
     points = [{"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3} for start in (1, 4)]
     spec = experiment(space, search=search, points=points)
     assert most_states(spec) == 2
