@@ -14,18 +14,23 @@ configuration on these images, and of the run on these images, with the variance
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
 ACCURACY = 0.9
 """Of the best plain arm."""
+SEARCHED = 16
+"""SWA configurations of a search."""
+DEVIATIONS, SIZES, GAPS = (0.0, 0.5, 1.0, 2.0, 5.0), (300, 1000, 3000, 10000), (0.5, 1.0, 2.0)
+"""Of the cells: deviations and gaps in points, numbers of test images."""
 IMAGE_SD, PARTICULAR_SD = 1.5, 0.3
 """Of images, and of what is particular to a configuration on an image, in units of the noise."""
 REST_SD = math.sqrt(1 + IMAGE_SD**2 + PARTICULAR_SD**2)
@@ -68,39 +73,39 @@ def answer_variances() -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Arms:
-    """True accuracies of some arms and their deviations, each of shape (A,) or (studies, A)."""
+    """Level and run's standard deviation of some arms in the probit model, of shape (A,) or (studies, A)."""
 
-    accuracy: Floats
-    deviation: Floats
+    level: Floats
+    run_sd: Floats
+
+    @classmethod
+    def from_accuracies(cls, accuracies: Floats, deviations: Floats) -> Arms:
+        """Arms of these true accuracies and deviations, each of shape (A,)."""
+        pairs = zip(deviations, accuracies, strict=True)
+        run_sd = np.array([run_sd_for(float(d), float(a)) for d, a in pairs])
+        return cls(stats.norm.ppf(accuracies) * np.hypot(REST_SD, run_sd), run_sd)
 
     def pick(self, which: NDArray[np.int64]) -> Arms:
         """Some of them in each study: `which` has shape (studies, F)."""
-        shape = (len(which), self.accuracy.shape[-1])
-        picked = [
-            np.take_along_axis(np.broadcast_to(x, shape), which, 1) for x in (self.accuracy, self.deviation)
-        ]
-        return Arms(*picked)
+        return Arms(self.level[which], self.run_sd[which])
 
     def join(self, other: Arms, studies: int) -> Arms:
         """Both, of shape (studies, A)."""
-        pairs = ((self.accuracy, other.accuracy), (self.deviation, other.deviation))
-        whole = [
-            np.concatenate([np.broadcast_to(x, (studies, x.shape[-1])) for x in pair], 1) for pair in pairs
-        ]
-        return Arms(*whole)
+        pairs = ((self.level, other.level), (self.run_sd, other.run_sd))
+        wide = [[np.broadcast_to(x, (studies, x.shape[-1])) for x in pair] for pair in pairs]
+        return Arms(*(np.concatenate(pair, 1) for pair in wide))
 
 
-def _levels(arms: Arms) -> tuple[Floats, Floats]:
-    """The run's term and the level of each arm, in the probit model."""
-    run_sd = np.vectorize(run_sd_for, otypes=[float])(arms.deviation, arms.accuracy)
-    return run_sd, stats.norm.ppf(arms.accuracy) * np.sqrt(REST_SD**2 + run_sd**2)
+def draw_runs(arms: Arms, seeds: int, drawn: np.random.Generator) -> Floats:
+    """Accuracy of each run on all the images that there could be: shape (studies, A, seeds).
 
-
-def draw_runs(arms: Arms, studies: int, seeds: int, drawn: np.random.Generator) -> Floats:
-    """Accuracy of each run on all the images that there could be: shape (studies, A, seeds)."""
-    run_sd, level = (np.broadcast_to(x, (studies, x.shape[-1]))[:, :, None] for x in _levels(arms))
-    normal = drawn.standard_normal((studies, level.shape[1], seeds))
-    return np.asarray(stats.norm.cdf((level + run_sd * normal) / REST_SD))
+    Args:
+        arms: of shape (studies, A).
+        seeds: runs of each arm.
+        drawn: random numbers.
+    """
+    normal = drawn.standard_normal((*arms.level.shape, seeds))
+    return np.asarray(special.ndtr((arms.level[:, :, None] + arms.run_sd[:, :, None] * normal) / REST_SD))
 
 
 def draw_accuracies(runs: Floats, images: int, drawn: np.random.Generator) -> Floats:
@@ -120,14 +125,14 @@ class Images:
 
     def __init__(self, number: int, arms: Arms, drawn: np.random.Generator) -> None:
         self._drawn = drawn
-        self._run_sd, self._level = _levels(arms)
+        self._arms = arms
         self._image = drawn.normal(0, IMAGE_SD, number)
-        self._own = drawn.normal(0, PARTICULAR_SD, (len(arms.accuracy), number))
+        self._own = drawn.normal(0, PARTICULAR_SD, (len(arms.level), number))
 
     def draw_answers(self, arm: int, run: float) -> NDArray[np.bool_]:
         """Whether a run is right on each image; `run` is its term, in standard deviations of the arm."""
         noise = self._drawn.standard_normal(len(self._image))
-        level = self._level[arm] + self._run_sd[arm] * run
+        level = self._arms.level[arm] + self._arms.run_sd[arm] * run
         return np.asarray(level + self._image + self._own[arm] + noise > 0)
 
 
@@ -145,13 +150,12 @@ class Cell:
     images: int
     deviation: float
     gain: float
-    """Of every SWA configuration over the best plain arm, in points; for `group` "no effect", over its
-    own plain training."""
+    """Of every SWA configuration, in points: added to `swa`."""
     baselines: tuple[float, ...]
     trunks: tuple[float, ...] = ()
     """Own plain training of each SWA configuration, where the rate is continuous. Else it is one of the
     baselines."""
-    swa: tuple[float, ...] = (0.0,) * 16
+    swa: tuple[float, ...] = (0.0,) * SEARCHED
     swa_deviation: float | None = None
     baseline_deviations: tuple[float, ...] = ()
 
@@ -159,14 +163,14 @@ class Cell:
     def swa_arms(self) -> Arms:
         deviation = self.deviation if self.swa_deviation is None else self.swa_deviation
         accuracy = ACCURACY + (np.array(self.swa) + self.gain) / 100
-        return Arms(accuracy, np.full(len(self.swa), deviation / 100))
+        return Arms.from_accuracies(accuracy, np.full(len(self.swa), deviation / 100))
 
     @property
     def plain_arms(self) -> Arms:
         """Baselines, then trunks."""
         accuracy = ACCURACY + np.array(self.baselines + self.trunks) / 100
         deviations = self.baseline_deviations or (self.deviation,) * len(accuracy)
-        return Arms(accuracy, np.array(deviations) / 100)
+        return Arms.from_accuracies(accuracy, np.array(deviations) / 100)
 
 
 def plain_patterns(number: int, gaps: Sequence[float]) -> list[tuple[str, float, tuple[float, ...]]]:
@@ -177,3 +181,51 @@ def plain_patterns(number: int, gaps: Sequence[float]) -> list[tuple[str, float,
         found.append(("two best", gap, (0.0, 0.0) + (-gap,) * (number - 2)))
         found.append(("staircase", gap, tuple(-gap * k for k in range(number))))
     return found
+
+
+def list_cells() -> Iterator[Cell]:
+    """All cells without an effect, then those with a gain: fewer, as they tell less apart."""
+    for deviation, images in itertools.product(DEVIATIONS, SIZES):
+        for number in (3, 8):
+            for pattern, gap, baselines in plain_patterns(number, GAPS):
+                yield Cell(f"{number} baselines", pattern, gap, images, deviation, 0.0, baselines)
+        yield from _continuous(images, deviation)
+    yield from _unequal()
+    for gain, deviation, images in itertools.product((1.0, 3.0), DEVIATIONS[1:4], SIZES):
+        for number in (3, 8):
+            for pattern, gap, baselines in plain_patterns(number, (1.0,)):
+                yield Cell(f"{number} baselines", pattern, gap, images, deviation, gain, baselines)
+
+
+def _continuous(images: int, deviation: float) -> Iterator[Cell]:
+    """One or two baselines of a continuous rate, and sixteen configurations with rates of their own."""
+    best, lower = (0.0,) * SEARCHED, (0.0,) * (SEARCHED // 2)
+    for number, gap in itertools.product((1, 2), GAPS):
+        weak, mixed = (-gap,) * number, lower + (-gap,) * (SEARCHED // 2)
+        for pattern, baselines, trunks, swa in (
+            ("own trunks best", weak, best, best),
+            ("a baseline best", (0.0, *weak[1:]), (-gap,) * SEARCHED, best),
+            ("half of the trunks best", weak, mixed, best),
+            ("SWA as its trunk", weak, mixed, mixed),
+        ):
+            yield Cell(
+                "1 or 2 baselines, own rates", pattern, gap, images, deviation, 0.0, baselines, trunks, swa
+            )
+
+
+def _unequal() -> Iterator[Cell]:
+    """Arms that vary by 0.5 or by 3 points between seeds."""
+    calm, noisy = 0.5, 3.0
+    for number, images in itertools.product((3, 8), SIZES):
+        for pattern, gap, baselines in plain_patterns(number, GAPS):
+            rest = number - 1
+            for which, swa, deviations in (
+                ("SWA noisier", noisy, (calm,) * number),
+                ("SWA calmer", calm, (noisy,) * number),
+                ("best baseline noisier", calm, (noisy,) + (calm,) * rest),
+                ("best baseline calmer", noisy, (calm,) + (noisy,) * rest),
+            ):
+                yield Cell(
+                    "unequal deviations", f"{which}, {pattern}", gap, images, math.nan, 0.0, baselines,
+                    swa_deviation=swa, baseline_deviations=deviations,
+                )  # fmt: skip
