@@ -1,202 +1,221 @@
-"""The full recipe on a GPU: images per second, seconds per epoch, trials per GPU, memory.
+"""What a GPU does with this program, in one call of at most nine minutes: checks, then measurements.
 
-    python benchmarks/gpu.py                       # Intel's set in size: 14,034 JPEGs of 150 px, at 256 px
-    python benchmarks/gpu.py --device cpu --count 300 --size 64 --batch-size 32    # a try without a GPU
+    python benchmarks/gpu.py --json gpu.json
+    python benchmarks/gpu.py --device cpu       # the same parts on a CPU, small: is the script in order?
 
-Needs torch and torchvision, not Ray. Images are crops of scikit-learn's photographs, written as JPEG.
-Prints what a trial reaches against the same model on one resident batch and against ImageFolder behind a
-DataLoader; seconds of a trunk epoch and of a branch epoch (with BN refresh and two evaluations); the
-same with one, two and four trials side by side on one GPU; and what the tutorial's table would take.
+Needs torch, torchvision, numpy, Pillow and pydantic, not Ray. Prints Markdown tables as it goes: of the
+checks (`pass`, `FAIL` or `skipped`, and what was found), of the measurements, and what the tutorial's table
+of eight rows would take on this card. The parts run in a process of their own, which is replaced, so one
+that fails, hangs or loses its device costs only itself. Images are drawn, 14,034 JPEGs of 150 px as in the
+tutorial's set, and removed at the end. The exit code is 0 unless the script itself breaks: read the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import importlib.util
+import json
 import os
-import queue
-import statistics
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from common import spread, table, where
-from throughput import seconds_of_epoch, seconds_of_loader, seconds_resident, write_jpegs
-from torch.utils.data import DataLoader, Subset
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
+if TYPE_CHECKING:
+    from gpu_parts import Bench, Outcome, Part
 
-from tune_swa.data.batches import batch_sizes
-from tune_swa.data.dataset import prepare
-from tune_swa.spec import DataSpec, RunSettings, TrainSpec
-from tune_swa.training.loop import Run
-from tune_swa.training.numerics import resolve
-
-EPOCHS, BRANCHES = 120, ((90, 5), (75, 1), (60, 1))
-"""The tutorial's table: its epochs, and how many runs average from each start. The baseline has a trunk of
-its own, and the SWA runs have one together."""
-SAMPLES = 5
-"""Epochs of each phase that are timed."""
-PATIENCE_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a trial trains."""
-
-    folder: str
-    size: int
-    batch_size: int
-    device: str
-    share: float
-    """Of the GPU's memory."""
-    threads: int
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "pydantic": "pydantic",
+}
+"""Modules, and the packages that bring them."""
+RESERVE_SECONDS = 5.0
+"""Of the budget, for the end."""
+LEAST_SECONDS = 5.0
+"""No part is begun with less."""
+PATIENCE_WITH_CPUS = 5
+"""Times what a part may take on a GPU, on cores that may be shared with anybody."""
 
 
-def new_run(recipe: Recipe) -> Run:
-    """An SWA run that averages after one epoch to warm up and those of the trunk that are timed."""
-    data = prepare(
-        DataSpec.model_validate({"dataset": "folder", "image_size": recipe.size, "val_fraction": 0.2}),
-        Path(recipe.folder),
-    )
-    train = TrainSpec(epochs=10_000, batch_size=recipe.batch_size, augment=("hflip",))
-    numerics = resolve(train, recipe.size, device=recipe.device, threads=recipe.threads)
-    settings = RunSettings(lr=1e-4, swa_start=SAMPLES, swa_lr=5e-5, train=train)
-    return Run(settings, data, numerics)
+def find_missing() -> list[str]:
+    """Packages that the script needs and this Python does not have."""
+    return [package for module, package in NEEDED.items() if not _is_there(module)]
 
 
-def trial(recipe: Recipe, ready: Any, results: Any) -> None:
-    """One of several trials at once: trunk epochs, then branch epochs."""
-    torch.set_num_threads(recipe.threads)
-    if recipe.device == "cuda" and recipe.share < 1:
-        torch.cuda.set_per_process_memory_fraction(recipe.share)
-    run = new_run(recipe)
-    run.run_epoch()  # chooses kernels, takes memory
-    ready.wait(PATIENCE_SECONDS)
-    records = [run.run_epoch() for _ in range(2 * SAMPLES)]
-    memory = torch.cuda.max_memory_reserved() / 1e9 if recipe.device == "cuda" else 0.0
-    seconds = [r.train_seconds + r.bn_seconds + r.eval_seconds for r in records]
-    results.put(
-        (statistics.median(seconds[:SAMPLES]), statistics.median(seconds[SAMPLES:]),
-         statistics.median(r.images_per_second for r in records), memory)
-    )  # fmt: skip
-
-
-def side_by_side(recipe: Recipe, trials: int) -> list[tuple[float, float, float, float]]:
-    """So many trials at once on one GPU: seconds of a trunk epoch and of a branch epoch, images/s, GB.
-
-    Raises:
-        queue.Empty: one of them has died, or takes longer than `PATIENCE_SECONDS`.
-    """
-    context = multiprocessing.get_context("spawn")
-    ready, results = context.Barrier(trials), context.Queue()
-    recipe = Recipe(**{**vars(recipe), "share": 1 / trials})
-    workers = [
-        context.Process(target=trial, args=(recipe, ready, results), daemon=True) for _ in range(trials)
-    ]
-    for worker in workers:
-        worker.start()
+def _is_there(module: str) -> bool:
     try:
-        return [results.get(timeout=2 * PATIENCE_SECONDS) for _ in workers]
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # of a module that was hidden from imports
+        return False
 
 
-def table_hours(trunk: float, branch: float, trials: int) -> float:
-    """Hours of the tutorial's eight rows on one GPU, from the seconds of an epoch with so many at once.
+class Runner:
+    """Runs parts one after the other within a budget, prints a line for each, keeps the file up to date."""
 
-    No less than the longest chain of epochs: a shared trunk and a branch on it, or the baseline.
-    """
-    first = max(start for start, _ in BRANCHES) + 2
-    work = (EPOCHS + first) * trunk + branch * sum((EPOCHS - start - 2) * n for start, n in BRANCHES)
-    chain = max(EPOCHS * trunk, first * trunk + (EPOCHS - first) * branch)
-    return max(work / trials, chain) / 3600
+    def __init__(
+        self, bench: Bench, budget: float, path: Path | None, catalogue: str = "gpu_catalogue"
+    ) -> None:
+        self.bench = bench
+        self._catalogue = catalogue
+        self._path = path
+        self._began = datetime.now(UTC).isoformat(timespec="seconds")
+        self._begun = time.monotonic()
+        self._ends = self._begun + budget - RESERVE_SECONDS
+        self._worker: Any = None
+        self.outcomes: list[Outcome] = []
+
+    def run(self, parts: Sequence[Part]) -> None:
+        """Run `parts`; those that the budget has no time for are named as skipped."""
+        from gpu_parts import Outcome
+
+        for part in parts:
+            left = self._ends - time.monotonic()
+            if left < LEAST_SECONDS:
+                outcome = Outcome(part.name, part.kind, "skipped", "no time left in the budget", 0.0)
+            else:
+                # a CPU is not spoiled by anybody, and a quick walk does without the start of processes
+                fresh = part.fresh and (self.bench.on_gpu or not self.bench.quick)
+                worker = self._get_worker(fresh=fresh)
+                most = part.seconds * (1 if self.bench.on_gpu else PATIENCE_WITH_CPUS)
+                outcome = worker.run(part, min(most, left), short_of_time=left < most)
+                if fresh or outcome.status == "FAIL":
+                    self.stop()  # nobody knows in which state it has left the device
+            self.outcomes.append(outcome)
+            reason = outcome.reason.replace("|", "/")
+            print(f"| {part.name} | {outcome.status} | {reason} | {outcome.seconds:.1f} |", flush=True)
+            if outcome.trace:
+                print(outcome.trace, file=sys.stderr, flush=True)
+            self.save()
+
+    def fit_to_memory(self) -> None:
+        """Take smaller batches where those of the tutorial, with about 9 GB in bf16, do not fit the card."""
+        found = [f.value for f in self.outcomes[0].figures if f.what == "GPU"]
+        if found:
+            gigabytes = json.loads(str(found[0]))["memory"] / 1e9
+            batch_size = 256 if gigabytes > 15 else 128 if gigabytes > 7 else 64
+            if batch_size != self.bench.batch_size:
+                self.bench = replace(self.bench, batch_size=batch_size)
+                self.stop()
+
+    def stop(self) -> None:
+        """End the process that runs the parts."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def save(self) -> None:
+        """Write everything so far, whole or not at all."""
+        if self._path is None:
+            return
+        report = {
+            "command": " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+            "began": self._began,
+            "seconds": time.monotonic() - self._begun,
+            "sizes": {
+                k: str(v) if isinstance(v, Path) else v for k, v in vars(self.bench).items() if k != "folder"
+            },
+            "parts": [outcome.as_dict() for outcome in self.outcomes],
+            "table_hours": {str(k): v for k, v in predict_hours(self.outcomes).items()},
+        }
+        draft = self._path.with_name(f".{self._path.name}.new")
+        draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.replace(self._path)
+
+    def _get_worker(self, *, fresh: bool) -> Any:
+        from gpu_parts import Worker
+
+        if fresh and self._worker is not None and self._worker.used:
+            self.stop()
+        if self._worker is None:
+            self._worker = Worker(self.bench, self._catalogue)
+        return self._worker
 
 
-def main() -> None:
+def predict_hours(outcomes: Sequence[Outcome]) -> dict[int, float]:
+    """Hours of the tutorial's whole table on this card by the number of trials at once, where measured."""
+    from gpu_table import predict_table
+
+    seconds: dict[str, dict[int, float]] = {"trunk": {}, "branch": {}}
+    for figure in (f for outcome in outcomes if outcome.name == "trials at once" for f in outcome.figures):
+        words = figure.what.replace(",", "").split()
+        if words[-2:] == ["the", "tutorial"] and isinstance(figure.value, float):
+            seconds[words[3]][int(words[0])] = figure.value
+    together = sorted(seconds["trunk"].keys() & seconds["branch"].keys())
+    return {n: predict_table(seconds["trunk"], seconds["branch"], n) / 3600 for n in together}
+
+
+def print_measurements(outcomes: Sequence[Outcome]) -> None:
+    """Every figure of the measurements, and the prediction."""
+    from common import table
+
+    rows = [[o.name, f.what, str(f)] for o in outcomes if o.kind == "measurement" for f in o.figures]
+    print(f"\n{table(['measurement', 'figure', 'value'], rows)}\n")
+    for together, hours in predict_hours(outcomes).items():
+        print(f"The tutorial's table (8 rows, 120 epochs, 453 to train), {together} at once on this device: "
+              f"{60 * hours:.1f} minutes.")  # fmt: skip
+
+
+def print_heading(kind: str) -> None:
+    print(f"\n| {kind} | result | what was found | seconds |\n| --- | --- | --- | --- |", flush=True)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=14_034, help="images, of which a fifth validates")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of the DataLoader")
-    parser.add_argument("--trials", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="budget; parts without time left are skipped"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="every part once, without compiling: is it in order?"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="file for everything that was found")
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is no GPU here; --device cpu with small numbers tries the script")
-    print(where())
-    with tempfile.TemporaryDirectory() as folder:
-        write_jpegs(Path(folder), given.count, 150)
-        recipe = Recipe(folder, given.size, given.batch_size, given.device, 1.0, 1)
-        begun = time.perf_counter()
-        run: Run | None = new_run(recipe)
-        print(f"\ndecoding once and the first model: {time.perf_counter() - begun:.0f} s\n")
-        usual = transforms.Compose(
-            [
-                transforms.Resize((given.size, given.size)),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-            ]
+    missing = find_missing()
+    if missing:
+        parser.error(
+            f"{' and '.join(missing)} cannot be imported; install with: pip install {' '.join(missing)}"
         )
-        assert run is not None
-        count = len(run._train)
-        pictures = Subset(ImageFolder(folder, usual), range(count))
-        loader: DataLoader[Any] = DataLoader(
-            pictures, given.batch_size, shuffle=True, num_workers=given.workers,
-            pin_memory=given.device == "cuda", persistent_workers=given.workers > 0,
-        )  # fmt: skip
-        sizes = batch_sizes(count, given.batch_size)
-        ways = {
-            "one resident batch": lambda: sum(sizes) / seconds_resident(run, sizes),
-            "a trial": lambda: count / seconds_of_epoch(run),
-            f"ImageFolder + DataLoader, {given.workers} workers": lambda: (
-                count / seconds_of_loader(run, loader)
-            ),
-        }
-        measured: dict[str, list[float]] = {name: [] for name in ways}
-        for way in ways.values():
-            way()
-        for _ in range(given.repeat):
-            for name, way in ways.items():
-                measured[name].append(way())
-        limit = measured["one resident batch"]
-        print(
-            table(
-                ["", "images/s", "ratio to the limit, by pairs"],
-                [
-                    [name, spread(rates), spread([r / o for r, o in zip(rates, limit, strict=True)])]
-                    for name, rates in measured.items()
-                ],
-            )
-        )
-        ways.clear()
-        run = None  # what it holds on the GPU goes with it
-        if given.device == "cuda":
-            torch.cuda.empty_cache()
-        print()
-        header = ["trials on the GPU", "trunk epoch", "branch epoch", "images/s of all", "memory of one",
-                  "the tutorial's table would take"]  # fmt: skip
-        print(table(header, []), flush=True)
-        for trials in given.trials:
-            try:
-                found = side_by_side(recipe, trials)
-            except queue.Empty:
-                print(f"| {trials} | failed: see above |", flush=True)
-                continue
-            trunk, branch, rate, memory = ([f[i] for f in found] for i in range(4))
-            hours = table_hours(statistics.median(trunk), statistics.median(branch), trials)
-            row = [trials, spread(trunk, " s"), spread(branch, " s"), f"{sum(rate):.0f}",
-                   f"{max(memory):.1f} GB", f"{hours:.2f} h"]  # fmt: skip
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the package need not be installed; processes started here inherit it
+    from gpu_catalogue import CHECKS, MEASURES
+    from gpu_parts import choose_sizes
+
+    if given.quick:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    with tempfile.TemporaryDirectory(prefix="tune-swa-gpu-", ignore_cleanup_errors=True) as folder:
+        bench = choose_sizes(given.device, Path(folder), quick=given.quick)
+        runner = Runner(bench, 60 * given.minutes, given.json)
+        begun = time.monotonic()
+        try:
+            print_heading("check")
+            runner.run(CHECKS[:1])
+            if runner.outcomes[0].status == "FAIL":
+                parser.exit(2, f"--device {given.device} cannot be used: {runner.outcomes[0].reason}\n")
+            runner.fit_to_memory()
+            runner.run(CHECKS[1:])
+            print_heading("measurement")
+            runner.run(MEASURES)
+        finally:
+            runner.stop()
+    outcomes = runner.outcomes
+    print_measurements(outcomes)
+    runner.save()
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("pass", "FAIL", "skipped")}
+    machine = next((f.value for o in outcomes[:1] for f in o.figures if f.what == "where"), "")
+    print(f"\n{machine}\n{counts['pass']} of {len(outcomes)} parts pass, {counts['FAIL']} fail, "
+          f"{counts['skipped']} skipped, in {time.monotonic() - begun:.0f} s.")  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

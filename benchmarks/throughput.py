@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import spread, table, where
 from PIL import Image
-from torch import nn
+from timed_steps import seconds_of_epoch, seconds_resident, take_step, time_call
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -54,53 +54,15 @@ def new_run(data: Dataset, numerics: Numerics, batch_size: int) -> Run:
     return Run(RunSettings(lr=1e-3, train=train), data, numerics)
 
 
-def seconds_of_epoch(run: Run) -> float:
-    """The trial's loop over its training images."""
-    return timed(run, run.train_epoch)
-
-
-def seconds_resident(run: Run, batches: list[int]) -> float:
-    """As many steps on one batch, with nothing else."""
-    images, labels = next(run._batches("train"))
-
-    def steps() -> None:
-        run.model.train()
-        for size in batches:
-            run.optimizer.zero_grad(set_to_none=True)
-            with run.numerics.autocast():
-                loss = nn.functional.cross_entropy(run._forward(images[:size]), labels[:size])
-            run.scaler.scale(loss).backward()
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
-
-    return timed(run, steps)
-
-
 def seconds_of_loader(run: Run, loader: DataLoader[Any]) -> float:
     """The same model and optimizer behind a DataLoader."""
-    memory_format = run.numerics.memory_format
 
     def epoch() -> None:
         run.model.train()
         for images, labels in loader:
-            images = images.to(run.device, non_blocking=True, memory_format=memory_format)
-            run.optimizer.zero_grad(set_to_none=True)
-            with run.numerics.autocast():
-                loss = nn.functional.cross_entropy(
-                    run._forward(images), labels.to(run.device, non_blocking=True)
-                )
-            run.scaler.scale(loss).backward()
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
+            take_step(run, images, labels)
 
-    return timed(run, epoch)
-
-
-def timed(run: Run, what: Any) -> float:
-    """Seconds, the device's work included."""
-    begun = run._clock()
-    what()
-    return run._clock() - begun
+    return time_call(run, epoch)
 
 
 class InMemory(torch.utils.data.Dataset[Any]):

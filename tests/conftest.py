@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 # before torch or ray are imported anywhere: the tests run beside one another on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,3 +25,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def tiny_data() -> Dataset:
     """48 drawn images of 16 pixels in three classes that a network can tell apart."""
     return draw_dataset(train=28, val=12, test=8)
+
+
+@pytest.fixture
+def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A `Worker` that trains here, on the drawn images."""
+    from one_worker import Worker  # type: ignore[import-not-found]  # not above: it imports Ray
+
+    return Worker(tiny_data, tmp_path, monkeypatch)

@@ -12,7 +12,7 @@ from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
 
 @pytest.fixture
 def make_up_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MadeUpGpus]:
-    """Call it with cards: this process has those GPUs until the test ends, and its children by `environment`."""
+    """Call it with cards: this process has those GPUs until the test ends."""
 
     def install_gpus(*cards: Card, **options: Any) -> MadeUpGpus:
         gpus = MadeUpGpus(*cards, **options)

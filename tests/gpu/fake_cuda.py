@@ -18,9 +18,11 @@ from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
+import made_up_streams  # type: ignore[import-not-found]
 import pytest
 import torch
 from python_engine import run_backward  # type: ignore[import-not-found]
+from stream_order import RaceDetector  # type: ignore[import-not-found]
 from torch import Tensor
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -46,6 +48,7 @@ class FakeCuda(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.races = RaceDetector(made_up_streams.installed.order)
         self.waits: Counter[str] = Counter()
         """How often the host waited for the GPU, by what for and where."""
         self.pinned: WeakSet[torch.UntypedStorage] = WeakSet()
@@ -76,7 +79,9 @@ class FakeCuda(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         to_gpu = torch.device(kwargs.get("device") or "cpu").type == "cuda"
         if to_gpu or any(map(_is_fake, tensors)):
-            return self._run_fake(func, args, kwargs, tensors)
+            result = self._run_fake(func, args, kwargs, tensors)
+            self._note_work(func, args, kwargs, tensors, result)
+            return result
         result = func(*args, **kwargs)
         return self._pin(result) if pin else result
 
@@ -87,6 +92,7 @@ class FakeCuda(TorchDispatchMode):
             self._count("a number read")
             return torch.ones((), dtype=args[0].dtype).item()
         if func is aten.record_stream.default:
+            self.races.note_recorded(args[0].untyped_storage(), args[1].stream_id)
             return None
         if func is aten.copy_.default:
             return self._copy(*args, **kwargs)
@@ -103,6 +109,20 @@ class FakeCuda(TorchDispatchMode):
         with self._fake:
             result = func(*args, **kwargs)
         return tree_map_only(FakeTensor, _read_back, result)
+
+    def _note_work(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], result: Any
+    ) -> None:
+        if func is aten.record_stream.default:
+            return
+        written = [
+            kwargs.get(argument.name, args[place] if place < len(args) else None)
+            for place, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        self.races.note_work(
+            str(func), *(map(Tensor.untyped_storage, _find_fakes(v)) for v in (tensors, written, result))
+        )
 
     def _copy(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         self._note_copy(source, target.device, {"non_blocking": non_blocking})
@@ -147,6 +167,10 @@ def _is_fake(value: Any) -> bool:
     return isinstance(value, FakeTensor)
 
 
+def _find_fakes(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if _is_fake(leaf)]
+
+
 def _read_back(tensor: FakeTensor) -> Tensor:
     """A result as it is, but for one on the CPU: real, and full of ones."""
     if tensor.device.type == "cuda":
@@ -157,11 +181,18 @@ def _read_back(tensor: FakeTensor) -> Tensor:
 
 @contextmanager
 def fake_cuda() -> Iterator[FakeCuda]:
-    """Everything inside sees GPUs whose tensors have no numbers. Made-up GPUs must be installed."""
+    """Everything inside sees made-up GPUs, which must be installed, with tensors that have no numbers.
+
+    Raises:
+        AssertionError: two streams used the same memory at a time, perhaps.
+    """
     mode = FakeCuda()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), mode:
         # copy.deepcopy looks at where a tensor's numbers are
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         patch.setattr(torch.autograd, "_engine_run_backward", run_backward)
-        patch.setattr(fake_tensor, "init_gpu_context", lambda device: None)  # it allocates on a GPU it is told of
+        # it allocates on a GPU that it is told of
+        patch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
         yield mode
+        if mode.races.races:
+            raise AssertionError("; ".join(dict.fromkeys(mode.races.races)))

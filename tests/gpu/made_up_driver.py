@@ -1,4 +1,4 @@
-"""The driver's libraries, which programs open by name: NVML counts GPUs without CUDA, libcuda has a version."""
+"""The driver's libraries, which programs open by name: NVML counts GPUs, libcuda has a version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up GPUs behind torch's own Python code for CUDA: what `torch._C._cuda_*` would answer if they were there.
+"""Made-up GPUs behind torch's own Python code for CUDA: they answer for `torch._C._cuda_*`.
 
 Nothing of `torch.cuda` written in Python is replaced: its checks, its lazy initialisation and its errors run
 as they are. What a process gets is the driver's answers: how many GPUs, which, how much memory is free, and
@@ -19,11 +19,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from stream_order import StreamOrder  # type: ignore[import-not-found]
 
 GIB = 1 << 30
 VARIABLE = "MADE_UP_GPUS"
 """Environment variable that hands the GPUs to child processes, as JSON."""
 FOLDER = Path(__file__).resolve().parent
+
+NO_DRIVER = (
+    "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a driver "
+    "from http://www.nvidia.com/Download/index.aspx"
+)
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version {}). Please update your GPU driver by "
+    "downloading and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx "
+    "Alternatively, go to: https://pytorch.org to install a PyTorch version that has been compiled with your "
+    "version of the CUDA driver."
+)
 
 Put = Callable[[Any, str, Any], None]
 """`setattr`, or pytest's that undoes it."""
@@ -113,6 +125,7 @@ class MadeUpGpus:
         """Index of the current device."""
         self.synchronisations = 0
         """How often the process waited for a device, a stream or an event."""
+        self.order = StreamOrder()
         self._uses: list[Use] | None = None
 
     @classmethod
@@ -153,9 +166,10 @@ class MadeUpGpus:
         allowed = int(use.fraction * use.card.memory)
         if use.reserved + grown > allowed or grown > self._free_bytes(use):
             use.out_of_memory += 1
+            free = self._free_bytes(use)
             raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {count / GIB:.2f} GiB. GPU {index} has a total capacity "
-                f"of {use.card.memory / GIB:.2f} GiB of which {self._free_bytes(use) / GIB:.2f} GiB is free. "
+                f"CUDA out of memory. Tried to allocate {count / GIB:.2f} GiB. GPU {index} has a total "
+                f"capacity of {use.card.memory / GIB:.2f} GiB of which {free / GIB:.2f} GiB is free. "
                 f"{allowed / GIB:.2f} GiB allowed; this process has {use.reserved / GIB:.2f} GiB in use."
             )
         use.allocated += count
@@ -205,10 +219,7 @@ class MadeUpGpus:
         if error := self._driver_error():
             raise RuntimeError(error)
         if not self.driver:
-            raise RuntimeError(
-                "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed "
-                "a driver from http://www.nvidia.com/Download/index.aspx"
-            )
+            raise RuntimeError(NO_DRIVER)
         if not self.uses:
             raise RuntimeError("No CUDA GPUs are available")
         setattr(torch.cuda, "_get_device_properties", self._properties)  # noqa: B010
@@ -232,6 +243,7 @@ class MadeUpGpus:
     def _cuda_synchronize(self) -> None:
         self._touch(self.current)
         self.synchronisations += 1
+        self.order.wait_on_host()
 
     def _cuda_getMemoryFraction(self, index: int) -> float:  # noqa: N802
         return self._checked(index).fraction
@@ -297,12 +309,7 @@ class MadeUpGpus:
         newest = int((torch.version.cuda or "0").partition(".")[0])
         if not self.driver or self.driver // 1000 >= newest:
             return None
-        return (
-            f"The NVIDIA driver on your system is too old (found version {self.driver}). Please update your GPU "
-            "driver by downloading and installing a new version from the URL: "
-            "http://www.nvidia.com/Download/index.aspx Alternatively, go to: https://pytorch.org to install a "
-            "PyTorch version that has been compiled with your version of the CUDA driver."
-        )
+        return TOO_OLD.format(self.driver)
 
     def _visible_cards(self) -> list[Card]:
         """Cards that CUDA_VISIBLE_DEVICES leaves, by the rules of CUDA as torch.cuda describes them."""

@@ -94,7 +94,9 @@ def _call_node(node: Any, given: dict[int, Tensor]) -> Sequence[Tensor | None]:
 def _fit_gradient(gradient: Tensor, node: Any, wanted: Any) -> Tensor:
     """What the engine does to a gradient before it hands it on (`validate_outputs`)."""
     if gradient.device != wanted.device:
-        raise RuntimeError(f"{node.name()} gave a gradient on {gradient.device} of a tensor on {wanted.device}")
+        raise RuntimeError(
+            f"{node.name()} gave a gradient on {gradient.device} of a tensor on {wanted.device}"
+        )
     if gradient.shape != wanted.shape:
         gradient = gradient.sum_to_size(wanted.shape)
     return gradient.to(wanted.dtype)

@@ -73,7 +73,7 @@ class MemoryMeter(TorchDispatchMode):
 
 
 class SavedTensors:
-    """Frees what the forward pass saved as soon as the node that needed it has run, as the real engine does."""
+    """Frees what the forward pass saved once the node that needs it has run, as the real engine does."""
 
     def __init__(self) -> None:
         self._used: list[list[Tensor]] = []
@@ -98,7 +98,8 @@ def metered_gpu(card: Card) -> Iterator[tuple[FakeCuda, MemoryMeter]]:
     engine = partial(python_engine.run_backward, after_node=saved.free_used)
     with pytest.MonkeyPatch.context() as patch:
         MadeUpGpus(card).install(partial(patch.setattr, raising=False))
-        with fake_cuda() as fake, meter, torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+        hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
+        with fake_cuda() as fake, meter, hooks:
             patch.setattr(torch.autograd, "_engine_run_backward", engine)
             yield fake, meter
 

@@ -70,6 +70,11 @@ def find_devices(value: Any) -> set[torch.device]:
     return set().union(*map(find_devices, value)) if isinstance(value, list | tuple) else set()
 
 
+def list_moments(run: Run) -> list[Tensor]:
+    """What the optimizer keeps for each parameter."""
+    return [value for values in run.optimizer.state.values() for value in values.values()]
+
+
 @pytest.fixture(autouse=True)
 def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 with one block in each stage instead of two: the same layers in half the time."""
@@ -105,7 +110,10 @@ def test_batches_are_gathered_without_waiting(limit: int, fake: FakeCuda) -> Non
 
 def test_an_evaluation_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) -> None:
     model = build_model(3, 0).to(GPU)
-    images, labels = torch.zeros(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, dtype=torch.long, device=GPU)
+    images, labels = (
+        torch.zeros(BATCH, 3, 16, 16, device=GPU),
+        torch.zeros(BATCH, dtype=torch.long, device=GPU),
+    )
 
     def count_waits(batches: int) -> Counter[str]:
         fake.waits.clear()
@@ -141,6 +149,7 @@ def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
     make_up_gpus(card)
     with fake_cuda():
         run = start_run(draw_batches(2), precision)
+        assert run._train.resident is (card is ROOMY)
         assert run.scaler.is_enabled() is (precision == "fp16")
         records = list(run)
         assert [record.phase for record in records] == ["trunk", "branch", "branch"]
@@ -179,9 +188,7 @@ def test_training_an_epoch_waits_once_for_its_loss(fake: FakeCuda) -> None:
     assert "a number read" in str(fake.waits)
 
 
-@pytest.mark.parametrize(
-    ("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "adam"), ("fp16", "adamw")]
-)
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "adam"), ("fp16", "adamw")])
 def test_a_checkpoint_goes_over_the_cpu_and_back(
     precision: str, optimizer: str, fake: FakeCuda, tmp_path: Path
 ) -> None:
@@ -198,8 +205,7 @@ def test_a_checkpoint_goes_over_the_cpu_and_back(
     assert restored.averaging.n_averaged == 1
     assert find_devices(restored.model.state_dict()) == {GPU}
     assert find_devices(restored.shipped.state_dict()) == {GPU}
-    moments = [value for values in restored.optimizer.state.values() for value in values.values()]
-    assert find_devices(moments) == find_devices([v for s in run.optimizer.state.values() for v in s.values()])
+    assert find_devices(list_moments(restored)) == find_devices(list_moments(run))
     assert [record.n_averaged for record in restored] == [2]
 
 
@@ -243,7 +249,8 @@ def test_what_would_wait_is_counted(fake: FakeCuda) -> None:
     number = numbers.sum()
     for wait in (
         number.item, lambda: float(number), lambda: bool(number > 0), number.cpu, numbers[:1].tolist,
-        lambda: torch.zeros(4).copy_(numbers), lambda: torch.ones(4).to(GPU), lambda: torch.tensor(1.0, device=GPU),
+        lambda: torch.zeros(4).copy_(numbers), lambda: torch.ones(4).to(GPU),
+        lambda: torch.tensor(1.0, device=GPU),
         lambda: torch.ones(4).to(GPU, non_blocking=True), lambda: numbers[torch.tensor([0, 1])],
     ):  # fmt: skip
         fake.waits.clear()

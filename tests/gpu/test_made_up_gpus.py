@@ -236,7 +236,9 @@ def test_processes_see_what_the_others_hold_until_they_die(tmp_path: Path, make_
 def test_the_process_is_as_before_when_the_fixture_ends() -> None:
     before = [vars(torch.cuda).copy(), vars(torch._C).copy(), ctypes.CDLL]
     with pytest.MonkeyPatch.context() as patch:
-        MadeUpGpus(Card()).install(lambda place, name, value: patch.setattr(place, name, value, raising=False))
+        MadeUpGpus(Card()).install(
+            lambda place, name, value: patch.setattr(place, name, value, raising=False)
+        )
         torch.cuda.init()
         assert torch.cuda.Stream().query()
     assert [vars(torch.cuda), vars(torch._C), ctypes.CDLL] == before

@@ -1,4 +1,4 @@
-"""GPUs are made up behind torch's front end alone: a replaced `torch.cuda` function hides what it would check."""
+"""GPUs are made up behind torch's front end: a replaced `torch.cuda` function hides what it checks."""
 
 from __future__ import annotations
 

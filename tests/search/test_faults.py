@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_worker import Worker  # type: ignore[import-not-found]
 from serial_search import (  # type: ignore[import-not-found]
     assert_same,
     crash,
@@ -24,15 +24,12 @@ from serial_search import (  # type: ignore[import-not-found]
     started,
 )
 
-from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState, read_events
-from tune_swa.search import trainable
+from tune_swa.search import trainable, trial_checkpoints
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.trainable import Shared, train_trial
-from tune_swa.spec import DataSpec, Experiment, RunSettings, TrainSpec
+from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore
-from tune_swa.training.numerics import Numerics
 
 TRIALS = 4
 
@@ -196,52 +193,6 @@ def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------- inside one worker
 
 
-class Worker:
-    """Runs the trainable here and keeps what it reports."""
-
-    def __init__(self, data: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.shared = Shared(
-            store=FolderStore(folder),
-            data=DataSpec(),
-            data_dir=None,
-            fingerprint=data.fingerprint,
-            numerics=Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False),
-            torch=torch.__version__,
-            weights=None,
-            checkpoint_every=1,
-            keep_all=False,
-        )
-        self.settings = RunSettings(
-            lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=3, batch_size=16)
-        )
-        monkeypatch.setattr(trainable, "prepare", lambda *_: data)
-        monkeypatch.setattr(trainable, "_dataset", None)
-        monkeypatch.setattr(
-            trainable.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))
-        )
-
-    def train(self, **more: Any) -> dict[str, Any]:
-        """Run the trial; returns the last message."""
-        config = {"trial": "swa-0000", "settings": self.settings.model_dump(mode="json")}
-        config |= {
-            "recorded_epochs": 0,
-            "checkpoints": [],
-            "trunk": "t",
-            "publish": [],
-            "published": [],
-            "gpus": 0.0,
-            "test": False,
-        }
-        train_trial({**config, **more}, self.shared)
-        return self.messages[-1]
-
-
-@pytest.fixture
-def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    return Worker(tiny_data, tmp_path, monkeypatch)
-
-
 def test_a_trial_reports_its_epochs(worker: Worker) -> None:
     worker.train()
     assert [m["event"] for m in worker.messages] == ["started", "epoch", "epoch", "epoch"]
@@ -276,13 +227,15 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
     monkeypatch.setattr(trainable.Run, "advance", raising(error))
-    last = worker.train()
+    last = worker.train(gpus=0.25)
     assert last["event"] == "failed"
+    assert last["exhausted"] == 0.25
     assert last["error"] == (
-        "GPU memory is exhausted (CUDA out of memory. Tried to allocate 2 GiB.). Use fewer trials per GPU "
-        "(--gpus-per-trial), a smaller train.batch_size or a smaller data.image_size"
+        "GPU memory is exhausted, with 0.25 of a GPU and streamed images (OutOfMemoryError: CUDA out of "
+        "memory. Tried to allocate 2 GiB.). Use fewer trials per GPU (a larger --gpus-per-trial; --resume "
+        "then runs this trial again), a smaller train.batch_size or a smaller data.image_size"
     )
 
 
@@ -309,7 +262,7 @@ def test_checkpoints_that_cannot_be_read_now_stop_the_search(
 ) -> None:
     worker.train()
     kept = sorted(tmp_path.rglob("*.pt"))
-    monkeypatch.setattr(trainable.checkpoints, "load", raising(OSError(5, "Input/output error")))
+    monkeypatch.setattr(trial_checkpoints.checkpoints, "load", raising(OSError(5, "Input/output error")))
     last = worker.train(recorded_epochs=3)
     assert last["event"] == "halted"
     assert last["error"] == (
@@ -368,5 +321,5 @@ def test_a_worker_publishes_its_trunk_and_another_goes_on_from_it(worker: Worker
 
 
 def test_a_worker_that_only_warms_up_reports_nothing(worker: Worker) -> None:
-    train_trial({"trial": None, "gpus": 0.0}, worker.shared)
+    worker.warm_up()
     assert worker.messages == []

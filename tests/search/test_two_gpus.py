@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,24 @@ from tune_swa.search import runner, site
 from tune_swa.search.placement import Machine
 from tune_swa.spec import Experiment
 from tune_swa.training.numerics import resolve
+from tune_swa.training.step_probe import TrialCost
 
+COST = TrialCost("made up", 80 * 10**9, 10**9, 5 * 10**8, host_seconds=0.01, device_seconds=0.002)
 SECONDS = 90.0
 """A search that waits for a GPU which never becomes free is interrupted then."""
 
 
 def search(
     folder: Path, patch: pytest.MonkeyPatch, space: dict[str, Any], *,
-    seconds: float = 0.0, confirm: bool = False, **more: Any,
+    seconds: float = 0.0, confirm: bool = False, epochs: int = 8, gpus: int = 2, resume: bool = False,
+    trial: Callable[..., None] = tests_support.made_up_trial, **more: Any,
 ) -> ExperimentState:  # fmt: skip
-    """A search with two trials on each of two GPUs."""
+    """A search with two trials on each of two GPUs, of made-up trials or others."""
     experiment = Experiment.model_validate(
         {
             "name": "two",
             "data": {"image_size": 8, "train_images": 50},
-            "train": {"epochs": 8, "weight_decay": seconds},
+            "train": {"epochs": epochs, "batch_size": 20, "weight_decay": seconds},
             "space": space,
             "scheduler": {"asha": False},
             "resources": {"gpus_per_trial": 0.5},
@@ -43,13 +47,19 @@ def search(
         }
     )
     cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
-    patch.setattr(runner, "train_trial", tests_support.made_up_trial)
-    patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=2, cpus=4)))
-    # the trials run on the CPU, so that is what they are tried out on and resolved for
+    patch.setattr(runner, "train_trial", trial)
+    patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))
+    # trials train on the CPU, and what one would take of a GPU is made up
     cpu = resolve(experiment.train, 8, device="cpu", threads=1)
     patch.setattr(site, "resolve", lambda *_, **__: cpu)
+    patch.setattr(site, "measure_trial", lambda workload, gpu: COST)
     request = runner.Request(
-        experiment, results_dir=folder, quiet=True, confirm=confirm, console=Console(quiet=True)
+        experiment,
+        results_dir=folder,
+        resume=resume,
+        quiet=True,
+        confirm=confirm,
+        console=Console(quiet=True),
     )
     limit = threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     limit.start()

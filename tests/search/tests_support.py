@@ -68,3 +68,70 @@ def made_up_trial(config: dict[str, Any], shared: Any) -> None:
             }  # fmt: skip
             tune.report({PAYLOAD: json.dumps(tested)})
         tune.report({PAYLOAD: json.dumps(report)})
+
+
+# ------------------------------------------------------- the real trial, on a GPU that is made to fail
+
+
+def sticky_error() -> Exception:
+    """What torch raises for an error that leaves a process without its GPU."""
+    import torch
+
+    error = torch.AcceleratorError(
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+    )
+    error.error_code = 700  # type: ignore[attr-defined]
+    return error
+
+
+def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
+    """The real one; from the first average on, torch's allocator refuses it less than a whole GPU."""
+    import torch
+
+    from tune_swa.search.trainable import train_trial
+    from tune_swa.training.averaging import Averaging
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
+
+    update = Averaging.update
+    if config["gpus"] < 1:
+        Averaging.update = refuse  # type: ignore[method-assign]
+    try:
+        train_trial(config, shared)
+    finally:
+        Averaging.update = update  # type: ignore[method-assign]
+
+
+def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
+    """The real one; the process that trains swa-0001 first raises in whatever it trains from then on."""
+    from tune_swa.search.trainable import train_trial
+    from tune_swa.training.loop import Run
+
+    marker = shared.store.root / "lost"
+    with (shared.store.root / "processes").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if config["trial"] == "swa-0001" and not marker.exists():
+        train = Run.train_epoch
+
+        def lose(run: Run) -> float:
+            if run.epoch == 1 or marker.exists():
+                marker.write_text(str(os.getpid()))
+                raise sticky_error()
+            return train(run)
+
+        Run.train_epoch = lose  # type: ignore[method-assign]
+    train_trial(config, shared)
+
+
+def trial_that_always_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
+    """The real one; swa-0000 loses the GPU of every process that trains it."""
+    from tune_swa.search.trainable import train_trial
+    from tune_swa.training.loop import Run
+
+    def lose(run: Run) -> float:
+        raise sticky_error()
+
+    if config["trial"] == "swa-0000":
+        Run.train_epoch = lose  # type: ignore[method-assign]
+    train_trial(config, shared)

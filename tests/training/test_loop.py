@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training import model as model_module
 from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.numerics import Numerics
@@ -243,7 +245,7 @@ def test_fused_compile_and_eval_batch_size_reach_what_they_name(
         sizes.append(size)
         return ordered(batches, size)
 
-    def compiling(model: Any) -> Any:
+    def compiling(model: Any, **_: object) -> Any:
         compiled.append(model)
         return model
 
@@ -257,6 +259,42 @@ def test_fused_compile_and_eval_batch_size_reach_what_they_name(
         compiled.clear()
     run.run_epoch()
     assert set(sizes) == {5}
+
+
+def test_each_batch_size_is_compiled_into_a_graph_of_its_own(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own compiler, whose graphs are kept and run as they are."""
+    sizes: list[object] = []
+
+    def keep_graph(graph: Any, inputs: list[torch.Tensor]) -> Any:
+        sizes.extend(
+            {i.shape[0] for i in inputs if isinstance(i, torch.Tensor) and i.shape[1:] == (3, 16, 16)}
+        )
+        sizes.extend(i for i in inputs if not isinstance(i, torch.Tensor))  # a batch of any size
+        return graph
+
+    compile_with = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **given: compile_with(model, backend=keep_graph, **given)
+    )
+    monkeypatch.setattr(
+        model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+    )
+    runs = [
+        Run(settings(2, None, seed=7), tiny_data, replace(NUMERICS, compile=compiled))
+        for compiled in (True, False)
+    ]
+    compiled_losses, losses = ([record.train_loss for record in run] for run in runs)
+    assert sizes == [8, 4]  # 28 images; the second epoch compiles nothing more
+    assert compiled_losses == losses
+
+
+def test_a_run_sets_the_backends_of_its_numerics(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Numerics] = []
+    monkeypatch.setattr(Numerics, "set_backends", lambda numerics: seen.append(numerics))
+    Run(settings(), tiny_data, NUMERICS)
+    assert seen == [NUMERICS]
 
 
 def test_shipped_weights_load_into_plain_torchvision(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -283,7 +321,7 @@ def test_a_finished_state_leaves_the_optimizer_out(tiny_data: Dataset) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_on_a_gpu(precision: str, tiny_data: Dataset) -> None:
     numerics = Numerics("cuda", precision, threads=1, channels_last=True, fused=True, compile=False)  # type: ignore[arg-type]
     run = Run(settings(4, 1), tiny_data, numerics)

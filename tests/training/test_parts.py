@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ import pytest
 import torch
 import torchvision
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import update_bn
 
 from tune_swa.errors import RequestError
 from tune_swa.randomness import derive_seed
 from tune_swa.spec import ModelSpec, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.averaging import refresh_bn
 from tune_swa.training.metrics import (
     NonFiniteError,
     evaluate,
@@ -27,7 +32,8 @@ from tune_swa.training.metrics import (
     predict,
 )
 from tune_swa.training.model import build_model, fingerprint, resolve_weights
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.probe import Gpu
 from tune_swa.training.schedule import base_factor
 
 Weights = dict[str, torch.Tensor]
@@ -140,6 +146,72 @@ def test_batches_do_not_change_the_metrics() -> None:
     many = evaluate(model, zip(images.split(3), labels.split(3), strict=True), numerics.autocast())
     assert one.accuracy == many.accuracy
     assert one.nll == pytest.approx(many.nll, rel=1e-6)
+
+
+# ----------------------------------------------------------------------------------- BN refresh
+
+
+def small_network(momentum: float | None = 0.1) -> torch.nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8, momentum=momentum), torch.nn.ReLU()]
+        layers += [torch.nn.Conv2d(8, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten()]
+        layers += [torch.nn.BatchNorm1d(128, track_running_stats=False), torch.nn.Linear(128, 2)]
+        return torch.nn.Sequential(*layers)
+
+
+def draw_images(batches: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(4 + i, 3, 8, 8, generator=generator) for i in range(batches)]
+
+
+def assert_same_network(left: torch.nn.Module, right: torch.nn.Module) -> None:
+    for name, tensor in left.state_dict().items():
+        assert torch.equal(tensor, right.state_dict()[name]), name
+    assert list(left.state_dict()) == list(right.state_dict())
+    for one, other in zip(left.modules(), right.modules(), strict=True):
+        assert one.training == other.training
+        assert getattr(one, "momentum", 0) == getattr(other, "momentum", 0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("batches", [0, 1, 7])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_refresh_has_the_bits_of_update_bn(precision: Any, batches: int, training: bool) -> None:
+    ours = small_network(momentum=0.3).train(training)
+    ours(draw_images(3)[-1])  # statistics of before, which are forgotten
+    theirs = copy.deepcopy(ours)
+    numerics = Numerics("cpu", precision, 1, False, True, False)
+    with numerics.autocast():
+        refresh_bn(ours, draw_images(batches))
+        update_bn(draw_images(batches), theirs)
+    assert int(ours[1].num_batches_tracked) == batches
+    assert_same_network(ours, theirs)
+
+
+def test_a_refresh_that_fails_leaves_momenta_and_mode() -> None:
+    def broken() -> Iterator[torch.Tensor]:
+        yield from draw_images(2)
+        raise OSError("an image is gone")
+
+    model = small_network(momentum=None).eval()
+    expected = copy.deepcopy(model)
+    with pytest.raises(OSError, match="an image is gone"):
+        refresh_bn(model, broken())
+    update_bn(draw_images(2), expected)
+    assert_same_network(model, expected)
+
+
+def test_a_network_without_batch_normalisation_is_not_run() -> None:
+    refresh_bn(torch.nn.Linear(2, 2), (pytest.fail("a batch was asked for") for _ in range(1)))
+
+
+def test_a_refresh_records_no_gradients() -> None:
+    seen = []
+    model = small_network()
+    model.register_forward_hook(lambda *given: seen.append(given[-1].requires_grad))
+    refresh_bn(model, draw_images(2))
+    assert seen == [False, False]
 
 
 # -------------------------------------------------------------------------------------- weights
@@ -346,8 +418,9 @@ def test_numerics_on_the_cpu() -> None:
     chosen = resolve(given, 224, device="cpu", threads=1)
     assert (chosen.precision, chosen.channels_last, chosen.fused) == ("bf16", False, False)
     assert Numerics(**chosen.as_dict()) == chosen
-    with pytest.raises(RequestError, match=r"train\.precision: fp16 needs a GPU"):
-        resolve(TrainSpec(precision="fp16"), 32, device="cpu")
+    for precision in ("fp16", "tf32"):
+        with pytest.raises(RequestError, match=rf"train\.precision: {precision} needs a GPU"):
+            resolve(TrainSpec.model_validate({"precision": precision}), 32, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -358,20 +431,129 @@ def test_memory_format_on_the_cpu(wanted: Any, size: int, expected: bool) -> Non
     assert resolve(TrainSpec(channels_last=wanted), size, device="cpu").channels_last is expected
 
 
+def make_gpu(name: str, capability: str) -> Gpu:
+    return Gpu(name, 16 * 10**9, 15 * 10**9, capability, bf16=float(capability) >= 8)
+
+
+P100, V100, T4, A100 = map(make_gpu, ("P100", "V100", "T4", "A100"), ("6.0", "7.0", "7.5", "8.0"))
+
+
+@pytest.fixture
+def any_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of torch for every GPU."""
+    monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: "sm_50 compute_50", raising=False)
+
+
+@pytest.mark.usefixtures("any_kernels")
 @pytest.mark.parametrize(
-    ("bf16", "capability", "expected"),
-    [(True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (6, 1), "fp32")],
+    ("gpus", "expected"),
+    [
+        ([A100], "bf16"),
+        ([T4], "fp16"),
+        ([P100], "fp32"),
+        ([A100, T4], "fp16"),
+        ([A100, V100, P100], "fp32"),
+    ],
 )
-def test_auto_precision_by_gpu(
-    bf16: bool, capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_what_all_gpus_can_run(gpus: list[Gpu], expected: str) -> None:
+    assert resolve(TrainSpec(), 32, gpus=gpus).precision == expected
+    assert resolve(TrainSpec(), 32, gpus=gpus, device="cpu").precision == "fp32"
+    assert resolve(TrainSpec(), 32, gpus=[]).device == "cpu"
+
+
+@pytest.mark.usefixtures("any_kernels")
+@pytest.mark.parametrize(
+    ("precision", "gpus", "message"),
+    [
+        ("bf16", [A100, T4], "T4 has no bf16; use fp16, fp32 or auto"),
+        ("tf32", [A100, V100], r"V100 has no TF32 \(compute capability 7.0; .* use fp16, fp32 or auto"),
+    ],
+)
+def test_a_gpu_that_cannot_run_the_precision_is_named(precision: Any, gpus: list[Gpu], message: str) -> None:
+    wanted = TrainSpec(precision=precision)
+    with pytest.raises(RequestError, match=message):
+        resolve(wanted, 32, gpus=gpus)
+    assert resolve(wanted, 32, gpus=[A100]).precision == precision
+    for runs_anywhere in ("fp32", "fp16"):
+        given = TrainSpec.model_validate({"precision": runs_anywhere})
+        assert resolve(given, 32, gpus=gpus).precision == runs_anywhere
+
+
+@pytest.mark.parametrize(
+    ("built_for", "capability", "runs"),
+    [
+        ("sm_75 sm_80 sm_90", "7.0", False),  # a V100
+        ("sm_75 sm_80 sm_90", "7.5", True),
+        ("sm_75 sm_80 sm_90", "8.9", True),  # machine code runs within its major version
+        ("sm_75 sm_86", "8.0", False),  # but not on earlier minor versions
+        ("sm_75 sm_80 sm_90", "12.0", False),
+        ("sm_75 sm_90 compute_90", "12.0", True),  # PTX is compiled on everything later
+        ("sm_75 compute_90", "8.0", False),
+        ("sm_90a", "9.0", True),
+        ("sm_100a sm_120a", "12.1", False),
+        ("sm_100f", "10.3", True),
+        ("", "7.0", True),  # not known
+    ],
+)
+def test_a_gpu_without_kernels_is_named(
+    built_for: str, capability: str, runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old one")
-    assert resolve(TrainSpec(), 32, device="cuda").precision == expected
-    if not bf16:
-        with pytest.raises(RequestError, match="an old one has no bf16"):
-            resolve(TrainSpec(precision="bf16"), 32, device="cuda")
+    monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: built_for, raising=False)
+    gpus = [make_gpu("an unusual one", capability)]
+    if runs:
+        assert resolve(TrainSpec(), 32, gpus=gpus).device == "cuda"
+        return
+    remedy = "CUDA_VISIBLE_DEVICES, install a build of torch for it, or train on the CPU with --gpus 0"
+    with pytest.raises(RequestError, match=f"no kernels for an unusual one .*{capability}.*{remedy}"):
+        resolve(TrainSpec(), 32, gpus=gpus)
+    assert resolve(TrainSpec(), 32, gpus=gpus, device="cpu").device == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_is_asked_for_where_there_is_none() -> None:
+    with pytest.raises(RequestError, match=r"no GPU can be used here \(.+\); train on the CPU with --gpus 0"):
+        resolve(TrainSpec(), 32, device="cuda")
+
+
+BACKENDS = """
+import sys, torch
+from tune_swa.training.numerics import Numerics
+
+def show():
+    with torch.backends.cudnn.flags():  # reads all of them, and raises where they contradict each other
+        pass
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    newer = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    print(*tf32, *(name == "tf32" for name in newer), torch.backends.cudnn.benchmark)
+
+show()
+for precision in ("tf32", "fp32", "tf32", "bf16", "fp16"):
+    Numerics("cuda", precision, 1, True, True, False).set_backends()
+    show()
+    torch.compile(lambda x: x @ x, backend="eager")(torch.ones(2, 2))
+    show()
+    Numerics("cpu", "fp32", 1, True, True, False).set_backends()
+    show()
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_tf32_is_on_where_it_was_asked_for_and_off_elsewhere() -> None:
+    """In a process of its own: these settings are the process's."""
+    done = subprocess.run([sys.executable, "-c", BACKENDS], capture_output=True, text=True, check=True)
+    before, *after = done.stdout.splitlines()
+    # torch computes convolutions in TF32 on its own account
+    assert before == "False True False True False"
+    on, off = " ".join(["True"] * 5), "False False False False True"
+    assert after == [state for state in (on, off, on, off, off) for _ in range(3)]
+
+
+def test_the_hardware_is_recorded_without_initialising_cuda() -> None:
+    assert hardware()["gpus"] == []
+    assert "cudnn" not in hardware()
+    found = hardware([A100, T4])
+    assert found["gpus"] == ["A100", "T4"]
+    assert (found["cuda"], found["cudnn"]) == (torch.version.cuda, torch.backends.cudnn.version())
 
 
 def test_seeds_by_purpose() -> None:

@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 LOST_GPU_EXIT = 71
 """Exit status of a worker process that cannot use its GPU any more."""
+USED_PART = 0.9
+"""Of its limit, what a trial of unknown size is taken to use: a little of every card is the driver's own, and
+must not be waited for."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,8 @@ def _prepare_device(config: dict[str, Any], shared: Shared) -> None:
     if not shared.on_gpu:
         keep_freed_memory()
         return
-    limit = limit_memory(config["gpus"], shared.context_bytes)
-    wait_for_memory(shared.trial_bytes or limit)
+    limit = limit_memory(float(config["gpus"]), shared.context_bytes)
+    wait_for_memory(min(shared.trial_bytes or int(USED_PART * limit), limit))
 
 
 def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:

@@ -93,9 +93,10 @@ def _names_lost_gpu(error: BaseException) -> bool:
 
 
 def _answers() -> bool:
-    """Whether the GPU still does a sum."""
+    """Whether the GPU still takes work and gives its result back."""
     try:
         torch.cuda.synchronize()
-        return float(torch.ones(2, device="cuda").sum()) == 2.0
+        torch.ones(2, device="cuda").sum().item()
     except Exception as error:
         return is_memory_exhausted(error)  # there was no room for the sum, which the driver could say
+    return True

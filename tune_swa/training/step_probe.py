@@ -232,7 +232,8 @@ def _measure_bare_context() -> int:
 
     Only a process with a context can ask for the memory that is free, so another one does before.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    paths = [os.environ.get("PYTHONPATH"), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(
         [sys.executable, "-P", "-c", WATCHER],
         stdin=subprocess.PIPE,

@@ -1,0 +1,70 @@
+"""Runs a whole search on GPUs that are made up, as a script that is given what `run_search.py` is given.
+
+The GPUs are behind torch's own front end for CUDA (`made_up_gpus`), in the processes that look for them.
+Ray, its placement and its workers are real, and so is the training, but on the CPU. That takes four seams:
+trials train on the CPU, the step with which each GPU is tried counts as done, what a trial takes of a GPU is
+counted beforehand instead of measured on one, and the machine has more cores than this one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+CORES = 8
+TRIAL_BYTES, CONTEXT_BYTES = 9_000_000_000, 500_000_000
+"""Of a trial of the tutorial's recipe."""
+
+
+def train_on_its_gpu(config: dict[str, Any], shared: Any) -> None:
+    """The real trainable. The device that it records is the GPU that Ray gave its process."""
+    from tune_swa.search import trainable
+
+    trainable._describe_device = lambda shared: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
+    trainable.train_trial(config, shared)
+
+
+def arrange() -> None:
+    """Put the seams in."""
+    from tune_swa.search import gpu_share, placement, runner, site
+    from tune_swa.training.numerics import resolve
+    from tune_swa.training.probe import GpuSurvey
+    from tune_swa.training.step_probe import TrialCost, Workload
+    from tune_swa.training.survey import survey_gpus
+
+    def count_cost(workload: Workload, gpu: int) -> TrialCost:
+        # workers start after this, and are to find no GPU: training on the CPU asks torch for some, too
+        del os.environ["MADE_UP_GPUS"]
+        return TrialCost(
+            device="NVIDIA H100 80GB HBM3",
+            memory=80 << 30,
+            trial_bytes=TRIAL_BYTES,
+            context_bytes=CONTEXT_BYTES,
+            host_seconds=0.004,  # so that two trials at once are of use
+            device_seconds=0.003,
+            free=79 << 30,
+        )
+
+    @wraps(resolve)
+    def resolve_for_cpu(*arguments: Any, **options: Any) -> Any:
+        return resolve(*arguments, **{**options, "device": "cpu", "gpus": None})
+
+    def survey_without_step() -> GpuSurvey:
+        survey = survey_gpus()
+        return replace(survey, gpus=tuple(replace(gpu, error=None) for gpu in survey.gpus))
+
+    placement.usable_cores = lambda: CORES
+    placement.survey_gpus = survey_without_step
+    site.resolve = resolve_for_cpu
+    site.measure_trial = gpu_share.measure_trial = count_cost
+    runner.train_trial = train_on_its_gpu
+
+
+if __name__ == "__main__":
+    from tune_swa.cli import run_search
+
+    arrange()
+    sys.exit(run_search(sys.argv[1:]))

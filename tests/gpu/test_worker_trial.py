@@ -1,0 +1,83 @@
+"""A worker's trial on `cuda:0`, from its limit of memory to its retry, with tensors that have no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
+from made_up_gpus import GIB, Card, MadeUpGpus  # type: ignore[import-not-found]
+from one_worker import Worker  # type: ignore[import-not-found]
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from tune_swa.data import resident
+from tune_swa.data.dataset import Dataset
+from tune_swa.search import trainable
+from tune_swa.search.warm_up import warm_up
+from tune_swa.training import model as model_module
+from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.loop import Run
+from tune_swa.training.numerics import resolve
+
+
+@pytest.fixture
+def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    monkeypatch.setattr(model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes))
+    resident.release_resident_images()
+    with fake_cuda(make_up_gpus(Card(memory=16 * GIB))) as mode:
+        yield mode
+    resident.release_resident_images()
+
+
+@pytest.fixture
+def gpu_worker(worker: Worker, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker with a quarter of a card. Modes of torch are a thread's own, so it trains in this one."""
+    numerics = resolve(worker.settings.train, 16, device="cuda", threads=1)
+    worker.shared = replace(worker.shared, numerics=numerics, keep_all=True, checkpoint_every=100)
+    monkeypatch.setattr(trainable, "run_in_training_thread", lambda function: function())
+    # states have no numbers to save
+    monkeypatch.setattr(trainable, "save_checkpoint", lambda *given, **named: None)
+    return worker
+
+
+def test_a_trial_is_held_to_its_share_and_says_where_it_ran(gpu_worker: Worker) -> None:
+    last = gpu_worker.train(gpus=0.25)
+    assert last["event"] == "epoch", last
+    assert torch.cuda.get_per_process_memory_fraction(0) == pytest.approx(0.25 - CONTEXT_BYTES / (16 * GIB))
+    assert gpu_worker.messages[0]["device"].startswith("NVIDIA H100 80GB HBM3 (GPU 0, GPU-")
+
+
+def test_exhausted_memory_is_retried_without_resident_images(
+    gpu_worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    train = Run.train_epoch
+
+    def exhaust_once(run: Run) -> float:
+        kept.append(len(resident._kept))
+        if len(kept) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
+        return train(run)
+
+    monkeypatch.setattr(Run, "train_epoch", exhaust_once)
+    assert gpu_worker.train(gpus=0.25)["event"] == "epoch"
+    assert kept[:2] == [1, 1]
+    assert set(kept[2:]) == {0}
+    assert [m.get("retried") for m in gpu_worker.messages if m["event"] == "started"] == [
+        None, "OutOfMemoryError: CUDA out of memory. Tried to allocate 44.00 MiB.",
+    ]  # fmt: skip
+
+
+def test_warming_up_uploads_the_images_and_steps_once(
+    gpu_worker: Worker, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    forward = ResNet.forward
+    monkeypatch.setattr(
+        ResNet, "forward", lambda net, images: shapes.append(tuple(images.shape)) or forward(net, images)
+    )
+    warm_up(gpu_worker.settings, tiny_data, gpu_worker.shared.numerics)
+    assert shapes == [(16, 3, 16, 16), (12, 3, 16, 16)]  # a batch as in training, then one of evaluation
+    assert len(resident._kept) == 1

@@ -1,0 +1,65 @@
+"""A trained model as a search hands it over, for the tests of exporting."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
+from torch import nn
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.training import export
+from tune_swa.training.export import FORMATS, export_model
+from tune_swa.training.loop import Run
+from tune_swa.training.numerics import hardware, resolve
+
+EVERY = tuple(FORMATS)
+
+
+@dataclasses.dataclass
+class Handed:
+    """A trained model as `best_model.pt` and `best_model.json` hold it."""
+
+    model: nn.Module
+    about: dict[str, Any]
+    train: TrainSpec
+    data: Dataset
+
+    def export(self, output: Path, formats: tuple[str, ...] = EVERY, **changes: Any) -> export.Report:
+        output.mkdir(exist_ok=True)
+        own: dict[str, Any] = {"model": self.model, "about": self.about, "data": self.data}
+        return export_model(train=self.train, formats=formats, output=output, **{**own, **changes})
+
+
+def train_model(precision: str = "fp32", channels_last: bool = False) -> Handed:
+    drawn = draw_dataset(train=60, val=60, test=90)
+    # hard enough that some images lie on a border, and with a normalisation of its own
+    data = dataclasses.replace(drawn, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    spec = TrainSpec(epochs=3, batch_size=8, precision=precision, channels_last=channels_last)  # type: ignore[arg-type]
+    numerics = resolve(spec, 16, device="cpu", threads=1)
+    run = Run(RunSettings(lr=3e-4, swa_start=0, swa_lr=3e-4, train=spec), data, numerics)
+    last = list(run)[-1]
+    test = run.test()
+    about = {
+        "num_classes": 3,
+        "class_names": list(data.class_names),
+        "preprocessing": {
+            "image_size": 16, "resize": "crop", "exif_rotation": True,
+            "mean": list(data.mean), "std": list(data.std),
+        },
+        "trial": "swa-0000",
+        "kind": "swa",
+        "configuration": "SWA_0_3e-4 lr=3e-4",
+        "params": {"lr": 3e-4, "swa_start": 0, "swa_lr": 3e-4},
+        "validation": {"accuracy": last.accuracy},
+        "test": {"accuracy": test.metrics()["accuracy"]},
+        "numerics": numerics.as_dict(),
+        "hardware": hardware(),
+        "versions": {"torch": str(torch.__version__).partition("+")[0]},
+    }  # fmt: skip
+    return Handed(copy.deepcopy(run.shipped).eval(), about, spec, data)
