@@ -25,12 +25,17 @@ ALLOWED = {
     "journal": BASE | {"spec"},
     "news": BASE | {"journal"},
     "inference": BASE,
+    "predictions": BASE | {"journal"},
+    "judging": BASE | {"journal", "inference", "predictions"},
     "data": BASE | {"spec"},
     "training": BASE | {"spec", "data", "isolation"},
     "search": BASE
-    | {"spec", "data", "training", "inference", "journal", "storage", "supervisor", "isolation"}
+    | {"spec", "data", "training", "inference", "predictions", "judging", "journal", "storage", "supervisor"}
+    | {"isolation"}
     | SHOWN,
-    "results": BASE | {"spec", "spacefile", "inference", "journal", "storage"} | SHOWN,
+    "results": BASE
+    | {"spec", "spacefile", "inference", "predictions", "judging", "journal", "storage"}
+    | SHOWN,
     "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage", "isolation"},
     "cli": BASE
     | {"spec", "spacefile", "inference", "data", "training", "search", "results", "journal", "storage"}

@@ -22,8 +22,13 @@ ended          trial, status (completed | pruned | failed | interrupted), value,
                share of a GPU whose memory was too small; absent unless it failed by that)
 reopened       trial: it had failed for GPU memory, and is to be tried again with a larger share
 checkpoints    trial, removed (list)
-confirm        look, seeds, arms (name, kind, params, roles), searched (trials of the search that had
-               ended): the runs on fresh seeds are those of every arm on every seed
+race           round, rounds (seeds of each arm by the end of it, swa, plain: how many arms of each side; all
+               rounds of the race, planned beforehand), seeds, arms (name, kind, params, roles), searched
+               (trials of the search that had ended): its runs are those of every arm on every seed
+confirm        look, seeds, arms, searched (as above); plan, looks (numbers of seeds), levels (one-sided, of
+               each of them): what was planned before the first look of the plan. The last three are absent in
+               older journals, whose looks were judged by another rule
+judged         look, stop (success | futility | seeds: no more are planned; null: the next look follows)
 tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
                predictions/TRIAL.npz)
 untested       trial, reason (its predictions are lost, so it does not count as tested any more)
@@ -55,7 +60,12 @@ FORMAT = 1
 Event = dict[str, Any]
 Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 Kind = Literal["baseline", "swa"]
-Stage = Literal["search", "confirm"]
+Stage = Literal["search", "race", "confirm"]
+STAGES: tuple[Stage, ...] = ("search", "race", "confirm")
+"""In their order: the search, then on fresh seeds the race (validation images), and tested runs."""
+
+Stop = Literal["success", "futility", "seeds"]
+"""Why a plan of looks trains no more seeds."""
 
 KEPT_WHILE_RUNNING = 2
 """Checkpoints that a running trial keeps: if the last one is damaged there is the one before."""
@@ -268,9 +278,9 @@ class TrialState:
         """Whether it failed for GPU memory and can be tried again with more.
 
         Args:
-            stage: the present one. Once there are runs on fresh seeds, the search's choice stands.
+            stage: the present one. What the stages before it chose stands.
         """
-        return self.exhausted is not None and (self.stage == "confirm" or stage == "search")
+        return self.exhausted is not None and STAGES.index(self.stage) >= STAGES.index(stage)
 
     @property
     def told_to_stop(self) -> bool:
@@ -316,8 +326,12 @@ class ExperimentState:
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     trunks: dict[str, TrunkState] = field(default_factory=dict)
+    races: list[Event] = field(default_factory=list)
+    """Every round of a race that was planned, in their order."""
     confirmations: list[Event] = field(default_factory=list)
     """Every look at fresh seeds that was planned, in their order."""
+    stops: dict[int, Stop | None] = field(default_factory=dict)
+    """Of each look that was judged, why no more seeds follow; None: they do."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -420,7 +434,7 @@ class ExperimentState:
         _check_name("trunk", event["trunk"])
         if event["kind"] not in ("baseline", "swa"):
             raise DamagedError(f"kind is {event['kind']!r}")
-        if event["stage"] not in ("search", "confirm"):
+        if event["stage"] not in STAGES:
             raise DamagedError(f"stage is {event['stage']!r}")
         if event["first_average"] is not None:
             _expect(event, first_average=int)
@@ -488,17 +502,37 @@ class ExperimentState:
         trial.reported = [event["time"]] * len(trial.records)
         trial.rungs = {int(rung): str(decision) for rung, decision in event["rungs"].items()}
 
+    def _on_race(self, event: Event) -> None:
+        _expect(event, round=int, rounds=list, seeds=list, arms=list, searched=int)
+        for planned in event["rounds"]:
+            _expect(planned, seeds=int, swa=int, plain=int)
+        last = self.races[-1] if self.races and event["round"] > 1 else {"round": 0}
+        if event["round"] != last["round"] + 1 or event["round"] > len(event["rounds"]):
+            raise DamagedError(f"round {event['round']} of a race, where {last['round'] + 1} was due")
+        _check_arms(event)
+        self.races.append(event)
+
     def _on_confirm(self, event: Event) -> None:
         _expect(event, look=int, seeds=list, arms=list, searched=int)
         if event["look"] != len(self.confirmations) + 1:
             raise DamagedError(f"look {event['look']}, where {len(self.confirmations) + 1} was due")
-        if not event["seeds"] or not all(type(seed) is int for seed in event["seeds"]):
-            raise DamagedError(f"seeds are {event['seeds']!r}"[:100])
-        for arm in event["arms"]:
-            _expect(arm, name=str, kind=str, params=dict, roles=list)
-            _check_name("name", arm["name"])
-            params_of(arm)
+        _check_arms(event)
+        if event.get("plan") is not None:
+            _expect(event, plan=int, looks=list, levels=list)
+            numbers, levels = event["looks"], event["levels"]
+            if len(event["seeds"]) not in numbers or len(numbers) != len(levels):
+                raise DamagedError(f"{len(event['seeds'])} seeds, but looks at {numbers!r}"[:100])
+            if not all(type(n) is int for n in numbers) or not all(type(a) is float for a in levels):
+                raise DamagedError(f"looks are {numbers!r} at levels {levels!r}"[:100])
         self.confirmations.append(event)
+
+    def _on_judged(self, event: Event) -> None:
+        _expect(event, look=int)
+        if not 0 < event["look"] <= len(self.confirmations):
+            raise DamagedError(f"look {event['look']} was judged, but not planned")
+        if event["stop"] not in ("success", "futility", "seeds", None):
+            raise DamagedError(f"stop is {event['stop']!r}"[:100])
+        self.stops[event["look"]] = event["stop"]
 
     def _on_tested(self, event: Event) -> None:
         trial = self._trial(event)
@@ -597,6 +631,21 @@ def _exhausted_share(event: Event) -> float | None:
     if not 0 <= share <= 1 or event["status"] != "failed":
         raise DamagedError(f"exhausted is {share} of a trial that is {event['status']}")
     return share
+
+
+def _check_arms(event: Event) -> None:
+    """Raise unless an event plans runs of arms on seeds."""
+    if not event["seeds"] or not all(type(seed) is int for seed in event["seeds"]):
+        raise DamagedError(f"seeds are {event['seeds']!r}"[:100])
+    for arm in event["arms"]:
+        _expect(arm, name=str, kind=str, params=dict, roles=list)
+        _check_name("name", arm["name"])
+        params_of(arm)
+
+
+def fresh_run(arm: str, stage: Stage, seed: int) -> str:
+    """Name of the run of an arm on a fresh seed."""
+    return f"{arm}-{'race' if stage == 'race' else 'seed'}{seed}"
 
 
 def params_of(event: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tune_swa.inference.looks import spend_alpha
 from tune_swa.journal import ExperimentState, Journal
 from tune_swa.spec import Experiment
 
@@ -148,8 +149,34 @@ class Writer:
             self.end(name, status, error, accuracies[-1] if status == "completed" else None)
 
     def look(self, arms: Sequence[dict[str, Any]], seeds: Sequence[int], number: int = 1) -> None:
-        """What is to be run on fresh seeds."""
+        """What is to be run on fresh seeds, as older versions wrote it."""
         self.journal.append("confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4)
+
+    def planned_look(
+        self,
+        arms: Sequence[dict[str, Any]],
+        seeds: Sequence[int],
+        number: int = 1,
+        looks: Sequence[int] | None = None,
+        plan: int = 1,
+    ) -> None:
+        """A look of a plan; by default the only one."""
+        looks = looks or (len(seeds),)
+        self.journal.append(
+            "confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4, plan=plan,
+            looks=list(looks), levels=list(spend_alpha(looks, plan)),
+        )  # fmt: skip
+
+    def race(self, arms: Sequence[dict[str, Any]], accuracies: dict[str, Sequence[float]]) -> None:
+        """A race of one round, by the validation accuracy of each arm on the seeds from 100 on."""
+        seeds = range(100, 100 + max(map(len, accuracies.values())))
+        swa = sum(arm["kind"] == "swa" for arm in arms)
+        rounds = [{"seeds": len(seeds), "swa": swa, "plain": len(arms) - swa}]
+        self.journal.append("race", round=1, rounds=rounds, arms=list(arms), seeds=list(seeds), searched=4)
+        for arm in arms:
+            for seed, accuracy in zip(seeds, accuracies[arm["name"]], strict=False):
+                curve = [0.5, 0.5, 0.5, accuracy]
+                self.trial(f"{arm['name']}-race{seed}", arm["params"], curve, stage="race", seed=seed)
 
     def tested(self, arm: dict[str, Any], seed: int, right: np.ndarray, *, validation: float = 0.9) -> None:
         """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says."""

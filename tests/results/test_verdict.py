@@ -1,4 +1,4 @@
-"""What is concluded from fresh seeds, and the words for it."""
+"""What older journals conclude from fresh seeds, and the words for it: by the rule of their time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed
 
 from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
+from tune_swa.inference.foresight import foresee_looks
+from tune_swa.predictions import read_predictions
 from tune_swa.results.analysis import load_results, side_by_side
-from tune_swa.results.predictions import read_predictions
-from tune_swa.results.verdict import Words, decide, outlook, verdict, verdict_text
+from tune_swa.results.contrasts import Words
+from tune_swa.results.former_rule import decide
+from tune_swa.results.outlook import outlook
+from tune_swa.results.verdict import verdict
+from tune_swa.results.verdict_text import verdict_text
 
 
 def text_of(folder: Path, writer: Writer) -> str:
@@ -36,8 +41,8 @@ def test_a_difference_is_found_and_is_what_the_predictions_say(tmp_path: Path) -
     found = verdict(state, tmp_path)
     assert found is not None
     assert (found.look, found.alpha, found.images, found.complete) == (1, pytest.approx(0.05), 400, True)
-    assert [c.arm.name for c in found.against_baseline] == ["swa-0", "swa-1"]
-    assert [c.words for c in found.against_baseline] == ["better", "not distinguishable"]
+    assert [c.arm.name for c in found.against_plain] == ["swa-0", "swa-1"]
+    assert [c.words for c in found.against_plain] == ["better", "not distinguishable"]
     said = {name: models["shipped"] for name, models in read_predictions(state, tmp_path).items()}
     table = [
         said[f"swa-0-seed{seed}"].right.astype(float) - said[f"base-0-seed{seed}"].right
@@ -47,8 +52,8 @@ def test_a_difference_is_found_and_is_what_the_predictions_say(tmp_path: Path) -
     leading = found.leading
     assert leading is not None
     assert leading.crossed.interval == expected
-    raw = [c.crossed.interval.p_value for c in found.against_baseline]
-    assert [c.p_value for c in found.against_baseline] == statistics.holm(raw)
+    raw = [c.crossed.interval.p_value for c in found.against_plain]
+    assert [c.p_value for c in found.against_plain] == statistics.holm(raw)
     # SWA's part alone: each finalist against the baseline of its own rate, not corrected
     assert [(c.arm.name, c.against.name) for c in found.against_trunk] == [
         ("swa-0", "base-0"),
@@ -108,7 +113,7 @@ def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
     writer.end("swa-0-seed13", "failed", "the loss became NaN in epoch 2")
     found = verdict(writer.state(), tmp_path)
     assert found is not None
-    assert {c.arm.name: c.seeds for c in found.against_baseline} == {
+    assert {c.arm.name: c.seeds for c in found.against_plain} == {
         "swa-0": (8, 9, 10, 11, 12),
         "swa-1": (8, 9, 10, 11, 12, 13),
     }
@@ -128,7 +133,7 @@ def test_before_all_runs_have_ended_there_is_no_verdict(tmp_path: Path) -> None:
             writer.tested(arm, seed, drawn.random(400) < (0.95 if arm is SWA_ARM else 0.7))
     found = verdict(writer.state(), tmp_path)
     assert found is not None
-    assert [c.words for c in found.against_baseline] == ["unfinished", "unfinished"]
+    assert [c.words for c in found.against_plain] == ["unfinished", "unfinished"]
     lines = verdict_text(found).splitlines()
     assert lines[0] == "No verdict yet: 24 of 80 runs on fresh seeds have completed."
     assert lines[1].startswith("So far: SWA_1_5e-4 lr=1e-3 against the tuned baseline lr=1e-3, +")
@@ -165,8 +170,8 @@ def test_a_finalist_that_failed_on_every_seed_still_counts_for_holm(tmp_path: Pa
             writer.end(f"swa-1-seed{seed}", "failed", "the loss became NaN in epoch 2")
     found = verdict(writer.state(), tmp_path / "failed")
     assert found is not None
-    (c,) = found.against_baseline
-    assert c.crossed.interval == both.against_baseline[0].crossed.interval
+    (c,) = found.against_plain
+    assert c.crossed.interval == both.against_plain[0].crossed.interval
     assert c.p_value == pytest.approx(2 * c.crossed.interval.p_value)
     assert "SWA_0_2e-3 lr=3e-3 on seeds 8, 9, 10, 11, 12" in verdict_text(found)
 
@@ -274,12 +279,20 @@ def test_the_rule(mean: float, p: float, seeds: int, alpha: float, words: Words)
     assert decide(mean, p, seeds, alpha) == words
 
 
-def test_the_outlook_is_the_designs_figure() -> None:
-    """Section 10 of the design: 0.9 points between seeds, five seeds, two finalists, a gain of one point."""
-    spec = experiment(confirm={"top": 2, "seeds": 5}, search={"trials": 4})
-    assert "5 seeds find a gain of one point in 31 % of the cases." in outlook(spec)
+def test_the_outlook_says_what_the_planned_seeds_find() -> None:
+    fixed, adaptive = experiment(confirm={"seeds": 5}), experiment(confirm={"seeds": 5, "max_seeds": 20})
+    few, many = foresee_looks(0.01, 0.006, 337, (5,)), foresee_looks(0.01, 0.006, 337, (5, 10, 15, 20))
+    assert "5 seeds and 337 test images find a gain of one point over the best plain training in" in outlook(
+        fixed, 337
+    )
+    assert f" in {100 * few.chance:.0f} % of the cases" in outlook(fixed, 337)
+    text = outlook(adaptive, 337)
+    spent = f"({many.mean_seeds:.0f} on average, {many.mean_seeds_without:.0f} without any gain)"
+    assert f"up to 20 seeds {spent} and 337 test images find" in text
+    assert many.chance > few.chance
+    assert "1,000 test images" in outlook(fixed, None)
     few = experiment(confirm={"top": 2, "seeds": 3})
-    assert outlook(few) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+    assert outlook(few, 337) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
 
 
 def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path) -> None:

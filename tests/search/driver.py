@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
+import io
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tune_swa.journal import ExperimentState
+import numpy as np
+
+from tune_swa.journal import ExperimentState, TrialState, read_events
 from tune_swa.search.placement import Placement
 from tune_swa.search.recorder import Recorder
 from tune_swa.search.searcher import TrialSearcher
 from tune_swa.spec import Experiment
 
-NOTHING = b"PK\5\6" + bytes(18)
-"""An archive without files."""
+
+def predictions_of(right: Any) -> bytes:
+    """The file of a run that is right on the images that `right` (shape (N,), bool) says."""
+    label = np.zeros(len(right), np.int32)
+    values = np.where(right, 0.9, 0.1)
+    said = dict.fromkeys(("probability", "confidence", "nll", "brier"), values)
+    said["predicted"] = np.where(right, 0, 1).astype(np.int32)
+    file = io.BytesIO()
+    np.savez(file, label=label, **{f"shipped.{name}": array for name, array in said.items()})
+    return file.getvalue()
+
+
+def half_right(trial: TrialState) -> Any:
+    """Right on half of the test images, on others for each run."""
+    return np.random.default_rng(zlib.crc32(trial.name.encode())).random(200) < 0.5
 
 
 class Driver:
     """Plays Ray: asks for trials, and reports for them."""
 
     def __init__(
-        self, spec: Experiment, folder: Path, slots: int, gpus: int = 0, *, confirm: bool = False
+        self,
+        spec: Experiment,
+        folder: Path,
+        slots: int,
+        gpus: int = 0,
+        *,
+        confirm: bool = False,
+        accuracy: Callable[[TrialState], float] = lambda trial: 0.5,
+        right: Callable[[TrialState], Any] = half_right,
     ) -> None:
+        self.accuracy, self.right = accuracy, right
+        """On the validation images, and on which test images a run is right."""
         self.recorder = Recorder(spec, folder, ExperimentState(), confirm=confirm)
         self.recorder.record(
             "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
             identity=spec.identity(), numerics={}, hardware={}, versions={},
             data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
         )  # fmt: skip
+        self._play(slots, gpus)
+
+    @classmethod
+    def resume(cls, spec: Experiment, folder: Path, slots: int, **more: Any) -> Driver:
+        """Go on from the journal in a folder, as a new session does."""
+        self = cls.__new__(cls)
+        self.accuracy = more.get("accuracy", lambda trial: 0.5)
+        self.right = more.get("right", half_right)
+        events = list(read_events(folder / "journal.jsonl"))
+        state = ExperimentState.fold(events, folder / "journal.jsonl")
+        self.recorder = Recorder(spec, folder, state, confirm=True)
+        self.recorder.replay(events)
+        self.recorder.record(
+            "session", number=state.sessions + 1, slots=slots, gpus=0, cpus=1, resumed=True, storage=None,
+            spec=spec.model_dump(mode="json", by_alias=True),
+        )  # fmt: skip
+        self._play(slots, 0)
+        return self
+
+    def _play(self, slots: int, gpus: int) -> None:
         placement = Placement(gpus, 8, slots, gpus / slots, 1)
         self.searcher = TrialSearcher(self.recorder, placement)
         self._asked = 0
         self._ids: dict[str, str] = {}
+        self.nll = 1.0
 
     def suggest(self) -> dict[str, Any] | None:
         """The next trial; None if it has to wait. A worker that only warms up is at once done."""
@@ -52,7 +101,8 @@ class Driver:
         averaged = 0 if trial.first_average is None else max(0, epoch - trial.first_average + 1)
         record = {
             "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": 1.0,
-            "train_loss": 1.0, "accuracy": 0.5, "live_accuracy": 0.5, "nll": 1.0, "ece": 0.1,
+            "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5,
+            "nll": self.nll, "ece": 0.1,
             "n_averaged": averaged, "train_seconds": 1.0, "bn_seconds": 0.0, "eval_seconds": 0.0,
             "images_per_second": 1.0,
         }  # fmt: skip
@@ -71,8 +121,12 @@ class Driver:
         trial = self.recorder.state.trials[config["trial"]]
         while not trial.ended:
             if config["test"] and trial.next_epoch == self.recorder.experiment.train.epochs - 1:
-                metrics = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1, "brier": 0.5}
-                self.recorder.test(trial.name, images=2, shipped=metrics, refreshed=None, predictions=NOTHING)
+                right = self.right(trial)
+                metrics = {"accuracy": float(right.mean()), "nll": 1.0, "ece": 0.1, "brier": 0.5}
+                self.recorder.test(
+                    trial.name, images=len(right), shipped=metrics, refreshed=None,
+                    predictions=predictions_of(right),
+                )  # fmt: skip
             self.epoch(config)
         self.end(config)
 

@@ -19,7 +19,7 @@ from driver import Driver  # type: ignore[import-not-found]
 import tune_swa
 from tune_swa.journal import ExperimentState, TrialState, read_events
 from tune_swa.results.comparison import best_trial
-from tune_swa.search.confirmation import Look, next_look
+from tune_swa.search.confirmation import Look, Step, next_step
 from tune_swa.search.placement import Machine
 from tune_swa.search.proposer import Later
 from tune_swa.search.recorder import Recorder
@@ -32,11 +32,23 @@ SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_l
 
 
 def experiment(**more: Any) -> Experiment:
+    """Without a race, unless `confirm` asks for one."""
     plain = {
         "name": "x", "train": {"epochs": 8}, "space": SPACE, "search": {"sampler": "grid", "seed": 10},
         "scheduler": {"asha": False},
     }  # fmt: skip
-    return Experiment.model_validate({**plain, **more})
+    confirm = {"race": False, **more.pop("confirm", {})}
+    return Experiment.model_validate({**plain, "confirm": confirm, **more})
+
+
+def open_question(event: Any) -> None:
+    """Judges that more seeds are worth it."""
+
+
+def next_look(spec: Experiment, known: ExperimentState, judge: Any = open_question) -> Look:
+    step = next_step(spec, known, judge)
+    assert isinstance(step, Look)
+    return step
 
 
 def trial(
@@ -90,7 +102,6 @@ def test_places_are_for_what_is_left_of_both_stages(
     found = state(*known)
     if more.get("look"):
         look = next_look(trials, found)
-        assert look is not None
         found.confirmations.append({"event": "confirm", **look.fields()})
         for name in look.names[: more["look"]]:
             found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
@@ -100,12 +111,11 @@ def test_places_are_for_what_is_left_of_both_stages(
 
 def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None:
     look = next_look(experiment(), state(*SEARCHED))
-    assert look is not None
     assert {arm.name: arm.roles for arm in look.arms} == {
         "swa-0002": ("finalist",),
         "swa-0000": ("finalist",),
         "baseline-0000": ("baseline", "trunk"),  # the trunk of swa-0002
-        "baseline-0001": ("trunk",),
+        "baseline-0001": ("baseline", "trunk"),
     }
     assert look.arms[2].params == {"lr": 1e-2}
     assert look.seeds == (11, 12, 13, 14, 15)  # the search has 10
@@ -114,18 +124,17 @@ def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None
 
 def test_a_trunk_that_no_baseline_has_gets_a_name() -> None:
     found = next_look(experiment(confirm={"top": 1}), state(SEARCHED[1], *SEARCHED[2:]))
-    assert found is not None
     assert [arm.name for arm in found.arms] == ["swa-0002", "baseline-0001", "swa-0002-trunk"]
 
 
 @pytest.mark.parametrize("trials", [(), SEARCHED[:2], SEARCHED[5:]])
-def test_without_a_finalist_there_is_nothing_to_run(trials: Any) -> None:
-    assert next_look(experiment(), state(*trials)) is None
+@pytest.mark.parametrize("race", [False, {}])
+def test_without_a_finalist_there_is_nothing_to_run(trials: Any, race: Any) -> None:
+    assert next_step(experiment(confirm={"race": race}), state(*trials), open_question) is None
 
 
 def test_without_a_baseline_the_finalists_trunks_are_run() -> None:
     look = next_look(experiment(confirm={"top": 1}), state(*SEARCHED[2:]))
-    assert look is not None
     assert [(arm.name, arm.roles) for arm in look.arms] == [
         ("swa-0002", ("finalist",)),
         ("swa-0002-trunk", ("trunk",)),
@@ -139,30 +148,67 @@ def after(look: Look, known: ExperimentState) -> ExperimentState:
     return known
 
 
+def ended(step: Step, known: ExperimentState, accuracy: float = 0.5) -> ExperimentState:
+    """As it has it once all runs of a step have ended."""
+    for suggestion in step.suggestions():
+        run = replace(trial(suggestion.trial, accuracy, 1e-2), stage=step.stage, seed=suggestion.seed)
+        known.trials.setdefault(suggestion.trial, run)
+    return known
+
+
 def test_a_look_that_has_begun_is_gone_on_with() -> None:
     known = state(*SEARCHED)
     first = next_look(experiment(), known)
-    assert first is not None
     assert next_look(experiment(), after(first, known)) == first
 
 
 def test_more_seeds_are_a_second_look_with_the_old_ones_in_it() -> None:
     known = state(*SEARCHED)
     first = next_look(experiment(confirm={"seeds": 5}), known)
-    assert first is not None
-    second = next_look(experiment(confirm={"seeds": 8}), after(first, known))
-    assert second is not None
-    assert (second.number, second.seeds) == (2, (*first.seeds, 16, 17, 18))
-    assert second.arms == first.arms
+    after(first, known)
+    # what has begun is ended before
+    assert next_look(experiment(confirm={"seeds": 8}), known) == first
+    ended(first, known)
+    assert next_step(experiment(confirm={"seeds": 5}), known, open_question) is None
+    second = next_look(experiment(confirm={"seeds": 8}), known)
+    assert (second.number, second.plan, second.seeds) == (2, 2, (*first.seeds, 16, 17, 18))
+    assert (second.arms, second.looks) == (first.arms, (8,))
+    assert 0 < second.levels[0] < first.levels[0]
+
+
+def test_more_finalists_are_a_further_look_on_the_same_seeds() -> None:
+    known = state(*SEARCHED)
+    first = next_look(experiment(confirm={"top": 1}), known)
+    ended(first, after(first, known))
+    second = next_look(experiment(confirm={"top": 2}), known)
+    assert [arm.name for arm in second.finalists] == ["swa-0002", "swa-0000"]
+    assert (second.plan, second.seeds, second.looks) == (2, first.seeds, (5,))
+
+
+def test_a_look_of_an_older_journal_stands_until_more_seeds_are_asked_for() -> None:
+    """Only the best baseline of the search was tested then; a further look tests the others, too."""
+    known = state(*SEARCHED[:2], trial("swa-0002", 0.95, 1e-2, 4, 1e-2))
+    finalist = {"name": "swa-0002", "kind": "swa", "params": {"lr": 1e-2, "swa_start": 4, "swa_lr": 1e-2}}
+    tuned = {"name": "baseline-0000", "kind": "baseline", "params": {"lr": 1e-2}}
+    arms = [{**finalist, "roles": ["finalist"]}, {**tuned, "roles": ["baseline", "trunk"]}]
+    seeds = [11, 12, 13, 14, 15]
+    known.apply({"event": "confirm", "time": 1.0, "look": 1, "arms": arms, "seeds": seeds, "searched": 3})
+    old = next_look(experiment(), known)
+    assert (old.number, old.plan, old.looks) == (1, None, ())
+    ended(old, known)
+    for race in (False, {}):
+        spec = experiment(confirm={"race": race, "top": 1})
+        assert next_step(spec, known, open_question) is None
+    second = next_look(experiment(confirm={"race": {}, "top": 1, "seeds": 8}), known)
+    assert [arm.name for arm in second.arms] == ["swa-0002", "baseline-0000", "baseline-0001"]
+    assert (second.number, second.plan, second.looks, second.seeds[:5]) == (2, 2, (8,), tuple(seeds))
 
 
 def test_after_a_longer_search_the_seeds_are_new() -> None:
     known = state(*SEARCHED)
     first = next_look(experiment(), known)
-    assert first is not None
     after(first, known).trials["swa-0004"] = trial("swa-0004", 0.99, 1e-3, 4, 1e-2)
     second = next_look(experiment(), known)
-    assert second is not None
     assert (second.number, second.seeds) == (2, (16, 17, 18, 19, 20))
     assert second.arms[0].name == "swa-0004"
 
@@ -186,13 +232,13 @@ def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share
     found = driver.recorder.state
     assert names[:10] == [t.name for t in found.trials.values() if t.stage == "search"]
     # all accuracies are the same here, so the first names win
-    arms = ["baseline-0000", "swa-0000", "swa-0001"]
+    arms = ["baseline-0000", "baseline-0001", "swa-0000", "swa-0001"]
     assert names[10:] == [f"{arm}-seed{seed}" for seed in (11, 12, 13) for arm in arms]
     for seed in (11, 12, 13):
         trained = [found.trials[f"{arm}-seed{seed}"] for arm in arms]
-        assert [t.seed for t in trained] == [seed] * 3
+        assert [t.seed for t in trained] == [seed] * 4
         shared = [sum(r["shared_from"] is not None for r in t.records) for t in trained]
-        assert shared == ([0, 3, 3] if share else [0, 0, 0])
+        assert shared == ([0, 0, 3, 3] if share else [0, 0, 0, 0])
         assert all(t.tested for t in trained)
     assert driver.recorder.state.confirmations[0]["searched"] == 10
     assert driver.states() == [[]] * len(driver.states())  # nothing is left of what was published
@@ -242,7 +288,7 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
         known = ExperimentState.read(folder / "journal.jsonl")
         again = Recorder(spec, folder, known, confirm=True)
         again.replay(list(read_events(folder / "journal.jsonl")))
-        assert again.look is not None
+        assert again.step is not None
         suggestion = again.proposer.next()
         assert suggestion not in (None, Later.HELD_BACK)
         assert suggestion.trial == name  # type: ignore[union-attr]

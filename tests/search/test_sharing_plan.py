@@ -9,6 +9,7 @@ import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
 from tune_swa.journal import ExperimentState, read_events
+from tune_swa.search.confirm_cost import most_fresh_states
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.recorder import Recorder
 from tune_swa.search.sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
@@ -60,7 +61,7 @@ def test_the_plan_counts_the_states_that_there_can_be(tmp_path: Path) -> None:
     """Two rates, averaging from any of 41 epochs: no trial publishes more than those that all can use."""
     space = {**GRID, "swa_start": {"int": [10, 50]}}
     spec = experiment(space, 60, search={"sampler": "random", "trials": 40})
-    assert most_states(spec, confirm=False) == 2 * len(fork_points(spec)) == 14
+    assert most_states(spec) == 2 * len(fork_points(spec)) == 14
     driver = Driver(spec, tmp_path, 1)
     alive = 0
     while (config := driver.suggest()) is not None:
@@ -73,10 +74,12 @@ def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
     search = {"sampler": "random", "trials": 6}
     spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
-    assert [most_states(spec, confirm=confirm) for confirm in (False, True)] == [0, 10]
+    assert (most_states(spec), most_fresh_states(spec)) == (0, 10)
+    adaptive = experiment(space, search=search, confirm={"top": 3, "seeds": 5, "max_seeds": 20})
+    assert most_fresh_states(adaptive) == 15  # five seeds more at each look
     points = [{"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3} for start in (1, 4)]
     spec = experiment(space, search=search, points=points)
-    assert most_states(spec, confirm=False) == 2
+    assert most_states(spec) == 2
 
 
 def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None
     baseline, first = driver.suggest() or {}, driver.suggest() or {}
     assert (baseline["publish"], baseline["gpus"]) == ([], 0.25)
     assert first["publish"] == [2]
-    assert most_states(spec, confirm=False) == 2
+    assert most_states(spec) == 2
 
 
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def print_result(console: Console, folder: Path) -> None:
     from tune_swa.journal import ExperimentState
     from tune_swa.results.render import comparison_table
     from tune_swa.results.summary import summary_text
-    from tune_swa.results.verdict import verdict, verdict_text
+    from tune_swa.results.verdict import verdict
+    from tune_swa.results.verdict_text import verdict_text
 
     state = ExperimentState.read(folder / "journal.jsonl")
     console.print(comparison_table(state))

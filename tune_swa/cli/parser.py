@@ -44,7 +44,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         "confirm",
         help="run the finalists of a search on fresh seeds, or on more of them",
         description="Run the finalists of a search on fresh seeds, and say whether SWA is better there. "
-        "More seeds than before are a further look at the test images: the level is halved for it.",
+        "More seeds than were planned are a further look at the test images: the level is halved for it.",
     )
     _add_confirm_options(confirm)
     confirm.set_defaults(command=confirm_command)

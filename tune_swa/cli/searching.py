@@ -38,7 +38,9 @@ def confirm_command(options: argparse.Namespace) -> int:
         )
     keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
     given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
-    experiment = spacefile.load(space, [], given)
+    # a plan of looks is the search's; whoever asks for a number of seeds later gets that number
+    plain = [] if options.seeds is None else ["confirm.max_seeds=null"]
+    experiment = spacefile.load(space, plain, given)
     if experiment.name != folder.resolve().name:
         raise RequestError(
             f"{folder}: its space.yaml is of an experiment named {experiment.name}. Give the folder its name "
@@ -93,9 +95,10 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
             )
         print_plan(console, plan)
         if not options.no_confirm:
-            from tune_swa.results.verdict import outlook
+            from tune_swa.results.outlook import outlook
 
-            console.print(outlook(experiment), markup=False)
+            images = None if isinstance(plan.images, str) else plan.images.test
+            console.print(outlook(experiment, images), markup=False)
         return 0
     _check_installed(options.log)
     if options.supervised:

@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from tune_swa.errors import RequestError
 from tune_swa.journal import ExperimentState
+from tune_swa.predictions import FOLDER as PREDICTIONS
 from tune_swa.results.comparison import compare
-from tune_swa.results.predictions import FOLDER as PREDICTIONS
+from tune_swa.results.contrasts import Contrast, Verdict
 from tune_swa.results.provenance import experiment_of
 from tune_swa.results.tables import build_tables
-from tune_swa.results.verdict import Verdict, verdict
+from tune_swa.results.verdict import verdict
 from tune_swa.spec import Experiment
 from tune_swa.storage import FolderStore, Store, open_store
 
@@ -87,24 +88,30 @@ class Results:
 
     def compare(self) -> pd.DataFrame:
         """What the fresh seeds say: one row for each pair of configurations that is compared, the
-        finalists against the best baseline first (`role` is baseline), then against their own settings
-        without SWA where those are others (`role` is trunk; a description without a verdict). Differences
-        are in test accuracy (0.01 is one point); the interval is for new seeds and new images. Empty
-        without fresh seeds.
+        finalists against the best plain training first (`role` is best; `baseline` in older journals, where
+        it is the best baseline of the search), then against their own settings without SWA where those are
+        others (`trunk`) and against other plain training (`plain`); these have no verdict of their own.
+        Differences are in test accuracy (0.01 is one point); the interval is for new seeds and new images.
+        Empty without fresh seeds.
         """
         found = self.verdict
-        contrasts = [("baseline", c) for c in found.against_baseline] if found else []
+        contrasts: list[tuple[str, Contrast]] = []
         if found:
-            contrasts += [("trunk", c) for c in found.against_trunk if "baseline" not in c.against.roles]
+            headlines = {(c.arm.name, c.against.name) for c in found.against_plain}
+            own = {(c.arm.name, c.against.name) for c in found.against_trunk} - headlines
+            others = [c for c in found.against_others if (c.arm.name, c.against.name) not in own]
+            contrasts = [("baseline" if found.plan is None else "best", c) for c in found.against_plain]
+            contrasts += [("trunk", c) for c in found.against_trunk if (c.arm.name, c.against.name) in own]
+            contrasts += [("plain", c) for c in others]
         rows = [
             {
                 "configuration": c.arm.label,
                 "against": c.against.label,
                 "role": role,
                 "seeds": len(c.seeds),
-                "delta": c.crossed.interval.mean,
-                "interval_low": c.crossed.interval.low,
-                "interval_high": c.crossed.interval.high,
+                "delta": c.interval.mean,
+                "interval_low": c.interval.low,
+                "interval_high": c.interval.high,
                 "p_value": c.p_value,
                 "verdict": c.words,
             }
@@ -192,7 +199,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
         compared = compare(results.state)
         swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
         leading = found.leading if found else None
-        at = leading.crossed.interval if leading else None
+        at = leading.interval if leading else None
         header = results.state.header or {}
         rows.append(
             {
@@ -204,6 +211,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
                 "best_baseline": baseline.label if baseline else None,
                 "baseline_accuracy": baseline.accuracy if baseline else None,
                 "finalist": leading.arm.label if leading else None,
+                "against": leading.against.label if leading else None,
                 "seeds": len(leading.seeds) if leading else 0,
                 "delta": at.mean if at else None,
                 "interval_low": at.low if at else None,

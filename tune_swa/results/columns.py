@@ -39,7 +39,7 @@ _VALUE_TYPES: dict[str, ColumnType] = {"bool": "bool", "int": "int64", "float": 
 
 _TRIALS_HEAD = (
     Column("trial", "string", "Name of the trial, stable across resumes."),
-    Column("stage", "string", "`search`, or `confirm` for a run on a fresh seed."),
+    Column("stage", "string", "`search`; on a fresh seed `race`, or `confirm` for a run that is tested."),
     Column("kind", "string", "`baseline` (plain training) or `swa`."),
     Column("seed", "int64", "Training seed: initialisation, order and augmentation."),
 )
@@ -129,16 +129,23 @@ _COMPARISON_TAIL = (
         "there is none.",
     ),
     Column("images", "int64", "Number of validation images behind every accuracy."),
-    Column("seeds", "int64", "Fresh seeds the following columns rest on; 0: not re-run."),
-    Column("mean", "float64", "Mean test accuracy over fresh seeds; null: not re-run."),
+    Column("race_seeds", "int64", "Fresh seeds of the race that it completed; 0: it did not take part."),
+    Column("race_accuracy", "float64", "Mean validation accuracy over these, 0 to 1; null without any."),
+    Column("seeds", "int64", "Fresh seeds the following columns rest on; 0: not tested."),
+    Column("mean", "float64", "Mean test accuracy over fresh seeds; null: not tested."),
     Column(
         "sd", "float64", "Standard deviation of the test accuracy over fresh seeds; null: fewer than two."
     ),
     Column(
+        "against",
+        "string",
+        "The best plain training that was found, which `delta` is to (of older journals, the best baseline "
+        "of the search); null unless a finalist.",
+    ),
+    Column(
         "delta",
         "float64",
-        "Mean difference in test accuracy to the best baseline, paired by seed; null: not re-run, or the "
-        "baseline itself.",
+        "Mean difference in test accuracy to `against`, paired by seed; null where that is.",
     ),
     Column(
         "interval_low",
@@ -149,13 +156,14 @@ _COMPARISON_TAIL = (
     Column(
         "p_value",
         "float64",
-        "Of `delta` being 0, two-sided, by Holm's method over the finalists; null where `delta` is.",
+        "Two-sided, of not being better than every plain configuration (where it is worse, of not being "
+        "worse than `against`); of older journals, of `delta` being 0, by Holm's method. Null where it is.",
     ),
     Column(
         "verdict",
         "string",
-        "`better`, `worse`, `not distinguishable`, `too few seeds`, or `unfinished` while runs of the look "
-        "have not ended; null where `delta` is.",
+        "`better`, `worse`, `not distinguishable`, `not tested` where a finalist before it is not better, "
+        "`too few seeds`, or `unfinished` while runs of the look have not ended; null where `delta` is.",
     ),
 )
 
@@ -168,8 +176,8 @@ _CONFIRM_HEAD = (
     Column(
         "roles",
         "string",
-        "`finalist`, `baseline` (the best one of the search) and `trunk` (a finalist's settings without "
-        "SWA), joined by `+`.",
+        "`finalist`, `baseline` (of the search or the race) and `trunk` (a finalist's settings without SWA), "
+        "joined by `+`.",
     ),
     Column("seed", "int64", "Training seed; every arm is run on the same ones."),
     Column("look", "int64", "Look at the test images that first asked for the seed, from 1."),
@@ -215,7 +223,7 @@ PREDICTIONS = (
 
 
 def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
-    """Columns of confirm.parquet: one row for each run on a fresh seed."""
+    """Columns of confirm.parquet: one row for each tested run on a fresh seed."""
     return (*_CONFIRM_HEAD, *parameter_columns(parameters), *_CONFIRM_TAIL)
 
 

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.journal import DamagedError, ExperimentState, TrialState, params_of, ranking
+from tune_swa.journal import (
+    DamagedError,
+    Event,
+    ExperimentState,
+    TrialState,
+    fresh_run,
+    params_of,
+    ranking,
+)
 from tune_swa.results.provenance import experiment_of, validation_images
 from tune_swa.spec import (
     Experiment,
@@ -100,7 +108,7 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     look = state.confirmations[-1]
     means = []
     for arm in look["arms"]:
-        found = [state.trials.get(f"{arm['name']}-seed{seed}") for seed in look["seeds"]]
+        found = [state.trials.get(fresh_run(arm["name"], "confirm", seed)) for seed in look["seeds"]]
         runs = [t for t in found if t is not None]
         if len(runs) < len(found) or not all(t.ended for t in runs):
             return None
@@ -114,6 +122,25 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     chosen = min(means)[3]
     same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == chosen]
     return _best(t for t in same if t.checkpoints)
+
+
+def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
+    """Validation accuracy of each completed run of the last race, by the arm's name; empty without one."""
+    found: dict[str, list[float]] = {}
+    for event in last_race(state):
+        for arm in event["arms"]:
+            runs = [state.trials.get(fresh_run(arm["name"], "race", seed)) for seed in event["seeds"]]
+            accuracies = [
+                run.records[-1]["accuracy"] for run in runs if run is not None and is_completed(run)
+            ]
+            found.setdefault(arm["name"], []).extend(accuracies)
+    return found
+
+
+def last_race(state: ExperimentState) -> list[Event]:
+    """The rounds of the last race."""
+    first = max((k for k, event in enumerate(state.races) if event["round"] == 1), default=0)
+    return state.races[first:]
 
 
 def compare(state: ExperimentState) -> Comparison:

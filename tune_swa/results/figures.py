@@ -19,9 +19,9 @@ from scipy.spatial import QhullError
 
 from tune_swa.inference import statistics
 from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.predictions import Said
 from tune_swa.results.comparison import Comparison, Entry
-from tune_swa.results.predictions import Said
-from tune_swa.results.verdict import Arm, Verdict
+from tune_swa.results.contrasts import Arm, Verdict
 from tune_swa.spec import format_value
 
 SWA, BASELINE, LIVE, SHARED = "#1f6fb4", "#c2571a", "#7fb2dd", "#c9d3dc"
@@ -74,106 +74,6 @@ def blank(height: int = 380) -> go.Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------ the verdict
-
-
-def forest(found: Verdict) -> Figure:
-    """Every contrast with its interval."""
-    shown = [*((c, "the tuned baseline") for c in found.against_baseline)]
-    shown += [(c, "its own trunk") for c in found.against_trunk if "baseline" not in c.against.roles]
-    names = [f"{c.arm.label}<br>against {other}" for c, other in shown]
-    figure = blank(110 + 70 * len(shown))
-    colors: dict[str | None, str] = {"better": GOOD, "worse": BAD}
-    for k, (c, _) in enumerate(shown):
-        at = c.crossed.interval
-        color = colors.get(c.words, INK)
-        figure.add_trace(
-            go.Scatter(
-                x=[100 * v for v in c.by_seed], y=[k] * len(c.by_seed), mode="markers", showlegend=False,
-                marker={"size": 7, "color": color, "opacity": 0.35},
-                hovertemplate="one seed: %{x:+.2f} points<extra></extra>",
-            )
-        )  # fmt: skip
-        figure.add_trace(
-            go.Scatter(
-                x=[100 * at.mean], y=[k], mode="markers", showlegend=False,
-                marker={"size": 12, "color": color, "symbol": "diamond"},
-                error_x={
-                    "type": "data", "symmetric": False, "array": [100 * (at.high - at.mean)],
-                    "arrayminus": [100 * (at.mean - at.low)], "thickness": 2, "width": 6, "color": color,
-                },
-                hovertemplate=f"{points(at.mean)} ({points(at.low)} to {points(at.high)})<extra></extra>",
-            )
-        )  # fmt: skip
-    figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title="difference, points")
-    figure.update_yaxes(tickvals=list(range(len(shown))), ticktext=names, autorange="reversed")
-    rows = []
-    for c, other in shown:
-        at, near = c.crossed.interval, c.paired
-        low, high = statistics.bootstrap(c.differences, at.level)
-        rows.append(
-            [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
-             f"{c.p_value:.3g}", f"{points(near.low)} to {points(near.high)}",
-             f"{points(low)} to {points(high)}", c.words or "",
-             ", ".join(f"{seed}: {points(v)}" for seed, v in zip(c.seeds, c.by_seed, strict=True))]
-        )  # fmt: skip
-    return Figure(
-        "forest",
-        "SWA against the baseline on fresh seeds",
-        "Diamonds are means over the seeds with the interval for new seeds and new images, which decides; "
-        "faint dots are single seeds. The interval over seeds alone holds for these very images; the "
-        "bootstrap is a description. p-values against the tuned baseline are Holm's; what is against a "
-        "finalist's own trunk describes SWA's part, and has no verdict.",
-        figure,
-        ["configuration", "against", "seeds", "points", f"{100 * (1 - found.alpha):.4g} % interval", "p",
-         "over seeds alone", "bootstrap", "verdict", "single seeds"],
-        rows,
-        frozenset({2, 3, 4, 5, 6, 7}),
-    )  # fmt: skip
-
-
-def seeds(found: Verdict) -> Figure:
-    """Test accuracy of every run, seed by seed."""
-    figure = blank(360)
-    for arm in found.arms:
-        if arm.runs:
-            figure.add_trace(
-                go.Scatter(
-                    x=[str(s) for s in arm.seeds], y=[100 * a for a in arm.test], name=arm.label,
-                    mode="lines+markers", line={"dash": "solid" if arm.kind == "swa" else "dot"},
-                )
-            )  # fmt: skip
-    figure.update_xaxes(title="seed", type="category")
-    figure.update_yaxes(title="test accuracy, %")
-    rows: list[list[object]] = []
-    for arm in found.arms:
-        sd = float(np.std(arm.test, ddof=1)) if len(arm.test) > 1 else None
-        mean = float(np.mean(arm.test)) if arm.test else None
-        refreshed = float(np.mean(arm.refreshed)) if arm.refreshed else None
-        roles = " and ".join(arm.roles)
-        rows.append(
-            [arm.label, roles, f"mean of {len(arm.runs)}", percent(mean), percent(sd),
-             percent(refreshed), percent(float(np.mean(arm.validation)) if arm.runs else None)]
-        )  # fmt: skip
-        again = arm.refreshed if len(arm.refreshed) == len(arm.runs) else [None] * len(arm.runs)
-        each = zip(arm.seeds, arm.test, again, arm.validation, strict=True)
-        rows += [
-            [arm.label, roles, seed, percent(test), "", percent(bn), percent(val)]
-            for seed, test, bn, val in each
-        ]
-    return Figure(
-        "seeds",
-        "Every run on fresh seeds",
-        f"Accuracy on {found.images} test images. A BN refresh alone can improve plain training, so "
-        "baselines are given with one, too.",
-        figure,
-        ["configuration", "role", "seed", "test %", "sd", "with BN refresh %", "validation %"],
-        rows,
-        frozenset({2, 3, 4, 5, 6}),
-    )
-
-
 # ------------------------------------------------------------------------------------- the search
 
 
@@ -202,7 +102,7 @@ def landscape(compared: Comparison) -> Figure:
             go.Scatter(
                 x=[_of(e, "swa_start") + apart * _place(e, rates) for e in group],
                 y=[_of(e, "swa_lr") for e in group], mode="markers", name=name, marker=marker,
-                text=[f"{_safe(e.label)}<br>{percent(e.accuracy)} %, {e.trial.status}" for e in group],
+                text=[f"{safe(e.label)}<br>{percent(e.accuracy)} %, {e.trial.status}" for e in group],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -489,7 +389,7 @@ def classes(arm: Arm, against: Arm, said: dict[str, Said], names: Sequence[str])
                        for k in range(len(names))])  # fmt: skip
         count = [int((runs[0].label == k).sum()) for k in range(len(names))]
         figure.add_trace(
-            go.Bar(x=[_safe(n) for n in names], y=[None if s is None else 100 * s for s in shares[-1]],
+            go.Bar(x=[safe(n) for n in names], y=[None if s is None else 100 * s for s in shares[-1]],
                    name=side.label, marker={"color": SWA if side is arm else BASELINE})
         )  # fmt: skip
     lowest = min((s for side in shares for s in side if s is not None), default=0.0)
@@ -512,7 +412,7 @@ def classes(arm: Arm, against: Arm, said: dict[str, Said], names: Sequence[str])
 # ---------------------------------------------------------------------------------------- helpers
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Plotly reads some HTML in its texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -532,11 +432,11 @@ def _rung(trial: TrialState) -> object:
 def entry_rows(compared: Comparison, found: Verdict | None) -> list[list[object]]:
     """The table in the tutorial's form, with what the fresh seeds say."""
     fresh = {arm.name: arm for arm in found.arms} if found else {}
-    against = {c.arm.name: c for c in found.against_baseline} if found else {}
+    against = {c.arm.name: c for c in found.against_plain} if found else {}
 
     def row(rank: object, entry: Entry) -> list[object]:
         arm, c = fresh.get(entry.trial.name), against.get(entry.trial.name)
-        at = c.crossed.interval if c else None
+        at = c.interval if c else None
         return [
             rank,
             entry.label,

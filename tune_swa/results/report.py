@@ -23,16 +23,18 @@ from markupsafe import Markup
 
 from tune_swa.inference.statistics import mcnemar
 from tune_swa.journal import ExperimentState
-from tune_swa.results import figures
+from tune_swa.predictions import SHIPPED, Said, read_predictions
+from tune_swa.results import figures, fresh_figures
 from tune_swa.results.comparison import Comparison, compare
+from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.duplicates import Picture, describe_duplicates
 from tune_swa.results.export import write_file
 from tune_swa.results.figures import Figure
 from tune_swa.results.importance import importance
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import header_of, metadata
-from tune_swa.results.summary import summary_text
-from tune_swa.results.verdict import Arm, Contrast, Verdict, verdict_text, weigh
+from tune_swa.results.summary import close_text, summary_text
+from tune_swa.results.verdict import weigh
+from tune_swa.results.verdict_text import verdict_text
 
 NAME = "report.html"
 MOST_CHANGED = 24
@@ -101,16 +103,19 @@ def build_report(
     environment.filters["script"] = _script
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     leading = found.leading if found else None
+    agreed = found.agreed if found else None
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
         verdict=lines,
-        words=(leading.words if leading else None) or "",
+        words=agreed or "",
         summary=summary_text(state).splitlines(),
         running=state.finished is None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         table=figures.entry_rows(compared, found),
         images=compared.images,
         test_images=found.images if found else None,
+        former=found is not None and found.plan is None,
+        as_good=close_text(compared),
         sections=sections,
         changed=list(_changed(leading, said, names, thumbnail)) if leading else [],
         sides=_sides(leading, said) if leading else [],
@@ -130,8 +135,10 @@ def _figures(
 ) -> Iterator[dict[str, Any]]:
     shown: list[Figure] = []
     leading = found.leading if found else None
-    if found is not None and (found.against_baseline or found.against_trunk):
-        shown += [figures.forest(found), figures.seeds(found)]
+    if found is not None and (found.against_plain or found.against_trunk):
+        shown += [fresh_figures.forest(found), fresh_figures.seeds(found)]
+    raced = fresh_figures.race(state, compared)
+    shown += [raced] if raced else []
     shown += [figures.landscape(compared), figures.curves(compared), figures.work(state)]
     values, why = importance(compared)
     shown += [figures.importance(values, why), figures.best_of(compared)]

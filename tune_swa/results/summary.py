@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from tune_swa.inference.checks import count_within_one_error
 from tune_swa.journal import ExperimentState
 from tune_swa.results.comparison import Comparison, Entry, compare
 
@@ -22,7 +23,8 @@ def summary_text(state: ExperimentState) -> str:
         RequestError: the journal is empty.
     """
     compared = compare(state)
-    return "\n".join([_counts(state), *_verdict(compared), *_caution(compared)])
+    lines = [_counts(state), *_verdict(compared), *_caution(compared), close_text(compared)]
+    return "\n".join(line for line in lines if line)
 
 
 def _counts(state: ExperimentState) -> str:
@@ -81,6 +83,19 @@ def _caution(compared: Comparison) -> list[str]:
         f"accuracy of {_percent(best.accuracy)} on {compared.images} images alone has a standard error of "
         f"{error:.2f} points (binomial)."
     ]
+
+
+def close_text(compared: Comparison) -> str:
+    """How many SWA configurations are as good as the best, as far as the search can tell; else nothing."""
+    accuracies = [e.accuracy for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
+    if len(accuracies) < 2 or not compared.images:
+        return ""
+    close = count_within_one_error(accuracies, compared.images)
+    return (
+        f"{close.count} of {len(accuracies)} SWA configurations are within one standard error "
+        f"({100 * close.standard_error:.2f} points) of the best one: the search cannot tell these apart. Of "
+        "equal accuracies the lower nll comes first."
+    )
 
 
 def _described(entry: Entry, compared: Comparison) -> str:

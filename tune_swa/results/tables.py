@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tune_swa.journal import DamagedError, ExperimentState, TrialState
+from tune_swa.journal import DamagedError, ExperimentState, TrialState, fresh_run
+from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,
@@ -21,10 +22,10 @@ from tune_swa.results.columns import (
     parameter_columns,
     trials_columns,
 )
-from tune_swa.results.comparison import Comparison, Entry, compare
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
+from tune_swa.results.comparison import Comparison, Entry, compare, race_accuracies
+from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.provenance import metadata
-from tune_swa.results.verdict import Arm, Contrast, Verdict, weigh
+from tune_swa.results.verdict import weigh
 from tune_swa.spec import Parameter, format_value
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
@@ -60,7 +61,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     trials = [_trial_row(entry, parameters) for entry in compared.trials]
     said = {} if folder is None else read_predictions(state, folder)
     found = weigh(state, {n: v[SHIPPED] for n, v in said.items()}) if state.confirmations else None
-    comparison = _comparison_rows(compared, parameters, found)
+    comparison = _comparison_rows(compared, parameters, state, found)
     looks = state.confirmations
     try:
         return Tables(
@@ -146,11 +147,12 @@ def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
 
 
 def _comparison_rows(
-    compared: Comparison, parameters: Sequence[Parameter], found: Verdict | None
+    compared: Comparison, parameters: Sequence[Parameter], state: ExperimentState, found: Verdict | None
 ) -> list[dict[str, Any]]:
     baseline = compared.baseline
     fresh = {arm.name: arm for arm in found.arms} if found else {}
-    against = {c.arm.name: c for c in found.against_baseline} if found else {}
+    against = {c.arm.name: c for c in found.against_plain} if found else {}
+    raced = race_accuracies(state)
     return [
         {
             "rank": rank + 1 if entry.completed else None,
@@ -168,20 +170,28 @@ def _comparison_rows(
             "delta_vs_baseline": entry.delta_vs_baseline,
             "delta_vs_same_lr": entry.delta_vs_same_lr,
             "images": compared.images,
+            **_raced(raced.get(entry.trial.name, [])),
             **_fresh(fresh.get(entry.trial.name), against.get(entry.trial.name)),
         }
         for rank, entry in enumerate((*compared.ranked, *compared.unfinished))
     ]
 
 
+def _raced(accuracies: Sequence[float]) -> dict[str, Any]:
+    """What the last race says of a configuration."""
+    mean = float(np.mean(accuracies)) if accuracies else None
+    return {"race_seeds": len(accuracies), "race_accuracy": mean}
+
+
 def _fresh(arm: Arm | None, found: Contrast | None) -> dict[str, Any]:
     """What the runs on fresh seeds say of a configuration."""
     test = arm.test if arm else []
-    at = found.crossed.interval if found else None
+    at = found.interval if found else None
     return {
         "seeds": len(test),
         "mean": float(np.mean(test)) if test else None,
         "sd": float(np.std(test, ddof=1)) if len(test) > 1 else None,
+        "against": found.against.label if found else None,
         "delta": at.mean if at else None,
         "interval_low": at.low if at else None,
         "interval_high": at.high if at else None,
@@ -195,7 +205,7 @@ def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str
     for event in state.confirmations:
         for planned in event["arms"]:
             for seed in event["seeds"]:
-                name = f"{planned['name']}-seed{seed}"
+                name = fresh_run(planned["name"], "confirm", seed)
                 arms[name] = planned, arms[name][1] if name in arms else event["look"]
     rows = []
     for entry in compared.trials:

@@ -1,57 +1,56 @@
 """Runs on fresh seeds after the search: what is run, under which names, and in which order.
 
-The winner of a search is the best of many noisy numbers on images that chose it. So its finalists
-are trained again on seeds that no choice has seen, the same ones for all, beside the tuned baseline
-and each finalist's own trunk trained to its end, which tells SWA's part from that of the rate.
+The winner of a search is the best of many noisy numbers on images that chose it, and so is the best
+baseline. So the best of both sides first race on a few fresh seeds, judged by the validation images
+alone. What wins is trained on seeds after those and tested: the finalists, the baselines to beat, and
+each finalist's own trunk trained to its end, which tells SWA's part from that of the rate. The test
+images are looked at after planned numbers of seeds, and the rule says whether more are worth it.
+
+Every step is recorded before its runs begin, with what is planned after it, and depends on nothing but
+the journal and the predictions: a kill between two of them changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
-from tune_swa.journal import Event, ExperimentState, Kind, TrialState, params_of, ranking
+from tune_swa.inference.looks import plan_looks, spend_alpha
+from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
+from tune_swa.journal import Event, ExperimentState, Stage, Stop, fresh_run
+from tune_swa.search.arms import (
+    CANDIDATE,
+    FINALIST,
+    Arm,
+    add_trunks,
+    choose_plain,
+    choose_swa,
+    most_baselines,
+    rank_searched,
+)
+from tune_swa.search.confirm_cost import race_configurations
 from tune_swa.search.proposer import Accept, Later, Plan, Suggestion
-from tune_swa.spec import Experiment, Params, is_swa_setting, params_key
+from tune_swa.spec import Experiment
 
-FINALIST, TUNED, TRUNK = "finalist", "baseline", "trunk"
-"""Roles of an arm: a configuration that the search put forward, the best baseline, and a finalist's
-settings without SWA. One arm may have two of them."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A configuration that is run on every fresh seed."""
-
-    name: str
-    """That of the trial of the search which put it forward, or of a finalist with `-trunk`."""
-    kind: Kind
-    params: Params
-    roles: tuple[str, ...]
+Judge = Callable[[Event], Stop | None]
+"""Says of a recorded look, all of whose runs have ended, why no more seeds follow; None: they do."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is run before the results on the test images are looked at, once more."""
+class Step:
+    """Runs of several arms on several seeds, after which something is decided."""
 
-    number: int
-    """Counts from 1."""
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    """Every arm is run on each of them."""
     searched: int
     """Trials of the search that had ended."""
 
-    @classmethod
-    def from_event(cls, event: Event) -> Look:
-        """The look that a `confirm` event planned."""
-        arms = (Arm(a["name"], a["kind"], params_of(a), tuple(a["roles"])) for a in event["arms"])
-        return cls(event["look"], tuple(arms), tuple(event["seeds"]), event["searched"])
-
-    def fields(self) -> dict[str, Any]:
-        """Of the `confirm` event."""
-        arms = [{**asdict(arm), "roles": list(arm.roles)} for arm in self.arms]
-        return {"look": self.number, "arms": arms, "seeds": list(self.seeds), "searched": self.searched}
+    stage: ClassVar[Stage]
+    """Of its runs."""
+    event: ClassVar[str]
+    """By which it is recorded."""
 
     @property
     def names(self) -> list[str]:
@@ -63,72 +62,280 @@ class Look:
         arms = sorted(self.arms, key=lambda arm: arm.kind == "swa")
         numbers = enumerate((arm, seed) for seed in self.seeds for arm in arms)
         for number, (arm, seed) in numbers:
-            name = f"{arm.name}-seed{seed}"
-            yield Suggestion(arm.kind, number, arm.params, "confirm", stage="confirm", seed=seed, name=name)
+            name = fresh_run(arm.name, self.stage, seed)
+            yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
+
+    def fields(self) -> dict[str, Any]:
+        """Of its event."""
+        arms = [arm.fields() for arm in self.arms]
+        return {"arms": arms, "seeds": list(self.seeds), "searched": self.searched}
+
+    def has_ended(self, state: ExperimentState) -> bool:
+        """Whether all of its runs have."""
+        return all(name in state.trials and state.trials[name].ended for name in self.names)
+
+    def is_recorded(self, state: ExperimentState) -> bool:
+        """Whether its event is the last one of its kind."""
+        raise NotImplementedError
 
 
-def next_look(experiment: Experiment, state: ExperimentState) -> Look | None:
-    """The look that is due after the search, begun already or not; None without a finalist.
+@dataclass(frozen=True)
+class Round(Step):
+    """A round of the race: runs on validation images only, after which the worse half drops out."""
 
-    The seeds are the numbers after the search's own. More of them than at the last look come in
-    addition, as long as the search has not gone on since; else its old ones have been seen, and new
-    ones are taken.
+    number: int = 1
+    """Counts from 1 within the race."""
+    rounds: tuple[RaceRound, ...] = ()
+    """All of the race, planned before the first one."""
+
+    stage = "race"
+    event = "race"
+
+    @classmethod
+    def from_event(cls, event: Event) -> Round:
+        """The round that a `race` event planned."""
+        return cls(
+            tuple(map(Arm.from_fields, event["arms"])),
+            tuple(event["seeds"]),
+            event["searched"],
+            event["round"],
+            tuple(RaceRound(**planned) for planned in event["rounds"]),
+        )
+
+    def fields(self) -> dict[str, Any]:
+        return {"round": self.number, "rounds": list(map(asdict, self.rounds)), **super().fields()}
+
+    def is_recorded(self, state: ExperimentState) -> bool:
+        return bool(state.races) and Round.from_event(state.races[-1]) == self
+
+
+@dataclass(frozen=True)
+class Look(Step):
+    """What is run before the results on the test images are looked at, once more."""
+
+    number: int = 1
+    """Counts from 1 over the whole experiment."""
+    plan: int | None = None
+    """Counts what was planned beforehand, from 1: a level is kept by the looks of each plan together. None in
+    journals from before there were such plans."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the plan looks."""
+    levels: tuple[float, ...] = ()
+    """One-sided level of each of them."""
+
+    stage = "confirm"
+    event = "confirm"
+
+    @classmethod
+    def from_event(cls, event: Event) -> Look:
+        """The look that a `confirm` event planned."""
+        return cls(
+            tuple(map(Arm.from_fields, event["arms"])),
+            tuple(event["seeds"]),
+            event["searched"],
+            event["look"],
+            event.get("plan"),
+            tuple(event.get("looks", ())),
+            tuple(event.get("levels", ())),
+        )
+
+    def fields(self) -> dict[str, Any]:
+        fields = {"look": self.number, **super().fields()}
+        if self.plan is not None:
+            fields |= {"plan": self.plan, "looks": list(self.looks), "levels": list(self.levels)}
+        return fields
+
+    def is_recorded(self, state: ExperimentState) -> bool:
+        return self.number == len(state.confirmations)
+
+    @property
+    def finalists(self) -> tuple[Arm, ...]:
+        """In the order in which they are tested."""
+        return tuple(arm for arm in self.arms if FINALIST in arm.roles)
+
+    @property
+    def plain(self) -> tuple[Arm, ...]:
+        return tuple(arm for arm in self.arms if arm.kind == "baseline")
+
+
+def next_step(experiment: Experiment, state: ExperimentState, judge: Judge) -> Step | None:
+    """What is to be run after the search, begun already or not; None where nothing is.
+
+    Args:
+        experiment: the settings. A race or a plan of looks that has begun goes on as it was recorded.
+        state: the fold of the journal.
+        judge: asked of a look of a plan when all of its runs have ended.
     """
-    searched = [t for t in state.trials.values() if t.stage == "search" and t.ended]
-    arms = _arms(experiment, searched)
+    searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
+    if state.confirmations and state.confirmations[-1]["searched"] == searched:
+        return _after_look(experiment, state, judge)
+    rounds = current_race(state, searched)
+    if rounds:
+        return _after_round(experiment, state, rounds)
+    return _first_round(experiment, state, searched) or _first_look(experiment, state, searched)
+
+
+def current_race(state: ExperimentState, searched: int) -> list[Round]:
+    """Recorded rounds of the race among what the search has found by now."""
+    rounds: list[Round] = []
+    for event in state.races:
+        rounds = [*rounds, Round.from_event(event)] if event["round"] > 1 else [Round.from_event(event)]
+    return rounds if rounds and rounds[-1].searched == searched else []
+
+
+def last_step(state: ExperimentState) -> Step | None:
+    """The step that was recorded last; None before the first."""
+    races, looks = state.races, state.confirmations
+    if races and (not looks or races[-1]["searched"] > looks[-1]["searched"]):
+        return Round.from_event(races[-1])
+    return Look.from_event(looks[-1]) if looks else None
+
+
+def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) -> tuple[int, ...]:
+    """The next numbers after the search's own seed and all that were planned before."""
+    used = [seed for event in (*state.races, *state.confirmations) for seed in event["seeds"]]
+    first = max(used, default=experiment.seed) + 1
+    return tuple(range(first, first + number))
+
+
+# ---------------------------------------------------------------------------------------- the race
+
+
+def _first_round(experiment: Experiment, state: ExperimentState, searched: int) -> Round | None:
+    """The race's first round; None where no race is wanted, or there is nothing to choose."""
+    race, top = experiment.confirm.race, experiment.confirm.top
+    if not race:
+        return None
+    ranked = rank_searched(state)
+    swa = choose_swa(ranked, race_configurations(experiment), CANDIDATE)
+    plain = choose_plain(ranked, most_baselines(experiment))
+    if len(swa) <= top:
+        return None
+    rounds = plan_race(len(swa), len(plain), race.seeds, finalists=top)
+    return Round((*swa, *plain), _fresh_seeds(experiment, state, rounds[0].seeds), searched, 1, rounds)
+
+
+def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequence[Round]) -> Step | None:
+    """The last round if it has not ended, the next one, or the first look; None if no SWA arm is left."""
+    last = rounds[-1]
+    if not last.has_ended(state):
+        return last
+    if last.number == len(last.rounds):
+        return _first_look(experiment, state, last.searched)
+    planned = last.rounds[last.number]
+    stay = [
+        *halve_race(_scores(state, rounds, last.arms, "swa"), planned.swa),
+        *halve_race(_scores(state, rounds, last.arms, "baseline"), planned.plain),
+    ]
+    arms = {arm.name: arm for arm in last.arms}
+    if not any(arms[name].kind == "swa" for name in stay):
+        return None
+    more = planned.seeds - last.rounds[last.number - 1].seeds
+    seeds = _fresh_seeds(experiment, state, more)
+    return Round(tuple(arms[name] for name in stay), seeds, last.searched, last.number + 1, last.rounds)
+
+
+def _scores(
+    state: ExperimentState, rounds: Sequence[Round], arms: Sequence[Arm], kind: str
+) -> dict[str, dict[int, float]]:
+    """Validation accuracy of the completed runs of a race, by arm and seed, in the order of the arms."""
+    scores: dict[str, dict[int, float]] = {arm.name: {} for arm in arms if arm.kind == kind}
+    for each in rounds:
+        for arm in each.arms:
+            for seed in each.seeds:
+                run = state.trials.get(fresh_run(arm.name, "race", seed))
+                if arm.name in scores and run is not None and run.status == "completed" and run.last:
+                    scores[arm.name][seed] = run.last["accuracy"]
+    return scores
+
+
+# --------------------------------------------------------------------------------------- the looks
+
+
+def _first_look(experiment: Experiment, state: ExperimentState, searched: int) -> Look | None:
+    """The first look at what the search has found by now; None without a finalist."""
+    arms = _arms(experiment, state, searched)
     if not any(FINALIST in arm.roles for arm in arms):
         return None
-    last = Look.from_event(state.confirmations[-1]) if state.confirmations else None
-    used = [seed for event in state.confirmations for seed in event["seeds"]]
-    first = max(used, default=experiment.seed) + 1
-    wanted = experiment.confirm.seeds
-    if last is not None and last.searched == len(searched):
-        names = {arm.name for arm in arms}
-        if wanted <= len(last.seeds) and names <= {arm.name for arm in last.arms}:
-            return last
-        more = range(first, first + wanted - len(last.seeds))
-        seeds = (*last.seeds, *more)
-    else:
-        seeds = tuple(range(first, first + wanted))
-    return Look(len(state.confirmations) + 1, arms, seeds, len(searched))
+    looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
+    return _planned(state, arms, _fresh_seeds(experiment, state, looks[0]), searched, looks)
 
 
-def most_runs(experiment: Experiment) -> int:
-    """Runs of a look at most: the finalists, the best baseline and the finalists' trunks, on every seed."""
-    return (2 * min(experiment.confirm.top, experiment.swa_trials) + 1) * experiment.confirm.seeds
+def _planned(
+    state: ExperimentState,
+    arms: tuple[Arm, ...],
+    seeds: tuple[int, ...],
+    searched: int,
+    looks: tuple[int, ...],
+) -> Look:
+    """The first look of a new plan."""
+    plans = {event.get("plan") or f"look {event['look']}" for event in state.confirmations}
+    plan = len(plans) + 1
+    levels = spend_alpha(looks, plan)
+    return Look(arms, seeds, searched, len(state.confirmations) + 1, plan, looks, levels)
 
 
-def _arms(experiment: Experiment, searched: list[TrialState]) -> tuple[Arm, ...]:
-    completed = sorted((t for t in searched if t.status == "completed" and t.records), key=ranking)
-    finalists: list[TrialState] = []
-    for trial in completed:
-        new = all(params_key(trial.params) != params_key(f.params) for f in finalists)
-        if trial.kind == "swa" and new and len(finalists) < experiment.confirm.top:
-            finalists.append(trial)
-    baselines = {params_key(t.params): t for t in reversed(completed) if t.kind == "baseline"}
-    tuned = next((t for t in completed if t.kind == "baseline"), None)
-    found = [Arm(t.name, t.kind, t.params, (FINALIST,)) for t in finalists]
-    plain: dict[object, Arm] = {}
-    if tuned is not None:
-        plain[params_key(tuned.params)] = Arm(tuned.name, tuned.kind, tuned.params, (TUNED,))
-    for finalist in finalists:
-        params = {name: value for name, value in finalist.params.items() if not is_swa_setting(name)}
-        key = params_key(params)
-        same = plain.get(key)
-        if same is None:
-            known = baselines.get(key)
-            name = f"{finalist.name}-trunk" if known is None else known.name
-            plain[key] = Arm(name, "baseline", params, (TRUNK,))
-        elif TRUNK not in same.roles:
-            plain[key] = Arm(same.name, same.kind, same.params, (*same.roles, TRUNK))
-    return (*found, *plain.values())
+def _after_look(experiment: Experiment, state: ExperimentState, judge: Judge) -> Look | None:
+    """The last look if it has not ended, the next one of its plan, or the first one of a further plan."""
+    event = state.confirmations[-1]
+    look = Look.from_event(event)
+    if not look.has_ended(state):
+        return look
+    if look.plan is not None:
+        stop = judge(event)
+        to_come = [number for number in look.looks if number > len(look.seeds)]
+        if stop is None and to_come:
+            more = _fresh_seeds(experiment, state, to_come[0] - len(look.seeds))
+            return replace(look, number=look.number + 1, seeds=(*look.seeds, *more))
+    return _further_plan(experiment, state, look)
+
+
+def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) -> Look | None:
+    """A further look, where more seeds or finalists are asked for than were planned; else None.
+
+    Its seeds come in addition to the old ones, and so do its arms.
+    """
+    wanted, most = experiment.confirm.seeds, experiment.confirm.most_seeds
+    known = last.finalists
+    have = {arm.name for arm in known}
+    found = [a for a in _arms(experiment, state, last.searched) if FINALIST in a.roles and a.name not in have]
+    finalists = (*known, *found[: max(0, experiment.confirm.top - len(known))])
+    planned = max(len(last.seeds), *last.looks) if last.looks else len(last.seeds)
+    if wanted <= len(last.seeds) and most <= planned and len(finalists) == len(known):
+        return None
+    looks = tuple(n for n in plan_looks(wanted, most) if n > len(last.seeds)) or (len(last.seeds),)
+    ranked = rank_searched(state)
+    plain: tuple[Arm, ...] = last.plain
+    if last.plan is None:  # only the best baseline of the search was tested, where others may be better
+        names = {arm.name for arm in plain}
+        others = choose_plain(ranked, most_baselines(experiment))
+        plain = (*plain, *(arm for arm in others if arm.name not in names))
+    arms = (*finalists, *add_trunks(plain, finalists, ranked))
+    seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
+    return _planned(state, arms, seeds, last.searched, looks)
+
+
+def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
+    """Finalists, the baselines to beat and the finalists' own trunks: what won the race, or the search."""
+    ranked = rank_searched(state)
+    rounds, top = current_race(state, searched), experiment.confirm.top
+    if not rounds:
+        swa = choose_swa(ranked, top)
+        return (*swa, *add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked))
+    everyone = rounds[0].arms
+    arms = {arm.name: arm for arm in everyone}
+    won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
+    swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
+    images = state.header["data"]["val"] if state.header else None
+    best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
+    return (*swa, *add_trunks([arms[name] for name in best], swa, ranked))
 
 
 class ConfirmPlanner:
-    """The confirm stage's planner: a fixed list of runs."""
+    """The planner of a step: a fixed list of runs."""
 
-    def __init__(self, look: Look, state: ExperimentState) -> None:
-        self._all = {suggestion.trial: suggestion for suggestion in look.suggestions()}
+    def __init__(self, step: Step, state: ExperimentState) -> None:
+        self._all = {suggestion.trial: suggestion for suggestion in step.suggestions()}
         self._left = {name: s for name, s in self._all.items() if name not in state.trials}
 
     def next(

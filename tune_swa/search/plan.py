@@ -10,8 +10,17 @@ from rich.table import Table
 
 from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
+from tune_swa.inference.looks import plan_looks
+from tune_swa.search.arms import most_plain
 from tune_swa.search.asha import branch_rungs, trunk_rungs
-from tune_swa.search.confirmation import most_runs
+from tune_swa.search.confirm_cost import (
+    Cost,
+    looks_cost,
+    most_fresh_states,
+    planned_rounds,
+    race_configurations,
+    race_cost,
+)
 from tune_swa.search.placement import Machine, Measured, Placement, describe, place, total_trials
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.sharing import most_states, planned_epochs, trunks_recur
@@ -105,14 +114,17 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     ended = 2 * weights
     states = 0
     if experiment.search.share:
-        states = most_states(experiment, confirm=confirm) * (weights + optimizer)
+        # a stage begins when the states of the one before are gone
+        most = max(most_states(experiment), most_fresh_states(experiment) if confirm else 0)
+        states = most * (weights + optimizer)
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
         return total_trials(experiment) * each * running + states
-    # a running trial has two, and a third while it is written; of those that have ended the finalists
-    # are kept, the best baseline, and the best run of each on fresh seeds
-    kept = 3 * experiment.confirm.top + 2
+    # a running trial has two, and a third while it is written; of those that have ended as many as there
+    # are finalists are kept, the best baseline, and the best run of each arm that is tested
+    top = experiment.confirm.top
+    kept = top + 1 + (top + most_plain(experiment) if confirm else 0)
     return slots * 3 * running + kept * ended + states
 
 
@@ -130,7 +142,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("trials", _trials(experiment)),
         ("epochs", _epochs(plan)),
         ("early stopping", _stopping(experiment)),
-        *([("fresh seeds", _fresh(experiment))] if plan.confirm else []),
+        *([("race", _race(experiment)), ("fresh seeds", _fresh(experiment))] if plan.confirm else []),
         ("machine", describe(plan.placement)),
         *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
         ("disk", _disk(plan)),
@@ -183,16 +195,53 @@ def _epochs(plan: Plan) -> str:
     return text
 
 
+def _race(experiment: Experiment) -> str:
+    number = race_configurations(experiment)
+    rounds = planned_rounds(experiment, number)
+    if not rounds:
+        return _no_race(experiment)
+    first, last = rounds[0], rounds[-1]
+    seeds = "a fresh seed" if last.seeds == 1 else f"up to {last.seeds} fresh seeds"
+    sides = f"{_counted(first.swa, 'SWA configuration')} and {_counted(first.plain, 'plain one')}"
+    return f"{sides} on {seeds}, validation images alone: {_spent(race_cost(experiment))}"
+
+
+def _no_race(experiment: Experiment) -> str:
+    confirm, trials = experiment.confirm, experiment.swa_trials
+    if confirm.race and trials <= confirm.top:
+        return "none: there are no more SWA configurations than finalists"
+    if confirm.race and confirm.race.configurations == "auto":
+        return (
+            "none: it would take more than half of what the search and the first look take "
+            "(confirm.race.configurations asks for one)"
+        )
+    return "none: the best of the search are the finalists"
+
+
 def _fresh(experiment: Experiment) -> str:
-    top, seeds = experiment.confirm.top, experiment.confirm.seeds
-    top = min(top, experiment.swa_trials)
-    runs = most_runs(experiment)
-    finalists = "the best SWA configuration" if top == 1 else f"the {top} best SWA configurations"
-    trunk = "its own trunk" if top == 1 else "their own trunks"
-    return (
-        f"{finalists}, the best baseline and {trunk} are trained again on {seeds} fresh "
-        f"seed{'s' * (seeds > 1)}: at most {runs} runs, {runs * experiment.train.epochs:,} epochs"
-    )
+    confirm = experiment.confirm
+    looks = plan_looks(confirm.seeds, confirm.most_seeds)
+    finalists = _counted(min(confirm.top, experiment.swa_trials), "finalist")
+    if len(looks) == 1:
+        seeds = f"{looks[0]} fresh seed{'s' * (looks[0] > 1)}"
+    else:
+        seeds = f"{looks[0]} fresh seeds, and on up to {looks[-1]} while the answer is open (looks at "
+        seeds += f"{', '.join(map(str, looks[:-1]))} and {looks[-1]})"
+    plain = most_plain(experiment)
+    number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
+    return f"{finalists} and {number} on {seeds}, tested: {_spent(looks_cost(experiment))}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
+
+
+def _spent(cost: Cost) -> str:
+    """Runs and epochs, at least and at most where these differ."""
+    (least, runs), (fewest, epochs) = cost.runs, cost.epochs
+    between = f"{least:,} to {runs:,}" if least < runs else f"{runs:,}"
+    spent = f"{fewest:,} to {epochs:,}" if fewest < epochs else f"{epochs:,}"
+    return f"{between} runs, {spent} epochs to train"
 
 
 def _tuned(experiment: Experiment) -> str:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_swa.journal import Event, ExperimentState, Kind, Stage, TrialState, ranking
+from tune_swa.search.confirmation import Look, Round, Step
 from tune_swa.spec import Experiment, label
 
 REDRAW_SECONDS = 0.2
@@ -48,7 +49,7 @@ class Progress:
         state: the fold of the journal so far; of an earlier session, when the search is resumed.
         slots: how many trials run at once.
         quiet: show nothing.
-        confirming: the search is over already, and it goes on with the runs on fresh seeds.
+        step: what is run on fresh seeds, where the search is over already.
         clock: seconds that only go up.
     """
 
@@ -60,14 +61,13 @@ class Progress:
         *,
         slots: int,
         quiet: bool = False,
-        confirming: bool = False,
+        step: Step | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._clock = clock
         self._experiment, self._slots = experiment, slots
-        look = state.confirmations[-1] if confirming else None
-        self._tally = _Tally(experiment, state, slots, clock(), look)
+        self._tally = _Tally(experiment, state, slots, clock(), step)
         self._screen = _Screen.of(console)
         self._mute = quiet
         self._on_terminal = console.is_terminal and not console.is_dumb_terminal
@@ -103,8 +103,11 @@ class Progress:
     def __call__(self, event: Event, state: ExperimentState) -> None:
         """Take in an event that `state` has taken in."""
         kind = event["event"]
-        if kind == "confirm":
-            self.confirm(state)
+        if kind in ("race", "confirm"):
+            self.begin_step(state, Round.from_event(event) if kind == "race" else Look.from_event(event))
+            return
+        if kind == "judged":
+            self._say(Text(_judged(event, Look.from_event(state.confirmations[event["look"] - 1]))))
             return
         if kind not in ("suggested", "shared", "started", "epoch", "ended"):
             return
@@ -132,11 +135,11 @@ class Progress:
             if trial.ended:
                 self._say(_ended_line(trial, baseline, tally, self._screen))
 
-    def confirm(self, state: ExperimentState) -> None:
-        """Show the runs on fresh seeds from now on."""
+    def begin_step(self, state: ExperimentState, step: Step) -> None:
+        """Show these runs on fresh seeds from now on."""
         now = self._clock()
         self._say(Text(_status(self._tally, now, final=True)))
-        self._tally = _Tally(self._experiment, state, self._slots, now, state.confirmations[-1])
+        self._tally = _Tally(self._experiment, state, self._slots, now, step)
         self._said_status, self._changed = now, True
         self._say(Text(_opening(self._tally)))
 
@@ -210,7 +213,7 @@ class _Tally:
         state: the fold of the journal so far.
         slots: how many trials run at once.
         now: when it begins.
-        look: the `confirm` event, if it is the stage of the runs on fresh seeds.
+        step: the runs on fresh seeds that are counted; None: the search.
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class _Tally:
         state: ExperimentState,
         slots: int,
         now: float,
-        look: Event | None = None,
+        step: Step | None = None,
     ) -> None:
         self.name = experiment.name
         self._experiment = experiment
@@ -232,12 +235,12 @@ class _Tally:
         }
         self.stage: Stage = "search"
         names = None
-        if look is not None:
-            self.stage = "confirm"
-            arms = Counter[Kind](arm["kind"] for arm in look["arms"])
-            self._planned = {kind: arms[kind] * len(look["seeds"]) for kind in self._planned}
-            names = {f"{arm['name']}-seed{seed}" for arm in look["arms"] for seed in look["seeds"]}
-        self.fresh_seeds = 0 if look is None else len(look["seeds"])
+        if step is not None:
+            self.stage = step.stage
+            arms = Counter[Kind](arm.kind for arm in step.arms)
+            self._planned = {kind: arms[kind] * len(step.seeds) for kind in self._planned}
+            names = set(step.names)
+        self.step = step
         self._suggested: Counter[Kind] = Counter()
         self.ended: Counter[Kind] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -419,12 +422,12 @@ class _Screen:
 
 def _opening(tally: _Tally) -> str:
     at_once = f"{tally.slots} at once" if tally.slots > 1 else "one at a time"
-    if tally.fresh_seeds:
+    if tally.step is not None:
         done = f"; {tally.ended.total()} of them done" if tally.ended.total() else ""
-        return (
-            f"{tally.name}: {tally.trials} runs of {tally.epochs} epochs on {tally.fresh_seeds} fresh seeds, "
-            f"{at_once}{done}"
-        )
+        number = len(tally.step.seeds)
+        seeds = f"{number} fresh seed{'s' if number > 1 else ''}"
+        runs = f"{tally.trials} runs of {tally.epochs} epochs on {seeds}"
+        return f"{tally.name}: {_step_title(tally.step)}{runs}, {at_once}{done}"
     swa = tally.planned("swa")
     line = (
         f"{tally.name}: {tally.planned('baseline')} baseline and {swa} SWA "
@@ -433,6 +436,28 @@ def _opening(tally: _Tally) -> str:
     if tally.epochs_done:
         line += f"; resumed after {tally.ended.total()} trials, {tally.epochs_done:,} epochs"
     return line
+
+
+def _step_title(step: Step) -> str:
+    """What comes before the number of runs."""
+    if isinstance(step, Round):
+        rounds = f"round {step.number} of {len(step.rounds)}, " if len(step.rounds) > 1 else ""
+        return f"race on the validation images, {rounds}"
+    if isinstance(step, Look) and len(step.looks) > 1:
+        return f"look {step.looks.index(len(step.seeds)) + 1} of {len(step.looks)} at most, "
+    return ""
+
+
+def _judged(event: Event, look: Look) -> str:
+    """What a look at the test images means for the seeds to come."""
+    seeds = f"after {len(look.seeds)} fresh seeds"
+    if event["stop"] is None:
+        return f"{seeds} the answer is open, so more are trained"
+    if event["stop"] == "seeds" or len(look.seeds) == look.looks[-1]:
+        return f"{seeds} the planned looks are done"
+    if event["stop"] == "success":
+        return f"{seeds} a finalist is better, so no more are needed"
+    return f"{seeds} no finalist can still become better, so no more are trained"
 
 
 def _restart_line(trial: TrialState, event: Event, epochs: int) -> Text:
@@ -454,7 +479,7 @@ def _ended_line(trial: TrialState, baseline: TrialState | None, tally: _Tally, s
     reason = ""
     if trial.status == "completed":
         # of single runs on different seeds a difference says little; the verdict pairs them
-        outcome = Text() if tally.fresh_seeds else _against(trial, baseline)
+        outcome = Text() if tally.step is not None else _against(trial, baseline)
     elif trial.status == "pruned":
         rung = next((r for r, decision in reversed(trial.rungs.items()) if decision == "stop"), None)
         outcome = Text.assemble((f"pruned {at}" + ("" if rung is None else f", rung {rung}"), "yellow"))
@@ -521,7 +546,7 @@ def _status(tally: _Tally, now: float, waiting: str = "", *, final: bool = False
     if not final:
         parts[0] += f", {len(tally.running)} of {tally.slots} slots busy"
     swa, baseline = tally.leader("swa"), tally.leader("baseline")
-    if tally.fresh_seeds:
+    if tally.step is not None:
         swa = baseline = None  # the verdict is about means over the seeds
     for trial, title in ((swa, "best SWA"), (baseline, "best baseline")):
         if trial is not None:
@@ -562,7 +587,10 @@ def _picture(
     """The live region, in at most `height` lines."""
     busy = f"{len(tally.running)} of {tally.slots} slots busy"
     head = screen.flow([tally.name, *_done(tally), *_lost(tally), busy], width, first_style="bold")
-    foot = [*([] if tally.fresh_seeds else _best(tally, screen)), *screen.flow(_times(tally, now), width)]
+    foot = [
+        *([] if tally.step is not None else _best(tally, screen)),
+        *screen.flow(_times(tally, now), width),
+    ]
     if waiting:
         foot.append(screen.cut(Text(f"waiting: {waiting}", style="yellow")))
     # one line for the gap above, one for the headings, one for "more", one for the cursor

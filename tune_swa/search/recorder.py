@@ -18,9 +18,11 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, Stage, TrialState, ranking
+from tune_swa.journal import SYNC_SECONDS, Event, ExperimentState, Journal, Stage, Stop, TrialState, ranking
+from tune_swa.judging import judge_look
+from tune_swa.predictions import SHIPPED, read_predictions
 from tune_swa.search.asha import PhaseAsha
-from tune_swa.search.confirmation import ConfirmPlanner, Look, next_look
+from tune_swa.search.confirmation import ConfirmPlanner, Step, last_step, next_step
 from tune_swa.search.names import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
 from tune_swa.search.proposer import Planner, Proposer, Suggestion
 from tune_swa.search.sharing import Sharing
@@ -62,9 +64,11 @@ class Recorder:
         self.state = state
         self.journal = Journal(folder / "journal.jsonl")
         self.proposer: Planner = Proposer(experiment)
-        self.look: Look | None = None
-        """What is run on fresh seeds, once that has begun."""
+        self.step: Step | None = None
+        """What is run on fresh seeds, once that has begun: a round of the race, or what a look asks for."""
         self._confirm = confirm
+        self._confirmed = False
+        """Whether nothing more is to be run on fresh seeds."""
         self.asha = PhaseAsha(
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
@@ -150,7 +154,7 @@ class Recorder:
             elif trial.told_to_stop:
                 self._end(trial, "pruned", None)
         if self._searched:  # whoever is still to come says what has to stay
-            self._go_on_with_look()
+            self._go_on_with_step()
         # and finish what the kill left of the tidying: of records first, then of files without any
         for name in self.store.folders(CHECKPOINTS):
             # of trials whose lines were cut off the journal: others may get their names
@@ -178,41 +182,55 @@ class Recorder:
         left = planner.draws_more() or any(True for _ in planner.fixed_left())
         return not left and all(t.ended for t in self.state.trials.values() if t.stage == "search")
 
-    def _go_on_with_look(self) -> None:
-        if not self._confirm or self.look is not None:
+    def _go_on_with_step(self) -> None:
+        if not self._confirm:
             return
-        look = next_look(self.experiment, self.state)
-        if look is not None and look.number == len(self.state.confirmations):
-            self._begin(look)
+        step = next_step(self.experiment, self.state, self._judge)
+        if step is not None and step.is_recorded(self.state) and not self.stopping:
+            self._begin(step)
 
     @property
     def may_confirm(self) -> bool:
-        """Whether something follows when the present stage has nothing more to suggest."""
-        return self._confirm and self.look is None and not self.stopping
+        """Whether something may follow when the present stage has nothing more to suggest."""
+        return self._confirm and not self._confirmed and not self.stopping
 
     def next_stage(self) -> bool:
-        """Begin what follows the search, where that is wanted.
+        """Begin what follows the search, or the runs on fresh seeds so far, where that is wanted.
 
-        To be called when the search has nothing to suggest and nobody runs.
+        To be called when there is nothing to suggest and nobody runs.
 
         Returns:
             Whether there is something to run.
         """
         if not self.may_confirm:
             return False
-        look = next_look(self.experiment, self.state)
-        if look is None:
+        step = next_step(self.experiment, self.state, self._judge)
+        if step is None:
+            self._confirmed = not self.stopping
             return False
-        if look.number > len(self.state.confirmations):
-            self.record("confirm", **look.fields())
+        if not self.stopping and not step.is_recorded(self.state):
+            self.record(step.event, **step.fields())
         if self.stopping:
             return False
-        self._begin(look)
+        self._begin(step)
         return True
 
-    def _begin(self, look: Look) -> None:
-        self.look = look
-        self.proposer = ConfirmPlanner(look, self.state)
+    def _judge(self, event: Event) -> Stop | None:
+        """Judge a look that has ended, once: what was recorded stands."""
+        look = event["look"]
+        if look not in self.state.stops:
+            try:
+                said = read_predictions(self.state, self.folder)
+            except RequestError as error:
+                self.halt(str(error))
+                return None
+            right = {name: models[SHIPPED].right for name, models in said.items()}
+            self.record("judged", look=look, stop=judge_look(self.state, event, right).stop)
+        return self.state.stops.get(look)
+
+    def _begin(self, step: Step) -> None:
+        self.step = step
+        self.proposer = ConfirmPlanner(step, self.state)
         self._released = False
         if self.sharing is not None:
             self.sharing = Sharing(
@@ -224,15 +242,15 @@ class Recorder:
                 recur=False,
                 stage=self._stage,
             )
-        # the finalists are chosen: what failed for memory before cannot become one of them any more
+        # a choice has been made: what failed for memory before that is not tried again
         for trial in list(self.state.trials.values()):
-            if trial.may_reopen("search"):
+            if trial.exhausted is not None:
                 self._tidy_ended(trial)
 
     @property
     def _stage(self) -> Stage:
         """The present one."""
-        return "search" if self.look is None else "confirm"
+        return "search" if self.step is None else self.step.stage
 
     def retry_exhausted(self, share: float) -> list[str]:
         """Reopen the trials that failed because GPU memory was exhausted, if trials have more of it now.
@@ -247,10 +265,11 @@ class Recorder:
             Their names; `unfinished` has them now.
         """
         names = None
-        if self.look is not None:
-            names = set(self.look.names)
-        elif self.state.confirmations and self._searched:
-            names = set(Look.from_event(self.state.confirmations[-1]).names) if self._confirm else set()
+        last = last_step(self.state) if self._searched else None
+        if self.step is not None:
+            names = set(self.step.names)
+        elif last is not None:
+            names = set(last.names) if self._confirm else set()
         again = [
             trial.name
             for trial in self.state.trials.values()
@@ -264,7 +283,7 @@ class Recorder:
 
     def unfinished(self) -> list[str]:
         """Trials of the present stage that have begun and not ended, oldest first."""
-        names = set(self.look.names) if self.look else None
+        names = set(self.step.names) if self.step else None
         return [
             trial.name
             for trial in self.state.trials.values()
@@ -591,9 +610,11 @@ class Recorder:
     def _rank(self, trial: TrialState) -> list[str]:
         """Take a completed trial in among the best; returns who is not among them any more.
 
-        Of the search, those that can become finalists and the best baseline; of each configuration on
-        fresh seeds, the best run.
+        Of the search, as many as there are finalists and the best baseline; of each configuration that is
+        tested, the best run. The race only chooses: nobody goes on from its runs, and none is handed over.
         """
+        if trial.stage == "race":
+            return [trial.name]
         if trial.stage == "search":
             group: object = trial.kind
             most = self.experiment.confirm.top if trial.kind == "swa" else 1

@@ -184,7 +184,7 @@ def _run_trials(
         state,
         slots=placement.slots,
         quiet=request.quiet,
-        confirming=recorder.look is not None,
+        step=recorder.step,
     )
 
     def tell(text: str) -> None:

@@ -49,7 +49,7 @@ class TrialSearcher(Searcher):
         name = self._choose()
         if name is None and self._live and self.recorder.may_confirm:
             return None  # what follows depends on how they end
-        if name is None and self.recorder.next_stage():
+        while name is None and self.recorder.next_stage():
             self._waiting.extend(self.recorder.unfinished())
             name = self._choose()
         if name is None:

@@ -39,18 +39,11 @@ def newest_start(experiment: Experiment, settings: RunSettings) -> int:
     return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
 
 
-def most_states(experiment: Experiment, *, confirm: bool) -> int:
-    """Published states that there can be at one time, in the search or on fresh seeds.
-
-    Args:
-        experiment: the settings.
-        confirm: whether fresh seeds follow. Then each finalist forks once for each of them, at most.
-    """
+def most_states(experiment: Experiment) -> int:
+    """Published states that there can be at one time in the search."""
     asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
     sharing = Sharing(experiment, TrunkNamer.plain(), ExperimentState(), Proposer(experiment), asha)
-    finalists = min(experiment.confirm.top, experiment.swa_trials)
-    # a stage begins when the states of the one before are gone
-    return max(sharing.most_states(), finalists * experiment.confirm.seeds if confirm else 0)
+    return sharing.most_states()
 
 
 def planned_epochs(experiment: Experiment) -> int | None:

@@ -12,7 +12,8 @@ import torch
 from tune_swa.data.dataset import Dataset
 from tune_swa.journal import ExperimentState, TrialState
 from tune_swa.search import nodes, ray_session
-from tune_swa.search.confirmation import most_runs, next_look
+from tune_swa.search.confirm_cost import most_runs_of_a_step
+from tune_swa.search.confirmation import next_step
 from tune_swa.search.gpu_share import largest_workload, measure_trial
 from tune_swa.search.placement import Machine, Measured, Placement, place, total_trials
 from tune_swa.search.request import Request, show_status, tell
@@ -111,7 +112,7 @@ def divide(
 
 
 def _count_left(request: Request, state: ExperimentState) -> int:
-    """Trials that this session's places are for: both of its stages have the same ones.
+    """Trials that this session's places are for: all of its stages have the same ones.
 
     A few that are left of the search do not take the places from the runs on fresh seeds after them,
     nor do these many runs make the places smaller than a search from the start would have them. Trials
@@ -128,9 +129,10 @@ def _count_left(request: Request, state: ExperimentState) -> int:
     if not request.confirm:
         return left
     if left:
-        return max(left, min(total, most_runs(experiment)))
-    look = next_look(experiment, state)
-    names = look.names if look else []
+        return max(left, min(total, most_runs_of_a_step(experiment)))
+    # whether a look that has ended is the last one is not known yet: the places do for one more
+    step = next_step(experiment, state, lambda look: state.stops.get(look["look"]))
+    names = step.names if step else []
     return sum(name not in state.trials or not has_ended(state.trials[name]) for name in names)
 
 

@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -222,10 +223,59 @@ class ResourcesSpec(Settings):
     """CPU cores, which is also the number of torch's threads."""
 
 
+class RaceSpec(Settings):
+    """The race: the best of both sides on a few fresh seeds, by the validation images alone, halving as it
+    goes. What wins is confirmed on seeds after those, so neither side rests on one lucky run."""
+
+    configurations: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
+    """SWA configurations that enter, the best of the search. `auto`: 8, or as many as keep the race below
+    half of the epochs of the search and the first look; no race if that leaves none to choose among."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Fresh seeds of those that stay to the end. Three tell configurations apart that one run confuses, and
+    cost less than the first look; the runs that decide come after them."""
+
+
 class ConfirmSpec(Settings):
-    """How the finalists are re-run on fresh seeds after the search."""
+    """How finalists and baselines are trained again on fresh seeds after the search."""
 
     top: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of finalists."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Fresh seeds for each, the same for all."""
+    """Fresh seeds for each arm, the same for all, before the first look at the test images. With fewer than
+    five an interval is as wide as the question."""
+    max_seeds: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """More seeds are trained, up to this many, while the answer is open: looks at numbers of seeds that are
+    planned beforehand, and a level for each. Default: `seeds`, which is one look."""
+    baselines: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
+    """Baselines that fresh seeds are spent on, the best first, besides each finalist's own trunk: in the
+    race, or at once without one. `auto`: 8 where each rate that is listed has one, since most of their
+    epochs are shared; else 3, as none are."""
+    race: RaceSpec | Literal[False] = RaceSpec()
+    """`false`: the best of the search become finalists without one."""
+
+    @field_validator("max_seeds", mode="after")
+    @classmethod
+    def _not_below_seeds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        seeds = info.data.get("seeds")
+        if value is not None and seeds is not None and value < seeds:
+            raise ValueError(f"is below confirm.seeds ({seeds}); give {seeds} or more, or leave it out")
+        return value
+
+    @field_validator("race", mode="after")
+    @classmethod
+    def _enough_for_finalists(
+        cls, value: RaceSpec | Literal[False], info: ValidationInfo
+    ) -> RaceSpec | Literal[False]:
+        top = info.data.get("top")
+        entered = value.configurations if value else "auto"
+        if top is not None and entered != "auto" and entered < top:
+            raise ValueError(
+                f"has {entered} configurations, but {top} finalists come out of it (confirm.top); give it "
+                f"{top} or more"
+            )
+        return value
+
+    @property
+    def most_seeds(self) -> int:
+        """Seeds of the last planned look."""
+        return self.seeds if self.max_seeds is None else self.max_seeds

@@ -1,0 +1,202 @@
+"""What is compared on fresh seeds: arms, differences between two of them, and what a look says of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tune_swa.inference import statistics
+from tune_swa.inference.checks import PartsComparison
+from tune_swa.journal import Stop, TrialState
+from tune_swa.predictions import SHIPPED, Said
+from tune_swa.spec import Params, is_swa_setting, params_key
+
+Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A configuration on its fresh seeds."""
+
+    name: str
+    kind: str
+    label: str
+    params: Params
+    roles: tuple[str, ...]
+    runs: tuple[TrialState, ...]
+    """Completed and tested, by seed."""
+    missing: tuple[int, ...]
+    """Seeds without a completed run."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def test(self) -> list[float]:
+        """Test accuracy of each run, 0 to 1."""
+        return [_shipped(run)["accuracy"] for run in self.runs]
+
+    @property
+    def validation(self) -> list[float]:
+        """Validation accuracy of each run, 0 to 1."""
+        return [run.records[-1]["accuracy"] for run in self.runs]
+
+    @property
+    def refreshed(self) -> list[float]:
+        """Test accuracy of a baseline's runs with refreshed batch-normalisation statistics."""
+        return [r.tested["refreshed"]["accuracy"] for r in self.runs if r.tested and r.tested["refreshed"]]
+
+    def mean_of(self, metric: str) -> float:
+        """Mean over the runs of a test metric: accuracy, nll, ece or brier."""
+        return float(np.mean([_shipped(run)[metric] for run in self.runs]))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm against another, on the seeds that both have."""
+
+    arm: Arm
+    against: Arm
+    seeds: tuple[int, ...]
+    differences: Any
+    """Shape (S, N): 1 where only `arm` is right on an image, -1 where only `against` is, else 0."""
+    paired: statistics.Interval
+    """For new seeds on these very images."""
+    crossed: statistics.Crossed
+    """For new seeds and new images: what the verdict rests on."""
+    interval: statistics.Interval
+    """Of the crossed layout; of a finalist against the best plain arm with an upper end that allows for its
+    being the best of several."""
+    p_value: float
+    """Two-sided, at or below the look's `alpha` where something is said: of a finalist not being better than
+    every plain arm, or where it is called worse, than the best of them. Else of this difference alone."""
+    words: Words | None
+    """None: a description, which no correction was made for."""
+    not_beaten: tuple[str, ...] = ()
+    """Labels of other plain arms that it is not clearly ahead of, which "better" asks for."""
+
+    @property
+    def by_seed(self) -> list[float]:
+        """Difference in test accuracy on each seed."""
+        return [float(value) for value in self.differences.mean(axis=1)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs on fresh seeds say."""
+
+    look: int
+    """Counts from 1 over the whole experiment."""
+    alpha: float
+    """Two-sided level of its intervals."""
+    images: int
+    """Test images."""
+    planned_seeds: int
+    """Of this look."""
+    arms: tuple[Arm, ...]
+    against_plain: tuple[Contrast, ...]
+    """Each finalist against the best plain training that was found, in the order in which they are tested;
+    against the best baseline of the search in looks of older journals."""
+    against_others: tuple[Contrast, ...]
+    """Each finalist against the other plain arms. "better" has to beat them, too."""
+    against_trunk: tuple[Contrast, ...]
+    """Each finalist against its own settings without SWA: SWA's part alone. A description."""
+    complete: bool
+    """Whether every planned run has ended."""
+    plan: int | None
+    """Number of the plan that it belongs to, from 1; None: of an older journal, judged by another rule."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the plan looks."""
+    levels: tuple[float, ...] = ()
+    """One-sided level of each."""
+    stop: Stop | None = None
+    """Why no more seeds follow; None: they do, or the look is not complete."""
+    parts: PartsComparison | None = None
+    """Test against validation images, of the arm with the largest difference of those spoken of first."""
+    parts_arm: Arm | None = None
+    """Whose that is."""
+    earlier: tuple[Verdict, ...] = ()
+    """What the looks before said, first look first."""
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def best_plain(self) -> Arm | None:
+        """The best plain training that was found, against which finalists are measured."""
+        if self.against_plain:
+            return self.against_plain[0].against
+        return next((arm for arm in self.arms if "baseline" in arm.roles), None)
+
+    @property
+    def plain(self) -> tuple[Arm, ...]:
+        """Everything that was trained without SWA."""
+        return tuple(arm for arm in self.arms if arm.kind == "baseline")
+
+    @property
+    def finalists(self) -> tuple[Arm, ...]:
+        return tuple(arm for arm in self.arms if "finalist" in arm.roles)
+
+    @property
+    def leading(self) -> Contrast | None:
+        """The finalist to speak of first: that which the race put first, or in older journals that with the
+        best mean on the validation images of the look."""
+        if self.plan is not None or not self.against_plain:
+            return self.against_plain[0] if self.against_plain else None
+        return max(self.against_plain, key=lambda c: float(np.mean(c.arm.validation)))
+
+    @property
+    def agreed(self) -> Words | None:
+        """What is said of every finalist, and so of SWA; None where they differ."""
+        words = {c.words for c in self.against_plain}
+        one = len(words) == 1 and len(self.against_plain) == len(self.finalists)
+        return words.pop() if one else None
+
+
+def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> Contrast | None:
+    """Two arms on the seeds that both have; None with fewer than two."""
+    runs = {run.seed: run for run in arm.runs}
+    pairs = [(runs[other.seed], other) for other in against.runs if other.seed in runs]
+    pairs = [(a, b) for a, b in pairs if a.name in said and b.name in said]
+    if len(pairs) < 2:
+        return None
+    table = differences([said[a.name] for a, _ in pairs], [said[b.name] for _, b in pairs])
+    wide = statistics.crossed(table, 1 - alpha)
+    return Contrast(
+        arm=arm,
+        against=against,
+        seeds=tuple(a.seed for a, _ in pairs),
+        differences=table,
+        paired=statistics.paired_t(table.mean(axis=1), 1 - alpha),
+        crossed=wide,
+        interval=wide.interval,
+        p_value=wide.interval.p_value,
+        words=None,
+    )
+
+
+def differences(first: Sequence[Said], second: Sequence[Said]) -> Any:
+    """Shape (S, N): how much better the first of each pair does on each image, -1, 0 or 1."""
+    return np.stack([a.right.astype(np.int8) - b.right for a, b in zip(first, second, strict=True)])
+
+
+def against_own_trunks(arms: Sequence[Arm], said: Mapping[str, Said], alpha: float) -> tuple[Contrast, ...]:
+    """Each finalist against its own settings without SWA, where both were run."""
+    plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
+    pairs = [(arm, plain.get(params_key(_without_swa(arm)))) for arm in arms if "finalist" in arm.roles]
+    found = [contrast(arm, trunk, said, alpha) for arm, trunk in pairs if trunk is not None]
+    return tuple(c for c in found if c is not None)
+
+
+def _without_swa(arm: Arm) -> Params:
+    return {name: value for name, value in arm.params.items() if not is_swa_setting(name)}
+
+
+def _shipped(run: TrialState) -> dict[str, float]:
+    assert run.tested is not None
+    shipped: dict[str, float] = run.tested[SHIPPED]
+    return shipped

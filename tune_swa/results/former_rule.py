@@ -1,0 +1,76 @@
+"""How were looks judged before there was a race, in journals that still are to be read?
+
+Each finalist was compared with the baseline that was the best in one run of the search, by the crossed
+interval and Holm's correction over the finalists, at a two-sided level that was halved with each look. What
+such a look said is shown as it said it; it asked less than today's rule: another baseline may be better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tune_swa.inference import statistics
+from tune_swa.inference.looks import LEAST_SEEDS
+from tune_swa.journal import Event
+from tune_swa.predictions import Said
+from tune_swa.results.contrasts import Arm, Contrast, Verdict, Words, against_own_trunks, contrast
+
+
+def former_verdict(
+    arms: Sequence[Arm], said: Mapping[str, Said], look: Event, images: int, *, complete: bool
+) -> Verdict:
+    """What a look of an older journal says."""
+    alpha = statistics.alpha_of_look(look["look"])
+    tuned = next((arm for arm in arms if "baseline" in arm.roles), None)
+    finalists = [arm for arm in arms if "finalist" in arm.roles]
+    return Verdict(
+        look=look["look"],
+        alpha=alpha,
+        images=images,
+        planned_seeds=len(look["seeds"]),
+        arms=tuple(arms),
+        against_plain=judge(finalists, tuned, said, alpha, complete=complete) if tuned else (),
+        against_others=(),
+        against_trunk=against_own_trunks(arms, said, alpha),
+        complete=complete,
+        plan=None,
+    )
+
+
+def judge(
+    finalists: Sequence[Arm], tuned: Arm, said: Mapping[str, Said], alpha: float, *, complete: bool
+) -> tuple[Contrast, ...]:
+    """Each finalist against the tuned baseline, as far as they can be compared, with the verdict's words.
+
+    Args:
+        finalists: all that were planned: one that failed on every seed still counts for Holm.
+        tuned: the best baseline of the search.
+        said: predictions on the test images, by run.
+        alpha: two-sided level of the look.
+        complete: whether all runs of the look have ended.
+    """
+    tested = [c for arm in finalists if (c := contrast(arm, tuned, said, alpha)) is not None]
+    failed = [1.0] * (len(finalists) - len(tested))
+    adjusted = statistics.holm([*(c.p_value for c in tested), *failed])
+    judged = []
+    for c, p in zip(tested, adjusted, strict=False):
+        words = decide(c.crossed.interval.mean, p, len(c.seeds), alpha) if complete else "unfinished"
+        judged.append(replace(c, p_value=p, words=words))
+    return tuple(judged)
+
+
+def decide(mean: float, p_value: float, seeds: int, alpha: float) -> Words:
+    """The verdict's words: the rule, and all of it.
+
+    Args:
+        mean: difference in accuracy.
+        p_value: two-sided, corrected for the number of finalists.
+        seeds: that it rests on.
+        alpha: of the look.
+    """
+    if seeds < LEAST_SEEDS:
+        return "too few seeds"
+    if p_value > alpha or mean == 0:
+        return "not distinguishable"
+    return "better" if mean > 0 else "worse"

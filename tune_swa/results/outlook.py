@@ -1,0 +1,38 @@
+"""What will the planned fresh seeds be able to find? For people to read before they wait for it."""
+
+from __future__ import annotations
+
+from tune_swa.inference.foresight import foresee_looks
+from tune_swa.inference.looks import LEAST_SEEDS, plan_looks
+from tune_swa.spec import Experiment
+
+USUAL_DEVIATION = 0.006
+"""Standard deviation of a run's accuracy between seeds that is spoken of, for an example."""
+USUAL_IMAGES = 1000
+"""Test images, while it is not known how many there are."""
+
+
+def outlook(experiment: Experiment, images: int | None) -> str:
+    """What the planned looks find of a gain of one point.
+
+    Args:
+        experiment: the settings.
+        images: test images; None: not known.
+    """
+    seeds = experiment.confirm.seeds
+    looks = plan_looks(seeds, experiment.confirm.most_seeds)
+    if looks[-1] < LEAST_SEEDS:
+        return (
+            f"{seeds} fresh seeds are too few for a verdict; it takes {LEAST_SEEDS} or more (confirm.seeds)."
+        )
+    found = foresee_looks(0.01, USUAL_DEVIATION, images or USUAL_IMAGES, looks)
+    spent = f"{looks[-1]} seeds"
+    if len(looks) > 1:
+        spent = f"up to {looks[-1]} seeds ({found.mean_seeds:.0f} on average, {found.mean_seeds_without:.0f} "
+        spent += "without any gain)"
+    return (
+        f"If runs vary by {100 * USUAL_DEVIATION:.1f} points between seeds, {spent} and "
+        f"{images or USUAL_IMAGES:,} test images find a gain of one point over the best plain training in "
+        f"{100 * found.chance:.0f} % of the cases. More seeds find more (confirm.seeds, confirm.max_seeds), "
+        "and so do more test images."
+    )

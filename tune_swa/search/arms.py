@@ -1,0 +1,104 @@
+"""Which configurations are trained again on fresh seeds, and in which roles?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tune_swa.journal import ExperimentState, Kind, TrialState, params_of, ranking
+from tune_swa.spec import Experiment, Params, count_space, is_swa_setting, params_key
+
+CANDIDATE, FINALIST, BASELINE, TRUNK = "candidate", "finalist", "baseline", "trunk"
+"""Roles of an arm: an SWA configuration in the race and one that is confirmed, plain training that the search
+or the race put forward, and the settings of an SWA configuration without SWA. Plain training may have both
+of the last two."""
+
+SHARED_BASELINES, OTHER_BASELINES = 8, 3
+"""What `confirm.baselines: auto` is where every trunk has a baseline, and where it does not."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A configuration that is run on fresh seeds."""
+
+    name: str
+    """That of the trial of the search which put it forward, or of an SWA trial with `-trunk`."""
+    kind: Kind
+    params: Params
+    roles: tuple[str, ...]
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Arm:
+        """An arm of a `race` or `confirm` event."""
+        return cls(fields["name"], fields["kind"], params_of(fields), tuple(fields["roles"]))
+
+    def fields(self) -> dict[str, Any]:
+        """As the events have it."""
+        return {**asdict(self), "roles": list(self.roles)}
+
+
+def most_baselines(experiment: Experiment) -> int:
+    """Baselines in the race and a look at most, besides the finalists' own trunks."""
+    wanted = experiment.confirm.baselines
+    if wanted == "auto":
+        wanted = SHARED_BASELINES if experiment.every_trunk_has_a_baseline else OTHER_BASELINES
+    return min(wanted, experiment.baseline_trials)
+
+
+def most_plain(experiment: Experiment) -> int:
+    """Plain arms of a look at most: the baselines, and the own trunk of each finalist."""
+    trunks = count_space(experiment.baseline_parameters)
+    plain = most_baselines(experiment) + min(experiment.confirm.top, experiment.swa_trials)
+    return plain if trunks is None else min(plain, trunks)
+
+
+def rank_searched(state: ExperimentState) -> list[TrialState]:
+    """Completed trials of the search, the best first, one of each configuration."""
+    trials = [
+        t for t in state.trials.values() if t.stage == "search" and t.status == "completed" and t.records
+    ]
+    first: dict[object, TrialState] = {}
+    for trial in sorted(trials, key=ranking):
+        first.setdefault((trial.kind, params_key(trial.params)), trial)
+    return list(first.values())
+
+
+def choose_swa(ranked: Iterable[TrialState], number: int, role: str = FINALIST) -> tuple[Arm, ...]:
+    """The best SWA configurations of the search."""
+    chosen = [t for t in ranked if t.kind == "swa"][:number]
+    return tuple(Arm(t.name, t.kind, t.params, (role,)) for t in chosen)
+
+
+def choose_plain(ranked: Sequence[TrialState], number: int) -> tuple[Arm, ...]:
+    """The best baselines of the search."""
+    chosen = [t for t in ranked if t.kind == "baseline"][:number]
+    return tuple(Arm(t.name, t.kind, t.params, (BASELINE,)) for t in chosen)
+
+
+def add_trunks(
+    plain: Iterable[Arm], swa: Iterable[Arm], ranked: Iterable[TrialState] = ()
+) -> tuple[Arm, ...]:
+    """Plain arms with the own trunk of each SWA arm among them, in the role `trunk`.
+
+    Args:
+        plain: the baselines.
+        swa: SWA arms.
+        ranked: trials of the search; an own trunk gets the name of the baseline that it is.
+    """
+    found = {params_key(a.params): a for a in plain}
+    names = {params_key(t.params): t.name for t in ranked if t.kind == "baseline"}
+    for arm in swa:
+        params = without_swa(arm.params)
+        key = params_key(params)
+        known = found.get(key)
+        if known is None:
+            found[key] = Arm(names.get(key, f"{arm.name}-trunk"), "baseline", params, (TRUNK,))
+        elif TRUNK not in known.roles:
+            found[key] = Arm(known.name, known.kind, known.params, (*known.roles, TRUNK))
+    return tuple(found.values())
+
+
+def without_swa(params: Params) -> Params:
+    """The same settings apart from SWA's."""
+    return {name: value for name, value in params.items() if not is_swa_setting(name)}

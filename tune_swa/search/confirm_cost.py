@@ -1,0 +1,132 @@
+"""What fresh seeds cost, in runs and epochs, before anything is known of the search's outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tune_swa.inference.looks import plan_looks
+from tune_swa.inference.race import RaceRound, plan_race
+from tune_swa.search.arms import most_baselines, most_plain
+from tune_swa.search.sharing import fork_points, planned_epochs
+from tune_swa.spec import Experiment, count_space
+
+MOST_CONFIGURATIONS = 8
+"""What `race.configurations: auto` is at most, unless more finalists are asked for."""
+SHARE_OF_RACE = 1 / 2
+"""Of the epochs of the search and the first look without a race: most that `auto` spends on the race."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Runs and the epochs that they train by themselves, if all complete: at least and at most."""
+
+    runs: tuple[int, int]
+    epochs: tuple[int, int]
+
+    def __add__(self, other: Cost) -> Cost:
+        runs = self.runs[0] + other.runs[0], self.runs[1] + other.runs[1]
+        return Cost(runs, (self.epochs[0] + other.epochs[0], self.epochs[1] + other.epochs[1]))
+
+
+NOTHING = Cost((0, 0), (0, 0))
+
+
+def race_configurations(experiment: Experiment) -> int:
+    """SWA configurations that enter the race; 0: there is none, since all would be finalists."""
+    race, top = experiment.confirm.race, experiment.confirm.top
+    if not race:
+        return 0
+    if race.configurations != "auto":
+        number = min(race.configurations, experiment.swa_trials)
+        return number if number > top else 0
+    searched = planned_epochs(experiment) if experiment.search.share else None
+    if searched is None:
+        searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
+    whole = searched + _look(experiment, most_plain(experiment)).epochs[1]
+    for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
+        if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
+            return number
+    return 0
+
+
+def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
+    """Rounds of a race with so many SWA configurations and all baselines that enter."""
+    race, top = experiment.confirm.race, experiment.confirm.top
+    if not race or not configurations:
+        return ()
+    return plan_race(configurations, most_baselines(experiment), race.seeds, finalists=top)
+
+
+def race_cost(experiment: Experiment) -> Cost:
+    """Of the whole race, which takes no fewer runs unless trials of the search fail or repeat."""
+    return _race(experiment, race_configurations(experiment))
+
+
+def looks_cost(experiment: Experiment) -> Cost:
+    """Of the first look at least, of the last one at most."""
+    looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
+    # the race may drop all but one, and does not have to drop any
+    least = 1 if race_configurations(experiment) else most_baselines(experiment)
+    first, last = _look(experiment, least, looks[0]), _look(experiment, most_plain(experiment), looks[-1])
+    return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
+
+
+def most_runs_of_a_step(experiment: Experiment) -> int:
+    """Runs of a round of the race or of a look at most: so many can be run side by side."""
+    rounds = planned_rounds(experiment, race_configurations(experiment))
+    runs = [(r.swa + r.plain) * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    return max(*runs, looks_cost(experiment).runs[1], 0)
+
+
+def most_fresh_states(experiment: Experiment) -> int:
+    """Published states that there can be at one time: each SWA run of a step goes on from one."""
+    rounds = planned_rounds(experiment, race_configurations(experiment))
+    races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
+    seeds = max(number - before for number, before in zip(looks, (0, *looks), strict=False))
+    return max(*races, min(experiment.confirm.top, experiment.swa_trials) * seeds, 0)
+
+
+def _race(experiment: Experiment, configurations: int) -> Cost:
+    rounds = planned_rounds(experiment, configurations)
+    cost = NOTHING
+    for planned, before in zip(rounds, _before(rounds), strict=True):
+        covered = planned.plain if experiment.every_trunk_has_a_baseline else 0
+        cost += _step(experiment, planned.swa, planned.plain, covered, planned.seeds - before)
+    return cost
+
+
+def _look(experiment: Experiment, plain: int, seeds: int | None = None) -> Cost:
+    """Of every arm on every seed, with so many plain arms, among them the finalists' own trunks."""
+    top = min(experiment.confirm.top, experiment.swa_trials)
+    return _step(experiment, top, plain, None, seeds or experiment.confirm.seeds)
+
+
+def _step(experiment: Experiment, swa: int, plain: int, covered: int | None, seeds: int) -> Cost:
+    """Of so many arms on each of the seeds.
+
+    Args:
+        experiment: the settings.
+        swa: SWA arms.
+        plain: plain arms.
+        covered: trunks of the space that the plain arms train; None: all that the SWA arms have.
+        seeds: of every arm.
+    """
+    epochs = experiment.train.epochs
+    shortest = longest = epochs
+    if experiment.search.share:
+        points = fork_points(experiment)
+        shortest, longest = epochs - 1 - points[-1], epochs - 1 - points[0]
+    trunks = count_space(experiment.baseline_parameters)
+    alone = 0
+    if covered is not None:
+        alone = swa if trunks is None else min(swa, max(0, trunks - covered))
+    low = plain * epochs + swa * shortest
+    high = (plain + alone) * epochs + (swa - alone) * longest
+    runs = seeds * (swa + plain)
+    return Cost((runs, runs), (seeds * low, seeds * high))
+
+
+def _before(rounds: tuple[RaceRound, ...]) -> list[int]:
+    """Seeds that arms had before each round."""
+    return [0, *(planned.seeds for planned in rounds)][: len(rounds)]
