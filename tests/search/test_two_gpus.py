@@ -25,7 +25,7 @@ from tune_swa.training.numerics import resolve
 from tune_swa.training.step_probe import TrialCost
 
 COST = TrialCost("made up", 80 * 10**9, 10**9, 5 * 10**8, host_seconds=0.01, device_seconds=0.002)
-SECONDS = 90.0
+SECONDS = 300.0
 """A search that waits for a GPU which never becomes free is interrupted then."""
 
 
