@@ -24,7 +24,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.isolation import first_line
 from tune_swa.spec import RunSettings
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.gpu_memory import CONTEXT_BYTES
+from tune_swa.training.gpu_memory import CONTEXT_BYTES, is_memory_exhausted
 from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
 
@@ -125,7 +125,9 @@ def _measure_gpu(workload: Workload) -> TrialCost:
         # kernels are loaded when they are first called, into memory that torch's allocator does not count
         loaded = free - torch.cuda.mem_get_info()[0] - (torch.cuda.memory_reserved() - reserved)
         host, device = _time_steps(run, workload)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_memory_exhausted(error):  # cuBLAS and cuDNN allocate for themselves, too
+            raise
         return TrialCost(name, memory, 0, 0, 0.0, 0.0, first_line(error), free)
     context = bare + loaded
     if not LEAST_CONTEXT <= context <= MOST_CONTEXT:
