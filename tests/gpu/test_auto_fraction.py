@@ -140,6 +140,23 @@ def test_a_gpu_that_others_have_filled_is_told(tmp_path: Path) -> None:
         check_memory(cost, workload)
 
 
+def test_memory_that_a_library_was_refused_is_told_like_torchs_own(
+    make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(workload: Workload) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    card = made_up_gpus.laptop_8gb()
+    make_up_gpus(card)
+    monkeypatch.setattr(step_probe, "_run_trial", refuse)
+    monkeypatch.setattr(step_probe, "_measure_bare_context", lambda: 0)
+    workload = workload_of(16, 4)
+    with pytest.raises(
+        RequestError, match=r"does not fit NVIDIA GeForce RTX 3070.*CUBLAS_STATUS_ALLOC_FAILED"
+    ):
+        check_memory(TrialCost(**step_probe.measure_trial(workload.as_dict())), workload)
+
+
 CARDS: tuple[Callable[[], Card], ...] = (
     made_up_gpus.laptop_8gb,
     made_up_gpus.v100_16gb,

@@ -71,6 +71,7 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 
 def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     from rich.console import Console
+    from rich.status import Status
 
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = Console(highlight=False)
@@ -80,10 +81,13 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         from tune_swa.search.ray_session import some_machine
         from tune_swa.search.site import Measure, survey_cluster
 
-        with some_machine(options.address, options.gpus) as machine:
+        waiting = nullcontext() if options.quiet else console.status("looking at the machine")
+        with waiting, some_machine(options.address, options.gpus) as machine:
             measure: Measure = measure_trial
             if machine.nodes:
                 machine, _, measure = survey_cluster(machine, options.gpus, console.print)
+            if isinstance(waiting, Status) and machine.gpus:
+                waiting.update("trying out what a trial takes of a GPU")
             plan = make_plan(
                 experiment,
                 options.data_dir,

@@ -63,7 +63,8 @@ def choose_fraction(cost: TrialCost, memory: int, image_bytes: int, cores: int) 
     if holds == 0:
         raise RequestError(
             f"one trial needs {gigabytes(cost.trial_bytes)} of a GPU and {gigabytes(cost.context_bytes)} for "
-            f"CUDA itself, and {cost.device} has {gigabytes(memory)} to give. Use {SMALLER}"
+            f"CUDA itself, and {cost.device} has {gigabytes(memory)} to give. Use {SMALLER}; "
+            "or leave that GPU out with CUDA_VISIBLE_DEVICES, if there are larger ones"
         )
     busy = math.ceil(cost.host_seconds / cost.device_seconds / WORTH)
     trials = max(1, min(holds, busy, MOST_TRIALS, cores))

@@ -31,11 +31,11 @@ from tune_swa.search.progress import Progress
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.publishing import Exporter, Publisher
 from tune_swa.search.recorder import Recorder
-from tune_swa.search.request import Outcome, Request, tell
+from tune_swa.search.request import Outcome, Request, show_status, tell
 from tune_swa.search.scheduler import PhaseScheduler
 from tune_swa.search.searcher import TrialSearcher
 from tune_swa.search.site import agree_on_numerics, divide, open_site, resolve_numerics
-from tune_swa.search.stopping import StopSearch, Ticker, signals
+from tune_swa.search.stopping import Silence, StopSearch, Ticker, signals
 from tune_swa.search.trainable import Shared, train_trial
 from tune_swa.search.trunks import TrunkNamer
 from tune_swa.search.watchdog import Watchdog
@@ -78,7 +78,8 @@ def search(
         # what is quick to refuse is checked before what takes long
         machine = None
         if request.address is None:
-            machine = ray_session.local_machine(request.gpus)
+            with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes
+                machine = ray_session.local_machine(request.gpus)
             resolve_numerics(request, divide(request, state, machine), machine)
         else:
             ray_session.check_reachable(request.address)
@@ -224,7 +225,7 @@ def _run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=snapshots,
-            callbacks=[Ticker(tick)],
+            callbacks=[Ticker(tick), Silence()],
             failure_config=tune.FailureConfig(max_failures=experiment.search.max_failures),
             verbose=0,
         ),

@@ -1,4 +1,4 @@
-"""How a signal or a full disk ends the search: from inside Ray's loop, within a tick."""
+"""What is called from inside Ray's loop: how a signal or a full disk ends the search there, within a tick."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from tune_swa.supervisor import Again
 
@@ -37,6 +38,16 @@ class Ticker(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tick": None}
+
+
+class Silence(TrialProgressCallback):
+    """In place of the one that Ray adds by itself, which prints a line whenever something ends that has
+    reported nothing, at any verbosity: so does the warming up of a worker."""
+
+    def on_trial_result(self, *given: Any, **named: Any) -> None:
+        """Nothing is printed."""
+
+    on_trial_complete = on_trial_error = on_trial_result
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _measure_gpu(workload: Workload) -> TrialCost:
         loaded = free - torch.cuda.mem_get_info()[0] - (torch.cuda.memory_reserved() - reserved)
         host, device = _time_steps(run, workload)
     except RuntimeError as error:
-        if not is_memory_exhausted(error):
+        if not is_memory_exhausted(error):  # cuBLAS and cuDNN allocate for themselves, too
             raise
         return TrialCost(name, memory, 0, 0, 0.0, 0.0, first_line(error), free)
     context = bare + loaded
