@@ -74,7 +74,7 @@ def test_by_default_they_are_told_before_anything_trains_and_recorded(photos: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     told = " ".join(done.stdout.split())
     assert f"identical images: {LEAK} (" in told
-    assert "1 image occurs in more than one class (train/sea/2.png (sea) = test/forest/y.png" in told
+    assert "1 image occurs in more than one class (test/forest/y.png (forest) = train/sea/2.png" in told
     assert "--set data.duplicates=group keeps all copies of an image on one side" in told
     assert "nearly identical images: 2 of 10 test images" in told
     assert told.index("identical images") < told.index("baseline-0000")

@@ -263,7 +263,7 @@ def _find_removed(parts: Mapping[str, Rows], left_out: Rows, given: Parts, same:
 
 
 def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> dict[str, _Mates]:
-    """Of each image that occurs in more than one class its first row, and the first of another class."""
+    """Of each image that occurs in more than one class, the first row of another class than its first row."""
     rows = np.sort(np.concatenate(list(parts.values())))
     first = np.full(len(same), -1, dtype=np.int64)
     first[same[rows[::-1]]] = rows[::-1]
