@@ -2,7 +2,8 @@
 
     python crashing.py MOMENT --space FILE ...
 
-A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`. With `SIGNAL@` before it
+A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`, or `event-KIND`: before a
+line of that kind is written. With `SIGNAL@` before it
 the process sends itself that signal instead.
 """
 
@@ -93,6 +94,17 @@ def kill_at_line(how: str, count: Countdown) -> None:
     Journal.append = wrapped  # type: ignore[method-assign]
 
 
+def kill_at_event(kind: str, count: Countdown) -> None:
+    """Before a line of this kind is written."""
+    from tune_swa.journal import Journal
+
+    def act(journal: Journal, event: str, **fields: Any) -> None:
+        if event == kind:
+            count()
+
+    before(Journal, "append", act)
+
+
 def kill_when_a_state_is_written(folder: Path, count: Countdown) -> None:
     """Watch from a thread: checkpoints and trunks are written by workers."""
 
@@ -116,6 +128,8 @@ def arrange(where: str, number: int, folder: Path) -> None:
         return
     if where.startswith("line-"):
         kill_at_line(where.removeprefix("line-"), count)
+    elif where.startswith("event-"):
+        kill_at_event(where.removeprefix("event-"), count)
     elif where in ("checkpoint", "trunk"):
         kill_when_a_state_is_written(folder / f"{where}s", count)
     elif where == "training":

@@ -305,7 +305,7 @@ averaging: {anneal_epochs: 1}
 space: {lr: {choice: [1e-2, 1e-3]}, swa_start: {choice: [1, 2]}, swa_lr: 1e-2}
 search: {sampler: grid, checkpoint_every: 1}
 scheduler: {asha: false}
-confirm: {top: 1, seeds: 5}
+confirm: {top: 1, seeds: 5, max_seeds: 6, race: {configurations: 3, seeds: 2}}
 """
 
 
@@ -335,23 +335,26 @@ def test_a_search_ends_with_a_verdict(confirmed: tuple[Path, str]) -> None:
     assert results.verdict is not None
     leading = results.verdict.leading
     assert leading is not None
-    assert leading.seeds == (1, 2, 3, 4, 5)
-    assert f"on 5 fresh seeds and {results.verdict.images} test images." in " ".join(out.split())
+    number = results.verdict.planned_seeds
+    assert leading.seeds == tuple(range(3, 3 + number))  # 1 and 2 are those of the race
+    assert f"on {number} fresh seeds and {results.verdict.images} test images." in " ".join(out.split())
     confirm, predictions = results.confirm, results.predictions
-    assert len(confirm) == 5 * confirm.arm.nunique()
+    assert len(confirm) == number * confirm.arm.nunique()
     assert (confirm.status == "completed").all()
     # everything that is told can be computed again from what each model said of each image
     shipped = predictions[predictions.model == "shipped"]
     right = (shipped.predicted == shipped.label).groupby(shipped.trial).mean()
     assert right.to_dict() == dict(zip(confirm.trial, confirm.test_accuracy, strict=True))
     means = confirm.groupby("arm").test_accuracy.mean()
-    tuned = results.verdict.tuned
-    assert tuned is not None
-    assert leading.crossed.interval.mean == pytest.approx(means[leading.arm.name] - means[tuned.name])
+    best = results.verdict.best_plain
+    assert best is not None
+    assert means[best.name] == max(means[arm.name] for arm in results.verdict.plain)
+    assert leading.interval.mean == pytest.approx(means[leading.arm.name] - means[best.name])
     row = results.comparison.set_index("trial").loc[leading.arm.name]
-    assert row["delta"] == leading.crossed.interval.mean
+    assert row["delta"] == leading.interval.mean
     assert row["verdict"] == leading.words
-    assert row["seeds"] == 5
+    assert (row["seeds"], row["race_seeds"], row["against"]) == (number, 2, best.label)
+    assert results.state.stops[len(results.state.confirmations)] is not None
     baselines = confirm[confirm.kind == "baseline"]
     assert baselines.refreshed_accuracy.notna().all()
     assert confirm[confirm.kind == "swa"].refreshed_accuracy.isna().all()
@@ -391,17 +394,21 @@ def test_killed_among_the_fresh_seeds_it_ends_the_same(confirmed: tuple[Path, st
     folder, _ = confirmed
     lines = [e["event"] for e in read_events(folder / "journal.jsonl")]
     crashing = str(ROOT / "tests/search/crashing.py")
-    for number in (lines.index("confirm") + 8, 12):  # in the first run on a fresh seed, and some later
+    # in the first run of the race, before its second round, in the first tested run, and when all are
+    race = lines.index("race")
+    moments = [f"line-after:{race + 8}", "event-race:1", "event-confirm:1", "line-after:12", "event-judged:1"]
+    for moment in moments:
         program = command(tmp_path)
         resume = ["--resume"] if (tmp_path / "results" / "tiny" / "journal.jsonl").exists() else []
         killed = subprocess.run(
-            [program[0], crashing, f"line-after:{number}", *program[2:], *resume],
+            [program[0], crashing, moment, *program[2:], *resume],
             capture_output=True, text=True, timeout=500,
         )  # fmt: skip
         assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     out = run([*command(tmp_path), "--resume"])
     assert "fresh seeds" in out
     found = tmp_path / "results" / "tiny"
+    assert tune_swa.load_results(found).state.stops == tune_swa.load_results(folder).state.stops
     for name in ("confirm", "predictions", "comparison"):
         frames = [pd.read_parquet(f / f"{name}.parquet") for f in (found, folder)]
         pd.testing.assert_frame_equal(*frames, check_exact=True)
@@ -411,23 +418,27 @@ def test_killed_among_the_fresh_seeds_it_ends_the_same(confirmed: tuple[Path, st
     )
 
 
-def test_more_seeds_later_are_a_second_look(confirmed: tuple[Path, str], tmp_path: Path) -> None:
+def test_more_seeds_later_are_a_further_plan(confirmed: tuple[Path, str], tmp_path: Path) -> None:
     import shutil
 
     folder, _ = confirmed
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     out = run([
-        str(Path(sys.executable).parent / "tune-swa"), "confirm", str(copy), "--seeds", "6", "--gpus", "0",
+        str(Path(sys.executable).parent / "tune-swa"), "confirm", str(copy), "--seeds", "7", "--gpus", "0",
         "--cpus", "1",
     ])  # fmt: skip
-    assert "This is look 2 at the test images, so its level is 2.5 %" in " ".join(out.split())
+    assert "It belongs to plan 2 of looks at these test images" in " ".join(out.split())
     before, found = tune_swa.load_results(folder), tune_swa.load_results(copy)
+    assert before.verdict is not None
     assert found.verdict is not None
     assert found.verdict.alpha == pytest.approx(0.025)
-    assert len(found.confirm) == len(before.confirm) // 5 * 6
-    old = found.confirm[found.confirm.look == 1].reset_index(drop=True)
+    number = before.verdict.planned_seeds
+    assert len(found.confirm) == len(before.confirm) // number * 7
+    old = found.confirm[found.confirm.look <= len(before.state.confirmations)].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before.confirm, check_exact=True)
+    last = before.verdict.look
+    assert f"Look {last} said, at a level of {100 * before.verdict.alpha:.3g} %" in " ".join(out.split())
 
 
 def test_a_folder_without_an_experiment_is_refused(tmp_path: Path) -> None:

@@ -103,11 +103,12 @@ def build_report(
     environment.filters["script"] = _script
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     leading = found.leading if found else None
-    agreed = found.agreed if found else None
+    # the colour is of what is said of SWA; older journals said that of the leading finalist alone
+    said_of_swa = found.agreed if found and found.plan is not None else leading and leading.words
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
         verdict=lines,
-        words=agreed or "",
+        words=said_of_swa or "",
         summary=summary_text(state).splitlines(),
         running=state.finished is None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

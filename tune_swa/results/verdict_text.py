@@ -193,10 +193,12 @@ def _looks(found: Verdict) -> list[str]:
             "more often one looks, the more often chance looks like an effect."
         )
     if found.complete:
+        # of each plan before this one what it ended with; older looks were a plan each
+        ends = {v.plan or f"look {v.look}": v for v in found.earlier if v.leading is not None}
         lines += [
             f"Look {v.look} said, at a level of {100 * v.alpha:.3g} %: {sentence(v.leading, v)}"
-            for v in found.earlier
-            if v.leading is not None and (v.plan is None or v.plan != found.plan)
+            for plan, v in ends.items()
+            if v.leading is not None and plan != found.plan
         ]
     return lines
 
