@@ -73,7 +73,7 @@ def test_dry_run_prints_the_plan(path: Path, intel: Path, capsys: pytest.Capture
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     expected = {
-        "digits": ["16 with SWA", "3 baselines, one for each lr", "at most 304 to train", "450 to test"],
+        "digits": ["16 with SWA", "3 baselines, one for each lr", "at most 228 to train", "450 to test"],
         "swa_grid": [
             "45 with SWA",
             "3 baselines",

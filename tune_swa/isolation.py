@@ -7,23 +7,28 @@ with it what it has of a GPU: a CUDA context is never given back by the process 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from tune_swa.errors import TuneSwaError
 
-CODE = (
-    "import json, sys; call = json.load(sys.stdin); sys.path[:] = call['path']; "
-    "from tune_swa import isolation; isolation.run_child(call)"
-)
+CODE = """
+import json, sys
+call = json.load(sys.stdin)
+sys.path[:] = call["path"]
+from tune_swa import isolation
+def find_function():
+    from {module} import {name}
+    return {name}
+isolation.run_child(find_function, call["arguments"])
+"""
 """What the child runs: with the same packages as here, however this process came to know them."""
 
 
@@ -35,14 +40,17 @@ class Child:
     """A process of its own that calls a function. A context manager: leaving it ends the process.
 
     Args:
-        function: `package.module:name`; what it returns has to be something that JSON can hold.
+        function: `package.module:name`, from the program's own text; what it returns has to be something
+            that JSON can hold.
         arguments: for it, as JSON can hold them.
         environment: variables that are set in the child alone.
     """
 
     def __init__(self, function: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
+        module, _, name = function.partition(":")
+        assert all(part.isidentifier() for part in (*module.split("."), name)), function
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", CODE],
+            [sys.executable, "-P", "-c", CODE.format(module=module, name=name)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -50,7 +58,7 @@ class Child:
             start_new_session=True,  # so that what it starts can be ended with it
         )
         assert self._process.stdin is not None
-        call = {"path": sys.path, "function": function, "arguments": arguments}
+        call = {"path": sys.path, "arguments": arguments}
         with suppress(BrokenPipeError):  # it has died; `result` says of what
             self._process.stdin.write(json.dumps(call).encode())
             self._process.stdin.close()
@@ -100,16 +108,19 @@ class Child:
             self._process.communicate()
 
 
-def run_child(call: Mapping[str, Any]) -> None:
+def run_child(find_function: Callable[[], Callable[..., Any]], arguments: Sequence[Any]) -> None:
     """Call the function that was asked for, and print its answer: all that goes to stdout, whatever
-    libraries print there. Does not return."""
+    libraries print there. Does not return.
+
+    Args:
+        find_function: imports and returns it.
+        arguments: for it.
+    """
     answer = os.dup(1)
     os.dup2(2, 1)
     content: dict[str, Any]
     try:
-        module, _, name = call["function"].partition(":")
-        function = getattr(importlib.import_module(module), name)
-        content = {"result": function(*call["arguments"])}
+        content = {"result": find_function()(*arguments)}
     except Exception as error:
         kind = "" if isinstance(error, TuneSwaError) else f"{type(error).__name__}: "
         content = {"error": f"{kind}{first_line(error)}"}
