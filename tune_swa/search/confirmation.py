@@ -20,6 +20,7 @@ from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
 from tune_swa.journal import Event, ExperimentState, Stage, Stop, fresh_run
 from tune_swa.search.arms import (
+    BASELINE,
     CANDIDATE,
     FINALIST,
     Arm,
@@ -202,13 +203,17 @@ def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) ->
 
 
 def _first_round(experiment: Experiment, state: ExperimentState, searched: int) -> Round | None:
-    """The race's first round; None where no race is wanted, or there is nothing to choose."""
+    """The race's first round; None where no race is wanted, or there is nothing to choose.
+
+    The own trunk of every candidate takes part: with a continuous rate the best plain training may be that
+    of another candidate than the finalist.
+    """
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race:
         return None
     ranked = rank_searched(state)
     swa = choose_swa(ranked, race_configurations(experiment), CANDIDATE)
-    plain = choose_plain(ranked, most_baselines(experiment))
+    plain = add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked)
     if len(swa) <= top:
         return None
     rounds = plan_race(len(swa), len(plain), race.seeds, finalists=top)
@@ -328,7 +333,8 @@ def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tupl
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
     images = state.header["data"]["val"] if state.header else None
     best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
-    return (*swa, *add_trunks([arms[name] for name in best], swa, ranked))
+    plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
+    return (*swa, *add_trunks(plain, swa, ranked))
 
 
 class ConfirmPlanner:
