@@ -1,10 +1,11 @@
 """Runs on fresh seeds after the search: what is run, under which names, and in which order.
 
 The winner of a search is the best of many noisy numbers on images that chose it, and so is the best
-baseline. So the best of both sides first race on a few fresh seeds, judged by the validation images
-alone. What wins is trained on seeds after those and tested: the finalists, the baselines to beat, and
-each finalist's own trunk trained to its end, which tells SWA's part from that of the rate. The test
-images are looked at after planned numbers of seeds, and the rule says whether more are worth it.
+baseline. So the best of both sides, and the own trunk of each SWA configuration among them, first race
+on a few fresh seeds, judged by the validation images alone. What wins is trained on seeds after those
+and tested: the finalists, the plain training to beat, and each finalist's own trunk trained to its end,
+which tells SWA's part from that of the rate. The test images are looked at after planned numbers of
+seeds, and the rule says whether more are worth it.
 
 Every step is recorded before its runs begin, with what is planned after it, and depends on nothing but
 the journal and the predictions: a kill between two of them changes nothing.
@@ -305,7 +306,7 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     have = {arm.name for arm in known}
     found = [a for a in _arms(experiment, state, last.searched) if FINALIST in a.roles and a.name not in have]
     finalists = (*known, *found[: max(0, experiment.confirm.top - len(known))])
-    planned = max(len(last.seeds), *last.looks) if last.looks else len(last.seeds)
+    planned = _most_planned(state, last.searched)
     if wanted <= len(last.seeds) and most <= planned and len(finalists) == len(known):
         return None
     looks = tuple(n for n in plan_looks(wanted, most) if n > len(last.seeds)) or (len(last.seeds),)
@@ -318,6 +319,13 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     arms = (*finalists, *add_trunks(plain, finalists, ranked))
     seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
     return _planned(state, arms, seeds, last.searched, looks)
+
+
+def _most_planned(state: ExperimentState, searched: int) -> int:
+    """Most seeds that a plan had, of what the search has found by now: a plan that ended early stays ended,
+    also where a shorter one was asked for after it."""
+    looks = [event for event in state.confirmations if event["searched"] == searched]
+    return max(number for event in looks for number in (len(event["seeds"]), *event.get("looks", ())))
 
 
 def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:

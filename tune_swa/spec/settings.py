@@ -248,8 +248,8 @@ class ConfirmSpec(Settings):
     planned beforehand, and a level for each. Default: `seeds`, which is one look."""
     baselines: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
     """Baselines that fresh seeds are spent on, the best first: in the race beside the own trunk of each SWA
-    configuration, or without one at once beside that of each finalist. `auto`: 8 where each rate that is listed has one, since most of their
-    epochs are shared; else 3, as none are."""
+    configuration, or without one at once beside that of each finalist. `auto`: 8 where each rate that is
+    listed has one, since most of their epochs are shared; else 3, as none are."""
     race: RaceSpec | Literal[False] = RaceSpec()
     """`false`: the best of the search become finalists without one."""
 
