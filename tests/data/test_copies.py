@@ -194,6 +194,17 @@ def test_group_takes_copies_of_given_parts_out_of_the_parts_before_them(tmp_path
     )
 
 
+def test_a_class_of_which_group_leaves_nothing_to_train_with_is_named(tmp_path: Path) -> None:
+    draw_folders(tmp_path, {"train": 6})
+    for i in range(6):
+        copy_pixels(tmp_path / f"train/forest/{i}.png", tmp_path / f"test/forest/{i}.png")
+    save(draw_photo(100), tmp_path / "test/sea/0.png")
+    with pytest.raises(RequestError, match=r"no images to train with in forest, once all copies") as raised:
+        prepare(spec(duplicates="group"), tmp_path)
+    assert "--set data.duplicates=warn" in str(raised.value)
+    assert len(prepare(spec(), tmp_path).train) > 0  # the advice, followed
+
+
 def test_images_that_cannot_be_decoded_are_no_copies_of_one_another(tmp_path: Path) -> None:
     draw_folders(tmp_path, PARTS)
     for name in ("train/sea/x.png", "test/sea/x.png"):

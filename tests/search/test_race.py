@@ -12,6 +12,7 @@ import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
 from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.results.summary import summary_text
 from tune_swa.search.confirm_cost import looks_cost, race_configurations, race_cost
 from tune_swa.spec import Experiment
 
@@ -123,6 +124,21 @@ def test_the_best_plain_training_may_be_that_of_another_candidate(tmp_path: Path
     roles = {arm["params"]["lr"]: arm["roles"] for arm in others}
     assert roles[best[0]] == ["baseline"]
     assert [lr for lr in roles if "trunk" in roles[lr]] == [finalist["params"]["lr"]]
+
+
+def test_where_all_fail_in_the_race_it_is_said_why_there_is_no_verdict(tmp_path: Path) -> None:
+    driver = Driver(experiment({"top": 1, "race": RACE}), tmp_path, 1, confirm=True)
+    state = driver.recorder.state
+    while (config := driver.suggest()) is not None:
+        assert "No verdict" not in summary_text(state)
+        if state.races and state.trials[config["trial"]].kind == "swa":
+            driver.recorder.fail(config["trial"], "diverged")
+            driver.end(config)
+        else:
+            driver.run(config)
+    assert len(state.races) == 1
+    assert state.confirmations == []
+    assert "none of the SWA configurations completed a run on a fresh seed" in summary_text(state)
 
 
 @pytest.mark.parametrize("share", [True, False])
