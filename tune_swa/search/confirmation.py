@@ -325,7 +325,7 @@ def _most_planned(state: ExperimentState, searched: int) -> int:
     """Most seeds that a plan had, of what the search has found by now: a plan that ended early stays ended,
     also where a shorter one was asked for after it."""
     looks = [event for event in state.confirmations if event["searched"] == searched]
-    return max(number for event in looks for number in (len(event["seeds"]), *event.get("looks", ())))
+    return max(int(n) for event in looks for n in (len(event["seeds"]), *event.get("looks", ())))
 
 
 def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
@@ -340,6 +340,7 @@ def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tupl
     won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
     images = state.header["data"]["val"] if state.header else None
+    # also those that a round left out by count: only what is clearly worse is not tested
     best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
     return (*swa, *add_trunks(plain, swa, ranked))
