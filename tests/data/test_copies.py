@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tune_swa.data import cache, copies, decoding
+from tune_swa.data import cache, copies, decoding, duplicates
 from tune_swa.data.copies import NEAR_BITS, compare_pixels, find_candidates
 from tune_swa.data.dataset import Dataset, estimate, prepare
 from tune_swa.data.duplicates import Duplicates
@@ -191,6 +191,19 @@ def test_group_takes_copies_of_given_parts_out_of_the_parts_before_them(tmp_path
     assert (
         "train/sea/x.png ~ test/sea/1.png; train/sea/y.jpg ~ val/sea/1.png; val/sea/x.png ~ test/sea/2.png"
         in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("val/sea/1.png", "val/sea/1.png"), ("seg_val/sea/1.png", "seg_val/sea/1.png"),
+     ("valley/1.png", "valley/1.png (val)"), ("image 7", "image 7 (val)")],
+)  # fmt: skip
+def test_the_part_is_told_where_the_folder_does_not_tell_it(name: str, text: str) -> None:
+    image = duplicates.Image(7, name, "val", "sea")
+    assert (
+        duplicates.Pair(image, duplicates.Image(8, "test/sea/2.png", "test", "sea")).describe("=")
+        == f"{text} = test/sea/2.png"
     )
 
 
