@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tune_swa.data import cache, copies, decoding
+from tune_swa.data import cache, copies, decoding, duplicates
 from tune_swa.data.copies import NEAR_BITS, compare_pixels, find_candidates
 from tune_swa.data.dataset import Dataset, estimate, prepare
 from tune_swa.data.duplicates import Duplicates
@@ -192,6 +192,30 @@ def test_group_takes_copies_of_given_parts_out_of_the_parts_before_them(tmp_path
         "train/sea/x.png ~ test/sea/1.png; train/sea/y.jpg ~ val/sea/1.png; val/sea/x.png ~ test/sea/2.png"
         in line
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("val/sea/1.png", "val/sea/1.png"), ("seg_val/sea/1.png", "seg_val/sea/1.png"),
+     ("valley/1.png", "valley/1.png (val)"), ("image 7", "image 7 (val)")],
+)  # fmt: skip
+def test_the_part_is_told_where_the_folder_does_not_tell_it(name: str, text: str) -> None:
+    image = duplicates.Image(7, name, "val", "sea")
+    assert (
+        duplicates.Pair(image, duplicates.Image(8, "test/sea/2.png", "test", "sea")).describe("=")
+        == f"{text} = test/sea/2.png"
+    )
+
+
+def test_a_class_of_which_group_leaves_nothing_to_train_with_is_named(tmp_path: Path) -> None:
+    draw_folders(tmp_path, {"train": 6})
+    for i in range(6):
+        copy_pixels(tmp_path / f"train/forest/{i}.png", tmp_path / f"test/forest/{i}.png")
+    save(draw_photo(100), tmp_path / "test/sea/0.png")
+    with pytest.raises(RequestError, match=r"no images to train with in forest, once all copies") as raised:
+        prepare(spec(duplicates="group"), tmp_path)
+    assert "--set data.duplicates=warn" in str(raised.value)
+    assert len(prepare(spec(), tmp_path).train) > 0  # the advice, followed
 
 
 def test_images_that_cannot_be_decoded_are_no_copies_of_one_another(tmp_path: Path) -> None:

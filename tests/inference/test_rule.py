@@ -229,6 +229,15 @@ def test_the_first_finalist_decides_whether_there_is_hope() -> None:
     assert judge(correct, ["second", "first"], ["a"], (5, 20)).stop is None
 
 
+def test_finalists_that_fail_on_every_seed_are_given_up() -> None:
+    plain = draw_study(13, {"a": 0.75})
+    assert judge(plain, ["failed", "too"], ["a"], (5, 20)).stop == "futility"
+    # one run is missing: too few for a word, but not without hope
+    short = draw_study(13, {"swa": 0.9, "a": 0.7})
+    del short["swa"][0]
+    assert judge(short, ["swa"], ["a"], (5, 20)).stop is None
+
+
 def test_without_plain_arms_nothing_is_said() -> None:
     found = judge(draw_study(12, {"swa": 0.9}), ["swa"], [])
     assert found.finalists[0].words == "too few seeds"

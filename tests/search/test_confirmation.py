@@ -176,6 +176,18 @@ def test_more_seeds_are_a_second_look_with_the_old_ones_in_it() -> None:
     assert 0 < second.levels[0] < first.levels[0]
 
 
+def test_a_plan_that_gave_up_is_not_taken_up_again_by_the_same_settings() -> None:
+    """Neither at once, nor after a shorter plan that was asked for later."""
+    known, spec = state(*SEARCHED), experiment(confirm={"seeds": 5, "max_seeds": 20})
+    first = next_look(spec, known)
+    ended(first, after(first, known))
+    assert next_step(spec, known, lambda look: "futility") is None
+    second = next_look(experiment(confirm={"seeds": 10}), known, lambda look: "futility")
+    assert (first.looks, second.looks, second.plan) == ((5, 10, 15, 20), (10,), 2)
+    ended(second, after(second, known))
+    assert next_step(spec, known, lambda look: "seeds") is None
+
+
 def test_more_finalists_are_a_further_look_on_the_same_seeds() -> None:
     known = state(*SEARCHED)
     first = next_look(experiment(confirm={"top": 1}), known)

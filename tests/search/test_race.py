@@ -12,6 +12,7 @@ import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
 from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.results.summary import summary_text
 from tune_swa.search.confirm_cost import looks_cost, race_configurations, race_cost
 from tune_swa.spec import Experiment
 
@@ -90,6 +91,54 @@ def test_both_sides_of_the_look_are_those_that_won(tmp_path: Path) -> None:
     runs = [t for t in driver.recorder.state.trials.values() if t.stage == "confirm"]
     assert len(runs) == 5 * len(look["arms"])
     assert all(t.tested for t in runs)
+
+
+def test_the_best_plain_training_may_be_that_of_another_candidate(tmp_path: Path) -> None:
+    """With a continuous rate, a candidate that gains from averaging is not measured against its own rate
+    alone where another candidate's rate does as well without."""
+    space = {"lr": {"log_uniform": [1e-4, 1e-1]}, "swa_start": {"choice": [1, 4]}, "swa_lr": 1e-2}
+    search = {"sampler": "random", "trials": 6, "seed": 10}
+    confirm = {"top": 1, "baselines": 1, "race": {"configurations": 4, "seeds": 3}}
+    best: list[float] = []  # the rate of the first candidate, at which SWA loses and plain training wins
+
+    def accuracy(trial: TrialState) -> float:
+        good = (trial.params["lr"] in best) == (trial.kind == "baseline")
+        noise = 0.001 * drawn(trial).standard_normal()
+        return (0.9 if good else 0.6) + (noise if trial.stage == "race" else 0.0)
+
+    spec = experiment(confirm, space=space, search=search)
+    driver = Driver(spec, tmp_path, 1, confirm=True, accuracy=accuracy)
+    state = driver.recorder.state
+    while (config := driver.suggest()) is not None:
+        if state.races and not best:
+            best.append(state.races[0]["arms"][0]["params"]["lr"])
+        driver.run(config)
+    first, (look,) = state.races[0], state.confirmations
+    swa = [arm for arm in first["arms"] if arm["kind"] == "swa"]
+    plain = [arm["params"] for arm in first["arms"] if arm["kind"] == "baseline"]
+    assert len(swa) == 4
+    assert [arm["params"]["lr"] in [p["lr"] for p in plain] for arm in swa] == [True] * 4
+    assert len(plain) == len({p["lr"] for p in plain}) <= 5
+    finalist, *others = look["arms"]
+    assert finalist["params"]["lr"] not in best
+    roles = {arm["params"]["lr"]: arm["roles"] for arm in others}
+    assert roles[best[0]] == ["baseline"]
+    assert [lr for lr in roles if "trunk" in roles[lr]] == [finalist["params"]["lr"]]
+
+
+def test_where_all_fail_in_the_race_it_is_said_why_there_is_no_verdict(tmp_path: Path) -> None:
+    driver = Driver(experiment({"top": 1, "race": RACE}), tmp_path, 1, confirm=True)
+    state = driver.recorder.state
+    while (config := driver.suggest()) is not None:
+        assert "No verdict" not in summary_text(state)
+        if state.races and state.trials[config["trial"]].kind == "swa":
+            driver.recorder.fail(config["trial"], "diverged")
+            driver.end(config)
+        else:
+            driver.run(config)
+    assert len(state.races) == 1
+    assert state.confirmations == []
+    assert "none of the SWA configurations completed a run on a fresh seed" in summary_text(state)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -300,8 +349,12 @@ def count_runs(state: ExperimentState, stage: str) -> tuple[int, int]:
     ],
 )
 @pytest.mark.parametrize("share", [True, False])
-def test_the_cost_is_foreseen(tmp_path: Path, confirm: dict[str, Any], share: bool) -> None:
-    spec = experiment(confirm, search={"sampler": "grid", "seed": 10, "share": share})
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_the_cost_is_foreseen(tmp_path: Path, confirm: dict[str, Any], share: bool, sampler: str) -> None:
+    """Also with a continuous rate, where hardly any trunk has a baseline."""
+    space = SPACE if sampler == "grid" else {**SPACE, "lr": {"log_uniform": [1e-4, 1e-1]}}
+    search = {"sampler": sampler, "seed": 10, "share": share, "trials": 8}
+    spec = experiment(confirm, search=search, space=space)
     driver = Driver(spec, tmp_path, 1, confirm=True)
     run_all(driver)
     for stage, cost in (("race", race_cost(spec)), ("confirm", looks_cost(spec))):

@@ -256,6 +256,11 @@ def _divide(
     counts = np.bincount(images.labels[division.train], minlength=len(images.class_names))
     if not counts.all():
         without = listed([images.class_names[i] for i in np.flatnonzero(counts == 0)])
+        if same is not None:
+            raise RequestError(
+                f"{name}: no images to train with in {without}, once all copies of an image are on one side "
+                "of each split. Add images that are no copies, or give --set data.duplicates=warn"
+            )
         raise RequestError(f"{name}: no images to train with in {without}. Add some that can be decoded")
     return division
 

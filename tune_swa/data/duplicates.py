@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -50,7 +51,8 @@ class Pair:
         names = []
         for image in (self.image, self.copy):
             folder, slash, _ = image.name.partition("/")
-            told = bool(slash) and image.part in folder.lower()  # such as test/forest/1.jpg
+            # such as test/forest/1.jpg or seg_test/forest/1.jpg, but not of the class `valley`
+            told = bool(slash) and image.part in re.split(r"[^a-z]+", folder.lower())
             facts = ([] if told else [image.part]) + ([image.label] if differ else [])
             names.append(f"{image.name} ({', '.join(facts)})" if facts else image.name)
         return f" {sign} ".join(names)

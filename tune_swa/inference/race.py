@@ -3,8 +3,9 @@
 Both sides enter it, since both were chosen by single runs. The SWA side halves as in successive halving
 (Karnin et al. 2013), which costs nothing but power: whoever stays is tested on seeds after those. The
 plain side is different. Where the best plain arm is dropped, SWA is measured against a lesser one, and
-that looks like a gain: so a plain arm goes only where it is clearly worse than the best one (Hsu 1984:
-comparisons with the best), or where there are more than anyone would train.
+that looks like a gain: so a plain arm is not tested only where it is clearly worse than the best one
+(Hsu 1984: comparisons with the best). Where there are many, the later rounds of the race leave some out,
+which decides nothing about the test images.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DROP_LEVEL = 0.01
 distribution is an approximation where variances differ."""
 
 MOST_PLAIN = 12
-"""The plain side is not halved below this many arms. It holds eight baselines, or four and the own
+"""The plain side of later rounds is not halved below this many arms: eight baselines, or four and the own
 settings of eight candidates. Where the race left four, "better" was wrong in up to 14 % of made-up
 studies with eight baselines, and in 25 % with rates of their own (benchmarks/RESULTS.md)."""
 

@@ -145,6 +145,8 @@ def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | Non
         return "success"
     if last:
         return "seeds"
+    if all(j.comparison is None for j in judged):  # they, or all plain arms, fail on nearly every seed
+        return "futility"
     decisive = next((j for j in judged if j.in_turn and j.words != "too few seeds"), None)
     return "futility" if decisive is not None and decisive.chance < LEAST_CHANCE else None
 

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 
 from tune_swa.inference.checks import count_within_one_error
-from tune_swa.journal import ExperimentState
-from tune_swa.results.comparison import Comparison, Entry, compare
+from tune_swa.journal import ExperimentState, fresh_run
+from tune_swa.results.comparison import Comparison, Entry, compare, last_race, race_accuracies
 
 _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")
 
@@ -23,7 +23,13 @@ def summary_text(state: ExperimentState) -> str:
         RequestError: the journal is empty.
     """
     compared = compare(state)
-    lines = [_counts(state), *_verdict(compared), *_caution(compared), close_text(compared)]
+    lines = [
+        _counts(state),
+        *_verdict(compared),
+        *_caution(compared),
+        close_text(compared),
+        _race_lost(state),
+    ]
     return "\n".join(line for line in lines if line)
 
 
@@ -95,6 +101,21 @@ def close_text(compared: Comparison) -> str:
         f"{close.count} of {len(accuracies)} SWA configurations are within one standard error "
         f"({100 * close.standard_error:.2f} points) of the best one: the search cannot tell these apart. Of "
         "equal accuracies the lower nll comes first."
+    )
+
+
+def _race_lost(state: ExperimentState) -> str:
+    """Why nothing is tested after a race that no SWA configuration has come through; else nothing."""
+    rounds, accuracies = last_race(state), race_accuracies(state)
+    if not rounds or (state.confirmations and state.confirmations[-1]["searched"] >= rounds[0]["searched"]):
+        return ""
+    names = [arm["name"] for arm in rounds[0]["arms"] if arm["kind"] == "swa"]
+    runs = [state.trials.get(fresh_run(name, "race", seed)) for name in names for seed in rounds[0]["seeds"]]
+    if any(accuracies[name] for name in names) or not all(run is not None and run.ended for run in runs):
+        return ""
+    return (
+        "No verdict: none of the SWA configurations completed a run on a fresh seed, so none can be tested. "
+        "The reasons are in trials.parquet (error)."
     )
 
 

@@ -39,17 +39,17 @@ class Arm:
 
 
 def most_baselines(experiment: Experiment) -> int:
-    """Baselines in the race and a look at most, besides the finalists' own trunks."""
+    """Baselines in the race and a look at most, besides the own trunks of SWA configurations."""
     wanted = experiment.confirm.baselines
     if wanted == "auto":
         wanted = SHARED_BASELINES if experiment.every_trunk_has_a_baseline else OTHER_BASELINES
     return min(wanted, experiment.baseline_trials)
 
 
-def most_plain(experiment: Experiment) -> int:
-    """Plain arms of a look at most: the baselines, and the own trunk of each finalist."""
+def most_plain(experiment: Experiment, configurations: int) -> int:
+    """Plain arms at most: the baselines, and the own trunk of each of so many SWA configurations."""
     trunks = count_space(experiment.baseline_parameters)
-    plain = most_baselines(experiment) + min(experiment.confirm.top, experiment.swa_trials)
+    plain = most_baselines(experiment) + min(configurations, experiment.swa_trials)
     return plain if trunks is None else min(plain, trunks)
 
 

@@ -42,19 +42,29 @@ def race_configurations(experiment: Experiment) -> int:
     searched = planned_epochs(experiment) if experiment.search.share else None
     if searched is None:
         searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
-    whole = searched + _look(experiment, most_plain(experiment)).epochs[1]
+    whole = searched + _look(experiment, most_plain(experiment, top)).epochs[1]
     for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
         if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
             return number
     return 0
 
 
+def most_tested_plain(experiment: Experiment) -> int:
+    """Plain arms of a look at most: all of the race's, or without one the baselines and finalists' trunks."""
+    return most_plain(experiment, race_configurations(experiment) or experiment.confirm.top)
+
+
 def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
-    """Rounds of a race with so many SWA configurations and all baselines that enter."""
+    """Rounds of a race with so many SWA configurations, all baselines that enter, and as many own trunks as
+    there can be."""
+    return _rounds(experiment, configurations, most_plain(experiment, configurations))
+
+
+def _rounds(experiment: Experiment, configurations: int, plain: int) -> tuple[RaceRound, ...]:
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race or not configurations:
         return ()
-    return plan_race(configurations, most_baselines(experiment), race.seeds, finalists=top)
+    return plan_race(configurations, plain, race.seeds, finalists=top)
 
 
 def race_cost(experiment: Experiment) -> Cost:
@@ -67,7 +77,10 @@ def looks_cost(experiment: Experiment) -> Cost:
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
     # the race may drop all but one, and does not have to drop any
     least = 1 if race_configurations(experiment) else most_baselines(experiment)
-    first, last = _look(experiment, least, looks[0]), _look(experiment, most_plain(experiment), looks[-1])
+    first, last = (
+        _look(experiment, least, looks[0]),
+        _look(experiment, most_tested_plain(experiment), looks[-1]),
+    )
     return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
 
 
@@ -88,10 +101,18 @@ def most_fresh_states(experiment: Experiment) -> int:
 
 
 def _race(experiment: Experiment, configurations: int) -> Cost:
-    rounds = planned_rounds(experiment, configurations)
+    """At least where every configuration's trunk is one of the baselines, at most where none is."""
+    least = _all_rounds(experiment, configurations, most_baselines(experiment))
+    most = _all_rounds(experiment, configurations, most_plain(experiment, configurations))
+    return Cost((least.runs[0], most.runs[1]), (least.epochs[0], most.epochs[1]))
+
+
+def _all_rounds(experiment: Experiment, configurations: int, plain: int) -> Cost:
+    rounds = _rounds(experiment, configurations, plain)
     cost = NOTHING
     for planned, before in zip(rounds, _before(rounds), strict=True):
-        covered = planned.plain if experiment.every_trunk_has_a_baseline else 0
+        # whoever is dropped by count may have been the trunk of a configuration that stays
+        covered = None if planned.plain == plain else planned.plain
         cost += _step(experiment, planned.swa, planned.plain, covered, planned.seeds - before)
     return cost
 

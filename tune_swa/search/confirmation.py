@@ -1,10 +1,11 @@
 """Runs on fresh seeds after the search: what is run, under which names, and in which order.
 
 The winner of a search is the best of many noisy numbers on images that chose it, and so is the best
-baseline. So the best of both sides first race on a few fresh seeds, judged by the validation images
-alone. What wins is trained on seeds after those and tested: the finalists, the baselines to beat, and
-each finalist's own trunk trained to its end, which tells SWA's part from that of the rate. The test
-images are looked at after planned numbers of seeds, and the rule says whether more are worth it.
+baseline. So the best of both sides, and the own trunk of each SWA configuration among them, first race
+on a few fresh seeds, judged by the validation images alone. What wins is trained on seeds after those
+and tested: the finalists, the plain training to beat, and each finalist's own trunk trained to its end,
+which tells SWA's part from that of the rate. The test images are looked at after planned numbers of
+seeds, and the rule says whether more are worth it.
 
 Every step is recorded before its runs begin, with what is planned after it, and depends on nothing but
 the journal and the predictions: a kill between two of them changes nothing.
@@ -20,6 +21,7 @@ from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
 from tune_swa.journal import Event, ExperimentState, Stage, Stop, fresh_run
 from tune_swa.search.arms import (
+    BASELINE,
     CANDIDATE,
     FINALIST,
     Arm,
@@ -202,13 +204,17 @@ def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) ->
 
 
 def _first_round(experiment: Experiment, state: ExperimentState, searched: int) -> Round | None:
-    """The race's first round; None where no race is wanted, or there is nothing to choose."""
+    """The race's first round; None where no race is wanted, or there is nothing to choose.
+
+    The own trunk of every candidate takes part: with a continuous rate the best plain training may be that
+    of another candidate than the finalist.
+    """
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race:
         return None
     ranked = rank_searched(state)
     swa = choose_swa(ranked, race_configurations(experiment), CANDIDATE)
-    plain = choose_plain(ranked, most_baselines(experiment))
+    plain = add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked)
     if len(swa) <= top:
         return None
     rounds = plan_race(len(swa), len(plain), race.seeds, finalists=top)
@@ -300,7 +306,7 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     have = {arm.name for arm in known}
     found = [a for a in _arms(experiment, state, last.searched) if FINALIST in a.roles and a.name not in have]
     finalists = (*known, *found[: max(0, experiment.confirm.top - len(known))])
-    planned = max(len(last.seeds), *last.looks) if last.looks else len(last.seeds)
+    planned = _most_planned(state, last.searched)
     if wanted <= len(last.seeds) and most <= planned and len(finalists) == len(known):
         return None
     looks = tuple(n for n in plan_looks(wanted, most) if n > len(last.seeds)) or (len(last.seeds),)
@@ -315,6 +321,13 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     return _planned(state, arms, seeds, last.searched, looks)
 
 
+def _most_planned(state: ExperimentState, searched: int) -> int:
+    """Most seeds that a plan had, of what the search has found by now: a plan that ended early stays ended,
+    also where a shorter one was asked for after it."""
+    looks = [event for event in state.confirmations if event["searched"] == searched]
+    return max(int(n) for event in looks for n in (len(event["seeds"]), *event.get("looks", ())))
+
+
 def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
     """Finalists, the baselines to beat and the finalists' own trunks: what won the race, or the search."""
     ranked = rank_searched(state)
@@ -327,8 +340,10 @@ def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tupl
     won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
     images = state.header["data"]["val"] if state.header else None
+    # also those that a round left out by count: only what is clearly worse is not tested
     best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
-    return (*swa, *add_trunks([arms[name] for name in best], swa, ranked))
+    plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
+    return (*swa, *add_trunks(plain, swa, ranked))
 
 
 class ConfirmPlanner:

@@ -11,12 +11,13 @@ from rich.table import Table
 from tune_swa.data.dataset import Estimate, estimate
 from tune_swa.errors import RequestError
 from tune_swa.inference.looks import plan_looks
-from tune_swa.search.arms import most_plain
+from tune_swa.search.arms import most_baselines
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.confirm_cost import (
     Cost,
     looks_cost,
     most_fresh_states,
+    most_tested_plain,
     planned_rounds,
     race_configurations,
     race_cost,
@@ -124,7 +125,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested
     top = experiment.confirm.top
-    kept = top + 1 + (top + most_plain(experiment) if confirm else 0)
+    kept = top + 1 + (top + most_tested_plain(experiment) if confirm else 0)
     return slots * 3 * running + kept * ended + states
 
 
@@ -202,7 +203,9 @@ def _race(experiment: Experiment) -> str:
         return _no_race(experiment)
     first, last = rounds[0], rounds[-1]
     seeds = "a fresh seed" if last.seeds == 1 else f"up to {last.seeds} fresh seeds"
-    sides = f"{_counted(first.swa, 'SWA configuration')} and {_counted(first.plain, 'plain one')}"
+    least, most = most_baselines(experiment), first.plain
+    plain = _counted(most, "plain one") if least == most else f"{least} to {most} plain ones"
+    sides = f"{_counted(first.swa, 'SWA configuration')} and {plain}"
     return f"{sides} on {seeds}, validation images alone: {_spent(race_cost(experiment))}"
 
 
@@ -227,7 +230,7 @@ def _fresh(experiment: Experiment) -> str:
     else:
         seeds = f"{looks[0]} fresh seeds, and on up to {looks[-1]} while the answer is open (looks at "
         seeds += f"{', '.join(map(str, looks[:-1]))} and {looks[-1]})"
-    plain = most_plain(experiment)
+    plain = most_tested_plain(experiment)
     number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
     return f"{finalists} and {number} on {seeds}, tested: {_spent(looks_cost(experiment))}"
 

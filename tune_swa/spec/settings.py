@@ -247,9 +247,9 @@ class ConfirmSpec(Settings):
     """More seeds are trained, up to this many, while the answer is open: looks at numbers of seeds that are
     planned beforehand, and a level for each. Default: `seeds`, which is one look."""
     baselines: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
-    """Baselines that fresh seeds are spent on, the best first, besides each finalist's own trunk: in the
-    race, or at once without one. `auto`: 8 where each rate that is listed has one, since most of their
-    epochs are shared; else 3, as none are."""
+    """Baselines that fresh seeds are spent on, the best first: in the race beside the own trunk of each SWA
+    configuration, or without one at once beside that of each finalist. `auto`: 8 where each rate that is
+    listed has one, since most of their epochs are shared; else 3, as none are."""
     race: RaceSpec | Literal[False] = RaceSpec()
     """`false`: the best of the search become finalists without one."""
 
