@@ -95,7 +95,7 @@ def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
     state = ExperimentState.read(folder / "journal.jsonl")
     on_disk = sorted(str(p.relative_to(folder)) for p in (folder / "checkpoints").rglob("*.pt"))
     assert on_disk == sorted(c for t in state.trials.values() for c in t.checkpoints)
-    assert len(on_disk) == 3  # the best baseline and the two SWA trials that would be finalists
+    assert len(on_disk) == 2  # the best baseline and the SWA trial that would be the finalist
 
 
 def test_parquet_files_open_everywhere_with_the_documented_columns(finished: tuple[Path, str]) -> None:
