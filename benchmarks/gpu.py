@@ -81,8 +81,7 @@ class Runner:
             if left < LEAST_SECONDS:
                 outcome = Outcome(part.name, part.kind, "skipped", "no time left in the budget", 0.0)
             else:
-                # a CPU is not spoiled by anybody, and a quick walk does without the start of processes
-                fresh = part.fresh and (self.bench.on_gpu or not self.bench.quick)
+                fresh = part.fresh and self.bench.on_gpu  # a CPU is not spoiled by anybody
                 worker = self._get_worker(fresh=fresh)
                 most = part.seconds * (1 if self.bench.on_gpu else PATIENCE_WITH_CPUS)
                 outcome = worker.run(part, min(most, left), short_of_time=left < most)

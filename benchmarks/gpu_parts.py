@@ -65,8 +65,8 @@ def choose_sizes(device: Literal["cuda", "cpu"], folder: Path, *, quick: bool) -
         )  # fmt: skip
     return Bench(
         device, folder, quick, large=32, small=16,
-        count=40 if quick else 80, batch_size=16, seconds=0.1 if quick else 0.4, repeat=1 if quick else 2,
-        workers=0 if quick else 1, at_once=(1, 2) if quick else (1, 2, 4),
+        count=40, batch_size=16, seconds=0.1, repeat=1,
+        workers=0, at_once=(1, 2),
     )  # fmt: skip
 
 
