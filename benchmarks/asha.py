@@ -30,9 +30,9 @@ from common import ROOT, table, where
 from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.schedulers.trial_scheduler import TrialScheduler
 
-from tune_swa.journal import TrialState
+from tune_swa.config import SchedulerSpec
+from tune_swa.experiment.journal import TrialState
 from tune_swa.search.asha import PhaseAsha
-from tune_swa.spec import SchedulerSpec
 
 CURVES = Path(__file__).parent / "asha_curves.parquet"
 EPOCHS = 24

@@ -26,15 +26,15 @@ from typing import Any
 from common import spread, table, where
 from rich.console import Console
 
+from tune_swa.config import Experiment
 from tune_swa.errors import SearchFailed
-from tune_swa.journal import FORMAT, ExperimentState
-from tune_swa.results.analysis import load_results
+from tune_swa.experiment.journal import FORMAT, ExperimentState
+from tune_swa.monitoring.progress import Progress
+from tune_swa.monitoring.watchdog import Watchdog
+from tune_swa.results.api import load_results
 from tune_swa.results.export import export
-from tune_swa.search.progress import Progress
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Suggestion, quiet_optuna
-from tune_swa.search.recorder import Recorder
-from tune_swa.search.watchdog import Watchdog
-from tune_swa.spec import Experiment
 
 EPOCHS = 120
 BLOCK = 20
@@ -157,7 +157,7 @@ def reports_only(config: dict[str, Any], shared: Any) -> None:
     """A trainable that trains nothing."""
     from ray import tune
 
-    from tune_swa.search.names import PAYLOAD
+    from tune_swa.experiment.layout import PAYLOAD
 
     if config["trial"] is None:
         return
@@ -172,16 +172,16 @@ def through_ray(trials: int, epochs: int, sampler: str) -> list[object]:
     """A whole search whose trials only report: seconds of wall time per report, early and late."""
     from ray import cloudpickle
 
-    from tune_swa.search import runner
+    from tune_swa.execution import run
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    runner.train_trial = reports_only
+    run.train_trial = reports_only
     spec = experiment(trials, epochs, sampler)
     with tempfile.TemporaryDirectory() as temporary:
-        request = runner.Request(spec, results_dir=Path(temporary), gpus=0, quiet=True)
+        request = run.Request(spec, results_dir=Path(temporary), gpus=0, quiet=True)
         begun = time.perf_counter()
         with suppress(SearchFailed):  # there is no model to hand over
-            runner.search(request, export, lambda spec, path: path.write_text(""), lambda state: None)
+            run.search(request, export, lambda spec, path: path.write_text(""), lambda state: None)
         wall = time.perf_counter() - begun
         times = [
             json.loads(line)["time"]

@@ -24,10 +24,10 @@ import numpy as np
 from common import spread, table, where
 from PIL import Image, ImageEnhance, ImageOps
 
-from tune_swa.data.copies import Copies, Pixels, find_copies, hash_all
+from tune_swa.config import DataSpec
 from tune_swa.data.decoding import decode_all, resize
 from tune_swa.data.folders import ImageFolders
-from tune_swa.spec import DataSpec
+from tune_swa.data.similarity import Copies, Pixels, find_copies, hash_all
 
 SIZES = (64, 128)
 PLANTED = 100

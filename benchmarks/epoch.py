@@ -33,10 +33,10 @@ def measure(size: int, threads: int, repeat: int) -> dict[str, Any]:
     """Seconds of each part, and the hash of a short run, by the tune_swa that this process imports."""
     import torch
 
+    from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare
-    from tune_swa.spec import DataSpec, RunSettings, TrainSpec
-    from tune_swa.training.loop import Run
     from tune_swa.training.numerics import resolve
+    from tune_swa.training.run import Run
 
     torch.set_num_threads(threads)
     spec = {"dataset": "digits", "image_size": size, "train_images": IMAGES, "val_fraction": 0.25}

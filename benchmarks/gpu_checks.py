@@ -32,16 +32,16 @@ from gpu_parts import (
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
-from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.hardware.torch_probe import probe_gpus, probe_torch
 from tune_swa.training import checkpoint
-from tune_swa.training.export import export_model
-from tune_swa.training.loop import Run
+from tune_swa.training.model_export import export_model
 from tune_swa.training.numerics import Numerics, hardware, local_gpus, resolve
-from tune_swa.training.probe import probe_gpus, probe_torch
+from tune_swa.training.run import Run
 
 SIZE = 32
 """Pixels of the drawn images."""

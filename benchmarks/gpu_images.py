@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tune_swa.config import DataSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.spec import DataSpec
 
 CLASSES = 6
 SIDE = 150

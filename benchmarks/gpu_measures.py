@@ -28,11 +28,11 @@ from timed_steps import seconds_of_epoch, seconds_resident, take_step
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.batches import batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.run import Run
 
 # --------------------------------------------------------------------------------------- helpers
 

@@ -12,10 +12,10 @@ from gpu_checks import choose_numerics, free_memory, new_run, small_data
 from gpu_images import draw_dataset
 from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, first_line
 
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.gpu_failure import is_gpu_lost
-from tune_swa.training.gpu_memory import is_memory_exhausted, limit_memory
-from tune_swa.training.loop import Run
+from tune_swa.config import RunSettings, TrainSpec
+from tune_swa.hardware.gpu_failure import is_gpu_lost
+from tune_swa.hardware.gpu_memory import is_memory_exhausted, limit_memory
+from tune_swa.training.run import Run
 
 
 def check_exhausted_memory(bench: Bench, record: Record) -> str:

@@ -21,13 +21,13 @@ from gpu_parts import Bench, CheckFailedError, Child, Figure, Record, expect, fi
 from gpu_table import TUTORIAL_IMAGES
 from timed_steps import seconds_resident
 
-from tune_swa.search.gpu_share import choose_fraction
-from tune_swa.search.training_thread import run_in_training_thread
-from tune_swa.search.warm_up import warm_up
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.gpu_memory import limit_memory
-from tune_swa.training.loop import Run
+from tune_swa.config import RunSettings, TrainSpec
+from tune_swa.execution.gpu_share import choose_fraction
+from tune_swa.execution.training_thread import run_in_training_thread
+from tune_swa.execution.warm_up import warm_up
+from tune_swa.hardware.gpu_memory import limit_memory
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run
 from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
 from tune_swa.training.step_probe import measure_trial as probe_trial
 

@@ -81,11 +81,11 @@ def full_speed(_: int) -> tuple[float, float, float]:
     """Seconds of training, BN refresh and evaluating one model, of an epoch with nothing around it."""
     import torch
 
+    from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare
-    from tune_swa.spec import DataSpec, RunSettings, TrainSpec
-    from tune_swa.training.allocator import keep_freed_memory
-    from tune_swa.training.loop import Run
+    from tune_swa.hardware.allocator import keep_freed_memory
     from tune_swa.training.numerics import resolve
+    from tune_swa.training.run import Run
 
     torch.set_num_threads(1)
     keep_freed_memory()

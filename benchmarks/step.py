@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 from common import spread, table, where
 
+from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.spec import DataSpec, RunSettings, TrainSpec
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run
 
 
 def images(size: int) -> Dataset:

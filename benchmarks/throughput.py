@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.spec import DataSpec, RunSettings, TrainSpec
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.run import Run
 
 
 def write_jpegs(folder: Path, count: int, side: int, classes: int = 6) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tune_swa.training.loop import Run
+from tune_swa.training.run import Run
 
 
 def time_call(run: Run, what: Callable[[], object]) -> float:

@@ -11,12 +11,12 @@ import torch
 from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
 from torch import nn
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training import export
-from tune_swa.training.export import FORMATS, export_model
-from tune_swa.training.loop import Run
+from tune_swa.training import model_export
+from tune_swa.training.model_export import FORMATS, export_model
 from tune_swa.training.numerics import hardware, resolve
+from tune_swa.training.run import Run
 
 EVERY = tuple(FORMATS)
 
@@ -30,7 +30,7 @@ class Handed:
     train: TrainSpec
     data: Dataset
 
-    def export(self, output: Path, formats: tuple[str, ...] = EVERY, **changes: Any) -> export.Report:
+    def export(self, output: Path, formats: tuple[str, ...] = EVERY, **changes: Any) -> model_export.Report:
         output.mkdir(exist_ok=True)
         own: dict[str, Any] = {"model": self.model, "about": self.about, "data": self.data}
         return export_model(train=self.train, formats=formats, output=output, **{**own, **changes})

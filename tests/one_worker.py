@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.search import trainable
-from tune_swa.search.trainable import Shared, train_trial
-from tune_swa.spec import DataSpec, RunSettings, TrainSpec
+from tune_swa.execution import trainable
+from tune_swa.execution.trainable import Shared, train_trial
 from tune_swa.storage import FolderStore
 from tune_swa.training.numerics import Numerics
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from tune_swa.cli import main, run_search
-from tune_swa.cli.ending import continue_command
+from tune_swa.cli.messages import continue_command
 from tune_swa.cli.parser import build_parser
 
 ROOT = Path(__file__).parent.parent

@@ -28,32 +28,32 @@ import pytest
 import torch
 from PIL import Image
 
+from tune_swa.child_process import Child, ChildError
 from tune_swa.cli import main
+from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
 from tune_swa.data.locks import locked as turn
 from tune_swa.doctor import (
-    examination,
+    checks,
     finding,
+    folders,
     gpus,
     images,
     machine,
     network,
+    output,
     packages,
-    places,
-    rays,
-    render,
+    ray_check,
     searches,
 )
 from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
-from tune_swa.isolation import Child, ChildError
-from tune_swa.journal import FORMAT
-from tune_swa.search import folder as experiment_folder
-from tune_swa.search import placement
-from tune_swa.spec import DataSpec
-from tune_swa.training import probe
-from tune_swa.training.probe import Gpu, GpuSurvey, TorchFacts
-from tune_swa.training.survey import survey_gpus
+from tune_swa.execution import slots
+from tune_swa.experiment import folder as experiment_folder
+from tune_swa.experiment.journal import FORMAT
+from tune_swa.hardware import torch_probe
+from tune_swa.hardware.gpu_survey import survey_gpus
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
 
 ROOT = Path(__file__).parent.parent
 GB = 1_000_000_000
@@ -189,7 +189,7 @@ def test_a_package_that_was_never_installed(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the system tells of a computer with 4 cores and 32 GB, of which 24 are free."""
-    monkeypatch.setattr(placement, "usable_cores", lambda: 4)
+    monkeypatch.setattr(slots, "usable_cores", lambda: 4)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 24000000 kB\n")
@@ -265,10 +265,10 @@ def test_shared_memory(computer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ------------------------------------------------------------------------------ places to write to
 
-PLACES: list[Callable[[Path], places.Place]] = [
-    places.results,
-    places.image_cache,
-    lambda folder: replace(places.temporary(), folder=folder),
+PLACES: list[Callable[[Path], folders.Place]] = [
+    folders.results,
+    folders.image_cache,
+    lambda folder: replace(folders.temporary(), folder=folder),
 ]
 
 
@@ -276,7 +276,7 @@ PLACES: list[Callable[[Path], places.Place]] = [
 def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ordinary one, whatever the tests run on."""
     free(monkeypatch, 50 * GB)
-    monkeypatch.setattr(places, "file_system", lambda path: "ext4")
+    monkeypatch.setattr(folders, "file_system", lambda path: "ext4")
 
 
 @pytest.fixture
@@ -289,22 +289,22 @@ def short(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("make", PLACES)
-def test_a_place_that_is_fine(make: Callable[[Path], places.Place], short: Path, disk: None) -> None:
-    found = one(places.check_place(make(short)))
+def test_a_place_that_is_fine(make: Callable[[Path], folders.Place], short: Path, disk: None) -> None:
+    found = one(folders.check_place(make(short)))
     assert found.level == "ok"
     assert "50 GB free; writing" in found.text
     assert list(short.iterdir()) == []
-    found = one(places.check_place(make(short / "a" / "b")))
+    found = one(folders.check_place(make(short / "a" / "b")))
     assert "will be made" in found.text
     assert list(short.iterdir()) == []  # nothing is made before it is needed
 
 
 @pytest.mark.parametrize("make", PLACES)
 def test_a_place_that_cannot_be_written(
-    make: Callable[[Path], places.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], folders.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (short / "file").write_text("")
-    found = one(places.check_place(make(short / "file" / "x")))
+    found = one(folders.check_place(make(short / "file" / "x")))
     assert found.level == "problem"
     assert found.text.endswith(f"x cannot be used ({short}/file: Not a directory)")
 
@@ -312,7 +312,7 @@ def test_a_place_that_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    found = one(places.check_place(make(short)))
+    found = one(folders.check_place(make(short)))
     assert found.level == "problem"
     assert "No space left on device" in found.text
     assert found.remedy is not None
@@ -322,14 +322,14 @@ def test_a_place_that_cannot_be_written(
 
 @pytest.mark.parametrize("make", PLACES)
 def test_a_place_that_is_full(
-    make: Callable[[Path], places.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], folders.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 90_000_000)
-    found = one(places.check_place(make(short)))
+    found = one(folders.check_place(make(short)))
     assert found.level == "problem"
     assert "90 MB free" in found.text
     free(monkeypatch, 900_000_000)
-    assert one(places.check_place(make(short))).level == "note"
+    assert one(folders.check_place(make(short))).level == "note"
 
 
 def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,15 +337,15 @@ def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    found = one(places.check_place(places.results(short)))
+    found = one(folders.check_place(folders.results(short)))
     assert found.level == "problem"
     assert "no locks: No locks available" in found.text
     monkeypatch.setattr(fcntl, "flock", lambda file, operation: None)
-    found = one(places.check_place(places.results(short)))
+    found = one(folders.check_place(folders.results(short)))
     assert found.level == "problem"
     assert "one lock to two at once" in found.text
-    monkeypatch.setattr(places, "ray_folder", lambda: short)
-    assert one(places.check_place(places.temporary())).level == "ok"  # Ray wants none there
+    monkeypatch.setattr(folders, "ray_folder", lambda: short)
+    assert one(folders.check_place(folders.temporary())).level == "ok"  # Ray wants none there
 
 
 @pytest.mark.parametrize(
@@ -355,8 +355,8 @@ def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytes
 def test_kinds_of_file_systems(
     kind: str, text: str, short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "file_system", lambda path: kind)
-    found = one(places.check_place(places.results(short)))
+    monkeypatch.setattr(folders, "file_system", lambda path: kind)
+    found = one(folders.check_place(folders.results(short)))
     assert found.level == "note"
     assert text in found.text
 
@@ -370,24 +370,24 @@ def test_which_file_system(tmp_path: Path) -> None:
         "22 27 0:21 / / rw shared:1 - ext4 /dev/sda rw\n"
         f"30 22 0:40 / {point} rw,relatime - nfs4 server:/x rw\n"
     )
-    assert places.file_system(here, mounts) == "nfs4"
-    assert places.file_system(tmp_path, mounts) == "ext4"
-    assert places.file_system(here, tmp_path / "nothing") == "unknown file system"
+    assert folders.file_system(here, mounts) == "nfs4"
+    assert folders.file_system(tmp_path, mounts) == "ext4"
+    assert folders.file_system(here, tmp_path / "nothing") == "unknown file system"
 
 
 def test_a_temporary_folder_with_a_long_path(
     tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 25)))
-    found = one(places.check_place(places.temporary()))
+    found = one(folders.check_place(folders.temporary()))
     assert found.level == "problem"
     assert "too long for Ray's sockets" in found.text
 
 
 def test_storage(tmp_path: Path) -> None:
-    assert one(places.check_storage(str(tmp_path))).level == "ok"
+    assert one(folders.check_storage(str(tmp_path))).level == "ok"
     assert list(tmp_path.iterdir()) == []
-    found = one(places.check_storage("/proc/nothing"))
+    found = one(folders.check_storage("/proc/nothing"))
     assert found.level == "problem"
     assert "--storage /proc/nothing: cannot be written to" in found.text
 
@@ -459,12 +459,12 @@ def test_torch_itself() -> None:
 
 
 def test_a_step_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probe._train_a_step("cpu") is None
-    assert probe._train_a_step("cpu", "bf16") is None
-    assert probe._train_a_step("cuda:99")
+    assert torch_probe._train_a_step("cpu") is None
+    assert torch_probe._train_a_step("cpu", "bf16") is None
+    assert torch_probe._train_a_step("cuda:99")
     real = torch.nn.functional.conv2d
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *given: real(*given) * 1.01)
-    assert probe._train_a_step("cpu") == "a convolution in fp32 gives wrong numbers"
+    assert torch_probe._train_a_step("cpu") == "a convolution in fp32 gives wrong numbers"
 
 
 @pytest.mark.gpu
@@ -478,10 +478,10 @@ def test_the_gpus_of_this_machine() -> None:
 
 
 def test_the_driver() -> None:
-    assert probe.driver_cuda("libnothing-of-this-name.so") is None
-    assert probe.driver_cuda("libc.so.6") is None
-    assert probe.driver_version("libnothing-of-this-name.so") is None
-    assert probe.driver_version("libc.so.6") is None
+    assert torch_probe.driver_cuda("libnothing-of-this-name.so") is None
+    assert torch_probe.driver_cuda("libc.so.6") is None
+    assert torch_probe.driver_version("libnothing-of-this-name.so") is None
+    assert torch_probe.driver_version("libc.so.6") is None
 
 
 # ------------------------------------------------------------------------------ the network
@@ -678,15 +678,15 @@ def test_rays_that_run(tmp_path: Path) -> None:
     process(tmp_path, 7, 1, "a (b) c", "/usr/bin/thing")
     process(tmp_path, 90, 1, "raylet", "", state="Z")
     (tmp_path / "91").mkdir()  # has just ended
-    assert one(rays.processes(tmp_path)) == ok("Ray", "no Ray runs on this machine")
+    assert one(ray_check.processes(tmp_path)) == ok("Ray", "no Ray runs on this machine")
     process(tmp_path, 20, 1, "python3", "/opt/venv/bin/python3.11")
     for pid, name in ((21, "gcs_server"), (22, "raylet")):
         process(tmp_path, pid, 20, name, "/ray/x")
-    found = one(rays.processes(tmp_path))
+    found = one(ray_check.processes(tmp_path))
     assert (found.level, found.text) == ("ok", "in use by process 20; a search would share this machine")
     for pid, name in ((31, "gcs_server"), (32, "raylet")):
         process(tmp_path, pid, 1, name, "/ray/x")
-    _, left = rays.processes(tmp_path)
+    _, left = ray_check.processes(tmp_path)
     assert left.level == "note"
     assert left.remedy is not None
     assert "kill 31 32." in left.remedy
@@ -694,20 +694,20 @@ def test_rays_that_run(tmp_path: Path) -> None:
 
 def test_what_sessions_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = tmp_path / "proc"
-    assert list(rays.sessions(tmp_path, proc)) == []
+    assert list(ray_check.sessions(tmp_path, proc)) == []
     for pid in (5, 6):
         logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{pid}" / "logs"
         logs.mkdir(parents=True)
         (logs / "x").write_bytes(bytes(1500))
     (proc / "6").mkdir(parents=True)
-    found = one(rays.sessions(tmp_path, proc))
+    found = one(ray_check.sessions(tmp_path, proc))
     assert found == ok("Ray", f"1 session that has ended left 2 kB in {tmp_path}/ray")
-    monkeypatch.setattr(rays, "LEFT_BYTES", 1000)
-    assert one(rays.sessions(tmp_path, proc)).level == "note"
+    monkeypatch.setattr(ray_check, "LEFT_BYTES", 1000)
+    assert one(ray_check.sessions(tmp_path, proc)).level == "note"
 
 
 def test_no_cluster() -> None:
-    found = one(rays.joins("127.0.0.1:1"))
+    found = one(ray_check.joins("127.0.0.1:1"))
     assert found.level == "problem"
     assert "no Ray cluster answers there" in found.text
 
@@ -722,16 +722,16 @@ def test_no_cluster() -> None:
 )
 def test_a_start_of_ray(question: list[str], level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one is part of the whole command, below."""
-    monkeypatch.setattr(rays, "Child", lambda _: Child(*question))
-    assert one(rays.starts()).level == level
+    monkeypatch.setattr(ray_check, "Child", lambda _: Child(*question))
+    assert one(ray_check.starts()).level == level
 
 
 # ------------------------------------------------------------------------------ the whole command
 
 
 def test_the_text(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = render.show(iter([ok("CPU", "2 of 2"), problem("results", "full", "Free space")]))
-    print(render.summary(shown))
+    shown = output.show(iter([ok("CPU", "2 of 2"), problem("results", "full", "Free space")]))
+    print(output.summary(shown))
     assert capsys.readouterr().out == (
         "ok       CPU            2 of 2\n"
         "problem  results        full\n"
@@ -743,7 +743,7 @@ def test_the_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
-    render.show([problem("results", "[/x] is " + "very " * 20 + "full", "Free space")])
+    output.show([problem("results", "[/x] is " + "very " * 20 + "full", "Free space")])
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert lines[0].startswith("problem  results        [/x] is very")
     assert all(line.startswith(" " * 24) for line in lines[1:])
@@ -757,7 +757,7 @@ def test_a_machine_with_everything_wrong(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
-    monkeypatch.setattr(examination, "Child", lambda _: Child("os:abort"))
+    monkeypatch.setattr(checks, "Child", lambda _: Child("os:abort"))
     below = str(tmp_path / "file" / "results")
     code = main(["doctor", "--results-dir", below, "--data-dir", below, "--storage", below])
     out = capsys.readouterr().out

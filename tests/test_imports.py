@@ -89,14 +89,17 @@ def modules_after(statement: str) -> set[str]:
     [
         ("import tune_swa", {"torch", "ray", "optuna", "pandas", "pydantic"}),
         ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
-        ("import tune_swa.doctor.examination, tune_swa.doctor.render", {"torch", "ray", "pydantic", "rich"}),
+        ("import tune_swa.doctor.checks, tune_swa.doctor.output", {"torch", "ray", "pydantic", "rich"}),
         ("import tune_swa.data", {"torch", "ray"}),
         (
             "import tune_swa; tune_swa.load_results",
             {"torch", "ray", "optuna", "plotly", "scipy.stats", "scipy.optimize", "sklearn"},
         ),
-        ("import tune_swa.results.study, tune_swa.results.pages", {"torch", "ray", "optuna"}),
-        ("import tune_swa.training.loop", {"ray", "optuna"}),
+        (
+            "import tune_swa.tracking.optuna_log, tune_swa.monitoring.result_refresh",
+            {"torch", "ray", "optuna"},
+        ),
+        ("import tune_swa.training.run", {"ray", "optuna"}),
     ],
 )
 def test_heavy_packages_are_imported_only_where_needed(statement: str, absent: set[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_swa.errors import RequestError
-from tune_swa.journal import FORMAT, ExperimentState, Journal, read_events
+from tune_swa.experiment.journal import FORMAT, ExperimentState, Journal, read_events
 
 FACTS: dict[str, Any] = {
     "version": "0", "identity": {}, "numerics": {}, "hardware": {}, "versions": {},

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tune_swa import spacefile
+from tune_swa.config import Experiment, yaml_file
 from tune_swa.errors import RequestError
+from tune_swa.execution.dry_run import make_plan, print_plan
+from tune_swa.execution.slots import Machine
 from tune_swa.results.export import write_space
-from tune_swa.search.placement import Machine
-from tune_swa.search.plan import make_plan, print_plan
-from tune_swa.spec import Experiment
 
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 TEXTS = [path.read_text() for path in SHIPPED]
@@ -53,7 +52,7 @@ def spoiled_spaces(draw: st.DrawFn) -> str:
 @given(spoiled_spaces())
 def test_a_spoiled_space_file_is_a_space_or_a_readable_error(text: str) -> None:
     try:
-        experiment = spacefile.loads(text, "f.yaml")
+        experiment = yaml_file.loads(text, "f.yaml")
     except RequestError as error:
         assert str(error).startswith("f.yaml")
     else:
@@ -77,7 +76,7 @@ keys = st.one_of(
 @given(st.sampled_from(TEXTS), keys, st.one_of(words, st.text(max_size=8)))
 def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: str) -> None:
     try:
-        experiment = spacefile.loads(text, "f.yaml", [f"{key}={value}"])
+        experiment = yaml_file.loads(text, "f.yaml", [f"{key}={value}"])
     except RequestError as error:
         assert str(error).startswith(("f.yaml", "--set"))
     else:
@@ -86,6 +85,6 @@ def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: s
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_the_resolved_space_is_the_same_experiment(path: Path, tmp_path: Path) -> None:
-    experiment = spacefile.load(path)
+    experiment = yaml_file.load(path)
     write_space(experiment, tmp_path / "space.yaml")
-    assert spacefile.load(tmp_path / "space.yaml") == experiment
+    assert yaml_file.load(tmp_path / "space.yaml") == experiment

@@ -23,8 +23,8 @@ from PIL import Image
 
 from tune_swa import supervisor
 from tune_swa.cli import run_search
-from tune_swa.journal import FORMAT
-from tune_swa.spacefile import load
+from tune_swa.config.yaml_file import load
+from tune_swa.experiment.journal import FORMAT
 
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tune_swa import spacefile
-from tune_swa.errors import RequestError
-from tune_swa.spec import (
+from tune_swa.config import (
     Experiment,
     Range,
     TrainSpec,
@@ -22,7 +20,9 @@ from tune_swa.spec import (
     format_value,
     label,
     params_key,
+    yaml_file,
 )
+from tune_swa.errors import RequestError
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -154,14 +154,14 @@ def test_there_are_four_shipped_files() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_files_are_valid_and_their_schema_says_so(path: Path) -> None:
-    spec = spacefile.load(path)
+    spec = yaml_file.load(path)
     assert spec.name == path.stem
-    document = spacefile.parse(path.read_text(), str(path)).value
+    document = yaml_file.parse(path.read_text(), str(path)).value
     jsonschema.validate(document, Experiment.model_json_schema(by_alias=True))
 
 
 def test_swa_grid_is_the_tutorials_experiment() -> None:
-    spec = spacefile.load(ROOT / "search_spaces" / "swa_grid.yaml")
+    spec = yaml_file.load(ROOT / "search_spaces" / "swa_grid.yaml")
     assert (spec.train.epochs, spec.train.batch_size, spec.data.image_size) == (120, 256, 256)
     assert (spec.train.optimizer, spec.train.augment, spec.model.weights) == ("adam", ("hflip",), "imagenet")
     assert values(spec, "lr") == (5e-5, 1e-4, 2e-4)
@@ -173,7 +173,7 @@ def test_swa_grid_is_the_tutorials_experiment() -> None:
 
 
 def test_tutorial_table_is_its_eight_rows() -> None:
-    spec = spacefile.load(ROOT / "search_spaces" / "tutorial_table.yaml")
+    spec = yaml_file.load(ROOT / "search_spaces" / "tutorial_table.yaml")
     rows = [label({"swa_start": p["swa_start"], "swa_lr": p["swa_lr"]}) for p in spec.swa_points]
     assert rows == [
         "SWA_90_0.05", "SWA_90_5e-4", "SWA_90_1e-4", "SWA_90_5e-5", "SWA_90_1e-5", "SWA_75_5e-5", "SWA_60_5e-5",
@@ -305,7 +305,7 @@ space:
 def test_mistakes_name_place_value_and_remedy(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(RequestError, match=message) as caught:
-        spacefile.loads(GOOD.replace(old, new, 1), "f.yaml")
+        yaml_file.loads(GOOD.replace(old, new, 1), "f.yaml")
     assert caught.value.exit_code == 2
     assert "Traceback" not in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_mistakes_name_place_value_and_remedy(old: str, new: str, message: str) 
 def test_all_problems_are_told_at_once() -> None:
     text = GOOD.replace("1e-3", "-1").replace("[5, 10]", "[5, 50]")
     with pytest.raises(RequestError) as caught:
-        spacefile.loads(text, "f.yaml")
+        yaml_file.loads(text, "f.yaml")
     assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == ["f.yaml:4:", "f.yaml:5:"]
 
 
@@ -340,21 +340,21 @@ def test_files_that_are_no_space_files(content: bytes, message: str, tmp_path: P
     path = tmp_path / "f.yaml"
     path.write_bytes(content)
     with pytest.raises(RequestError, match=message):
-        spacefile.load(path)
+        yaml_file.load(path)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such space file"):
-        spacefile.load(tmp_path / "none.yaml")
+        yaml_file.load(tmp_path / "none.yaml")
     with pytest.raises(RequestError, match="is a folder"):
-        spacefile.load(tmp_path)
+        yaml_file.load(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- --set
 
 
 def test_overrides() -> None:
-    spec = spacefile.loads(
+    spec = yaml_file.loads(
         GOOD,
         overrides=[
             "train.epochs=30",
@@ -385,7 +385,7 @@ def test_overrides() -> None:
 )
 def test_wrong_overrides(override: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        spacefile.loads(GOOD, "f.yaml", [override])
+        yaml_file.loads(GOOD, "f.yaml", [override])
 
 
 # --------------------------------------------------------------------------------------- properties
@@ -395,7 +395,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
 @given(st.text())
 def test_any_text_is_a_space_or_a_readable_error(text: str) -> None:
     try:
-        spacefile.loads(text, "f.yaml")
+        yaml_file.loads(text, "f.yaml")
     except RequestError as error:
         assert str(error)
 
@@ -436,7 +436,7 @@ _tree = st.recursive(
 def test_any_document_is_a_space_or_a_readable_error(document: dict[str, object]) -> None:
     text = yaml.safe_dump(document)
     try:
-        spec = spacefile.loads(text, "f.yaml")
+        spec = yaml_file.loads(text, "f.yaml")
     except RequestError as error:
         assert "f.yaml" in str(error)
         return
@@ -464,7 +464,7 @@ def test_formats(value: object, text: str) -> None:
 
 
 def test_enumeration_counts_and_does_not_repeat() -> None:
-    spec = spacefile.load(ROOT / "search_spaces" / "swa_grid.yaml")
+    spec = yaml_file.load(ROOT / "search_spaces" / "swa_grid.yaml")
     points = list(enumerate_space(spec.parameters))
     assert len(points) == count_space(spec.parameters) == 45
     assert len({params_key(p) for p in points}) == 45

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tune_swa import supervisor
-from tune_swa.search.stopping import signals
+from tune_swa.execution.ray_adapters.ticker import signals
 from tune_swa.supervisor import ECHO_SECONDS, Again
 
 DEAF = """

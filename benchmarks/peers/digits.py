@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
+from tune_swa.config import DataSpec
 from tune_swa.data.dataset import prepare
-from tune_swa.spec import DataSpec
 
 
 def tensors(data: dict[str, Any]) -> tuple[TensorDataset, TensorDataset]:

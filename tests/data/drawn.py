@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tune_swa.spec import DataSpec
+from tune_swa.config import DataSpec
 
 CLASSES = ("forest", "sea", "street")
 

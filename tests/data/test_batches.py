@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms
 
+from tune_swa.config import DataSpec
 from tune_swa.data.batches import ImageBatches, batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.randomness import derive_seed
-from tune_swa.spec import DataSpec
+from tune_swa.seeds import derive_seed
 
 DRAW = {"seed": 3, "epoch": 5, "purpose": "train"}
 

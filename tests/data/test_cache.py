@@ -17,10 +17,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from tune_swa.config import DataSpec
 from tune_swa.data import cache, decoding
 from tune_swa.data.dataset import prepare
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 SPEC = DataSpec(dataset="folder", image_size=24)
 

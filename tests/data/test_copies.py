@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tune_swa.data import cache, copies, decoding, duplicates
-from tune_swa.data.copies import NEAR_BITS, compare_pixels, find_candidates
+from tune_swa.config import DataSpec
+from tune_swa.data import cache, decoding, duplicates, similarity
 from tune_swa.data.dataset import Dataset, estimate, prepare
 from tune_swa.data.duplicates import Duplicates
+from tune_swa.data.similarity import NEAR_BITS, compare_pixels, find_candidates
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 PARTS = {"train": 6, "val": 3, "test": 3}
 
@@ -283,7 +283,7 @@ def test_an_entry_that_does_not_know_its_copies_finds_them_without_decoding(
     after = prepare(spec(), tmp_path)
     assert after.remarks == before.remarks
     assert after.fingerprint == before.fingerprint
-    monkeypatch.setattr(copies, "hash_images", None)  # would fail if it had not been kept
+    monkeypatch.setattr(similarity, "hash_images", None)  # would fail if it had not been kept
     assert prepare(spec(), tmp_path).remarks == before.remarks
 
 
@@ -291,6 +291,6 @@ def test_copies_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     draw_folders(tmp_path, PARTS)
     assert estimate(spec(), tmp_path).duplicates is None
     data = prepare(spec(), tmp_path)
-    monkeypatch.setattr(copies, "hash_images", None)  # would fail if anything were hashed
+    monkeypatch.setattr(similarity, "hash_images", None)  # would fail if anything were hashed
     assert prepare(spec(), tmp_path).remarks == data.remarks
     assert estimate(spec(), tmp_path).duplicates == data.remarks.duplicates

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tune_swa.config import DataSpec
 from tune_swa.data import normalization
 from tune_swa.data.dataset import Dataset, prepare
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 DIGITS = DataSpec(image_size=8)
 

@@ -9,11 +9,11 @@ import pytest
 import torchvision
 from drawn import CLASSES, draw, draw_tree, folder_spec
 
+from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
 from tune_swa.data.sources import find_source
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 # ------------------------------------------------------------------------------------------ digits
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from drawn import draw_tree, folder_spec
 
+from tune_swa.config import DataSpec
 from tune_swa.data.dataset import estimate, prepare
 from tune_swa.data.sources import Part
 from tune_swa.data.splits import divide
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 
 def test_divisions_are_stratified_disjoint_whole_and_repeatable() -> None:

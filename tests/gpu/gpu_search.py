@@ -21,7 +21,7 @@ TRIAL_BYTES, CONTEXT_BYTES = 9_000_000_000, 500_000_000
 
 def train_on_its_gpu(config: dict[str, Any], shared: Any) -> None:
     """The real trainable. The device that it records is the GPU that Ray gave its process."""
-    from tune_swa.search import trainable
+    from tune_swa.execution import trainable
 
     trainable._describe_device = lambda shared: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
     trainable.train_trial(config, shared)
@@ -29,11 +29,11 @@ def train_on_its_gpu(config: dict[str, Any], shared: Any) -> None:
 
 def arrange() -> None:
     """Put the seams in."""
-    from tune_swa.search import gpu_share, placement, runner, site
+    from tune_swa.execution import gpu_share, run, site, slots
+    from tune_swa.hardware.gpu_survey import survey_gpus
+    from tune_swa.hardware.torch_probe import GpuSurvey
     from tune_swa.training.numerics import resolve
-    from tune_swa.training.probe import GpuSurvey
     from tune_swa.training.step_probe import TrialCost, Workload
-    from tune_swa.training.survey import survey_gpus
 
     def count_cost(workload: Workload, gpu: int) -> TrialCost:
         # workers start after this, and are to find no GPU: training on the CPU asks torch for some, too
@@ -56,11 +56,11 @@ def arrange() -> None:
         survey = survey_gpus()
         return replace(survey, gpus=tuple(replace(gpu, error=None) for gpu in survey.gpus))
 
-    placement.usable_cores = lambda: CORES
-    placement.survey_gpus = survey_without_step
+    slots.usable_cores = lambda: CORES
+    slots.survey_gpus = survey_without_step
     site.resolve = resolve_for_cpu
     site.measure_trial = gpu_share.measure_trial = count_cost
-    runner.train_trial = train_on_its_gpu
+    run.train_trial = train_on_its_gpu
 
 
 if __name__ == "__main__":

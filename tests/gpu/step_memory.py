@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run
 
 BLOCK = 512
 """torch's allocator gives multiples of so many bytes."""

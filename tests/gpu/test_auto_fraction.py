@@ -18,12 +18,12 @@ from made_up_gpus import Card, MadeUpGpus
 from step_memory import MemoryMeter, SavedTensors  # type: ignore[import-not-found]
 from torch.utils._pytree import tree_map_only
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.search.gpu_share import check_fraction, check_memory, choose_fraction, largest_workload
-from tune_swa.spec import Experiment
+from tune_swa.execution.gpu_share import check_fraction, check_memory, choose_fraction, largest_workload
 from tune_swa.training import checkpoint, step_probe
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import Run
 from tune_swa.training.step_probe import TrialCost, Workload
 
 GPU = Numerics("cuda", "bf16", threads=1, channels_last=True, fused=True, compile=False)

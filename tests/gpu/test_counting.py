@@ -10,10 +10,10 @@ import pytest
 import torch
 from made_up_gpus import Card, MadeUpGpus
 
-from tune_swa.search import ray_session
-from tune_swa.search.placement import Machine, place
-from tune_swa.spec import ResourcesSpec
-from tune_swa.training.survey import Surveyor, explain_missing_gpus, select_gpu, survey_gpus
+from tune_swa.config import ResourcesSpec
+from tune_swa.execution import session
+from tune_swa.execution.slots import Machine, place
+from tune_swa.hardware.gpu_survey import Surveyor, explain_missing_gpus, select_gpu, survey_gpus
 
 MakeUpGpus = Callable[..., MadeUpGpus]
 
@@ -131,8 +131,8 @@ def test_a_request_without_gpus_never_touches_cuda(
 
     monkeypatch.setattr(torch._C, "_cuda_init", fail)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", fail)
-    monkeypatch.setattr("tune_swa.search.placement.survey_gpus", fail)
-    machine = ray_session.local_machine(0)
+    monkeypatch.setattr("tune_swa.execution.slots.survey_gpus", fail)
+    machine = session.local_machine(0)
     assert place(ResourcesSpec(), machine, trials=3, gpus=0).device == "cpu"
 
 

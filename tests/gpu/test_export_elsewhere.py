@@ -12,7 +12,7 @@ from handed_over import Handed, train_model  # type: ignore[import-not-found]
 from made_up_gpus import Card, a100_80gb, t4_16gb  # type: ignore[import-not-found]
 
 from tune_swa.errors import SearchFailed
-from tune_swa.training import export
+from tune_swa.training import model_export
 from tune_swa.training.export_numerics import choose_numerics
 from tune_swa.training.numerics import Numerics
 
@@ -107,7 +107,7 @@ def test_on_a_gpu_an_image_on_the_border_may_change_sides(
 ) -> None:
     make_up_gpus(A100)
     numerics = Numerics(**{**handed.about["numerics"], "device": device})
-    judge = export._Judge(handed.data, 16, numerics, 256)
+    judge = model_export._Judge(handed.data, 16, numerics, 256)
     recorded = {part: handed.about[part]["accuracy"] for part in ("validation", "test")}
     found = {**recorded, "test": recorded["test"] - images / len(handed.data.test)}
     if refused:

@@ -15,16 +15,16 @@ from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from tune_swa.averaging.swa import Averaging
+from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
-from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training import model as model_module
-from tune_swa.training.averaging import Averaging
-from tune_swa.training.loop import Run, build_optimizer
 from tune_swa.training.metrics import evaluate
 from tune_swa.training.model import build_model
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run, build_optimizer
 
 GPU = torch.device("cuda", 0)
 BATCH = 8

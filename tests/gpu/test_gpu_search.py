@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from made_up_gpus import MadeUpGpus, h100_80gb  # type: ignore[import-not-found]
 
-from tune_swa.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import ExperimentState, read_events
 
 SCRIPT = Path(__file__).parent / "gpu_search.py"
 EPOCHS, TRIALS = 12, 20

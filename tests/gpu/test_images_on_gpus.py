@@ -10,6 +10,7 @@ import torch
 from fake_cuda import fake_cuda  # type: ignore[import-not-found]
 from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data import gather
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
@@ -22,9 +23,8 @@ from tune_swa.data.gather import (
     resolve_device,
 )
 from tune_swa.data.resident import find_resident
-from tune_swa.spec import RunSettings, TrainSpec
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run
 
 GB = 10**9
 GPU = torch.device("cuda", 0)

@@ -178,9 +178,9 @@ def test_a_trial_after_one_that_exhausted_the_memory(
 ) -> None:
     """On a GPU, one with a share of almost nothing fails with advice; the next in that process trains."""
     pytest.importorskip("ray", reason="the worker is Ray's (pip install 'ray[tune]')")
+    from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare
-    from tune_swa.search import trainable
-    from tune_swa.spec import DataSpec, RunSettings, TrainSpec
+    from tune_swa.execution import trainable
     from tune_swa.storage import FolderStore
     from tune_swa.training.numerics import resolve
 

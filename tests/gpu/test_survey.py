@@ -9,11 +9,11 @@ import pytest
 import torch
 from made_up_gpus import Card, MadeUpGpus
 
+from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
-from tune_swa.search.placement import Machine
-from tune_swa.spec import TrainSpec
+from tune_swa.execution.slots import Machine
+from tune_swa.hardware.gpu_survey import survey_gpus
 from tune_swa.training.numerics import resolve
-from tune_swa.training.survey import survey_gpus
 
 MakeUpGpus = Callable[..., MadeUpGpus]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from made_up_gpus import GIB, Card, MadeUpGpus
 
-from tune_swa.training import gpu_memory
-from tune_swa.training.gpu_failure import describe_gpu, is_gpu_lost
-from tune_swa.training.gpu_memory import CONTEXT_BYTES, limit_memory, release_memory, wait_for_memory
+from tune_swa.hardware import gpu_memory
+from tune_swa.hardware.gpu_failure import describe_gpu, is_gpu_lost
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, limit_memory, release_memory, wait_for_memory
 
 MakeUpGpus = Callable[..., MadeUpGpus]
 

@@ -14,12 +14,12 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from tune_swa.data import resident
 from tune_swa.data.dataset import Dataset
-from tune_swa.search import trainable
-from tune_swa.search.warm_up import warm_up
+from tune_swa.execution import trainable
+from tune_swa.execution.warm_up import warm_up
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.training import model as model_module
-from tune_swa.training.gpu_memory import CONTEXT_BYTES
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import resolve
+from tune_swa.training.run import Run
 
 
 @pytest.fixture

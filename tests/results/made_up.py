@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import ExperimentState, Journal
 from tune_swa.inference.looks import spend_alpha
-from tune_swa.journal import ExperimentState, Journal
-from tune_swa.spec import Experiment
 
 SPACE: dict[str, Any] = {
     "lr": {"choice": [1e-3, 3e-3]},

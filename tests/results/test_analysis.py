@@ -13,10 +13,10 @@ import pytest
 from made_up import Writer, confirmed, experiment, usual
 
 from tune_swa.errors import RequestError
-from tune_swa.results.analysis import load_results, side_by_side
+from tune_swa.monitoring.publishing import Publisher
+from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.export import export
-from tune_swa.results.report import build_report
-from tune_swa.search.publishing import Publisher
+from tune_swa.results.report.page import build_report
 from tune_swa.storage import open_store
 
 

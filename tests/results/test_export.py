@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up import Writer, experiment, usual
 
-from tune_swa import spacefile
+from tune_swa.config import yaml_file
 from tune_swa.results.columns import EPOCHS, Column, comparison_columns, trials_columns
 from tune_swa.results.export import export, write_space
 from tune_swa.results.tables import build_tables
@@ -137,7 +137,7 @@ def test_a_space_reads_back_as_the_same_experiment(tmp_path: Path, changes: dict
     spec = experiment(**changes)
     path = tmp_path / "space.yaml"
     write_space(spec, path)
-    again = spacefile.load(path)
+    again = yaml_file.load(path)
     assert again.model_dump() == spec.model_dump()
     assert again.identity() == spec.identity()
     assert (again.parameters, again.constants) == (spec.parameters, spec.constants)

@@ -15,8 +15,8 @@ from made_up import Writer, confirmed, experiment, usual
 from PIL import Image
 
 from tune_swa.cli import main
+from tune_swa.config import DataSpec
 from tune_swa.data.dataset import prepare
-from tune_swa.spec import DataSpec
 
 LABELS = ("a", "b")
 

@@ -10,12 +10,12 @@ import pytest
 from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, experiment, usual
 
 from tune_swa.inference.rule import judge_look
-from tune_swa.predictions import read_predictions
-from tune_swa.results.analysis import load_results, side_by_side
+from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.contrasts import Verdict
+from tune_swa.results.predictions import read_predictions
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import verdict
-from tune_swa.results.verdict_text import verdict_text
+from tune_swa.results.verdict_sentences import verdict_text
 
 FIRST = {**SWA_ARM, "roles": ["finalist"]}
 SECOND = {**SECOND_ARM, "roles": ["finalist"]}

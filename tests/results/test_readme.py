@@ -10,7 +10,7 @@ import pytest
 from made_up import usual
 
 import tune_swa
-from tune_swa.results.analysis import load_results
+from tune_swa.results.api import load_results
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,
@@ -21,7 +21,7 @@ from tune_swa.results.columns import (
 )
 from tune_swa.results.export import export
 from tune_swa.results.provenance import metadata
-from tune_swa.results.study import StudyFile
+from tune_swa.tracking.optuna_log import StudyFile
 
 README = Path(__file__).parents[2] / "results" / "README.md"
 

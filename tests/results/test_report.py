@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from made_up import Writer, confirmed, experiment, usual
 
-from tune_swa.predictions import SHIPPED, read_predictions
-from tune_swa.results import figures, fresh_figures
+from tune_swa.monitoring.result_refresh import LEAST_SECONDS
+from tune_swa.monitoring.result_refresh import Writer as Pages
 from tune_swa.results.comparison import compare
 from tune_swa.results.importance import MOST_TRIALS, importance
-from tune_swa.results.pages import LEAST_SECONDS
-from tune_swa.results.pages import Writer as Pages
-from tune_swa.results.report import build_report, write_report
+from tune_swa.results.predictions import SHIPPED, read_predictions
+from tune_swa.results.report import figures, fresh_seed_figures
+from tune_swa.results.report.page import build_report, write_report
 from tune_swa.results.verdict import weigh
 
 FIGURES = (
@@ -79,8 +79,8 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
     assert found.leading is not None
     pair = [found.leading.against, found.leading.arm]
     drawings = (
-        (fresh_figures.forest(found), figures.points, "x"),
-        (fresh_figures.seeds(found), figures.percent, "y"),
+        (fresh_seed_figures.forest(found), figures.points, "x"),
+        (fresh_seed_figures.seeds(found), figures.percent, "y"),
         (figures.calibration(pair, said), figures.percent, "y"),
     )
     for drawn, written, axis in drawings:

@@ -13,9 +13,9 @@ from made_up import Writer, experiment  # type: ignore[import-not-found]
 
 import tune_swa
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import quiet_optuna
-from tune_swa.search.recorder import Recorder
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

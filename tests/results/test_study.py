@@ -13,9 +13,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tune_swa.distributions import distribution
-from tune_swa.journal import ExperimentState, read_events
-from tune_swa.results.study import StudyFile
+from tune_swa.config.optuna_distributions import distribution
+from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.tracking.optuna_log import StudyFile
 
 SWA = {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}
 

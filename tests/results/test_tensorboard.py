@@ -11,9 +11,9 @@ from made_up import Writer, usual
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from tune_swa.journal import ExperimentState, read_events
-from tune_swa.news import SCALARS
-from tune_swa.results.tensorboard import FILE, EventFiles
+from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.updates import SCALARS
+from tune_swa.tracking.tensorboard import FILE, EventFiles
 
 
 def write(writer: Writer) -> Path:

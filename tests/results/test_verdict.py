@@ -11,13 +11,13 @@ from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed
 from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
 from tune_swa.inference.foresight import foresee_looks
-from tune_swa.predictions import read_predictions
-from tune_swa.results.analysis import load_results, side_by_side
+from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.contrasts import Words
 from tune_swa.results.former_rule import decide
 from tune_swa.results.outlook import outlook
+from tune_swa.results.predictions import read_predictions
 from tune_swa.results.verdict import verdict
-from tune_swa.results.verdict_text import verdict_text
+from tune_swa.results.verdict_sentences import verdict_text
 
 
 def text_of(folder: Path, writer: Writer) -> str:

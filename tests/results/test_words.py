@@ -9,9 +9,9 @@ import pytest
 from made_up import Writer, experiment, usual
 from rich.console import Console
 
-from tune_swa.journal import ExperimentState
-from tune_swa.results.render import comparison_table, points
+from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.summary import summary_text
+from tune_swa.results.terminal_table import comparison_table, points
 
 SWA = {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}
 

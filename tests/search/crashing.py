@@ -69,7 +69,7 @@ def before(owner: Any, name: str, act: Callable[..., object]) -> None:
 
 
 def kill_at_line(how: str, count: Countdown) -> None:
-    from tune_swa.journal import Journal
+    from tune_swa.experiment.journal import Journal
 
     append = Journal.append
 
@@ -96,7 +96,7 @@ def kill_at_line(how: str, count: Countdown) -> None:
 
 def kill_at_event(kind: str, count: Countdown) -> None:
     """Before a line of this kind is written."""
-    from tune_swa.journal import Journal
+    from tune_swa.experiment.journal import Journal
 
     def act(journal: Journal, event: str, **fields: Any) -> None:
         if event == kind:
@@ -133,7 +133,7 @@ def arrange(where: str, number: int, folder: Path) -> None:
     elif where in ("checkpoint", "trunk"):
         kill_when_a_state_is_written(folder / f"{where}s", count)
     elif where == "training":
-        from tune_swa.search.recorder import Recorder
+        from tune_swa.search.coordinator import Recorder
 
         def later(*_: Any, **__: Any) -> None:
             if count.due():
@@ -141,7 +141,7 @@ def arrange(where: str, number: int, folder: Path) -> None:
 
         before(Recorder, "report", later)
     elif where == "suggest":
-        from tune_swa.search.recorder import Recorder
+        from tune_swa.search.coordinator import Recorder
 
         before(Recorder, "suggest", count)
     elif where == "tidy":
@@ -180,7 +180,7 @@ def arrange(where: str, number: int, folder: Path) -> None:
 
         before(yaml, "dump", count)
     elif where == "model":
-        from tune_swa.search import best_model
+        from tune_swa.execution import best_model
 
         before(best_model.torch, "save", count)
     else:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tune_swa.journal import ExperimentState, TrialState, read_events
-from tune_swa.search.placement import Placement
-from tune_swa.search.recorder import Recorder
-from tune_swa.search.searcher import TrialSearcher
-from tune_swa.spec import Experiment
+from tune_swa.config import Experiment
+from tune_swa.execution.ray_adapters.searcher import TrialSearcher
+from tune_swa.execution.slots import Placement
+from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
+from tune_swa.search.coordinator import Recorder
 
 
 def predictions_of(right: Any) -> bytes:

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_swa.journal import TrialState
+from tune_swa.config import SchedulerSpec
+from tune_swa.experiment.journal import TrialState
 from tune_swa.search.asha import PhaseAsha, branch_rungs, trunk_rungs
-from tune_swa.spec import SchedulerSpec
 
 EPOCHS = 20
 

@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 
 import tune_swa
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState
-from tune_swa.search import ray_session
-from tune_swa.search.nodes import Answer, Question, agree, ask_all
-from tune_swa.search.placement import Node, Placement
-from tune_swa.spec import Experiment
+from tune_swa.execution import session
+from tune_swa.execution.cluster_check import Answer, Question, agree, ask_all
+from tune_swa.execution.slots import Node, Placement
+from tune_swa.experiment.journal import ExperimentState
 from tune_swa.storage import FolderStore, open_store
 from tune_swa.training.numerics import Numerics
 
@@ -128,7 +128,9 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
     moved = [t for t in trials.values() if t.attempts == 2]
     assert len(moved) == 1
     starts = [
-        e for e in tune_swa.journal.read_events(journal) if e["event"] == "started" and e["attempt"] == 2
+        e
+        for e in tune_swa.experiment.journal.read_events(journal)
+        if e["event"] == "started" and e["attempt"] == 2
     ]
     assert [e["trial"] for e in starts] == [moved[0].name]
     assert starts[0]["from_epoch"] >= 2  # from its checkpoint, not from the start
@@ -180,7 +182,7 @@ JOIN = """
 import sys
 import ray
 from tune_swa.errors import RequestError
-from tune_swa.search import ray_session
+from tune_swa.execution import session
 
 class Actor:
     def answer(self):
@@ -253,10 +255,10 @@ def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(address: str) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(ray_session, "_canonical", nothing)
+    monkeypatch.setattr(session, "_canonical", nothing)
     with (
         pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
-        ray_session.cluster("auto"),
+        session.cluster("auto"),
     ):
         pass
 

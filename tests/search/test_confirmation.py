@@ -17,15 +17,15 @@ import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
 import tune_swa
-from tune_swa.journal import ExperimentState, TrialState, read_events
+from tune_swa.config import Experiment
+from tune_swa.execution.request import Request
+from tune_swa.execution.site import divide
+from tune_swa.execution.slots import Machine
+from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, Step, next_step
-from tune_swa.search.placement import Machine
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Later
-from tune_swa.search.recorder import Recorder
-from tune_swa.search.request import Request
-from tune_swa.search.site import divide
-from tune_swa.spec import Experiment
 
 ROOT = Path(__file__).parent.parent.parent
 SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -376,7 +376,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     import torch
     import torchvision
 
-    from tune_swa import spacefile
+    from tune_swa.config import yaml_file
     from tune_swa.data.dataset import prepare
 
     folder, _ = confirmed
@@ -391,7 +391,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     assert about["validation"]["accuracy"] == own.accuracy.max() or (means == means.max()).sum() > 1
     model = torchvision.models.resnet18(num_classes=10)
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
-    data = prepare(spacefile.load(folder / "space.yaml").data)
+    data = prepare(yaml_file.load(folder / "space.yaml").data)
     model.eval().to(memory_format=torch.channels_last)
     for rows, expected in ((data.val, about["validation"]), (data.test, about["test"])):
         if expected is None:  # a run of the search, which is not tested

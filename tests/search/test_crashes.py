@@ -24,7 +24,7 @@ from serial_search import (  # type: ignore[import-not-found]
 )
 
 import tune_swa
-from tune_swa.journal import ExperimentState
+from tune_swa.experiment.journal import ExperimentState
 
 # the lines of the journal number about 85, the epochs 35
 MOMENTS = [

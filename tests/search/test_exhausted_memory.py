@@ -13,12 +13,12 @@ import torch
 from one_worker import Worker  # type: ignore[import-not-found]
 from test_two_gpus import search  # type: ignore[import-not-found]
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState, Journal, read_events
+from tune_swa.experiment.journal import ExperimentState, Journal, read_events
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Suggestion
-from tune_swa.search.recorder import Recorder
-from tune_swa.spec import Experiment
-from tune_swa.training.loop import Run
+from tune_swa.training.run import Run
 
 # ------------------------------------------------------------------------------- in the worker
 

@@ -24,11 +24,11 @@ from serial_search import (  # type: ignore[import-not-found]
     started,
 )
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState, read_events
-from tune_swa.search import trainable, trial_checkpoints
-from tune_swa.search.recorder import Recorder
-from tune_swa.spec import Experiment
+from tune_swa.execution import trainable, trial_checkpoints
+from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.search.coordinator import Recorder
 from tune_swa.storage import FolderStore
 
 TRIALS = 4

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError, SearchFailed
-from tune_swa.search import gpu_share
-from tune_swa.search.gpu_share import (
+from tune_swa.execution import gpu_share
+from tune_swa.execution.gpu_share import (
     MARGIN,
     check_fraction,
     check_memory,
@@ -21,7 +22,6 @@ from tune_swa.search.gpu_share import (
     largest_workload,
     measure_trial,
 )
-from tune_swa.spec import Experiment
 from tune_swa.training.numerics import Numerics, resolve
 from tune_swa.training.step_probe import TrialCost, Workload
 

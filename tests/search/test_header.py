@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
-from tune_swa.search import header as headers
-from tune_swa.search.header import (
+from tune_swa.execution import header as headers
+from tune_swa.execution.header import (
     PACKAGES,
     check_same,
     describe_gpus,
@@ -19,9 +20,8 @@ from tune_swa.search.header import (
     other_suggestions,
     versions,
 )
-from tune_swa.spec import Experiment
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.probe import Gpu, GpuSurvey
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 

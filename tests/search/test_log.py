@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from tune_swa.search.log import LOG, log_file
+from tune_swa.monitoring.log_file import LOG, log_file
 
 logger = logging.getLogger("tune_swa.made_up")
 

@@ -11,10 +11,10 @@ import torch
 from one_worker import Worker  # type: ignore[import-not-found]
 from test_two_gpus import search  # type: ignore[import-not-found]
 
-from tune_swa.journal import read_events
-from tune_swa.search import trainable
-from tune_swa.training.gpu_failure import is_gpu_lost
-from tune_swa.training.loop import Run
+from tune_swa.execution import trainable
+from tune_swa.experiment.journal import read_events
+from tune_swa.hardware.gpu_failure import is_gpu_lost
+from tune_swa.training.run import Run
 
 SPACE = {"lr": 1e-3, "swa_start": 1, "swa_lr": {"choice": [1e-4, 1e-3, 1e-2, 0.1]}}
 

@@ -25,13 +25,13 @@ from wandb.proto import wandb_internal_pb2
 
 from tune_swa import supervisor
 from tune_swa.cli import main, run_search
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState
-from tune_swa.news import SCALARS
-from tune_swa.results.pages import Writer
-from tune_swa.search import runner
-from tune_swa.search.neighbours import Courier, Run
-from tune_swa.spec import Experiment
+from tune_swa.execution import run
+from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.updates import SCALARS
+from tune_swa.monitoring.result_refresh import Writer
+from tune_swa.tracking.trackers import Courier, Run
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
@@ -63,13 +63,13 @@ def in_mlflow(folder: Path, name: str = "tiny") -> dict[str, tuple[str, list[dic
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     found = {}
-    for run in client.search_runs([experiment.experiment_id]):
-        history = {key: client.get_metric_history(run.info.run_id, key) for key in SCALARS}
+    for tracked in client.search_runs([experiment.experiment_id]):
+        history = {key: client.get_metric_history(tracked.info.run_id, key) for key in SCALARS}
         steps = [metric.step for metric in history["accuracy"]]
         assert steps == list(range(len(steps)))
         epochs = [{key: metrics[step].value for key, metrics in history.items()} for step in steps]
-        assert run.info.run_name not in found
-        found[run.info.run_name] = (run.info.status, epochs)
+        assert tracked.info.run_name not in found
+        found[tracked.info.run_name] = (tracked.info.status, epochs)
     return found
 
 
@@ -259,7 +259,7 @@ def test_a_resumed_trial_goes_on_in_its_run(tmp_path: Path) -> None:
 
 
 def test_their_own_variables_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tune_swa.search.mlflow_runs import MlflowRuns
+    from tune_swa.tracking.mlflow_runs import MlflowRuns
 
     default = MlflowRuns("tiny", tmp_path)
     assert (default.tracking_uri, default.experiment_name) == (f"sqlite:///{tmp_path}/mlflow.db", "tiny")
@@ -333,7 +333,7 @@ def test_what_the_option_asks_for_is_what_is_written(
         raise RequestError("that will do")
 
     monkeypatch.setattr(supervisor, "interrupt_once", lambda: None)
-    monkeypatch.setattr(runner, "search", search)
+    monkeypatch.setattr(run, "search", search)
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)
     (folder / "journal.jsonl").touch()

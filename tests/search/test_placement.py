@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tune_swa.config import ResourcesSpec
 from tune_swa.errors import RequestError
-from tune_swa.search.placement import Machine, Measured, Node, check_gpus, describe, place
-from tune_swa.spec import ResourcesSpec
-from tune_swa.training.gpu_memory import CONTEXT_BYTES
-from tune_swa.training.probe import Gpu, GpuSurvey
+from tune_swa.execution.slots import Machine, Measured, Node, check_gpus, describe, place
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.training.step_probe import TrialCost
 
 FOUR = Machine(gpus=4, cpus=64)

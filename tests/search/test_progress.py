@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import pytest
 from rich.console import Console
 
-from tune_swa.journal import Event, ExperimentState, TrialState
-from tune_swa.search.progress import Progress
-from tune_swa.spec import Experiment
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import Event, ExperimentState, TrialState
+from tune_swa.monitoring.progress import Progress
 
 EPOCHS = 10
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_swa.distributions import distribution, encode
+from tune_swa.config import Choices, Experiment, Parameter, Params, Range, params_key
+from tune_swa.config.optuna_distributions import distribution, encode
 from tune_swa.search.proposer import OptunaSource, Proposer
-from tune_swa.search.quasi import sobol_point
-from tune_swa.spec import Choices, Experiment, Parameter, Params, Range, params_key
+from tune_swa.search.sobol_points import sobol_point
 
 SAMPLERS = ("grid", "random", "tpe", "qmc", "gp", "cmaes")
 FINITE = {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
-from tune_swa.journal import ExperimentState, TrialState
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.results.summary import summary_text
 from tune_swa.search.confirm_cost import looks_cost, race_configurations, race_cost
-from tune_swa.spec import Experiment
 
 SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
 RACE = {"configurations": 4, "seeds": 4}

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import FORMAT, Event, ExperimentState, ranking, read_events
-from tune_swa.search.folder import differences, earlier_events, locked, same_storage
-from tune_swa.search.names import CHECKPOINTS
+from tune_swa.experiment.folder import differences, earlier_events, locked, same_storage
+from tune_swa.experiment.journal import FORMAT, Event, ExperimentState, ranking, read_events
+from tune_swa.experiment.layout import CHECKPOINTS
+from tune_swa.monitoring.publishing import Publisher
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Suggestion
-from tune_swa.search.publishing import Publisher
-from tune_swa.search.recorder import Recorder
-from tune_swa.spec import Experiment
 
 EPOCHS = 10
 
@@ -318,7 +318,7 @@ def test_the_last_line_reaches_the_disk_without_another_one(
     monkeypatch.setattr(os, "fsync", synced.append)
     recorder.tick()
     assert synced == []  # in the last second
-    monkeypatch.setattr("tune_swa.search.recorder.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr("tune_swa.search.coordinator.SYNC_SECONDS", 0.0)
     recorder.tick()
     recorder.tick()
     assert len(synced) == 1

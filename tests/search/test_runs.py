@@ -23,8 +23,8 @@ from PIL import Image
 from torchvision import transforms
 
 import tune_swa
-from tune_swa import spacefile
-from tune_swa.journal import ExperimentState
+from tune_swa.config import yaml_file
+from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,7 +100,7 @@ def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
 
 def test_parquet_files_open_everywhere_with_the_documented_columns(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    experiment = spacefile.load(folder / "space.yaml")
+    experiment = yaml_file.load(folder / "space.yaml")
     documented = {
         "trials": trials_columns(experiment.parameters),
         "epochs": EPOCHS,
@@ -142,7 +142,7 @@ def test_the_best_model_is_the_best_configurations(finished: tuple[Path, str]) -
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
     from tune_swa.data.dataset import prepare
 
-    data = prepare(spacefile.load(folder / "space.yaml").data)
+    data = prepare(yaml_file.load(folder / "space.yaml").data)
     model.eval()
     images = torch.from_numpy(data.images[data.val]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_a_finished_search_is_not_started_over_but_extended(finished: tuple[Path
     assert len(after.of_kind("swa")) == 12
     told = pq.read_schema(folder / "trials.parquet").metadata[b"tune_swa.space"]
     assert json.loads(told)["search"]["trials"] == 12
-    assert tune_swa.load_results(folder).experiment == spacefile.load(folder / "space.yaml")
+    assert tune_swa.load_results(folder).experiment == yaml_file.load(folder / "space.yaml")
     for name, trial in before.trials.items():  # not trained again
         assert after.trials[name].records == trial.records
         assert after.trials[name].attempts == trial.attempts == 1
@@ -229,7 +229,7 @@ def test_the_tutorials_table_ends_with_its_eight_rows(photos: Path, tmp_path: Pa
     """A tenth of the 120 epochs (fractions that say the same starts), and Kaggle's two folders alone."""
     for part in ("seg_train", "seg_test"):
         shutil.copytree(photos / part, tmp_path / "intel" / part)
-    table = spacefile.load(ROOT / "search_spaces" / "tutorial_table.yaml")
+    table = yaml_file.load(ROOT / "search_spaces" / "tutorial_table.yaml")
     assert [p["swa_start"] for p in table.points] == [90, 90, 90, 90, 90, 75, 60]
     shorter = [{**p, "swa_start": int(p["swa_start"]) // 10} for p in table.points]
     printed = run(
@@ -303,10 +303,10 @@ def search_made_up(
     from ray import cloudpickle
     from rich.console import Console
 
+    from tune_swa.config import Experiment
+    from tune_swa.execution import run
     from tune_swa.results.comparison import best_trial
     from tune_swa.results.export import export, write_space
-    from tune_swa.search import runner
-    from tune_swa.spec import Experiment
 
     experiment = Experiment.model_validate(
         {
@@ -321,11 +321,11 @@ def search_made_up(
     )
     cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "train_trial", tests_support.made_up_trial)
-        request = runner.Request(
+        patch.setattr(run, "train_trial", tests_support.made_up_trial)
+        request = run.Request(
             experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )
-        return runner.search(request, export, write_space, best_trial)
+        return run.search(request, export, write_space, best_trial)
 
 
 FINITE = {
@@ -401,26 +401,26 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
     from contextlib import nullcontext
 
     from tune_swa.errors import Interrupted, RequestError
+    from tune_swa.execution import run
+    from tune_swa.execution.slots import Machine
     from tune_swa.results.export import write_space
-    from tune_swa.search import runner
-    from tune_swa.search.placement import Machine
 
-    monkeypatch.setattr(runner.ray_session, "session", nullcontext)
+    monkeypatch.setattr(run.ray_session, "session", nullcontext)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_run_trials", interrupted)
+    monkeypatch.setattr(run, "_run_trials", interrupted)
     monkeypatch.setattr(Machine, "local", lambda: Machine(0, 1))
 
     def begin(results: str) -> None:
-        request = runner.Request(
-            spacefile.load(DIGITS, ["data.image_size=8", "data.train_images=50"]),
+        request = run.Request(
+            yaml_file.load(DIGITS, ["data.image_size=8", "data.train_images=50"]),
             tmp_path / results,
             storage=str(tmp_path / "shared"),
             quiet=True,
         )
-        runner.search(request, lambda *_: None, write_space, lambda _: None)
+        run.search(request, lambda *_: None, write_space, lambda _: None)
 
     with pytest.raises(Interrupted):
         begin("mine")

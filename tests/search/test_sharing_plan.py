@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from driver import Driver  # type: ignore[import-not-found]
 
-from tune_swa.journal import ExperimentState, read_events
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.search.confirm_cost import most_fresh_states
+from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Later, Suggestion
-from tune_swa.search.recorder import Recorder
-from tune_swa.search.sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
-from tune_swa.spec import Experiment
+from tune_swa.search.trunk_sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
 

@@ -8,7 +8,7 @@ import pytest
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.utils.callback import _create_default_callbacks
 
-from tune_swa.search.stopping import Silence
+from tune_swa.execution.ray_adapters.ticker import Silence
 
 
 class Trial:

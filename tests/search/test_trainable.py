@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.search.trial_checkpoints import Restored, Rhythm, restore, stored
-from tune_swa.spec import RunSettings, TrainSpec
+from tune_swa.execution.trial_checkpoints import Restored, Rhythm, restore, stored
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import EpochRecord, Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 SETTINGS = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=5, batch_size=16))

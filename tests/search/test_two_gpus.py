@@ -15,12 +15,12 @@ import tests_support  # type: ignore[import-not-found]
 from ray import cloudpickle
 from rich.console import Console
 
-from tune_swa.journal import ExperimentState
+from tune_swa.config import Experiment
+from tune_swa.execution import run, site
+from tune_swa.execution.slots import Machine
+from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.comparison import best_trial
 from tune_swa.results.export import write_space
-from tune_swa.search import runner, site
-from tune_swa.search.placement import Machine
-from tune_swa.spec import Experiment
 from tune_swa.training.numerics import resolve
 from tune_swa.training.step_probe import TrialCost
 
@@ -47,13 +47,13 @@ def search(
         }
     )
     cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
-    patch.setattr(runner, "train_trial", trial)
+    patch.setattr(run, "train_trial", trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))
     # trials train on the CPU, and what one would take of a GPU is made up
     cpu = resolve(experiment.train, 8, device="cpu", threads=1)
     patch.setattr(site, "resolve", lambda *_, **__: cpu)
     patch.setattr(site, "measure_trial", lambda workload, gpu: COST)
-    request = runner.Request(
+    request = run.Request(
         experiment,
         results_dir=folder,
         resume=resume,
@@ -64,7 +64,7 @@ def search(
     limit = threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     limit.start()
     try:
-        outcome = runner.search(request, lambda state, folder: None, write_space, best_trial)
+        outcome = run.search(request, lambda state, folder: None, write_space, best_trial)
     finally:
         limit.cancel()
     return outcome.state

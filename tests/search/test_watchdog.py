@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tune_swa.search.watchdog import AGAIN_SECONDS, Watchdog
+from tune_swa.monitoring.watchdog import AGAIN_SECONDS, Watchdog
 
 STATE: Any = SimpleNamespace(trials={f"swa-{i}": SimpleNamespace(next_epoch=3) for i in range(9)})
 

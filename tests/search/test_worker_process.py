@@ -12,9 +12,9 @@ import pytest
 import torch
 from one_worker import Worker  # type: ignore[import-not-found]
 
-from tune_swa.search import trainable
-from tune_swa.search.training_thread import TrainingThread, run_in_training_thread
-from tune_swa.training.loop import Run
+from tune_swa.execution import trainable
+from tune_swa.execution.training_thread import TrainingThread, run_in_training_thread
+from tune_swa.training.run import Run
 
 
 def facts(worker: Worker) -> list[dict[str, Any]]:

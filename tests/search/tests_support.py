@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray import tune
 
-from tune_swa.search.names import PAYLOAD
+from tune_swa.experiment.layout import PAYLOAD
 
 
 def two_right() -> bytes:
@@ -101,8 +101,8 @@ def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
     """The real one; from the first average on, torch's allocator refuses it less than a whole GPU."""
     import torch
 
-    from tune_swa.search.trainable import train_trial
-    from tune_swa.training.averaging import Averaging
+    from tune_swa.averaging.swa import Averaging
+    from tune_swa.execution.trainable import train_trial
 
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
@@ -118,8 +118,8 @@ def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
 
 def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
     """The real one; the process that trains swa-0001 first raises in whatever it trains from then on."""
-    from tune_swa.search.trainable import train_trial
-    from tune_swa.training.loop import Run
+    from tune_swa.execution.trainable import train_trial
+    from tune_swa.training.run import Run
 
     marker = shared.store.root / "lost"
     with (shared.store.root / "processes").open("a") as file:
@@ -139,8 +139,8 @@ def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
 
 def trial_that_always_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
     """The real one; swa-0000 loses the GPU of every process that trains it."""
-    from tune_swa.search.trainable import train_trial
-    from tune_swa.training.loop import Run
+    from tune_swa.execution.trainable import train_trial
+    from tune_swa.training.run import Run
 
     def lose(run: Run) -> float:
         raise sticky_error()

@@ -15,12 +15,12 @@ import torchvision
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
-from tune_swa.randomness import derive_seed
-from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
-from tune_swa.training.loop import Run, build_optimizer
+from tune_swa.seeds import derive_seed
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import Run, build_optimizer
 from tune_swa.training.schedule import base_factor
 
 EPOCHS = 7

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import nn
 
 from tune_swa.errors import RequestError, SearchFailed
-from tune_swa.training import export
-from tune_swa.training.export import FORMATS, load_handed_over
+from tune_swa.training import model_export
 from tune_swa.training.metrics import predict
+from tune_swa.training.model_export import FORMATS, load_handed_over
 
 # what a user of an exported file might write; the package itself cannot be imported
 STRANGER = """
@@ -218,7 +218,7 @@ def test_a_file_that_says_something_else_is_not_kept(
         torch.save({n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()}, path)
 
     spoiled = dataclasses.replace(FORMATS["state_dict"], write=half)
-    monkeypatch.setitem(export.FORMATS, "state_dict", spoiled)
+    monkeypatch.setitem(model_export.FORMATS, "state_dict", spoiled)
     (tmp_path / "model.safetensors").write_text("an earlier one")
     with pytest.raises(
         SearchFailed, match=r"model.pt: read again, it does not give what best_model.pt gives"
@@ -303,6 +303,6 @@ def test_what_cannot_be_read_is_told(
 
 
 def test_the_command_line_offers_every_format() -> None:
-    from tune_swa.cli.exporting import MODEL_FORMATS
+    from tune_swa.cli.export import MODEL_FORMATS
 
     assert EVERY == MODEL_FORMATS

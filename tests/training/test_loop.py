@@ -14,14 +14,14 @@ import torch
 import torchvision
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
-from tune_swa.spec import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training import model as model_module
-from tune_swa.training.loop import EpochRecord, Run
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import EpochRecord, Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second"}

@@ -19,11 +19,12 @@ import torchvision
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import update_bn
 
+from tune_swa.averaging.swa import refresh_bn
+from tune_swa.config import ModelSpec, TrainSpec
 from tune_swa.errors import RequestError
-from tune_swa.randomness import derive_seed
-from tune_swa.spec import ModelSpec, TrainSpec
+from tune_swa.hardware.torch_probe import Gpu
+from tune_swa.seeds import derive_seed
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.averaging import refresh_bn
 from tune_swa.training.metrics import (
     NonFiniteError,
     evaluate,
@@ -33,7 +34,6 @@ from tune_swa.training.metrics import (
 )
 from tune_swa.training.model import build_model, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics, hardware, resolve
-from tune_swa.training.probe import Gpu
 from tune_swa.training.schedule import base_factor
 
 Weights = dict[str, torch.Tensor]

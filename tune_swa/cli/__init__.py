@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tune_swa import supervisor
-from tune_swa.cli.ending import how_to_go_on
+from tune_swa.cli.messages import how_to_go_on
 from tune_swa.cli.parser import build_parser
 from tune_swa.errors import Interrupted, TuneSwaError
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from tune_swa.errors import RequestError
 
 if TYPE_CHECKING:
+    from tune_swa.config import Experiment
     from tune_swa.data.dataset import Dataset
-    from tune_swa.journal import ExperimentState
-    from tune_swa.results.duplicates import Picture
-    from tune_swa.results.report import Thumbnail
-    from tune_swa.spec import Experiment
+    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.results.report.duplicates import Picture
+    from tune_swa.results.report.page import Thumbnail
 
 
 def images_of(

@@ -9,8 +9,8 @@ from tune_swa.errors import SearchFailed
 
 
 def doctor_command(options: argparse.Namespace) -> int:
-    from tune_swa.doctor.examination import Request, examine
-    from tune_swa.doctor.render import show, summary
+    from tune_swa.doctor.checks import Request, examine
+    from tune_swa.doctor.output import show, summary
 
     request = Request(
         results_dir=options.results_dir,
@@ -25,7 +25,7 @@ def doctor_command(options: argparse.Namespace) -> int:
 
 
 def schema_command(options: argparse.Namespace) -> int:
-    from tune_swa.spec import Experiment
+    from tune_swa.config import Experiment
 
     print(json.dumps(Experiment.model_json_schema(by_alias=True), indent=2))
     return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from tune_swa import __version__
-from tune_swa.cli.exporting import MODEL_FORMATS, export_model_command
+from tune_swa.cli.export import MODEL_FORMATS, export_model_command
 from tune_swa.cli.machine import doctor_command, schema_command
-from tune_swa.cli.reading import compare_command, report_command
-from tune_swa.cli.searching import confirm_command, search_command
+from tune_swa.cli.results import compare_command, report_command
+from tune_swa.cli.search import confirm_command, search_command
 from tune_swa.errors import RequestError
 
 

@@ -11,7 +11,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import choose_gather, resolve_device, to_device
 from tune_swa.data.normalization import NONE
 from tune_swa.data.splits import Indices
-from tune_swa.randomness import derive_seed
+from tune_swa.seeds import derive_seed
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from tune_swa.data.copies import Copies, find_copies, hash_all
+from tune_swa.config import DataSpec
 from tune_swa.data.decoding import decode_all
+from tune_swa.data.image_notes import Remarks
 from tune_swa.data.locks import held, locked
-from tune_swa.data.remarks import Remarks
+from tune_swa.data.similarity import Copies, find_copies, hash_all
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
 from tune_swa.paths import expanded
-from tune_swa.spec import DataSpec
 
 logger = logging.getLogger(__name__)
 

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
-from tune_swa.data.copies import Copies
 from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folders import ImageFolders
+from tune_swa.data.image_notes import NOTHING, Remarks
 from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
-from tune_swa.data.remarks import NOTHING, Remarks
+from tune_swa.data.similarity import Copies
 from tune_swa.data.sources import Labels, Listing, Source, find_source
 from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from tune_swa.data.copies import Hashes, hash_images
-from tune_swa.data.remarks import Group, Remarks
+from tune_swa.config import DataSpec
+from tune_swa.data.image_notes import Group, Remarks
+from tune_swa.data.similarity import Hashes, hash_images
 from tune_swa.data.sources import Listing
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 CHUNK = 256
 """Images decoded between two reports of progress."""

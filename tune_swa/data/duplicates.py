@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tune_swa.data.copies import Copies, Rows
+from tune_swa.data.similarity import Copies, Rows
 from tune_swa.data.sources import Labels, Part, Parts
 from tune_swa.data.splits import Division
 

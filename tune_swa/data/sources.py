@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tune_swa.config import DataSpec
 from tune_swa.errors import RequestError
 from tune_swa.paths import expanded
-from tune_swa.spec import DataSpec
 
 Labels = npt.NDArray[np.int64]
 Parts = npt.NDArray[np.int8]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tune_swa.config import DataSpec
 from tune_swa.data.sources import Labels, Part, Parts
 from tune_swa.errors import RequestError
-from tune_swa.randomness import derive_seed
-from tune_swa.spec import DataSpec
+from tune_swa.seeds import derive_seed
 
 Indices = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tune_swa.isolation import first_line
+from tune_swa.child_process import first_line
 
 Level = Literal["ok", "note", "problem"]
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tune_swa.doctor.finding import Finding, note, ok, problem, size
-from tune_swa.training.probe import Gpu, GpuSurvey, TorchFacts
-from tune_swa.training.survey import explain_missing_gpus
+from tune_swa.hardware.gpu_survey import explain_missing_gpus
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
 
 NVIDIA = "0x10de"
 BUSY = 0.8

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tune_swa.config import DataSpec
 from tune_swa.data.cache import Entry, entries
 from tune_swa.data.sources import Part, find_source
 from tune_swa.doctor.finding import Finding, note, ok, problem, size
 from tune_swa.errors import RequestError
-from tune_swa.spec import DataSpec
 
 VERIFIED_BYTES = 500_000_000
 """Larger entries are not read whole: a search does that with the one it uses."""

@@ -21,7 +21,7 @@ OBJECT_STORE_SHARE = 0.3
 
 def cores(root: Path = ROOT) -> Iterator[Finding]:
     """The cores that a search would use, against what a container may use of them."""
-    from tune_swa.search.placement import usable_cores
+    from tune_swa.execution.slots import usable_cores
 
     usable, installed, quota = usable_cores(), os.cpu_count() or 1, cpu_quota(root)
     text = f"{usable} of {installed} core{'s' * (installed != 1)} may be used"
@@ -48,7 +48,7 @@ class Memory:
 
 def memory(root: Path = ROOT) -> Iterator[Finding]:
     """Whether trials fit."""
-    from tune_swa.search.placement import usable_cores
+    from tune_swa.execution.slots import usable_cores
 
     have, usable = read_memory(root), usable_cores()
     whose = " (the container's limit)" if have.limited else ""

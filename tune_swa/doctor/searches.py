@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tune_swa.doctor.finding import Finding, note, ok
 from tune_swa.errors import RequestError
-from tune_swa.journal import ExperimentState
-from tune_swa.search.folder import JOURNAL, SPACE, writer
+from tune_swa.experiment.folder import JOURNAL, SPACE, writer
+from tune_swa.experiment.journal import ExperimentState
 
 READ_BYTES = 200_000_000
 """Journals beyond this many bytes in all are not read: that would take long."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from tune_swa.spec import Parameter
+    from tune_swa.config import Parameter
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.journal import (
+from tune_swa.config import (
+    Experiment,
+    Params,
+    Value,
+    is_swa_setting,
+    label,
+    params_key,
+)
+from tune_swa.experiment.journal import (
     DamagedError,
     Event,
     ExperimentState,
@@ -16,14 +24,6 @@ from tune_swa.journal import (
     ranking,
 )
 from tune_swa.results.provenance import experiment_of, validation_images
-from tune_swa.spec import (
-    Experiment,
-    Params,
-    Value,
-    is_swa_setting,
-    label,
-    params_key,
-)
 
 _UNFINISHED = ("running", "interrupted", "pruned", "failed")
 """Order in which the rows without a rank are listed: what may still complete comes first."""

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tune_swa.config import Params, is_swa_setting, params_key
+from tune_swa.experiment.journal import Stop, TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
-from tune_swa.journal import Stop, TrialState
-from tune_swa.predictions import SHIPPED, Said
-from tune_swa.spec import Params, is_swa_setting, params_key
+from tune_swa.results.predictions import SHIPPED, Said
 
 Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
 

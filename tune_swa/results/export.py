@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 import yaml
 
-from tune_swa.journal import ExperimentState
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.tables import build_tables
-from tune_swa.spec import Experiment
 
 Writer = Callable[[BinaryIO], None]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tune_swa.experiment.journal import Event
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.journal import Event
-from tune_swa.predictions import Said
 from tune_swa.results.contrasts import Arm, Contrast, Verdict, Words, against_own_trunks, contrast
+from tune_swa.results.predictions import Said
 
 
 def former_verdict(

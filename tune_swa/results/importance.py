@@ -25,7 +25,7 @@ def importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
         return None, f"{len(done)} completed SWA trials are too few to tell."
     import optuna
 
-    from tune_swa.distributions import distribution, encode
+    from tune_swa.config.optuna_distributions import distribution, encode
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {p.name: distribution(p) for p in parameters}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tune_swa.config import Experiment
 from tune_swa.inference.foresight import foresee_looks
 from tune_swa.inference.looks import LEAST_SEEDS, plan_looks
-from tune_swa.spec import Experiment
 
 USUAL_DEVIATION = 0.006
 """Standard deviation of a run's accuracy between seeds that is spoken of, for an example."""

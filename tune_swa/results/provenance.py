@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.journal import Event, ExperimentState
-from tune_swa.spec import Experiment
+from tune_swa.experiment.journal import Event, ExperimentState
 
 PREFIX = "tune_swa."
 """Of every key in the metadata of a parquet file."""

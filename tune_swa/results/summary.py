@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from tune_swa.experiment.journal import ExperimentState, fresh_run
 from tune_swa.inference.checks import count_within_one_error
-from tune_swa.journal import ExperimentState, fresh_run
 from tune_swa.results.comparison import Comparison, Entry, compare, last_race, race_accuracies
 
 _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tune_swa.journal import DamagedError, ExperimentState, TrialState, fresh_run
-from tune_swa.predictions import SHIPPED, Said, read_predictions
+from tune_swa.config import Parameter, format_value
+from tune_swa.experiment.journal import DamagedError, ExperimentState, TrialState, fresh_run
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,
@@ -24,9 +24,9 @@ from tune_swa.results.columns import (
 )
 from tune_swa.results.comparison import Comparison, Entry, compare, race_accuracies
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import metadata
 from tune_swa.results.verdict import weigh
-from tune_swa.spec import Parameter, format_value
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
 

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tune_swa.config import Experiment, label
+from tune_swa.experiment.journal import Event, ExperimentState, fresh_run, params_of
 from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import Judgement
-from tune_swa.journal import Event, ExperimentState, fresh_run, params_of
-from tune_swa.judging import judge_look
-from tune_swa.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contrast
 from tune_swa.results.former_rule import former_verdict
+from tune_swa.results.look_evaluation import judge_look
+from tune_swa.results.predictions import SHIPPED, Said, read_predictions
 from tune_swa.results.provenance import experiment_of, validation_images
-from tune_swa.spec import Experiment, label
 
 
 def verdict(state: ExperimentState, folder: Path) -> Verdict | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tune_swa.journal import ExperimentState, Kind, TrialState, params_of, ranking
-from tune_swa.spec import Experiment, Params, count_space, is_swa_setting, params_key
+from tune_swa.config import Experiment, Params, count_space, is_swa_setting, params_key
+from tune_swa.experiment.journal import ExperimentState, Kind, TrialState, params_of, ranking
 
 CANDIDATE, FINALIST, BASELINE, TRUNK = "candidate", "finalist", "baseline", "trunk"
 """Roles of an arm: an SWA configuration in the race and one that is confirmed, plain training that the search

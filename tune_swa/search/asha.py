@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tune_swa.journal import TrialState
-from tune_swa.spec import SchedulerSpec
+from tune_swa.config import SchedulerSpec
+from tune_swa.experiment.journal import TrialState
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tune_swa.config import Experiment, count_space
 from tune_swa.inference.looks import plan_looks
 from tune_swa.inference.race import RaceRound, plan_race
 from tune_swa.search.arms import most_baselines, most_plain
-from tune_swa.search.sharing import fork_points, planned_epochs
-from tune_swa.spec import Experiment, count_space
+from tune_swa.search.trunk_sharing import fork_points, planned_epochs
 
 MOST_CONFIGURATIONS = 8
 """What `race.configurations: auto` is at most, unless more finalists are asked for."""

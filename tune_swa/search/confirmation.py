@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import Event, ExperimentState, Stage, Stop, fresh_run
 from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
-from tune_swa.journal import Event, ExperimentState, Stage, Stop, fresh_run
 from tune_swa.search.arms import (
     BASELINE,
     CANDIDATE,
@@ -33,7 +34,6 @@ from tune_swa.search.arms import (
 )
 from tune_swa.search.confirm_cost import race_configurations
 from tune_swa.search.proposer import Accept, Later, Plan, Suggestion
-from tune_swa.spec import Experiment
 
 Judge = Callable[[Event], Stop | None]
 """Says of a recorded look, all of whose runs have ended, why no more seeds follow; None: they do."""

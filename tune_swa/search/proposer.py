@@ -18,12 +18,7 @@ import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState as OptunaState
 
-from tune_swa.distributions import decode, distribution, encode
-from tune_swa.errors import RequestError
-from tune_swa.journal import Event, Kind, Stage
-from tune_swa.randomness import derive_seed
-from tune_swa.search.quasi import sobol_point
-from tune_swa.spec import (
+from tune_swa.config import (
     Experiment,
     Parameter,
     Params,
@@ -33,6 +28,11 @@ from tune_swa.spec import (
     enumerate_space,
     params_key,
 )
+from tune_swa.config.optuna_distributions import decode, distribution, encode
+from tune_swa.errors import RequestError
+from tune_swa.experiment.journal import Event, Kind, Stage
+from tune_swa.search.sobol_points import sobol_point
+from tune_swa.seeds import derive_seed
 
 ATTEMPTS = 16
 """How often a sampler may repeat a configuration before an untried one is drawn at random."""

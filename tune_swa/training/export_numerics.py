@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from tune_swa.child_process import first_line
+from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
-from tune_swa.isolation import first_line
-from tune_swa.spec import TrainSpec
+from tune_swa.hardware.torch_probe import cudnn_version
 from tune_swa.training.numerics import Numerics, hardware, resolve
-from tune_swa.training.probe import cudnn_version
 
 
 def choose_numerics(recorded: Mapping[str, Any], train: TrainSpec, size: int) -> tuple[Numerics, str | None]:

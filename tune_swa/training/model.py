@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_swa.config import ModelSpec
 from tune_swa.errors import RequestError
 from tune_swa.paths import expanded
-from tune_swa.randomness import derive_seed
-from tune_swa.spec import ModelSpec
+from tune_swa.seeds import derive_seed
 
 StateDict = Mapping[str, Tensor]
 CLASSIFIER = ("fc.weight", "fc.bias")

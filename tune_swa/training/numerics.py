@@ -12,9 +12,9 @@ from typing import Any, Literal, cast
 
 import torch
 
+from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
-from tune_swa.spec import TrainSpec
-from tune_swa.training.probe import Gpu, cudnn_version
+from tune_swa.hardware.torch_probe import Gpu, cudnn_version
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tune_swa.spec import TrainSpec
+from tune_swa.config import TrainSpec
 
 
 def base_factor(index: int, train: TrainSpec, batches_per_epoch: int) -> float:

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from tune_swa.child_process import first_line
+from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
-from tune_swa.isolation import first_line
-from tune_swa.spec import RunSettings
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
-from tune_swa.training.loop import Run
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import Run
 
 EPOCHS = 3
 """One before averaging, one that ends in a checkpoint, one that goes on from it."""

@@ -1,0 +1,1 @@
+"""Averages of weights along one run."""

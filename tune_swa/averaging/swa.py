@@ -1,0 +1,118 @@
+"""The averaged model of a run: torch's own AveragedModel and SWALR, built at the fork, and the BN refresh."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import SWALR, AveragedModel
+
+from tune_swa.config import AveragingSpec
+
+
+class Averaging:
+    """The average over a live model and the rate schedule of that phase.
+
+    Built after epoch swa_start+1 has been trained, and not before: SWALR derives each rate from the
+    present one, and with `anneal_epochs=0` its construction alone changes the rate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        swa_lr: float,
+        settings: AveragingSpec,
+    ) -> None:
+        self.average = AveragedModel(model)
+        self.scheduler = SWALR(
+            optimizer,
+            swa_lr=swa_lr,
+            anneal_epochs=settings.anneal_epochs,
+            anneal_strategy=settings.anneal_strategy,
+        )
+
+    @property
+    def n_averaged(self) -> int:
+        """Number of models in the average."""
+        return int(self.average.n_averaged)
+
+    def update(self, model: nn.Module) -> None:
+        """Take the live model in and step the rate, as the documented loop does after an epoch.
+
+        The average's batch-normalisation buffers are the live model's afterwards: call `refresh`
+        before using it.
+        """
+        self.average.update_parameters(model)
+        with warnings.catch_warnings():
+            # torch sees a scheduler step without an optimizer step since SWALR was built
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+
+    def refresh(
+        self, batches: Iterable[tuple[Tensor, Tensor]], autocast: AbstractContextManager[Any]
+    ) -> None:
+        """Recompute the average's batch-normalisation statistics over training batches."""
+        with autocast:
+            refresh_bn(self.average, (images for images, _ in batches))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers only, so that it loads with `weights_only=True` in any torch."""
+        scheduler = {
+            key: value
+            for key, value in self.scheduler.state_dict().items()
+            if isinstance(value, int | float | str | list | type(None))
+        }
+        return {
+            "average": self.average.module.state_dict(),
+            "n_averaged": self.n_averaged,
+            "swalr": scheduler,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.module.load_state_dict(state["average"])
+        self.average.n_averaged.fill_(state["n_averaged"])
+        self.scheduler.load_state_dict(state["swalr"])
+
+
+@torch.no_grad()
+def refresh_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Recompute the running statistics of all batch-normalisation layers as means over batches.
+
+    Does what `torch.optim.swa_utils.update_bn` does, with the same bits, but never waits for the device.
+    There, `momentum=None` makes every layer read its counter of batches from the device in every batch to
+    weight it by 1/n; here n is counted in Python, and the counters are written once at the end.
+
+    Args:
+        model: each of its batch-normalisation layers is called once per batch. Its mode and the momenta
+            of the layers are afterwards what they were. Without such layers, no batch is asked for.
+        batches: inputs of the model, on its device.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    counters = [layer.num_batches_tracked for layer in layers]  # None: it keeps no statistics
+    was_training = model.training
+    seen = 0
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.num_batches_tracked = None  # else each layer counts the batch in a kernel of its own
+        model.train()
+        for seen, images in enumerate(batches, start=1):
+            for layer in layers:
+                layer.momentum = 1.0 / seen
+            model(images)
+    finally:
+        for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked = counter
+            if counter is not None:
+                counter.fill_(seen)
+        model.train(was_training)

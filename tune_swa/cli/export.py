@@ -1,0 +1,61 @@
+"""What does `export-model` do?"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from tune_swa.cli.images import images_of
+from tune_swa.cli.results import journal_of
+from tune_swa.errors import RequestError
+from tune_swa.paths import refuse_links
+
+MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
+"""Those of `tune_swa.training.model_export`, which imports torch."""
+
+
+def export_model_command(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.results.provenance import experiment_of
+
+    folder, output = options.folder, options.output or options.folder / "export"
+    state = ExperimentState.read(journal_of(folder))
+    if not options.output:
+        refuse_links(folder)
+    experiment = experiment_of(state)
+    console = Console(highlight=False)
+    with console.status("loading torch"):
+        from tune_swa.training.model_export import export_model, load_handed_over
+    model, about = load_handed_over(folder)
+    settings = experiment.swa_settings if about["kind"] == "swa" else experiment.baseline_settings
+    data, why = images_of(experiment, options.data_dir, state)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        report = export_model(
+            model,
+            about,
+            settings(about["params"]).train,
+            tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
+            output,
+            data,
+        )
+    except OSError as error:
+        raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
+    say = partial(console.print, markup=False, soft_wrap=True)
+    say(f"{about['configuration']} ({about['trial']}), each file read again:")
+    for outcome in report.outcomes:
+        found = ", ".join(f"{part} {100 * value:.2f} %" for part, value in outcome.accuracy.items())
+        say(f"  {outcome.path}  {outcome.size / 1e6:.1f} MB  {found}")
+    for file, what in (("model.json", "what images it takes"), ("classify.py", "an example that uses it")):
+        say(f"  {output / file}  {what}")
+    recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())
+    if why:
+        say(f"The accuracy (recorded: {recorded}) was not compared: {why}")
+    elif report.differences:
+        other = "; ".join(report.differences)
+        say(f"Recorded: {recorded}. Single images may differ, as this machine does: {other}.")
+    else:
+        say("That is the recorded accuracy.")
+    return 0

@@ -1,0 +1,93 @@
+"""How does a search end, and what is said then?"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_swa import supervisor
+from tune_swa.errors import Interrupted, SearchFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_result(console: Console, folder: Path) -> None:
+    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.results.summary import summary_text
+    from tune_swa.results.terminal_table import comparison_table
+    from tune_swa.results.verdict import verdict
+    from tune_swa.results.verdict_sentences import verdict_text
+
+    state = ExperimentState.read(folder / "journal.jsonl")
+    console.print(comparison_table(state))
+    console.print(summary_text(state), markup=False)
+    found = verdict(state, folder)
+    if found is not None:
+        console.print()
+        console.print(verdict_text(found), markup=False)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.print(f"\nFiles in {shown}/", markup=False)
+    for name, what in (
+        ("report.html", "all of this on one page: open it in a browser"),
+        ("trials.parquet", "one row per trial"),
+        ("epochs.parquet", "one row per trial and epoch"),
+        ("comparison.parquet", "every configuration against the baseline"),
+        ("confirm.parquet", "one row per run on a fresh seed, with what it does on the test images"),
+        ("predictions.parquet", "one row per test image and run on a fresh seed"),
+        ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
+        ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
+        ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),
+        ("best_model.json", "what one needs to know to use them"),
+        ("space.yaml", "the space as it was searched"),
+        ("journal.jsonl", "everything that happened, a line each"),
+        ("search.log", "images skipped or converted, and what went wrong on the way"),
+    ):
+        if (folder / name).exists():
+            console.print(f"  {name:<21} {what}", markup=False, soft_wrap=True)
+
+
+def end_of_child(ended: supervisor.Ended, options: argparse.Namespace) -> int:
+    """Say what the search's process could not say any more, and give the exit code."""
+    if ended.spoke:
+        return ended.code
+    if ended.asked:
+        what, code = "Interrupted.", Interrupted.exit_code
+    elif ended.code == -signal.SIGKILL:
+        what = "error: the search's process was killed from outside, by the system if memory was short."
+        code = SearchFailed.exit_code
+    elif ended.code < 0:
+        what = f"error: the search's process crashed ({signal.strsignal(-ended.code)})."
+        code = SearchFailed.exit_code
+    else:
+        what = "error: Ray's processes have died, and the search with them."
+        code = SearchFailed.exit_code
+    print(f"{what} What was done is kept. {how_to_go_on(options)}", file=sys.stderr)
+    return code
+
+
+def how_to_go_on(options: argparse.Namespace) -> str:
+    """What to tell someone whose search has stopped: the command is the last line."""
+    journal: Path | None = getattr(options, "journal", None)
+    if journal is not None and journal.exists():
+        return f"Continue with:\n{continue_command(options)}"
+    words = [*_program(options), *options.given[1:]]
+    return f"Nothing had begun. Start again with:\n{shlex.join(words)}"
+
+
+def continue_command(options: argparse.Namespace) -> str:
+    """The command line that goes on with an interrupted search."""
+    words = [*_program(options), *options.given[1:]]
+    if "--resume" not in words and getattr(options, "takes_resume", False):
+        words.append("--resume")
+    return shlex.join(words)
+
+
+def _program(options: argparse.Namespace) -> list[str]:
+    if options.program == "run_search.py":
+        return ["python", "run_search.py"]
+    return [options.program, options.given[0]]

@@ -1,0 +1,60 @@
+"""What an experiment is: the space file as pydantic models, and the search space they resolve to.
+
+Everything else in the package takes its settings from here. Reading YAML, line numbers and
+`--set` live in `tune_swa.config.yaml_file`; this package knows only values.
+"""
+
+from tune_swa.config.experiment import Experiment, RunSettings
+from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
+from tune_swa.config.sections import (
+    AveragingSpec,
+    BaselineSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    ResourcesSpec,
+    SchedulerSpec,
+    SearchSpec,
+    TrainSpec,
+)
+from tune_swa.config.values import (
+    CORE_PARAMETERS,
+    SWA_CORE,
+    Params,
+    Value,
+    distinct,
+    format_short,
+    format_value,
+    is_swa_setting,
+    label,
+    params_key,
+)
+
+__all__ = [
+    "CORE_PARAMETERS",
+    "SWA_CORE",
+    "AveragingSpec",
+    "BaselineSpec",
+    "Choices",
+    "ConfirmSpec",
+    "DataSpec",
+    "Experiment",
+    "ModelSpec",
+    "Parameter",
+    "Params",
+    "Range",
+    "ResourcesSpec",
+    "RunSettings",
+    "SchedulerSpec",
+    "SearchSpec",
+    "TrainSpec",
+    "Value",
+    "count_space",
+    "distinct",
+    "enumerate_space",
+    "format_short",
+    "format_value",
+    "is_swa_setting",
+    "label",
+    "params_key",
+]

@@ -1,0 +1,222 @@
+"""One experiment and one run of it: the whole space file, and what a single training needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from tune_swa.config.domains import Domain
+from tune_swa.config.search_space import Parameter, count_space, enumerate_space
+from tune_swa.config.sections import (
+    AveragingSpec,
+    BaselineSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    Point,
+    ResourcesSpec,
+    SchedulerSpec,
+    SearchSpec,
+    Settings,
+    TrainSpec,
+)
+from tune_swa.config.space_resolver import Resolver
+from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value
+
+SMALL_BASELINE = 8
+"""Up to this many combinations, `baseline.trials: auto` tries every one of them."""
+
+
+class RunSettings(Settings):
+    """Everything one run needs to know besides the data and the machine."""
+
+    lr: PositiveFloat
+    """Base learning rate."""
+    swa_start: NonNegativeInt | None = None
+    """Averaging takes in the model after every epoch > swa_start. None: a baseline."""
+    swa_lr: PositiveFloat | None = None
+    """Rate that SWALR anneals to. None: a baseline."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation, order and augmentation."""
+    model: ModelSpec = ModelSpec()
+    train: TrainSpec = TrainSpec()
+    averaging: AveragingSpec = AveragingSpec()
+
+    @model_validator(mode="after")
+    def _swa_complete(self) -> RunSettings:
+        if (self.swa_start is None) != (self.swa_lr is None):
+            raise ValueError("swa_start and swa_lr go together: give both (SWA) or neither (baseline)")
+        if self.swa_start is not None and self.swa_start > self.train.epochs - 2:
+            raise ValueError(
+                f"swa_start {self.swa_start} averages nothing in {self.train.epochs} epochs; "
+                f"allowed: 0 to {self.train.epochs - 2}"
+            )
+        return self
+
+    @property
+    def fork_epoch(self) -> int | None:
+        """Epoch whose trained weights are the first average (`swa_start + 1`); None: a baseline."""
+        return None if self.swa_start is None else self.swa_start + 1
+
+
+class Experiment(Settings):
+    """One experiment: what a space file describes."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of its folder under `results/`."""
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    train: TrainSpec = TrainSpec()
+    averaging: AveragingSpec = AveragingSpec()
+    space: dict[str, Domain]
+    """`lr`, `swa_start`, `swa_lr` and any `train.*` or `averaging.*` field: a domain, or a value."""
+    points: tuple[Point, ...] = ()
+    """Configurations that are tried first. A `train.*` or `averaging.*` parameter that a point
+    leaves out keeps the value of its section."""
+    baseline: BaselineSpec = BaselineSpec()
+    search: SearchSpec = SearchSpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+
+    _resolved: Any = PrivateAttr(default=None)  # a Resolver, once validation has run
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Experiment:
+        resolver = Resolver(self)
+        resolver.run()
+        if resolver.problems:
+            raise ValidationError.from_exception_data("Experiment", resolver.problems)
+        self._resolved = resolver
+        return self
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Searched parameters, in the order of the file."""
+        return tuple(self._resolved.parameters)
+
+    @property
+    def constants(self) -> Params:
+        """Parameters of the space that have one value."""
+        return dict(self._resolved.constants)
+
+    @property
+    def baseline_parameters(self) -> tuple[Parameter, ...]:
+        """Searched parameters that a baseline has too."""
+        return tuple(p for p in self.parameters if not p.swa)
+
+    @property
+    def swa_points(self) -> tuple[Params, ...]:
+        """`points`, completed and in the parameters' types."""
+        return tuple(dict(p) for p in self._resolved.swa_points)
+
+    @property
+    def baseline_points(self) -> tuple[Params, ...] | None:
+        """Every baseline configuration, where they are fixed beforehand; None: sampled."""
+        if self._resolved.baseline_points is not None:
+            return tuple(dict(p) for p in self._resolved.baseline_points)
+        combinations = self._baseline_combinations
+        if combinations is None:
+            return None
+        if self.baseline.trials == "auto":
+            small = len(combinations) <= SMALL_BASELINE
+            return combinations if small or self.search.sampler == "grid" else None
+        fits = self.baseline.trials >= len(combinations)
+        if fits or self.search.sampler == "grid":
+            return combinations[: self.baseline.trials]
+        return None
+
+    @property
+    def every_trunk_has_a_baseline(self) -> bool:
+        """Whether the baselines are every combination of what is searched apart from SWA."""
+        points = self.baseline_points
+        return points is not None and len(points) == count_space(self.baseline_parameters)
+
+    @property
+    def baseline_trials(self) -> int:
+        """Number of baseline runs."""
+        if self.baseline_points is not None:
+            return len(self.baseline_points)
+        if self.baseline.trials != "auto":
+            return self.baseline.trials
+        return max(1, self.swa_trials // 4)
+
+    @cached_property
+    def _baseline_combinations(self) -> tuple[Params, ...] | None:
+        return (
+            tuple(enumerate_space(self.baseline_parameters))
+            if ((count_space(self.baseline_parameters) or math.inf) <= 100_000)
+            else None
+        )
+
+    @property
+    def swa_trials(self) -> int:
+        """Number of SWA trials, the points included."""
+        size = count_space(self.parameters)
+        wanted = self.search.trials
+        if wanted is None:
+            wanted = size if self.search.sampler == "grid" else 24
+        assert wanted is not None  # a grid is always countable
+        return wanted if size is None else min(wanted, size)
+
+    @property
+    def seed(self) -> int:
+        """Training seed of the search stage."""
+        return self.search.seed if self.train.seed is None else self.train.seed
+
+    def baseline_settings(self, params: Mapping[str, Value], *, seed: int | None = None) -> RunSettings:
+        """Settings of a baseline run; `params` has no SWA settings."""
+        return self._settings(params, baseline=True, seed=seed)
+
+    def swa_settings(self, params: Mapping[str, Value], *, seed: int | None = None) -> RunSettings:
+        """Settings of an SWA run; `params` has every searched parameter."""
+        return self._settings(params, baseline=False, seed=seed)
+
+    def configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
+        """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
+        them, then the other searched parameters. A baseline has no SWA settings."""
+        known = {**self.constants, **params}
+        core = {n: known[n] for n in CORE_PARAMETERS if n in known and (swa or n not in SWA_CORE)}
+        return {**core, **{name: value for name, value in params.items() if name not in core}}
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change between a run and its resumption, as plain JSON values."""
+        dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
+        for key in ("trials", "share", "checkpoint_every", "max_failures"):
+            dumped["search"].pop(key, None)
+        # a default path and the same path given on the command line are one experiment
+        dumped["data"].pop("path", None)
+        if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
+            del dumped["data"]["duplicates"]
+        return dumped
+
+    def _settings(self, params: Mapping[str, Value], *, baseline: bool, seed: int | None) -> RunSettings:
+        merged = {**self.constants, **params}
+        sections: dict[str, dict[str, Value]] = {"train": {}, "averaging": {}}
+        core: dict[str, Value] = {}
+        for name, value in merged.items():
+            section, _, field = name.partition(".")
+            if field:
+                sections[section][field] = value
+            elif not (baseline and name in SWA_CORE):
+                core[name] = value
+        return RunSettings.model_validate(
+            {
+                **core,
+                "seed": self.seed if seed is None else seed,
+                "model": self.model,
+                "train": self.train.model_copy(update=sections["train"]),
+                "averaging": self.averaging.model_copy(update=sections["averaging"]),
+            }
+        )

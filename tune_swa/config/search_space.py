@@ -1,0 +1,125 @@
+"""The resolved search space: parameters with their domains, and its points."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tune_swa.config.values import Params, Value, format_value
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A parameter that takes one of `values`."""
+
+    values: tuple[Value, ...]
+
+    def contains(self, value: Value) -> bool:
+        return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
+
+    @property
+    def count(self) -> int | None:
+        return len(self.values)
+
+    def enumerate(self) -> tuple[Value, ...] | None:
+        return self.values
+
+    def describe(self) -> str:
+        return "one of " + ", ".join(format_value(v) for v in self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number in [low, high], both included; `step` None: any real, or with `integer` any whole one."""
+
+    low: float
+    high: float
+    step: float | None
+    log: bool
+    integer: bool
+
+    def contains(self, value: Value) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        if self.integer and value != int(value):
+            return False
+        if self.step is None:
+            return True
+        steps = (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-9
+
+    @property
+    def count(self) -> int | None:
+        """Number of values, or None where it is continuous."""
+        step = self._step
+        return None if step is None else round((self.high - self.low) / step) + 1
+
+    def enumerate(self) -> tuple[Value, ...] | None:
+        """Every value, or None where it is continuous."""
+        step, count = self._step, self.count
+        if step is None or count is None:
+            return None
+        if self.integer:
+            return tuple(int(self.low + i * step) for i in range(count))
+        return tuple(min(self.low + i * step, self.high) for i in range(count))
+
+    @property
+    def _step(self) -> float | None:
+        return 1 if self.integer and self.step is None else self.step
+
+    def describe(self) -> str:
+        text = f"from {format_value(self.low)} to {format_value(self.high)}"
+        if self.step is not None and not (self.integer and self.step == 1):
+            text += f" in steps of {format_value(self.step)}"
+        return text + (", uniform in the logarithm" if self.log else "")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched parameter."""
+
+    name: str
+    domain: Choices | Range
+    swa: bool
+    """Whether it is an SWA setting, which the baseline does not have."""
+
+    @property
+    def value_type(self) -> Literal["bool", "int", "float", "str"]:
+        """Type of its column in the result files."""
+        if isinstance(self.domain, Range):
+            return "int" if self.domain.integer else "float"
+        values = self.domain.values
+        if all(isinstance(v, bool) for v in values):
+            return "bool"
+        if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+            return "int"
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            return "float"
+        return "str"
+
+
+def enumerate_space(parameters: tuple[Parameter, ...]) -> Iterator[Params]:
+    """Every combination, the last parameter varying fastest; one empty one without parameters."""
+    axes = []
+    for parameter in parameters:
+        values = parameter.domain.enumerate()
+        if values is None:
+            raise ValueError(f"{parameter.name} is continuous")
+        axes.append([(parameter.name, value) for value in values])
+    for combination in itertools.product(*axes):
+        yield dict(combination)
+
+
+def count_space(parameters: tuple[Parameter, ...]) -> int | None:
+    """Number of combinations, or None where a parameter is continuous."""
+    total = 1
+    for parameter in parameters:
+        count = parameter.domain.count
+        if count is None:
+            return None
+        total *= count
+    return total

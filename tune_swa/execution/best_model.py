@@ -1,0 +1,83 @@
+"""The model that a search hands over: `best_model.pt` and what one needs to know to use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tune_swa.config import Experiment, is_swa_setting, label
+from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.storage import Store
+from tune_swa.training import checkpoint as checkpoints
+
+WEIGHTS = "best_model.pt"
+DESCRIPTION = "best_model.json"
+
+
+def export_best(
+    trial: TrialState,
+    state: ExperimentState,
+    experiment: Experiment,
+    folder: Path,
+    store: Store,
+    preprocessing: dict[str, Any],
+) -> None:
+    """Write the weights of `trial`'s last epoch and their description.
+
+    The weights are a plain state_dict: `torchvision.models.resnet18(num_classes=N)` loads them with
+    `torch.load(..., weights_only=True)`.
+
+    Raises:
+        tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint cannot be used.
+        OSError: the disk refused.
+    """
+    assert state.header is not None
+    assert trial.last is not None
+    name = trial.checkpoints[-1]
+    try:
+        with store.local(name) as path:
+            source = checkpoints.load(path)
+    except OSError as error:
+        raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
+    swa = trial.kind == "swa"
+    constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
+    data = state.header["data"]
+    description = {
+        "file": WEIGHTS,
+        "arch": experiment.model.arch,
+        "num_classes": data["num_classes"],
+        "class_names": data["class_names"],
+        "preprocessing": preprocessing,
+        "trial": trial.name,
+        "kind": trial.kind,
+        "configuration": label(experiment.configuration(trial.params, swa=swa)),
+        "params": {**constants, **trial.params},
+        "seed": trial.seed,
+        "epoch": trial.last["epoch"],
+        "n_averaged": trial.last["n_averaged"],
+        "validation": {key: trial.last[key] for key in ("accuracy", "nll", "ece")},
+        "validation_images": data["val"],
+        "test": trial.tested["shipped"] if trial.tested else None,
+        "test_images": data["test"],
+        "numerics": state.header["numerics"],
+        "hardware": state.header["hardware"],
+        "versions": state.header["versions"],
+    }
+    _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.shipped_weights(source), path))
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _replace(target: Path, write: Any) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""What a search begins with: everything its results depend on, and whether a resumed one has the same."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import tune_swa
+from tune_swa.config import Experiment
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.experiment.journal import FORMAT
+from tune_swa.hardware.torch_probe import GpuSurvey
+from tune_swa.training.model import StateDict, fingerprint
+from tune_swa.training.numerics import Numerics, hardware
+from tune_swa.training.run import LOOP_VERSION
+
+SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
+PACKAGES = ("torch", "torchvision", "ray", *SAMPLERS, "pillow", "pandas", "pyarrow", "scikit-learn")
+
+
+def header(
+    experiment: Experiment,
+    data: Dataset,
+    weights: StateDict | None,
+    numerics: Numerics,
+    surveys: Sequence[GpuSurvey] = (),
+) -> dict[str, Any]:
+    """The `created` event: everything that the results depend on.
+
+    Args:
+        experiment: the space file.
+        data: the images.
+        weights: that the network starts from.
+        numerics: of all trials.
+        surveys: of this machine or of each node, with the GPUs that are used; none: it is the CPU.
+    """
+    return {
+        "format": FORMAT,
+        "version": tune_swa.__version__,
+        "spec": experiment.model_dump(mode="json", by_alias=True),
+        "identity": experiment.identity(),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "num_classes": data.num_classes,
+            "class_names": list(data.class_names),
+            "train": len(data.train),
+            "val": len(data.val),
+            "test": len(data.test),
+            **data.remarks.as_dict(),
+        },
+        "weights": fingerprint(weights),
+        "numerics": numerics.as_dict(),
+        "loop": LOOP_VERSION,
+        "hardware": {**hardware(), **describe_gpus(surveys)},
+        "versions": versions(),
+        "seed": experiment.seed,
+    }
+
+
+def describe_gpus(surveys: Sequence[GpuSurvey]) -> dict[str, Any]:
+    """The GPUs of the search, with the versions of what its numbers and times depend on there."""
+    found: dict[str, Any] = {"gpus": [gpu.name for survey in surveys for gpu in survey.gpus]}
+    if found["gpus"]:
+        found["gpu_memory"] = [gpu.memory for survey in surveys for gpu in survey.gpus]
+        for field in ("driver", "driver_cuda", "cuda", "cudnn"):
+            values = list(dict.fromkeys(getattr(survey, field) for survey in surveys))
+            found[field] = values[0] if len(values) == 1 else values
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "tune_swa": tune_swa.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, numerics: Numerics) -> None:
+    """A resumed search must go on with what it began with.
+
+    Raises:
+        RequestError: the images, the weights, the training or the numerics are others.
+    """
+    if begun["data"]["fingerprint"] != data.fingerprint:
+        raise RequestError(
+            "the images are not those that this search began with (their fingerprint differs). Restore "
+            "them, or start a new search with another --name"
+        )
+    if begun.get("weights") != fingerprint(weights):
+        raise RequestError(
+            "model.weights: the starting weights are not those that this search began with. Restore "
+            "them, or start a new search with another --name"
+        )
+    loop = begun.get("loop", LOOP_VERSION)  # a journal of before it was written down
+    if loop != LOOP_VERSION:
+        raise RequestError(
+            f"this version of tune_swa trains in another way (loop {LOOP_VERSION}) than the one that the "
+            f"search began with (loop {loop}), so its numbers could not be compared. Use tune_swa "
+            f"{begun.get('version', 'as it was')}, or start a new search with another --name"
+        )
+    before = {**begun["numerics"], "torch": begun["versions"].get("torch")}
+    after = {**numerics.as_dict(), "torch": versions()["torch"]}
+    changed = [
+        f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
+    ]
+    if changed:
+        raise RequestError(
+            "this machine computes with other numerics than the search began with "
+            f"({'; '.join(changed)}), so its numbers could not be compared. Use the same kind of "
+            "machine, versions, --gpus and resources.cpus_per_trial, or another --name"
+        )
+
+
+def other_suggestions(begun: dict[str, Any]) -> str | None:
+    """A warning where the samplers are of other versions than the search began with; None: they are not."""
+    now = versions()
+    changed = [
+        f"{package} was {begun['versions'].get(package)}, is {now[package]}"
+        for package in SAMPLERS
+        if package in now and begun["versions"].get(package) != now[package]
+    ]
+    if not changed:
+        return None
+    return f"{'; '.join(changed)}: what is suggested from here on may differ from what would have been"

@@ -1,0 +1,175 @@
+"""Ray's searcher interface over the proposer: which trial is started next, under our own names."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from tune_swa.config import Params
+from tune_swa.execution.slots import Placement
+from tune_swa.experiment.journal import Kind, TrialState
+from tune_swa.search.coordinator import Recorder, settings_of
+from tune_swa.search.proposer import Later, Suggestion
+
+
+class TrialSearcher(Searcher):
+    """Hands out unfinished trials of earlier sessions first, then what the proposer suggests.
+
+    At most `slots` trials are out at once, so that a suggestion is made when a place is free for
+    it, knowing everything that is known by then. One that would train again what a live trial is about
+    to publish waits, and others get their turn.
+    """
+
+    def __init__(self, recorder: Recorder, placement: Placement) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.placement = placement
+        self.slots = placement.slots
+        self._waiting = deque(recorder.unfinished())
+        """Trials that were suggested and are not out, oldest first."""
+        self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
+        self._workers = 0
+        """Most that were out at once: so many workers have been started."""
+        self._whole: set[str] = set()
+        """Ray's ids of trials that have a GPU to themselves."""
+        self.stopping = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial's configuration; None while it has to wait; FINISHED at the end.
+
+        It waits while all slots are taken, or while live trials are about to publish the states that
+        all others are to go on from. None without a live trial would put Ray to sleep.
+        """
+        if self.stopping or self.recorder.stopping:
+            return str(Searcher.FINISHED)
+        if self._taken() >= self.slots:
+            return None
+        name = self._choose()
+        if name is None and self._live and self.recorder.may_confirm:
+            return None  # what follows depends on how they end
+        while name is None and self.recorder.next_stage():
+            self._waiting.extend(self.recorder.unfinished())
+            name = self._choose()
+        if name is None:
+            return str(Searcher.FINISHED)
+        if name is Later.HELD_BACK:
+            if len(self._live) < self._workers:
+                return None
+            # the place will be needed: have its worker start meanwhile, and be warmed up for a trial like
+            # the one that is waited for
+            like = self._settings(self.live[0])
+            self._go_out(trial_id, None)
+            return {"trial": None, "gpus": self.placement.gpus_per_trial, "settings": like}
+        self._go_out(trial_id, name)
+        trial = self.recorder.state.trials[name]
+        config = {
+            "trial": name,
+            "settings": self._settings(name),
+            "recorded_epochs": trial.next_epoch,
+            "checkpoints": list(trial.checkpoints),
+            "trunk": trial.trunk,
+            "publish": [],
+            "published": [],
+            "gpus": self.placement.gpus_per_trial,
+            "test": trial.stage == "confirm",
+        }
+        if (sharing := self.recorder.sharing) is not None:
+            known = self.recorder.state.trunks[trial.trunk].published
+            config["publish"] = sharing.publishes(trial)
+            config["published"] = sorted(e for e in known if e <= sharing.limit(trial))
+            if self._alone_on_its_gpu(trial):
+                self._whole.add(trial_id)
+                config["gpus"] = 1.0
+        return config
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Free the slot. Ray also says this of trials that were stopped and have ended well."""
+        self._whole.discard(trial_id)
+        name = self._live.pop(trial_id, None)
+        if name is not None and not self.stopping and not self.recorder.stopping:
+            reason = "could not be started" if error else "ended without finishing its epochs"
+            self.recorder.fail(name, f"the worker {reason}")
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The recorder has it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal has everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the journal has everything."""
+
+    @property
+    def has_whole_gpus(self) -> bool:
+        """Whether a trial that others wait for may get a GPU to itself, and the others a part of one."""
+        sharing, placement = self.recorder.sharing is not None, self.placement
+        return sharing and placement.gpus > 1 and placement.slots_per_gpu > 1
+
+    @property
+    def live(self) -> list[str]:
+        """Names of the trials that are out."""
+        return [name for name in self._live.values() if name is not None]
+
+    def _taken(self) -> int:
+        """Slots that are taken; a trial with a GPU to itself has all of its slots."""
+        return len(self._live) + len(self._whole) * (self.placement.slots_per_gpu - 1)
+
+    def _alone_on_its_gpu(self, trial: TrialState) -> bool:
+        """Whether others wait for this trial, on a machine with more GPUs than such trials.
+
+        Ray packs fractions on the first GPU, so producers would share one while others idle. One GPU is
+        always left to the branches. Where the fractions that are out may touch every GPU, however they
+        are spread, a whole one could be waited for until the end of the search, so none is asked for.
+        """
+        gpus, whole = self.placement.gpus, len(self._whole)
+        fractions = len(self._live) - 1 - whole  # without this trial, which is out already
+        if not self.has_whole_gpus or whole + 1 >= gpus or fractions + whole >= gpus:
+            return False
+        assert self.recorder.sharing is not None
+        return any(epoch > trial.next_epoch for epoch in self.recorder.sharing.publishes(trial))
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """Those of a trial, as a worker is given them."""
+        trial = self.recorder.state.trials[name]
+        settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
+        return settings.model_dump(mode="json")
+
+    def _go_out(self, trial_id: str, name: str | None) -> None:
+        self._live[trial_id] = name
+        self._workers = max(self._workers, len(self._live))
+
+    def _choose(self) -> str | Later | None:
+        """The next trial that need not wait for another one's state."""
+        for name in list(self._waiting):
+            if self._ready(name):
+                self._waiting.remove(name)
+                if self.recorder.take_over(name):
+                    return name
+        while not self.recorder.stopping:
+            suggestion = self.recorder.proposer.next(self._accept, draw=len(self._waiting) < self.slots)
+            if not isinstance(suggestion, Suggestion):
+                return suggestion or (Later.HELD_BACK if self._waiting else None)
+            self.recorder.suggest(suggestion)
+            if self.recorder.failure is not None:
+                break
+            if not self._ready(suggestion.trial):
+                self._waiting.append(suggestion.trial)
+            elif self.recorder.take_over(suggestion.trial):
+                return suggestion.trial
+        return None
+
+    def _ready(self, name: str) -> bool:
+        """Trials with epochs of their own go on with them."""
+        trial = self.recorder.state.trials[name]
+        sharing = self.recorder.sharing
+        if sharing is None or trial.records:
+            return True
+        return sharing.ready(trial.trunk, sharing.limit(trial), self.live)
+
+    def _accept(self, kind: Kind, params: Params, seed: int | None) -> bool:
+        sharing = self.recorder.sharing
+        return sharing is None or sharing.ready(*sharing.place(kind, params, seed), self.live)

@@ -1,0 +1,79 @@
+"""What a search is asked for, and what it leaves."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from tune_swa.config import Experiment
+from tune_swa.experiment.journal import ExperimentState
+from tune_swa.paths import expanded
+from tune_swa.storage import FolderStore, Store, open_store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for besides the space file."""
+
+    experiment: Experiment
+    results_dir: Path = Path("results")
+    data_dir: Path | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    resume: bool = False
+    address: str | None = None
+    storage: str | None = None
+    """Folder or URI for the checkpoints; None: the experiment's folder."""
+    quiet: bool = False
+    confirm: bool = True
+    """Whether fresh seeds follow the search."""
+    console: Console = field(default_factory=Console)
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's folder, absolute: workers run elsewhere."""
+        return (self.results_dir / self.experiment.name).absolute()
+
+    @property
+    def store(self) -> Store:
+        """Where the checkpoints are."""
+        if self.storage is None:
+            return FolderStore(self.folder)
+        return open_store(self.storage, self.experiment.name)
+
+    @property
+    def images_dir(self) -> Path | None:
+        """Where the images are, absolute, by the option or by the space file."""
+        if self.data_dir:
+            return expanded(self.data_dir, "--data-dir").absolute()
+        path = self.experiment.data.path
+        return expanded(path, "data.path:").absolute() if path else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished search left."""
+
+    folder: Path
+    state: ExperimentState
+    best: str | None
+    """Name of the trial whose model was exported."""
+
+
+def tell(request: Request, text: str | None) -> None:
+    """Log a line, and print it unless the user wants quiet."""
+    if text:
+        logger.warning("%s", text)
+        if not request.quiet:
+            request.console.print(text, markup=False, soft_wrap=True)
+
+
+def show_status(request: Request, text: str) -> AbstractContextManager[object]:
+    """A line that shows what is waited for, unless the user wants quiet."""
+    return nullcontext() if request.quiet else request.console.status(text)

@@ -1,0 +1,222 @@
+"""Where the trials of a session run: how many at once, on which GPUs, with which numerics."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from tune_swa.config import Experiment
+from tune_swa.data.dataset import Dataset
+from tune_swa.execution import cluster_check, session
+from tune_swa.execution.gpu_share import largest_workload, measure_trial
+from tune_swa.execution.request import Request, show_status, tell
+from tune_swa.execution.slots import Machine, Measured, Placement, place, total_trials
+from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
+from tune_swa.search.confirm_cost import most_runs_of_a_step
+from tune_swa.search.confirmation import next_step
+from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.step_probe import TrialCost, Workload
+
+Measure = Callable[[Workload, int], TrialCost]
+"""Tries a trial out on the GPU of a number."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the trials of a session run."""
+
+    placement: Placement
+    machine: Machine
+    surveys: tuple[GpuSurvey, ...] = ()
+    """Of this machine's GPUs that are used, or of a GPU of each node; none: on the CPU."""
+
+
+@contextmanager
+def open_site(
+    request: Request, state: ExperimentState, machine: Machine | None, data: Dataset
+) -> Iterator[Site]:
+    """Start Ray with the slots of the request: our own on `machine`, or join a cluster where that is None.
+
+    Raises:
+        RequestError: what is asked for is not there, or does not hold a trial.
+        SearchFailed: Ray cannot be started, or a trial that was tried out failed.
+    """
+
+    def divide_measured(machine: Machine, measure: Measure) -> Placement:
+        placement = divide(request, state, machine)
+        if not placement.gpus:
+            return placement
+        counts = len(data.train), len(data.val)
+        with show_status(request, "trying out what a trial takes of a GPU"):
+            measured = measure_placement(
+                request.experiment, machine, placement, data.num_classes, counts, measure
+            )
+        return divide(request, state, machine, measured)
+
+    if machine is not None:
+        placement = divide_measured(machine, measure_trial)
+        used = machine.used_facts(placement.gpus)
+        surveys: tuple[GpuSurvey, ...] = ()
+        if machine.survey is not None and used:
+            surveys = (replace(machine.survey, gpus=used),)
+        with session.session(placement):
+            yield Site(placement, machine, surveys)
+        return
+    assert request.address is not None
+    with session.cluster(request.address) as machine:
+        with show_status(request, "looking at the GPUs of the cluster"):
+            machine, surveys, measure = survey_cluster(
+                machine, request.gpus, lambda text: tell(request, text)
+            )
+        placement = divide_measured(machine, measure)
+        session.set_environment(placement.slots)
+        yield Site(placement, machine, surveys)
+
+
+def survey_cluster(
+    machine: Machine, gpus: int | None, say: Callable[[str], object]
+) -> tuple[Machine, tuple[GpuSurvey, ...], Measure]:
+    """Look at a GPU of every node of a cluster, unless none is asked for.
+
+    Returns:
+        The machine with what is known of its GPUs, the surveys behind that, and what tries a trial out there.
+
+    Raises:
+        RequestError: a GPU cannot be used.
+    """
+    surveys = {} if gpus == 0 else cluster_check.survey_nodes(machine.nodes, say)
+    facts = tuple(survey.gpus[0] for survey in surveys.values())
+
+    def measure(workload: Workload, _: int) -> TrialCost:
+        return cluster_check.measure_on_nodes(surveys, workload, say)
+
+    return replace(machine, facts=facts), tuple(surveys.values()), measure
+
+
+def divide(
+    request: Request, state: ExperimentState, machine: Machine, measured: Measured | None = None
+) -> Placement:
+    """Divide a machine among the trials that are left.
+
+    Raises:
+        RequestError: more is asked for than there is, or no trial fits.
+    """
+    trials = max(1, _count_left(request, state))
+    resources, gpus, cpus = request.experiment.resources, request.gpus, request.cpus
+    return place(resources, machine, trials=trials, gpus=gpus, cpus=cpus, measured=measured)
+
+
+def _count_left(request: Request, state: ExperimentState) -> int:
+    """Trials that this session's places are for: all of its stages have the same ones.
+
+    A few that are left of the search do not take the places from the runs on fresh seeds after them,
+    nor do these many runs make the places smaller than a search from the start would have them. Trials
+    that failed with less than a whole GPU for want of its memory may be tried again, so they count.
+    """
+    experiment = request.experiment
+
+    def has_ended(trial: TrialState) -> bool:
+        return trial.ended and (trial.exhausted is None or trial.exhausted >= 1)
+
+    searched = [has_ended(trial) for trial in state.trials.values() if trial.stage == "search"]
+    total = max(total_trials(experiment), len(searched))
+    left = total - sum(searched)
+    if not request.confirm:
+        return left
+    if left:
+        return max(left, min(total, most_runs_of_a_step(experiment)))
+    # whether a look that has ended is the last one is not known yet: the places do for one more
+    step = next_step(experiment, state, lambda look: state.stops.get(look["look"]))
+    names = step.names if step else []
+    return sum(name not in state.trials or not has_ended(state.trials[name]) for name in names)
+
+
+def measure_placement(
+    experiment: Experiment,
+    machine: Machine,
+    placement: Placement,
+    num_classes: int,
+    images: tuple[int, int],
+    measure: Measure,
+) -> Measured:
+    """Try out what a trial takes of the smallest GPU.
+
+    Args:
+        experiment: the trials are of.
+        machine: that they run on.
+        placement: which of its GPUs are used.
+        num_classes: of the images.
+        images: how many there are to train on, and to validate.
+        measure: tries a trial out.
+
+    Raises:
+        RequestError: it does not fit.
+        SearchFailed: it fails otherwise.
+    """
+    numerics = resolve(
+        experiment.train,
+        experiment.data.image_size,
+        device="cuda",
+        threads=placement.cpus_per_trial,
+        gpus=machine.used_facts(placement.gpus),
+    )
+    workload = largest_workload(experiment, numerics, num_classes, *images)
+    cost = measure(workload, machine.smallest_gpu(placement.gpus))
+    return Measured(cost, 3 * experiment.data.image_size**2 * sum(images))
+
+
+def resolve_numerics(request: Request, placement: Placement, machine: Machine) -> Numerics:
+    """The numerics of trials on this machine.
+
+    Raises:
+        RequestError: it cannot run the precision that is asked for.
+    """
+    experiment = request.experiment
+    return resolve(
+        experiment.train,
+        experiment.data.image_size,
+        device=placement.device,
+        threads=placement.cpus_per_trial,
+        gpus=_facts(placement, machine),
+    )
+
+
+def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Numerics, str]:
+    """Numerics and torch of where the trials run: on a cluster, the driver's machine may differ.
+
+    Raises:
+        RequestError: a node cannot take part, or they differ.
+    """
+    placement, machine = site.placement, site.machine
+    if request.address is None:
+        return resolve_numerics(request, placement, machine), torch.__version__
+    store, probe = request.store, f"probe-{uuid.uuid4().hex}"
+    store.write(probe, lambda path: path.write_text(probe))
+    try:
+        with show_status(request, f"looking at the computers of the cluster ({len(machine.nodes)})"):
+            question = cluster_check.Question(
+                request.experiment,
+                request.images_dir,
+                placement.device,
+                placement.cpus_per_trial,
+                store,
+                probe,
+                _facts(placement, machine),
+            )
+            answers = cluster_check.ask_all(
+                machine.nodes, placement, question, lambda text: tell(request, text)
+            )
+    finally:
+        store.remove(probe)
+    numerics = cluster_check.agree(answers, data.fingerprint, store)
+    return numerics, next(iter(answers.values())).torch
+
+
+def _facts(placement: Placement, machine: Machine) -> tuple[Gpu, ...] | None:
+    """What is known of the GPUs that trials may run on; None: they run on the CPU."""
+    return machine.used_facts(placement.gpus) if placement.gpus else None

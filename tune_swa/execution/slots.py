@@ -1,0 +1,297 @@
+"""How many trials run at once, and what each of them gets: checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tune_swa.config import Experiment, ResourcesSpec, format_value
+from tune_swa.errors import RequestError
+from tune_swa.execution.gpu_share import Share, check_fraction, choose_fraction, describe_cost
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
+from tune_swa.hardware.gpu_survey import VISIBLE, explain_missing_gpus, survey_gpus
+from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
+from tune_swa.training.step_probe import TrialCost
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One computer of a cluster."""
+
+    name: str
+    gpus: int
+    cpus: int
+    ray_id: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to use."""
+
+    gpus: int
+    cpus: int
+    where: str = "this machine"
+    nodes: tuple[Node, ...] = ()
+    """The computers of a cluster; none for this machine alone."""
+
+    survey: GpuSurvey | None = None
+    """The GPUs of this machine; None: nobody has looked, or it is a cluster."""
+    facts: tuple[Gpu, ...] = ()
+    """What is known of its GPUs, in the order in which they are used; of a cluster one of each node."""
+
+    @classmethod
+    def local(cls) -> Machine:
+        """The GPUs that CUDA finds and the cores that this process may use."""
+        survey = survey_gpus()
+        return cls(len(survey.gpus), usable_cores(), survey=survey, facts=survey.gpus)
+
+    @classmethod
+    def without_gpus(cls) -> Machine:
+        """The cores that this process may use. Nothing of CUDA is touched."""
+        return cls(gpus=0, cpus=usable_cores())
+
+    @classmethod
+    def of_nodes(cls, nodes: tuple[Node, ...], where: str) -> Machine:
+        """A cluster."""
+        return cls(sum(n.gpus for n in nodes), sum(n.cpus for n in nodes), where, nodes)
+
+    def room(self, cpus_each: int, per_gpu: int | None) -> int:
+        """Trials that fit at once; a trial runs on one computer, so what is left on each is lost.
+
+        Args:
+            cpus_each: cores of a trial.
+            per_gpu: trials on a GPU; None: they run on the CPU.
+        """
+
+        def fit(node: Node) -> int:
+            by_cpu = node.cpus // cpus_each
+            return by_cpu if per_gpu is None else min(by_cpu, per_gpu * node.gpus)
+
+        return sum(map(fit, self.nodes or (Node(self.where, self.gpus, self.cpus),)))
+
+    def used_facts(self, gpus: int) -> tuple[Gpu, ...]:
+        """What is known of the GPUs that a search on so many of them may use; Ray takes the first ones."""
+        return self.facts if self.nodes else self.facts[:gpus]
+
+    def smallest_gpu(self, gpus: int) -> int:
+        """The number of the GPU with the least memory among those."""
+        used = self.used_facts(gpus)
+        return min(range(len(used)), key=lambda index: usable_bytes(used[index]), default=0)
+
+
+def usable_bytes(gpu: Gpu) -> int:
+    """Memory of a GPU that trials can have: other programs keep theirs, our own look at it had a context."""
+    return min(gpu.memory, gpu.free + CONTEXT_BYTES)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trial of the space takes, for its placement."""
+
+    cost: TrialCost
+    image_bytes: int
+    """Of all training and validation images."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the search uses, and its division into slots."""
+
+    gpus: int
+    cpus: int
+    slots: int
+    """Trials that run at once."""
+    gpus_per_trial: float
+    cpus_per_trial: int
+    cost: TrialCost | None = None
+    """What a trial takes of a GPU; None: not measured, or none is used."""
+    share: Share | None = None
+    """What the measurement says of the division; None: as above."""
+
+    @property
+    def context_bytes(self) -> int:
+        """What each process takes of a GPU for CUDA itself, in bytes."""
+        return CONTEXT_BYTES if self.cost is None else self.cost.context_bytes
+
+    @property
+    def trial_bytes(self) -> int | None:
+        """What a trial takes of a GPU besides, in bytes; None: not measured."""
+        return None if self.cost is None else self.cost.trial_bytes
+
+    @property
+    def memory_line(self) -> str | None:
+        """What was measured and what follows, for people to read; None: nothing was measured."""
+        if self.cost is None or self.share is None:
+            return None
+        trials = math.floor(1 / self.gpus_per_trial + 1e-9)
+        return describe_cost(self.cost, trials, self.gpus_per_trial, self.share.reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Each trial's part of a GPU, and what was measured for it, for the journal."""
+        return {
+            "gpus_per_trial": self.gpus_per_trial,
+            "measured": None if self.cost is None else asdict(self.cost),
+            "reason": None if self.share is None else self.share.reason,
+        }
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+    def resources(self, gpus: float) -> dict[str, float]:
+        """Ray's resources of a trial with so much of a GPU."""
+        cpus: dict[str, float] = {"CPU": self.cpus_per_trial}
+        return {**cpus, "GPU": gpus} if self.gpus else cpus
+
+    @property
+    def slots_per_gpu(self) -> int:
+        """Slots that a trial takes which has a whole GPU."""
+        return max(1, self.slots // self.gpus) if self.gpus else 1
+
+
+def place(
+    resources: ResourcesSpec,
+    machine: Machine,
+    *,
+    trials: int,
+    gpus: int | None = None,
+    cpus: int | None = None,
+    measured: Measured | None = None,
+) -> Placement:
+    """Divide a machine into slots.
+
+    Args:
+        resources: what one trial asks for.
+        machine: what there is.
+        trials: how many there are to run. With fewer trials than slots the fraction of a GPU is
+            raised, since Ray packs fractions on the first GPU and would leave others idle.
+        gpus: how many to use; default: all.
+        cpus: how many cores to use; default: all.
+        measured: what a trial takes; without it `auto` is a whole GPU, and a given fraction is believed.
+
+    Raises:
+        RequestError: more is asked for than there is, or no trial fits.
+    """
+    check_gpus(machine, gpus)
+    gpus = machine.gpus if gpus is None else gpus
+    cpus = _count_cores(machine, cpus)
+    each = resources.cpus_per_trial
+    if each > cpus:
+        raise RequestError(
+            f"resources.cpus_per_trial: one trial asks for {each} cores, but only {cpus} may be used. "
+            f"Lower it (--set resources.cpus_per_trial={cpus})"
+        )
+    by_cpu = cpus // each
+    share = None
+    fraction = 1.0 if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    if gpus and measured is not None:
+        share = _divide_gpu(resources, machine, gpus, by_cpu, measured)
+        fraction = share.fraction if resources.gpus_per_trial == "auto" else fraction
+    per_gpu = math.floor(1 / fraction + 1e-9) if gpus else None
+    room = machine.room(each, per_gpu)
+    if room == 0:
+        gpu = f" and {format_value(fraction)} of a GPU" if gpus else ""
+        raise RequestError(
+            f"resources.cpus_per_trial: one trial asks for {each} cores{gpu}, which none of the "
+            f"{len(machine.nodes)} computers of {machine.where} has. Lower it, or add larger ones"
+        )
+    slots = min(by_cpu, room, max(1, trials))
+    if per_gpu is None:
+        return Placement(0, cpus, slots, 0.0, each)
+    slots = min(slots, per_gpu * gpus)
+    # Ray packs fractions on the first GPU, so slots are a multiple of the GPUs, and each fills its share
+    each_gpu = max(1, slots // gpus)
+    slots = min(slots, each_gpu * gpus, machine.room(each, each_gpu))
+    fraction = max(fraction, 1 / each_gpu)
+    return Placement(gpus, cpus, slots, fraction, each, None if measured is None else measured.cost, share)
+
+
+def check_gpus(machine: Machine, gpus: int | None) -> None:
+    """See to it that the GPUs which are asked for are there and can train.
+
+    Args:
+        machine: what there is.
+        gpus: how many are asked for; None: all. A search does not fall back on the CPU by itself where
+            there are GPUs that cannot be used: it would take days before somebody wondered.
+
+    Raises:
+        RequestError: they are not, or cannot.
+    """
+    if gpus == 0:
+        return
+    if gpus is not None and gpus < 0:
+        raise RequestError(f"--gpus {gpus}: expected at least 0")
+    asked = "" if gpus is None else f"--gpus {gpus}: "
+    on_cpu = "use --gpus 0 to run on the CPU"
+    missing = explain_missing_gpus(machine.survey) if machine.survey else None
+    if missing is not None:
+        why, remedy = missing
+        raise RequestError(f"{asked}{why}. {remedy}, or {on_cpu}")
+    if gpus is not None and gpus > machine.gpus:
+        if machine.survey is not None and machine.survey.hidden:
+            raise RequestError(
+                f"--gpus {gpus}: {VISIBLE}={os.environ.get(VISIBLE, '')} hides all GPUs. Unset {VISIBLE}, or "
+                f"{on_cpu}"
+            )
+        have = f"{machine.where} has {machine.gpus or 'none'}"
+        instead = f"Use --gpus {machine.gpus}"
+        if not machine.gpus:
+            instead = "Use --gpus 0 to run on the CPU, or start it where the GPUs are"
+        seen = "" if machine.nodes else " that CUDA can use"
+        raise RequestError(f"--gpus {gpus}: {have}{seen}. {instead}")
+    for index, gpu in enumerate(machine.used_facts(machine.gpus if gpus is None else gpus)):
+        if gpu.error is not None:
+            raise RequestError(
+                f"{asked}torch cannot train on GPU {index}, {gpu.name} ({gpu.error}). Leave it out with "
+                f"CUDA_VISIBLE_DEVICES, or {on_cpu}; `tune-swa doctor` says more"
+            )
+
+
+def _count_cores(machine: Machine, cpus: int | None) -> int:
+    if cpus is None:
+        return machine.cpus
+    if cpus < 1:
+        raise RequestError(f"--cpus {cpus}: expected at least 1")
+    if cpus > machine.cpus:
+        raise RequestError(f"--cpus {cpus}: {machine.where} has {machine.cpus}. Use --cpus {machine.cpus}")
+    return cpus
+
+
+def _divide_gpu(
+    resources: ResourcesSpec, machine: Machine, gpus: int, slots: int, measured: Measured
+) -> Share:
+    """Divide the smallest of the GPUs by what was measured, and check a fraction that is given.
+
+    Raises:
+        RequestError: no trial fits, or none fits the fraction.
+    """
+    cost, used = measured.cost, machine.used_facts(gpus)
+    memory = min((gpu.memory for gpu in used), default=cost.memory)
+    usable = min(map(usable_bytes, used), default=cost.memory)
+    share = choose_fraction(cost, usable, measured.image_bytes, max(1, slots // gpus))
+    if resources.gpus_per_trial != "auto":
+        check_fraction(resources.gpus_per_trial, cost, memory)
+    return share
+
+
+def describe(placement: Placement) -> str:
+    """One line for the plan."""
+    what = f"{placement.cpus} CPU core{'s' if placement.cpus > 1 else ''}"
+    if placement.gpus:
+        what = f"{placement.gpus} GPU{'s' if placement.gpus > 1 else ''}, {what}"
+    share = f"{placement.cpus_per_trial} core{'s' if placement.cpus_per_trial > 1 else ''}"
+    if placement.gpus:
+        share = f"{format_value(round(placement.gpus_per_trial, 4))} GPU and {share}"
+    return f"{what}: {placement.slots} trial{'s' if placement.slots > 1 else ''} at once, {share} each"
+
+
+def total_trials(experiment: Experiment) -> int:
+    """Baselines and SWA trials of the search."""
+    return experiment.baseline_trials + experiment.swa_trials

@@ -1,0 +1,404 @@
+"""What runs in a worker: one trial from its last checkpoint to its end, reporting every epoch."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import logging
+import os
+import sys
+import traceback
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ray import tune
+
+from tune_swa.config import DataSpec, RunSettings, format_value
+from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.gather import release_resident_images
+from tune_swa.errors import RequestError
+from tune_swa.execution.gpu_share import MARGIN
+from tune_swa.execution.training_thread import run_in_training_thread
+from tune_swa.execution.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
+from tune_swa.execution.warm_up import warm_up
+from tune_swa.experiment.journal import KEPT_WHILE_RUNNING
+from tune_swa.experiment.layout import CHECKPOINTS, PAYLOAD, TRUNKS, state_name
+from tune_swa.hardware.allocator import give_back_memory, keep_freed_memory
+from tune_swa.hardware.gpu_failure import describe_gpu, describe_gpu_error, is_gpu_lost
+from tune_swa.hardware.gpu_memory import (
+    CONTEXT_BYTES,
+    is_memory_exhausted,
+    limit_memory,
+    release_memory,
+    wait_for_memory,
+)
+from tune_swa.storage import Store
+from tune_swa.training.metrics import NonFiniteError
+from tune_swa.training.model import StateDict
+from tune_swa.training.numerics import Numerics
+from tune_swa.training.run import EpochRecord, Run
+
+logger = logging.getLogger(__name__)
+
+LOST_GPU_EXIT = 71
+"""Exit status of a worker process that cannot use its GPU any more."""
+USED_PART = 0.9
+"""Of its limit, what a trial of unknown size is taken to use: a little of every card is the driver's own, and
+must not be waited for."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of an experiment have in common; travels once, through Ray's object store."""
+
+    store: Store
+    """Where checkpoints are; every worker sees it."""
+    data: DataSpec
+    data_dir: Path | None
+    fingerprint: str
+    """Of the images and their division, as the driver found them."""
+    numerics: Numerics
+    torch: str
+    """Its version on all computers that were asked; others may join later."""
+    weights: StateDict | None
+    checkpoint_every: int | Literal["auto"]
+    keep_all: bool
+    context_bytes: int = CONTEXT_BYTES
+    """What a CUDA context takes of the card beside the allocator."""
+    trial_bytes: int | None = None
+    """Most that a trial's allocator was measured to hold; None: not measured."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.numerics.device == "cuda"
+
+
+@dataclass
+class _Recorded:
+    """What the driver has recorded of a trial: as it was handed out, and what was reported since."""
+
+    epochs: int
+    checkpoints: list[str]
+    published: set[int]
+
+    @classmethod
+    def of_config(cls, config: dict[str, Any]) -> _Recorded:
+        """As the trial was handed out."""
+        return cls(config["recorded_epochs"], list(config["checkpoints"]), set(config["published"]))
+
+    def add_epoch(self, epoch: int, saved: str | None, *, published: bool, keep_all: bool) -> None:
+        """Take in an epoch whose report has been answered."""
+        self.epochs = max(self.epochs, epoch + 1)
+        if saved is not None and saved not in self.checkpoints:
+            self.checkpoints.append(saved)
+            if not keep_all:
+                del self.checkpoints[:-KEPT_WHILE_RUNNING]
+        if published:
+            self.published.add(epoch)
+
+
+_dataset: tuple[tuple[DataSpec, Path | None], Dataset] | None = None
+
+
+def train_trial(config: dict[str, Any], shared: Shared) -> None:
+    """Run one trial and report every epoch: Ray's trainable.
+
+    Whatever goes wrong inside (a non-finite loss, memory, damaged data) is reported as the trial's
+    reason rather than raised: a deterministic run would fail the same way when Ray retries it.
+    What is wrong with the machine (a full disk, other images) is reported as a reason to stop the
+    search: it says nothing about the trial, and would fail all others as well. The death of the
+    process is left to Ray, which starts the trial again; a process that has lost its GPU ends itself.
+    """
+    run_in_training_thread(lambda: _run_trial(config, shared))
+
+
+def _run_trial(config: dict[str, Any], shared: Shared) -> None:
+    gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
+    try:
+        failure = _attempt_trial(config, shared)
+        if failure is not None and failure["event"] == "lost":
+            _leave_process(failure)
+        if failure is not None:
+            _report(**failure)
+    finally:
+        _clean_up(shared)
+
+
+def _attempt_trial(config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+    """Run the trial, or warm the worker up; returns what to report if that failed."""
+    try:
+        if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
+            limit, data = _prepare_device(config, shared), _data(shared)
+            settings = RunSettings.model_validate(config["settings"])
+            warm_up(settings, data, shared.numerics, stream_images=not _holds_images(data, shared, limit))
+        else:
+            _train_with_retry(config, shared)
+    except Exception as error:
+        failure = _explain_failure(error, config, shared)
+        traceback.clear_frames(error.__traceback__)  # they hold the run, and the report is yet to come
+        return failure
+    except BaseException as error:
+        # Ray leaves a trial that it has stopped by SystemExit, whose frames hold the whole run
+        traceback.clear_frames(error.__traceback__)
+        raise
+    return None
+
+
+def _explain_failure(error: Exception, config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+    """What to report of an error; None of one that concerns no trial and no machine."""
+    if isinstance(error, MachineError):
+        return {"event": "halted", "error": str(error)}
+    if isinstance(error, NonFiniteError):
+        return {"event": "failed", "error": str(error), "trunk_epoch": error.trunk_epoch}
+    if is_gpu_lost(error, on_gpu=shared.on_gpu):
+        logger.exception("the GPU cannot be used any more")
+        return {"event": "lost", **_where(shared), "reason": describe_gpu_error(error)}
+    logger.exception("trial %s failed", config["trial"])
+    if config["trial"] is None:
+        return None  # a trial that needs this will say so itself
+    if not is_memory_exhausted(error):
+        return {"event": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+    share = format_value(round(config["gpus"], 4))
+    return {
+        "event": "failed",
+        "error": f"GPU memory is exhausted, with {share} of a GPU and streamed images "
+        f"({describe_gpu_error(error)}). Use fewer trials per GPU (a larger --gpus-per-trial; --resume then "
+        "runs this trial again), a smaller train.batch_size or a smaller data.image_size",
+        "exhausted": config["gpus"],
+    }
+
+
+def _leave_process(failure: dict[str, Any]) -> None:
+    """Tell the driver that the GPU is lost, and end the process: Ray goes on with the trial in another."""
+    try:
+        _report(**failure)  # returns when the driver has it
+    finally:
+        sys.stderr.flush()
+        os._exit(LOST_GPU_EXIT)  # nothing that would still speak to the GPU
+
+
+def _clean_up(shared: Shared) -> None:
+    """Leave the process ready for another trial."""
+    gc.collect()
+    give_back_memory()
+    if not shared.on_gpu:
+        return
+    try:
+        release_memory()
+    except RuntimeError:
+        logger.exception("the GPU cannot be used any more")
+        os._exit(LOST_GPU_EXIT)
+
+
+def _prepare_device(config: dict[str, Any], shared: Shared) -> int | None:
+    """Set what is set once for a thread or a process, and wait for the trial's memory.
+
+    Returns:
+        Bytes of its GPU that the trial may take; None: it runs on the CPU.
+    """
+    torch.set_num_threads(shared.numerics.threads)  # is each thread's own
+    if not shared.on_gpu:
+        keep_freed_memory()
+        return None
+    limit = limit_memory(float(config["gpus"]), shared.context_bytes)
+    wait_for_memory(min(shared.trial_bytes or int(USED_PART * limit), limit))
+    return limit
+
+
+def _holds_images(data: Dataset, shared: Shared, limit: int | None) -> bool:
+    """Whether what a trial may take of its GPU holds its images besides the trial, as far as is known.
+
+    A share that was given, or the only one of a small card, may hold a trial and not its images. To find out
+    by running out of memory would cost each trial its first steps.
+    """
+    if limit is None or shared.trial_bytes is None:
+        return True
+    images = (len(data.train) + len(data.val)) * int(np.prod(data.images.shape[1:]))
+    return shared.trial_bytes * MARGIN + images <= limit
+
+
+def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:
+    """Train the trial; once more from its last checkpoint, with streamed images, if GPU memory was too small.
+
+    A neighbour's peak, or the memory of one that is about to die, passes; and without resident images
+    the trial needs less.
+    """
+    recorded = _Recorded.of_config(config)
+    try:
+        _train(config, shared, recorded)
+        return
+    except Exception as error:
+        if not is_memory_exhausted(error) or is_gpu_lost(error, on_gpu=shared.on_gpu):
+            raise
+        reason = describe_gpu_error(error)
+        traceback.clear_frames(error.__traceback__)  # they hold the run and all of its memory
+    # not in the handler: until it is left, the error itself is alive
+    logger.warning("%s: %s; once more with streamed images", config["trial"], reason)
+    release_resident_images()
+    if shared.on_gpu:
+        release_memory()
+    else:
+        gc.collect()
+    _train(config, shared, recorded, retried=reason)
+
+
+def _train(
+    config: dict[str, Any], shared: Shared, recorded: _Recorded, *, retried: str | None = None
+) -> None:
+    """Train the trial from its last checkpoint to its end.
+
+    Args:
+        config: of the trial.
+        shared: of the experiment.
+        recorded: what the driver has of the trial; every report that it answers is added.
+        retried: why this process begins it again, now with streamed images; None: it does not.
+    """
+    limit, data = _prepare_device(config, shared), _data(shared)
+    run = Run(
+        RunSettings.model_validate(config["settings"]),
+        data,
+        shared.numerics,
+        shared.weights,
+        stream_images=retried is not None or not _holds_images(data, shared, limit),
+    )
+    folder, trunk = f"{CHECKPOINTS}/{config['trial']}", f"{TRUNKS}/{config['trunk']}"
+    _go_on(run, config, shared, recorded, retried)
+    to_publish = set(config["publish"]) - recorded.published
+    rhythm = Rhythm(1 if shared.keep_all and shared.checkpoint_every == "auto" else shared.checkpoint_every)
+    while not run.done:
+        taken_over = run.trained is not None
+        run.advance()
+        state = run.trained if run.averaging is None and run.epoch in to_publish else None
+        if state is not None and not taken_over:
+            with rhythm.saving():
+                write_state(run.trunk_state(), shared.store, state_name(trunk, run.epoch))
+        run.finish_epoch()
+        saved = None
+        # a published state does for a checkpoint, unless an average has been added to it
+        stands = state is not None and run.averaging is None and not shared.keep_all
+        if run.done or (rhythm.due(run.epoch) and not stands):
+            with rhythm.saving():
+                saved = save_checkpoint(run, shared.store, folder, keep_all=shared.keep_all)
+        if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
+            _report_test(run)
+        _report_epoch(run, saved, state, taken_over=taken_over)
+        recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=shared.keep_all)
+
+
+def _go_on(
+    run: Run, config: dict[str, Any], shared: Shared, recorded: _Recorded, retried: str | None
+) -> None:
+    """Bring the run to where the trial goes on, and report that it begins."""
+    name = config["trial"]
+    folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
+    try:
+        restored = restore(
+            run,
+            shared.store,
+            folder,
+            recorded.epochs,
+            trunk,
+            config["publish"],
+            recorded.checkpoints,
+            recorded.published,
+        )
+    except OSError as error:
+        raise MachineError(
+            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
+            "can be again, remove it: the trial then goes on from the one before"
+        ) from error
+    again = {} if retried is None else {"retried": retried}
+    _report(event="started", **_where(shared), from_epoch=run.epoch, damaged=restored.damaged, **again)
+    if restored.checkpoint is not None and run.record is not None:
+        # the worker may have died between saving this epoch and reporting it
+        if run.done and config["test"]:
+            _report_test(run)
+        own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
+        _report_epoch(run, own, None if own else run.record)
+        recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=shared.keep_all)
+
+
+def _report_epoch(
+    run: Run, saved: str | None, published: EpochRecord | None = None, *, taken_over: bool = False
+) -> None:
+    assert run.record is not None
+    _report(
+        event="epoch",
+        record=run.record.as_dict(),
+        checkpoint=saved,
+        published=published.as_dict() if published else None,
+        taken_over=taken_over,
+    )
+
+
+def _report_test(run: Run) -> None:
+    """Report what the finished model says of the test images."""
+    shipped = run.test()
+    models = {"shipped": shipped}
+    if run.averaging is None:
+        models["refreshed"] = run.test(refresh=True)
+    arrays: dict[str, Any] = {"label": shipped.label.cpu().numpy().astype(np.int32)}
+    for name, said in models.items():
+        for what in ("predicted", "probability", "confidence", "nll", "brier"):
+            values = getattr(said, what).cpu().numpy()
+            arrays[f"{name}.{what}"] = values.astype(np.int32) if what == "predicted" else values
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    refreshed = models.get("refreshed")
+    _report(
+        event="tested",
+        images=len(shipped.label),
+        shipped=shipped.metrics(),
+        refreshed=refreshed.metrics() if refreshed else None,
+        predictions=b64encode(file.getvalue()).decode(),
+    )
+
+
+def _report(**message: Any) -> None:
+    tune.report({PAYLOAD: json.dumps(message, allow_nan=False)})
+
+
+def _data(shared: Shared) -> Dataset:
+    """The images of this machine, opened once per worker process.
+
+    Raises:
+        MachineError: they, or torch, are not those that the search began with.
+    """
+    global _dataset
+    if torch.__version__ != shared.torch:
+        raise MachineError(
+            f"torch on {os.uname().nodename} is {torch.__version__}, and {shared.torch} where the search "
+            "began. Install the same, or take this computer out of the cluster"
+        )
+    key = (shared.data, shared.data_dir)
+    if _dataset is None or _dataset[0] != key:
+        try:
+            _dataset = (key, prepare(shared.data, shared.data_dir))
+        except RequestError as error:
+            raise MachineError(f"on {os.uname().nodename}: {error}") from error
+    data = _dataset[1]
+    if data.fingerprint != shared.fingerprint:
+        raise MachineError(
+            f"the images on {os.uname().nodename} differ from those that the search began with "
+            f"(fingerprint {data.fingerprint[:12]}, expected {shared.fingerprint[:12]})"
+        )
+    return data
+
+
+def _where(shared: Shared) -> dict[str, str]:
+    """The fields of an event that say where it happened."""
+    return {"device": _describe_device(shared), "node": os.uname().nodename}
+
+
+def _describe_device(shared: Shared) -> str:
+    if not shared.on_gpu:
+        return f"cpu x{shared.numerics.threads}"
+    try:
+        return describe_gpu()
+    except RuntimeError as error:  # a GPU that is lost need not say what it is
+        return f"a GPU ({describe_gpu_error(error)})"

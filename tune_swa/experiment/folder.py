@@ -1,0 +1,185 @@
+"""The folder of one experiment: who may write to it, and whether it is begun or continued."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tune_swa.config import Experiment
+from tune_swa.errors import RequestError
+from tune_swa.experiment.journal import Event, ExperimentState, read_events
+from tune_swa.paths import refuse_links
+from tune_swa.storage import Store, check_usable, open_store, resolved
+
+JOURNAL = "journal.jsonl"
+SPACE = "space.yaml"
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the experiment's lock; the system frees it when the process dies.
+
+    Raises:
+        RequestError: another process holds it, the folder cannot be written to, or links lead out of it.
+    """
+    refuse_links(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
+        ) from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(file, 32, 0).decode(errors="replace").strip()
+            raise RequestError(
+                f"{folder}: another search is writing to it (process {pid or 'unknown'}). Wait for it, "
+                "stop it, or give this one another --name"
+            ) from None
+        except OSError as error:
+            raise RequestError(
+                f"{folder}: its file system has no locks ({error.strerror}). Choose a place on a local disk "
+                "with --results-dir; --storage is for what other machines have to see"
+            ) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [LOCK]:  # the request was refused: leave nothing behind
+                (folder / LOCK).unlink()
+                for path in made or [folder]:
+                    with suppress(OSError):  # somebody else uses it by now
+                        path.rmdir()
+    finally:
+        os.close(file)
+
+
+def writer(folder: Path) -> str | None:
+    """The process that writes to an experiment's folder now, as its lock names it; None: nobody does."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for as long as this function takes
+    except BlockingIOError:
+        return os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(file)
+    return None
+
+
+def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
+    """Where the checkpoints of an experiment are: where they were, if it began before.
+
+    The place is written out, so that a resume in another folder looks where the search began.
+
+    Raises:
+        RequestError: another place is given than the one that it began with, or none is given and the one
+            that the journal names does not hold this search.
+    """
+    wanted = None if given is None else resolved(given)
+    if state.sessions == 0:
+        return wanted
+    begun = None if state.storage is None else resolved(state.storage)
+    if wanted is None and begun is not None:
+        _check_holds_search(begun, folder)
+    if wanted in (None, begun):
+        return begun
+    raise RequestError(
+        f"--storage {given}: the checkpoints of {folder.name} are in {state.storage or folder}. Leave "
+        "--storage out to go on there, or give this search another --name"
+    )
+
+
+def _check_holds_search(storage: str, folder: Path) -> None:
+    """Refuse to write to a place that only the journal names, unless the search has been there before."""
+    store = open_store(storage, folder.name)
+    try:
+        known = SPACE in store.names("")
+    except OSError as error:
+        raise RequestError(
+            f"{storage}: cannot be read ({error.strerror or error}), and holds the checkpoints of "
+            f"{folder.name}. Make it available again, then continue with --resume"
+        ) from None
+    if not known:
+        raise RequestError(
+            f"{folder}: its journal names {storage} for the checkpoints, but there is no search of this name "
+            f"(no {store.where}/{SPACE}). If that is the right place, confirm it with --storage {storage}"
+        )
+
+
+def check_storage(store: Store, folder: Path, *, begun: bool) -> None:
+    """See to it that the store can be used, and is not another search's.
+
+    Raises:
+        RequestError: neither holds.
+    """
+    check_usable(store, "--storage")
+    if not begun and SPACE in store.names(""):
+        raise RequestError(
+            f"--storage {store.where}: holds a search of this name already, whose journal is not in {folder}."
+            f" To go on with that one, copy its files to {folder} and add --resume; else give another --name"
+        )
+
+
+def earlier_events(
+    folder: Path, experiment: Experiment, *, resume: bool
+) -> tuple[list[Event], ExperimentState]:
+    """Events of the sessions before and what they fold into; none for a new experiment.
+
+    Raises:
+        RequestError: there are some and `resume` is false, there are none and it is true, they are of
+            other settings, or the journal is damaged.
+    """
+    journal = folder / JOURNAL
+    events = list(read_events(journal)) if journal.exists() else []
+    state = ExperimentState.fold(events, journal)
+    if not events:
+        if resume and not journal.exists():
+            raise RequestError(
+                f"{folder}: there is no search to resume (no {JOURNAL}). Leave --resume out to start one, "
+                "or check --name and --results-dir"
+            )
+        return [], state  # a journal that was torn in its first line holds nothing
+    if not resume:
+        raise RequestError(
+            f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
+            "one another --name"
+        )
+    changed = list(differences(events[0]["identity"], experiment.identity()))
+    if changed:
+        raise RequestError(
+            f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "
+            + "\n  ".join(changed)
+            + f"\nUse the space file it keeps ({folder / 'space.yaml'}), or give this one another --name"
+        )
+    return events, state
+
+
+UNSET = object()
+"""A setting that only one of two searches has."""
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Lines that name each setting that differs, with both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            below = f"{path}.{key}" if path else str(key)
+            yield from differences(before.get(key, UNSET), after.get(key, UNSET), below)
+    elif before != after and not (before in (UNSET, None) and after in (UNSET, None)):
+        yield f"{path}: was {_shown(before)}, is {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is UNSET else repr(value)

@@ -1,0 +1,107 @@
+"""Says what a search waits for when nothing has moved for long.
+
+Ray waits in silence: for a computer that has gone, for places that never become free, for a worker
+that hangs in a file system. Nothing here ends anything; it tells, so that a person can.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tune_swa.experiment.journal import Event, ExperimentState
+
+LEAST_SECONDS = 120.0
+"""Silence that is nothing to speak of, whatever the length of an epoch."""
+EPOCHS = 5.0
+"""Silence of this many of the longest epochs is."""
+AGAIN_SECONDS = 600.0
+"""Between two messages about one silence."""
+SHOWN = 4
+"""Trials named in a message."""
+
+
+class Watchdog:
+    """Listens to the journal, and speaks when it has been silent for too long.
+
+    Args:
+        say: takes the message.
+        live: names of the trials that are out with Ray.
+        nodes: computers that Ray has now.
+        least: seconds of silence that are nothing to speak of.
+        clock: seconds that only go up.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], object],
+        live: Callable[[], list[str]],
+        nodes: Callable[[], int],
+        *,
+        least: float = LEAST_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._live, self._nodes = say, live, nodes
+        self._least = least
+        self._clock = clock
+        self._moved = clock()
+        self._spoke: float | None = None
+        self._longest = 0.0
+        self._since: dict[str, float] = {}
+        self._most_nodes = nodes()
+
+    def __call__(self, event: Event, state: ExperimentState) -> None:
+        now = self._clock()
+        self._moved, self._spoke = now, None
+        name = event.get("trial")
+        if event["event"] == "epoch" and name in self._since:
+            self._longest = max(self._longest, now - self._since[name])
+        if event["event"] in ("started", "epoch"):
+            self._since[event["trial"]] = now
+        elif event["event"] == "ended":
+            self._since.pop(event["trial"], None)
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence that are not remarkable yet."""
+        return max(self._least, EPOCHS * self._longest)
+
+    def tick(self, state: ExperimentState) -> None:
+        """Speak if it is time to. Costs next to nothing when it is not."""
+        now = self._clock()
+        if now - self._moved < self.patience:
+            return
+        if self._spoke is not None and now - self._spoke < AGAIN_SECONDS:
+            return
+        self._spoke = now
+        self._say(f"nothing has happened for {_minutes(now - self._moved)}: {self._reasons(state, now)}")
+
+    def _reasons(self, state: ExperimentState, now: float) -> str:
+        live = self._live()
+        at_work = [name for name in live if name in self._since]
+        waiting = [name for name in live if name not in self._since]
+        parts = []
+        if at_work:
+            told = [
+                f"{name} (epoch {state.trials[name].next_epoch}, for {_minutes(now - self._since[name])})"
+                for name in at_work
+            ]
+            parts.append(f"waiting for {_some(told)}")
+        if waiting:
+            parts.append(f"waiting for a place to run {_some(waiting)}")
+        if not live:
+            parts.append("no trial is out, which is a fault of the search itself")
+        nodes = self._nodes()
+        if nodes < self._most_nodes:
+            parts.append(f"of {self._most_nodes} computers Ray has {nodes} left")
+        self._most_nodes = max(self._most_nodes, nodes)
+        return "; ".join(parts) + ". Ctrl-C stops the search, and --resume goes on with it"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

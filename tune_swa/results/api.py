@@ -1,0 +1,316 @@
+"""How does one look at the results of a search in Python?"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from tune_swa.config import Experiment
+from tune_swa.errors import RequestError
+from tune_swa.experiment.journal import ExperimentState
+from tune_swa.results.comparison import compare
+from tune_swa.results.contrasts import Contrast, Verdict
+from tune_swa.results.predictions import FOLDER as PREDICTIONS
+from tune_swa.results.provenance import experiment_of
+from tune_swa.results.tables import build_tables
+from tune_swa.results.verdict import verdict
+from tune_swa.storage import FolderStore, Store, open_store
+
+JOURNAL = "journal.jsonl"
+LEADERBOARD = (
+    "rank", "configuration", "trial", "kind", "accuracy", "delta_vs_baseline", "delta_vs_same_lr", "nll",
+)  # fmt: skip
+"""Columns of `Results.leaderboard`, all of comparison.parquet."""
+
+COMPARED = (
+    "configuration", "against", "role", "seeds", "delta", "interval_low", "interval_high", "p_value",
+    "verdict",
+)  # fmt: skip
+"""Columns of `Results.compare`."""
+
+# pandas would turn whole numbers into floats as soon as one is missing (swa_start of a baseline)
+_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an experiment has found so far. `results/README.md` tells every column."""
+
+    folder: Path
+    """Where its journal and predictions were read; of a URI, a copy that goes with this object."""
+    experiment: Experiment
+    """The settings it ran with."""
+    trials: pd.DataFrame
+    """One row for each trial."""
+    epochs: pd.DataFrame
+    """One row for each epoch of each trial."""
+    comparison: pd.DataFrame
+    """One row for each configuration, best first."""
+    confirm: pd.DataFrame
+    """Runs on fresh seeds; empty where there were none."""
+    predictions: pd.DataFrame
+    """What each of them says of each test image."""
+    state: ExperimentState = field(repr=False)
+    """The fold of the journal."""
+    store: Store = field(repr=False)
+    """The experiment's folder, here or elsewhere."""
+    _copy: TemporaryDirectory[str] | None = field(repr=False, default=None)
+    """What `folder` is in, if it is a copy."""
+
+    @property
+    def where(self) -> str:
+        """The experiment's folder or URI."""
+        return self.store.where
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What the runs on fresh seeds say; None where there were none."""
+        return verdict(self.state, self.folder)
+
+    def leaderboard(self, n: int = 10) -> pd.DataFrame:
+        """The `n` best completed configurations with their distance from the baseline, best first."""
+        if n < 1:
+            raise RequestError(f"leaderboard({n}): expected a number of rows, 1 or more")
+        completed = self.comparison[self.comparison["rank"].notna()]
+        return completed.loc[:, list(LEADERBOARD)].head(n).set_index("rank")
+
+    def compare(self) -> pd.DataFrame:
+        """What the fresh seeds say: one row for each pair of configurations that is compared, the
+        finalists against the best plain training first (`role` is best; `baseline` in older journals, where
+        it is the best baseline of the search), then against their own settings without SWA where those are
+        others (`trunk`) and against other plain training (`plain`); these have no verdict of their own.
+        Differences are in test accuracy (0.01 is one point); the interval is for new seeds and new images.
+        Empty without fresh seeds.
+        """
+        found = self.verdict
+        contrasts: list[tuple[str, Contrast]] = []
+        if found:
+            headlines = {(c.arm.name, c.against.name) for c in found.against_plain}
+            own = {(c.arm.name, c.against.name) for c in found.against_trunk} - headlines
+            others = [c for c in found.against_others if (c.arm.name, c.against.name) not in own]
+            contrasts = [("baseline" if found.plan is None else "best", c) for c in found.against_plain]
+            contrasts += [("trunk", c) for c in found.against_trunk if (c.arm.name, c.against.name) in own]
+            contrasts += [("plain", c) for c in others]
+        rows = [
+            {
+                "configuration": c.arm.label,
+                "against": c.against.label,
+                "role": role,
+                "seeds": len(c.seeds),
+                "delta": c.interval.mean,
+                "interval_low": c.interval.low,
+                "interval_high": c.interval.high,
+                "p_value": c.p_value,
+                "verdict": c.words,
+            }
+            for role, c in contrasts
+        ]
+        return pd.DataFrame(rows, columns=list(COMPARED))
+
+    def gain(self) -> pd.DataFrame:
+        """What averaging adds to the live model of the same trial, on the validation images: one
+        column for each SWA trial, one row for each epoch that has an average (0.01 is one point)."""
+        averaged = self.epochs[self.epochs["phase"] == "branch"]
+        gains = averaged.assign(gain=averaged["accuracy"] - averaged["live_accuracy"])
+        return gains.pivot_table(index="epoch", columns="trial", values="gain")
+
+    def importance(self) -> dict[str, float]:
+        """Share of the accuracy's variance that each searched setting explains (fANOVA by optuna,
+        which this imports), the largest first.
+
+        Raises:
+            RequestError: there are too few completed trials to tell.
+        """
+        from tune_swa.results.importance import importance
+
+        values, why = importance(compare(self.state))
+        if values is None:
+            raise RequestError(f"{self.where}: {why}")
+        return values
+
+    def best_model(self) -> Any:
+        """The model that the search hands over, in eval mode (imports torch and torchvision).
+
+        `best_model.json` beside it says what images it expects.
+
+        Raises:
+            RequestError: there is none yet, or it is damaged.
+        """
+        load = importlib.import_module("torch").load
+        models = importlib.import_module("torchvision.models")
+        try:
+            with self.store.local("best_model.json") as about:
+                classes = json.loads(about.read_text(encoding="utf-8"))["num_classes"]
+            with self.store.local("best_model.pt") as path:
+                weights = load(path, map_location="cpu", weights_only=True)
+            model = models.resnet18(num_classes=classes)
+            model.load_state_dict(weights)
+        except FileNotFoundError:
+            raise RequestError(
+                f"{self.where}: there is no best_model.pt yet; it is written when the search ends"
+            ) from None
+        except OSError as error:
+            raise RequestError(f"{self.where}: best_model.pt cannot be read ({error})") from None
+        except Exception:  # torch.load raises a dozen types for damaged files
+            raise RequestError(
+                f"{self.where}: best_model.pt or best_model.json is damaged. Write it again: the command "
+                "of the search with --resume"
+            ) from None
+        return model.eval()
+
+    def curve(self, trial: str) -> pd.DataFrame:
+        """Every epoch of one trial, by epoch; empty while it has reported none.
+
+        Raises:
+            RequestError: there is no trial of that name.
+        """
+        names = list(self.trials["trial"])
+        if trial not in names:
+            close = difflib.get_close_matches(trial, names, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"It has {_listed(names)}"
+            raise RequestError(f"{self.where}: no trial {trial!r}. {hint}")
+        return self.epochs[self.epochs["trial"] == trial].drop(columns="trial").set_index("epoch")
+
+
+def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """Experiments in one table: the best configuration of each kind, and what fresh seeds say.
+
+    Accuracies are on each experiment's own images: compare rows where `data` (the beginning of the
+    fingerprint of images and division) is the same.
+
+    Raises:
+        RequestError: one of them cannot be read.
+    """
+    rows = []
+    for path in paths:
+        results = load_results(path)
+        compared = compare(results.state)
+        swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
+        leading = found.leading if found else None
+        at = leading.interval if leading else None
+        header = results.state.header or {}
+        rows.append(
+            {
+                "experiment": results.where,
+                "data": header["data"]["fingerprint"][:8],
+                "trials": len(results.trials),
+                "best_swa": swa.label if swa else None,
+                "swa_accuracy": swa.accuracy if swa else None,
+                "best_baseline": baseline.label if baseline else None,
+                "baseline_accuracy": baseline.accuracy if baseline else None,
+                "finalist": leading.arm.label if leading else None,
+                "against": leading.against.label if leading else None,
+                "seeds": len(leading.seeds) if leading else 0,
+                "delta": at.mean if at else None,
+                "interval_low": at.low if at else None,
+                "interval_high": at.high if at else None,
+                "verdict": leading.words if leading else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def load_results(path: str | os.PathLike[str]) -> Results:
+    """Read the results of a search, whether it has finished, is running, or was killed.
+
+    The journal is read rather than the parquet files, which may be minutes behind it or missing.
+
+    Args:
+        path: the experiment's folder (`results/NAME`), or the journal in it; or a URI of what `--storage`
+            keeps (`s3://bucket/swa/NAME`), of which the journal and the predictions are copied first.
+
+    Raises:
+        RequestError: there is no experiment at `path`, it cannot be reached, or its journal is damaged.
+    """
+    if "://" in str(path):
+        copy = TemporaryDirectory(prefix="tune_swa-results-")
+        store = open_store(str(path).removesuffix(f"/{JOURNAL}"))
+        return _results(_fetched(store, Path(copy.name)), store, copy)
+    journal = _journal(Path(path))
+    return _results(journal, FolderStore(journal.parent))
+
+
+def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None = None) -> Results:
+    state = ExperimentState.read(journal)
+    if state.header is None:
+        raise RequestError(
+            f"{store.where}/{JOURNAL}: holds no experiment yet; wait until the search has started"
+        )
+    tables = build_tables(state, journal.parent)
+    return Results(
+        folder=journal.parent,
+        experiment=experiment_of(state),
+        trials=_frame(tables.trials),
+        epochs=_frame(tables.epochs),
+        comparison=_frame(tables.comparison),
+        confirm=pd.DataFrame() if tables.confirm is None else _frame(tables.confirm),
+        predictions=pd.DataFrame() if tables.predictions is None else _frame(tables.predictions),
+        state=state,
+        store=store,
+        _copy=copy,
+    )
+
+
+def _fetched(store: Store, folder: Path) -> Path:
+    """The journal of an experiment elsewhere, copied to `folder` with the predictions beside it."""
+
+    def fetch(name: str) -> None:
+        with store.local(name) as file:
+            shutil.copyfile(file, folder / name)
+
+    try:
+        fetch(JOURNAL)  # before the predictions that it speaks of
+        (folder / PREDICTIONS).mkdir()
+        for name in store.names(PREDICTIONS):
+            fetch(f"{PREDICTIONS}/{name}")
+    except FileNotFoundError:
+        raise RequestError(
+            f"{store.where}: no experiment there (looked for {JOURNAL}). Give what --storage was, and the "
+            "experiment's name: URI/NAME"
+        ) from None
+    except OSError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{store.where}: cannot be read ({first[:200]})") from None
+    return folder / JOURNAL
+
+
+def _journal(path: Path) -> Path:
+    journal = path if path.name == JOURNAL else path / JOURNAL
+    try:
+        if journal.is_file():
+            return journal
+    except OSError as error:  # longer than any path can be
+        raise RequestError(
+            f"{path}: {error.strerror}. Give the folder of an experiment, such as results/NAME"
+        ) from None
+    what = "there is no such folder" if not journal.parent.is_dir() else "the folder holds no experiment"
+    for around in (path, path.parent):
+        found = sorted(p.parent.name for p in around.glob(f"*/{JOURNAL}"))
+        if found:
+            hint = f" Experiments in {around}: {_listed(found)}"
+            break
+    else:
+        hint = " Give the folder of an experiment, such as results/NAME"
+    raise RequestError(f"{path}: {what} (looked for {journal}).{hint}")
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(names[:most]) or "none yet"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get)
+    return frame

@@ -1,0 +1,41 @@
+"""What does the rule say of a look, given the journal and what was predicted?
+
+The search asks it whether more seeds follow, and the results tell it: both by this function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_swa.experiment.journal import Event, ExperimentState, fresh_run
+from tune_swa.inference import rule
+
+Bools = NDArray[np.bool_]
+
+
+def judge_look(state: ExperimentState, look: Event, right: Mapping[str, Bools]) -> rule.Judgement:
+    """Apply the rule to a look of a plan.
+
+    Args:
+        state: the fold of the journal.
+        look: the `confirm` event.
+        right: of each run that was tested, shape (N,): whether it is right on each test image.
+    """
+    arms, seeds = look["arms"], look["seeds"]
+    runs = {(arm["name"], seed): fresh_run(arm["name"], "confirm", seed) for arm in arms for seed in seeds}
+    known = {key: name for key, name in runs.items() if _is_completed(state, name) and name in right}
+    return rule.judge_look(
+        {arm["name"]: {s: right[known[n, s]] for n, s in known if n == arm["name"]} for arm in arms},
+        [arm["name"] for arm in arms if "finalist" in arm["roles"]],
+        [arm["name"] for arm in arms if arm["kind"] == "baseline"],
+        look=look["looks"].index(len(seeds)) + 1,
+        looks=tuple(look["looks"]),
+        levels=tuple(look["levels"]),
+    )
+
+
+def _is_completed(state: ExperimentState, name: str) -> bool:
+    return name in state.trials and state.trials[name].status == "completed"

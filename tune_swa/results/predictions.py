@@ -1,0 +1,77 @@
+"""What did each run on a fresh seed say of each test image?"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_swa.errors import RequestError
+from tune_swa.experiment.journal import ExperimentState
+
+FOLDER = "predictions"
+FIELDS = ("predicted", "probability", "confidence", "nll", "brier")
+SHIPPED, REFRESHED = "shipped", "refreshed"
+"""Variants of a run's model: the one to ship, and a baseline's with refreshed statistics."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one model says of N test images, in the order of the test images."""
+
+    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    """Of the label."""
+    confidence: NDArray[np.float64]
+    """Probability of the predicted class."""
+    nll: NDArray[np.float64]
+    brier: NDArray[np.float64]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Shape (N,)."""
+        return np.equal(self.predicted, self.label)
+
+
+def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str, Said]]:
+    """By trial and variant, of every trial that was tested.
+
+    Raises:
+        RequestError: a file is missing or damaged, or not of as many images as the journal says.
+    """
+    return {
+        trial.name: _read(folder / FOLDER / f"{trial.name}.npz", trial.tested["images"])
+        for trial in state.trials.values()
+        if trial.tested is not None
+    }
+
+
+def _read(path: Path, images: int) -> dict[str, Said]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        found = {v: _said(arrays, v) for v in (SHIPPED, REFRESHED) if f"{v}.predicted" in arrays}
+        sizes = {len(array) for array in arrays.values()}
+        if sizes != {images} or SHIPPED not in found:
+            raise ValueError(f"it is not of {images} images")
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise RequestError(
+            f"{path}: the predictions on the test images cannot be read ({why.splitlines()[0]}). Restore the "
+            "file from a copy"
+        ) from None
+    return found
+
+
+def _said(arrays: Mapping[str, NDArray[np.generic]], variant: str) -> Said:
+    words = {field: arrays[f"{variant}.{field}"] for field in FIELDS}
+    return Said(
+        label=arrays["label"].astype(np.int64),
+        predicted=words["predicted"].astype(np.int64),
+        **{f: words[f].astype(np.float64) for f in FIELDS if f != "predicted"},
+    )

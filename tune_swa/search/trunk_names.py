@@ -1,0 +1,47 @@
+"""The name of a trunk: a hash of everything that influences a run before it averages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tune_swa.config import RunSettings
+
+NOT_IN_NAME = frozenset({"seed", "precision", "channels_last", "fused", "compile", "eval_batch_size"})
+"""Training settings that are in the name elsewhere (resolved) or that change nothing learned."""
+
+
+@dataclass(frozen=True)
+class TrunkNamer:
+    """Names trunks within one experiment."""
+
+    data: str
+    """Fingerprint of the images and their division."""
+    weights: str
+    """Fingerprint of the starting weights."""
+    numerics: dict[str, Any]
+    """Device, formats and kernels, resolved."""
+    version: str
+    """Of the loop and of torch."""
+
+    @classmethod
+    def plain(cls) -> TrunkNamer:
+        """Names by the settings alone, for where nothing is trained."""
+        return cls(data="", weights="", numerics={}, version="")
+
+    def name(self, run: RunSettings) -> str:
+        """16 hex digits; equal for runs that are the same, bit for bit, until they average."""
+        facts = {
+            "data": self.data,
+            "weights": self.weights,
+            "numerics": self.numerics,
+            "version": self.version,
+            "arch": run.model.arch,
+            "lr": run.lr,
+            "seed": run.seed,
+            "train": run.train.model_dump(mode="json", exclude=set(NOT_IN_NAME)),
+        }
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

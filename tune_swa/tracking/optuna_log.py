@@ -1,0 +1,289 @@
+"""How does a search get to Optuna's own tools, such as optuna-dashboard?
+
+`optuna.log` is a file of Optuna's journal storage with two studies: the SWA trials of the search, and its
+baselines. It is only ever appended to, since a dashboard that has it open goes on from where it was;
+runs that had ended when it was begun are a line each. Nothing is read from it but what it has already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from tune_swa.config import Experiment, label
+from tune_swa.experiment.journal import ExperimentState, Kind, TrialState
+from tune_swa.experiment.updates import Follower, News
+from tune_swa.results.comparison import best_baseline
+from tune_swa.results.export import write_file
+from tune_swa.results.provenance import experiment_of
+
+FILE = "optuna.log"
+BASELINES = "-baseline"
+"""What the name of the baselines' study has after the experiment's."""
+
+_KINDS: tuple[Kind, ...] = ("swa", "baseline")
+"""Whose studies there are; the number of a study is its place here."""
+_WRITER = "tune_swa"
+"""Tells our lines from those that a dashboard adds, such as notes."""
+
+
+class Operation(IntEnum):
+    """What a line says, by its number in Optuna's format (optuna 5)."""
+
+    CREATE_STUDY = 0
+    SET_STUDY_USER_ATTR = 2
+    SET_STUDY_SYSTEM_ATTR = 3
+    CREATE_TRIAL = 4
+    SET_TRIAL_STATE_VALUES = 6
+    SET_TRIAL_INTERMEDIATE_VALUE = 7
+    SET_TRIAL_USER_ATTR = 8
+
+
+_RUNNING = 0
+_STATES = {"completed": 1, "pruned": 2, "failed": 3}
+"""Optuna's numbers of the statuses that a trial does not leave again; all else is running."""
+
+Line = dict[str, Any]
+
+
+class StudyFile:
+    """Keeps the file up to date."""
+
+    what = "Optuna's file"
+
+    def __init__(self) -> None:
+        self._known: _Known | None = None
+        """What the file has; None: it has to be looked at."""
+
+    def __call__(self, state: ExperimentState, folder: Path) -> None:
+        """Write what is new.
+
+        Raises:
+            RequestError: the journal is empty.
+            OSError: the disk refused. What is missing is written the next time.
+        """
+        path = folder / FILE
+        experiment = experiment_of(state)
+        known = self._known if path.exists() else None
+        self._known = None  # unless what follows succeeds
+        if known is None and state.sessions > 1:  # else it is of a search whose journal was removed
+            known = _known(path, state)
+        if known is None:
+            known = _Known()
+            lines = [*_studies(experiment), *known.lines(state, experiment)]
+            write_file(path, _encoded(lines))
+        else:
+            _append(path, _encoded(known.lines(state, experiment)))
+        self._known = known
+
+
+@dataclass
+class _Known:
+    """What the file has of the journal."""
+
+    follower: Follower = field(default_factory=Follower)
+    numbers: dict[str, int] = field(default_factory=dict)
+    """By the trial's name, its number in the file, over both studies."""
+    baseline: str | None = None
+    """The best one, as the file names it."""
+
+    def lines(self, state: ExperimentState, experiment: Experiment) -> Iterator[Line]:
+        """What the file lacks; counts as known from then on."""
+        spaces = _spaces(experiment)
+        for news in self.follower.news(state):
+            if news.trial.stage != "search":
+                continue
+            if news.begins:
+                self.numbers[news.trial.name] = len(self.numbers)
+                yield _created(news.trial, experiment, spaces[news.trial.kind])
+            else:
+                yield from _changes(news, self.numbers[news.trial.name])
+        best = best_baseline(state)
+        if best is not None and best.name != self.baseline:
+            self.baseline = best.name
+            about = {
+                "trial": best.name,
+                "configuration": _label(best, experiment),
+                "accuracy": best.records[-1]["accuracy"],
+            }
+            for number in range(len(_KINDS)):
+                yield _study_attribute(number, "best_baseline", about)
+
+
+# ------------------------------------------------------------------------------------- the lines
+
+
+def _line(operation: Operation, **fields: Any) -> Line:
+    return {"op_code": int(operation), "worker_id": _WRITER, **fields}
+
+
+def _studies(experiment: Experiment) -> Iterator[Line]:
+    for number, kind in enumerate(_KINDS):
+        name = experiment.name + (BASELINES if kind == "baseline" else "")
+        maximize = 2
+        yield _line(Operation.CREATE_STUDY, study_name=name, directions=[maximize])
+        names = {"study:metric_names": ["accuracy"]}
+        yield _line(Operation.SET_STUDY_SYSTEM_ATTR, study_id=number, system_attr=names)
+        yield _study_attribute(number, "epochs", experiment.train.epochs)
+
+
+def _study_attribute(number: int, name: str, value: Any) -> Line:
+    return _line(Operation.SET_STUDY_USER_ATTR, study_id=number, user_attr={name: value})
+
+
+_Space = dict[str, tuple[Any, str]]
+"""Optuna's distribution of each parameter, and how the file writes it."""
+
+
+def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
+    from optuna.distributions import distribution_to_json
+
+    from tune_swa.config.optuna_distributions import distribution
+
+    searched = {"swa": experiment.parameters, "baseline": experiment.baseline_parameters}
+    spaces: dict[Kind, _Space] = {}
+    for kind in _KINDS:
+        found = {p.name: distribution(p) for p in searched[kind]}
+        spaces[kind] = {name: (d, distribution_to_json(d)) for name, d in found.items()}
+    return spaces
+
+
+def _created(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
+    """A trial with all that is known of it."""
+    from tune_swa.config.optuna_distributions import encode
+
+    known = {name: (*found, encode(trial.params[name])) for name, found in space.items()}
+    attributes = {
+        "trial": trial.name,
+        "configuration": _label(trial, experiment),
+        "source": trial.source,
+        "seed": trial.seed,
+    }
+    if trial.ended:
+        attributes |= _outcome(trial)
+    values = _values(trial)
+    line = _line(
+        Operation.CREATE_TRIAL,
+        study_id=_KINDS.index(trial.kind),
+        datetime_start=_time(trial.suggested),
+        state=_STATES.get(trial.status, _RUNNING),
+        value=values[0] if values else None,
+        values=None,
+        distributions={name: written for name, (_, written, _) in known.items()},
+        params={name: d.to_internal_repr(value) for name, (d, _, value) in known.items()},
+        user_attrs=attributes,
+        system_attrs={},
+        intermediate_values={str(r["epoch"]): r["accuracy"] for r in trial.records},
+    )
+    if trial.ended:
+        line["datetime_complete"] = _time(trial.finished)
+    return line
+
+
+def _changes(news: News, number: int) -> Iterator[Line]:
+    trial = news.trial
+    for record in trial.records[news.since :]:
+        yield _line(
+            Operation.SET_TRIAL_INTERMEDIATE_VALUE,
+            trial_id=number,
+            step=record["epoch"],
+            intermediate_value=record["accuracy"],
+        )
+    if news.ends:
+        for name, value in _outcome(trial).items():
+            yield _line(Operation.SET_TRIAL_USER_ATTR, trial_id=number, user_attr={name: value})
+        yield _line(  # the last one: Optuna lets nobody change a trial that has ended
+            Operation.SET_TRIAL_STATE_VALUES,
+            trial_id=number,
+            state=_STATES[trial.status],
+            values=_values(trial),
+            datetime_complete=_time(trial.finished),
+        )
+
+
+def _values(trial: TrialState) -> list[float] | None:
+    """The objective; of a pruned trial its last accuracy, as Optuna has it."""
+    if trial.status in ("completed", "pruned") and trial.last is not None:
+        return [trial.last["accuracy"]]
+    return None
+
+
+def _outcome(trial: TrialState) -> dict[str, str]:
+    return {"status": trial.status} | ({"error": trial.error} if trial.error else {})
+
+
+def _label(trial: TrialState, experiment: Experiment) -> str:
+    return label(experiment.configuration(trial.params, swa=trial.kind == "swa"))
+
+
+def _time(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds or 0.0, UTC).isoformat(timespec="microseconds")
+
+
+# -------------------------------------------------------------------------------------- the file
+
+
+def _encoded(lines: Iterator[Line] | list[Line]) -> bytes:
+    return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """In one piece, so that lines of others come before or after it. Optuna's own lock is left alone: a
+    kill would leave it behind, and whoever comes next waits half a minute for it."""
+    if not data:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"{path}: only a part could be written")
+    finally:
+        os.close(descriptor)
+
+
+def _known(path: Path, state: ExperimentState) -> _Known | None:
+    """What an earlier session wrote; None where there is nothing, or nothing that agrees with the journal."""
+    try:
+        data = path.read_bytes()
+        lines = [json.loads(line) for line in data.splitlines()]
+        ours = [line for line in lines if line["worker_id"] == _WRITER]
+        others = [line["op_code"] for line in lines if line["worker_id"] != _WRITER]
+        if not data.endswith(b"\n") or {Operation.CREATE_STUDY, Operation.CREATE_TRIAL} & set(others):
+            return None
+        return _agreeing(ours, state)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _agreeing(lines: list[Line], state: ExperimentState) -> _Known | None:
+    known = _Known()
+    names: list[str] = []
+    values: list[list[float]] = []
+    ended: list[int] = []
+    for line in lines:
+        operation = line["op_code"]
+        if operation == Operation.CREATE_TRIAL:
+            names.append(line["user_attrs"]["trial"])
+            values.append(list(line["intermediate_values"].values()))
+            ended.append(line["state"])
+        elif operation == Operation.SET_TRIAL_INTERMEDIATE_VALUE:
+            values[line["trial_id"]].append(line["intermediate_value"])
+        elif operation == Operation.SET_TRIAL_STATE_VALUES:
+            ended[line["trial_id"]] = line["state"]
+        elif operation == Operation.SET_STUDY_USER_ATTR and "best_baseline" in line["user_attr"]:
+            known.baseline = line["user_attr"]["best_baseline"]["trial"]
+    searched = [t for t in state.trials.values() if t.stage == "search"]
+    for trial, name, accuracies, outcome in zip(searched, names, values, ended, strict=False):
+        journalled = [record["accuracy"] for record in trial.records[: len(accuracies)]]
+        if name != trial.name or accuracies != journalled:
+            return None
+        if outcome != _RUNNING and outcome != _STATES.get(trial.status):
+            return None
+        known.numbers[name] = len(known.numbers)
+        known.follower.remember(name, len(accuracies), ended=outcome != _RUNNING)
+    return known if len(names) == len(known.numbers) and lines else None

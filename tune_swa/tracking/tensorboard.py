@@ -1,0 +1,159 @@
+"""How do the curves of all trials get to TensorBoard?
+
+Each trial has a folder with one event file, which is a function of the journal: the file's version,
+the trial's settings, its epochs, and how it ended, in this order. So it is appended to while the search
+runs, and that of a trial that has not ended is written over with the same bytes when the search goes on
+in another session: TensorBoard reads on where it was, and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf.message import Message
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from tune_swa.config import Experiment, Value, format_value
+from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.updates import SCALARS, Follower, News
+from tune_swa.results.provenance import experiment_of
+
+FOLDER = "tensorboard"
+"""Inside the experiment's folder; `tensorboard --logdir` takes it."""
+FILE = "events.out.tfevents.tune_swa"
+"""TensorBoard takes every file for one of its own that has `tfevents` in its name."""
+
+_FRAME = 3
+"""Records besides the epochs of a trial that has ended: version, settings, end."""
+_LENGTH, _CHECK = struct.Struct("<Q"), struct.Struct("<I")
+
+# numbers of the HPARAMS tab's protocol (Status in tensorboardX's api.proto)
+_SUCCESS, _FAILURE = 1, 2
+
+
+class EventFiles:
+    """Keeps the event files of all trials up to date. No file stays open between two times."""
+
+    what = "TensorBoard's files"
+
+    def __init__(self) -> None:
+        self._follower = Follower()
+        self._begun = False
+        self._sizes: dict[str, int] = {}
+        """Bytes of each trial's file that this session has written or written over."""
+
+    def __call__(self, state: ExperimentState, folder: Path) -> None:
+        """Write what is new.
+
+        Raises:
+            RequestError: the journal is empty.
+            OSError: the disk refused. What is missing is written the next time.
+        """
+        experiment = experiment_of(state)
+        logs = folder / FOLDER
+        if not self._begun:
+            _remove_strangers(logs, state)
+            for trial in state.trials.values():
+                if trial.ended and _records(logs / trial.name / FILE) == _FRAME + len(trial.records):
+                    self._follower.remember(trial.name, len(trial.records), ended=True)
+            self._begun = True
+        for news in self._follower.news(state):
+            data = b"".join(_framed(event) for event in _events(news, experiment))
+            self._write(logs / news.trial.name / FILE, data, self._sizes.get(news.trial.name, 0))
+            self._sizes[news.trial.name] = self._sizes.get(news.trial.name, 0) + len(data)
+
+    @staticmethod
+    def _write(path: Path, data: bytes, at: int) -> None:
+        """What stands there from `at` on gives way; that it is the same is the rule (see above)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+            file.truncate()
+
+
+def _remove_strangers(logs: Path, state: ExperimentState) -> None:
+    """Remove what an earlier search of this name has left, where the journal was removed and not this."""
+    for file in logs.glob(f"*/{FILE}"):
+        if state.sessions <= 1 or file.parent.name not in state.trials:
+            file.unlink()
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
+
+
+def _records(path: Path) -> int | None:
+    """How many whole records a file has; None without one, and where it ends in the middle of one.
+
+    Encoding the trials of a long search again takes seconds, counting does not.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    at = count = 0
+    while at + _LENGTH.size <= len(data):
+        at += _LENGTH.unpack_from(data, at)[0] + _LENGTH.size + 2 * _CHECK.size
+        count += 1
+    return count if at == len(data) else None
+
+
+# ------------------------------------------------------------------------------------ the events
+
+
+def _events(news: News, experiment: Experiment) -> Iterator[Event]:
+    trial = news.trial
+    if news.begins:
+        yield Event(wall_time=trial.suggested, file_version="brain.Event:2")
+        yield _beginning(trial, experiment)
+    for record, time in zip(trial.records[news.since :], trial.reported[news.since :], strict=True):
+        values = [
+            Summary.Value(tag=name, simple_value=record[name])
+            for name in SCALARS
+            if record.get(name) is not None
+        ]
+        yield Event(wall_time=time, step=record["epoch"], summary=Summary(value=values))
+    if news.ends:
+        status = _FAILURE if trial.status == "failed" else _SUCCESS
+        end = HParamsPluginData(session_end_info={"status": status, "end_time_secs": trial.finished})
+        yield _hparams("_hparams_/session_end_info", end, trial.finished)
+
+
+def _beginning(trial: TrialState, experiment: Experiment) -> Event:
+    """The trial's settings, for the HPARAMS tab, which takes its results from the curves."""
+    swa = trial.kind == "swa"
+    settings: dict[str, Value] = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed}
+    settings |= experiment.configuration(trial.params, swa=swa)
+    about = HParamsPluginData()
+    about.session_start_info.start_time_secs = trial.suggested or 0.0
+    for name, value in settings.items():
+        target = about.session_start_info.hparams[name]
+        if isinstance(value, bool):
+            target.bool_value = value
+        elif isinstance(value, int | float):
+            target.number_value = value
+        else:
+            target.string_value = format_value(value)
+    return _hparams("_hparams_/session_start_info", about, trial.suggested)
+
+
+def _hparams(tag: str, content: HParamsPluginData, time: float | None) -> Event:
+    plugin = {"plugin_name": "hparams", "content": content.SerializeToString(deterministic=True)}
+    value = Summary.Value(tag=tag, metadata={"plugin_data": plugin})
+    return Event(wall_time=time, summary=Summary(value=[value]))
+
+
+def _framed(event: Message) -> bytes:
+    """A record of the file: length, its check sum, the event, its check sum."""
+    data = event.SerializeToString(deterministic=True)
+    length = _LENGTH.pack(len(data))
+    return b"".join((length, _check(length), data, _check(data)))
+
+
+def _check(data: bytes) -> bytes:
+    return _CHECK.pack(masked_crc32c(data))

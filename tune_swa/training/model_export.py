@@ -1,0 +1,392 @@
+"""The model that a search hands over, in the formats that other programs read, each one tried."""
+
+from __future__ import annotations
+
+import copy
+import json
+import string
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tune_swa.child_process import first_line
+from tune_swa.config import TrainSpec
+from tune_swa.data.batches import ImageBatches
+from tune_swa.data.dataset import Dataset
+from tune_swa.data.splits import Indices
+from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.training.export_numerics import choose_numerics, list_differences, resolve_on_cpu
+from tune_swa.training.metrics import predict
+from tune_swa.training.model import build_model
+from tune_swa.training.numerics import Numerics
+
+ABOUT = "model.json"
+EXAMPLE = "classify.py"
+
+
+NEEDED = frozenset(
+    {"num_classes", "class_names", "preprocessing", "trial", "kind", "configuration", "params"}
+    | {"validation", "test", "numerics", "hardware", "versions"}
+)
+"""What `best_model.json` has to say."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way of writing a model down, and of reading it again."""
+
+    name: str
+    file: str
+    write: Callable[[nn.Module, str, Tensor, Path], None]
+    """Gets the model in eval mode, the text of `model.json`, images [2, 3, H, W], and the path."""
+    read: Callable[[Path, int], nn.Module]
+    """Gets the path and the number of classes; gives a model in eval mode on the CPU."""
+    imports: str
+    """Lines of `classify.py`."""
+    load: str
+    """Lines of `classify.py` that make `model` of it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one file gives on the images of the search."""
+
+    format: str
+    path: Path
+    size: int
+    """Bytes."""
+    accuracy: dict[str, float]
+    """By part (`validation`, `test`); empty where the images are not at hand."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and how far it was compared with what the search recorded."""
+
+    outcomes: tuple[Outcome, ...]
+    recorded: dict[str, float]
+    """Accuracy of the model by part, as the search recorded it."""
+    differences: tuple[str, ...]
+    """What is other here than where the recorded accuracy was measured; if anything is, an image on the
+    border between two classes may change sides."""
+
+
+def _write_state_dict(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    torch.save(model.state_dict(), path)
+
+
+def _read_state_dict(path: Path, classes: int) -> nn.Module:
+    model = build_model(classes, seed=0)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+def _write_safetensors(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    # the format has no place for values, so its own convention is text under free names
+    save_file(dict(model.state_dict()), path, metadata={"format": "pt", ABOUT: about})
+
+
+def _read_safetensors(path: Path, classes: int) -> nn.Module:
+    from safetensors.torch import load_file
+
+    model = build_model(classes, seed=0)
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def _write_program(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    # from two images, as torch takes a dimension of one for a constant
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path, extra_files={ABOUT: about})
+
+
+def _read_program(path: Path, classes: int) -> nn.Module:
+    program: nn.Module = torch.export.load(path).module()
+    return program
+
+
+_CLASSIFY = string.Template("""\
+\"\"\"Say what images show: python classify.py IMAGE...\"\"\"
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+$imports
+here = Path(__file__).parent
+about = json.loads((here / "model.json").read_text(encoding="utf-8"))
+want = about["preprocessing"]
+$load
+for name in sys.argv[1:]:
+    image = Image.open(name)
+    image = ImageOps.exif_transpose(image) if want["exif_rotation"] else image
+    if image.mode.startswith("I"):  # 16-bit greyscale, which convert() turns white: its high byte
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    image = image.convert("RGB")
+    size = [want["image_size"]] * 2
+    if want["resize"] == "crop":
+        image = functional.center_crop(functional.resize(image, size[:1]), size)
+    pixels = functional.to_tensor(functional.resize(image, size))
+    pixels = functional.normalize(pixels, want["mean"], want["std"])
+    with torch.no_grad():
+        probability, index = model(pixels[None]).softmax(dim=1)[0].max(dim=0)
+    print(f"{name}: {about['class_names'][index]} ({100 * probability:.1f} %)")
+""")
+
+_NETWORK = """\
+model = resnet18(num_classes=about["num_classes"]).eval()
+model.load_state_dict({})
+"""
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format(
+            "state_dict",
+            "model.pt",
+            _write_state_dict,
+            _read_state_dict,
+            "from torchvision.models import resnet18\nfrom torchvision.transforms import functional\n",
+            _NETWORK.format('torch.load(here / "model.pt", weights_only=True)'),
+        ),
+        Format(
+            "safetensors",
+            "model.safetensors",
+            _write_safetensors,
+            _read_safetensors,
+            "from safetensors.torch import load_file\nfrom torchvision.models import resnet18\n"
+            "from torchvision.transforms import functional\n",
+            _NETWORK.format('load_file(here / "model.safetensors")'),
+        ),
+        Format(
+            "torch.export",
+            "model.pt2",
+            _write_program,
+            _read_program,
+            "from torchvision.transforms import functional\n",
+            'model = torch.export.load(here / "model.pt2").module()\n',
+        ),
+    )
+}
+"""By the name that `--format` takes."""
+
+
+def load_handed_over(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of an experiment's folder in eval mode, and what `best_model.json` says of it.
+
+    Raises:
+        RequestError: it is not there (yet), or damaged.
+    """
+    weights, description = folder / "best_model.pt", folder / "best_model.json"
+    for path in (weights, description):
+        if not path.is_file():
+            raise RequestError(
+                f"{path}: is not there. It is written when a search ends, so let this one end (--resume)"
+            )
+    remedy = "Write it again: the command of the search with --resume"
+    try:
+        about: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+        if not about.keys() >= NEEDED:
+            raise ValueError(f"without {sorted(NEEDED - about.keys())}")
+        return _read_state_dict(weights, about["num_classes"]), about
+    except OSError as error:
+        raise RequestError(f"{error.filename or weights}: cannot be read ({error.strerror})") from None
+    except (ValueError, AttributeError, TypeError):
+        raise RequestError(f"{description}: is damaged. {remedy}") from None
+    except Exception:  # torch.load raises a dozen types for damaged files
+        raise RequestError(f"{weights}: is damaged. {remedy}") from None
+
+
+def export_model(
+    model: nn.Module,
+    about: Mapping[str, Any],
+    train: TrainSpec,
+    formats: Sequence[str],
+    output: Path,
+    data: Dataset | None,
+) -> Report:
+    """Write a model in each format, read every file again, and compare what it says of the images.
+
+    A file appears in `output` only when its outputs on the CPU are those of `model`, bit for bit, and,
+    where this machine computes as the one that recorded it, its accuracy is the recorded one (on a GPU,
+    but for `MAY_CHANGE_SIDES` of the images). A GPU that cannot do that, or fails at it, is no obstacle:
+    the CPU takes over, and the report names the difference.
+
+    Args:
+        model: in eval mode, on the CPU.
+        about: the content of `best_model.json`.
+        train: settings of its run: batch size and number formats of the evaluation.
+        formats: names of `FORMATS`.
+        output: an existing folder.
+        data: the images of the search; None: they are not at hand, and drawn ones are used to compare
+            the files with `model`.
+
+    Raises:
+        SearchFailed: a file does not give what the model gave. Nothing is written.
+        OSError: the disk refused. Nothing is written.
+    """
+    numerics, why_not = choose_numerics(about["numerics"], train, about["preprocessing"]["image_size"])
+    if numerics.device == "cuda":
+        try:
+            return _export_compared(model, about, train, formats, output, data, numerics, None)
+        except RuntimeError as error:  # no memory free, no kernels for this GPU, a GPU that fails
+            why_not = first_line(error)
+            numerics = resolve_on_cpu(about["numerics"], train, about["preprocessing"]["image_size"])
+    return _export_compared(model, about, train, formats, output, data, numerics, why_not)
+
+
+def _export_compared(
+    model: nn.Module,
+    about: Mapping[str, Any],
+    train: TrainSpec,
+    formats: Sequence[str],
+    output: Path,
+    data: Dataset | None,
+    numerics: Numerics,
+    why_not: str | None,
+) -> Report:
+    """What `export_model` does, with the numerics given; `why_not` says why these are not a GPU's."""
+    size = about["preprocessing"]["image_size"]
+    differences = list_differences(about, numerics, why_not)
+    expected = {"validation": about["validation"]["accuracy"]}
+    if about["test"] is not None:
+        expected["test"] = about["test"]["accuracy"]
+    outcomes = []
+    with _threads(numerics.threads), tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
+        reference = _Judge(data, size, numerics, train.eval_batch_size)
+        # two copies, as tensors are saved in the memory format that they are in
+        said = reference.outputs(copy.deepcopy(model))
+        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        described = _described(about, formats)
+        (Path(scratch) / ABOUT).write_text(described, encoding="utf-8")
+        (Path(scratch) / EXAMPLE).write_text(_example(FORMATS[formats[0]]), encoding="utf-8")
+        for chosen in (FORMATS[name] for name in formats):
+            path = Path(scratch) / chosen.file
+            chosen.write(plain, described, torch.zeros(2, 3, size, size), path)
+            path.chmod((Path(scratch) / ABOUT).stat().st_mode)  # safetensors lets only the owner read it
+            again = chosen.read(path, about["num_classes"])
+            if any(not torch.equal(a, b) for a, b in zip(said, reference.outputs(again), strict=True)):
+                raise SearchFailed(
+                    f"{chosen.file}: read again, it does not give what best_model.pt gives, so nothing was "
+                    "written"
+                )
+            accuracy = reference.accuracy(again)
+            if not differences:
+                reference.check_recorded(accuracy, expected)
+            outcomes.append(Outcome(chosen.name, output / chosen.file, path.stat().st_size, accuracy))
+        for file in sorted(Path(scratch).iterdir()):
+            file.replace(output / file.name)
+    return Report(tuple(outcomes), expected, tuple(differences))
+
+
+MAY_CHANGE_SIDES = 0.002
+"""Share of the images, one at least, whose class may be another when a GPU evaluates again: it may choose
+other kernels, which add in another order, and an image on the border between two classes changes sides."""
+
+
+class _Judge:
+    """Asks models about the same images in the same batches."""
+
+    def __init__(self, data: Dataset | None, size: int, numerics: Numerics, batch_size: int) -> None:
+        self._data = data
+        self._numerics = numerics
+        self._batch_size = batch_size
+        # a GPU may choose another kernel for an exported program than for a module, which says nothing of the
+        # file: files are compared on the CPU
+        self._on_cpu = (
+            numerics if numerics.device == "cpu" else replace(numerics, device="cpu", precision="fp32")
+        )
+        drawn = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0))
+        self._drawn = drawn.to(memory_format=numerics.memory_format)
+        numerics.set_backends()
+
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        """Logits of drawn images on the CPU, one at a time and together."""
+        model = model.to(memory_format=self._on_cpu.memory_format)
+        with torch.no_grad(), self._on_cpu.autocast():
+            return [model(self._drawn), model(self._drawn[:1])]
+
+    def accuracy(self, model: nn.Module) -> dict[str, float]:
+        """On each part of the images; empty without them. Moves the model to the device."""
+        if self._data is None:
+            return {}
+        model = model.to(self._numerics.device).to(memory_format=self._numerics.memory_format)
+        found = {}
+        for part, rows in self._parts(self._data).items():
+            batches = ImageBatches(
+                self._data, rows, self._numerics.device, channels_last=self._numerics.channels_last
+            )
+            said = predict(_Frozen(model), batches.ordered(self._batch_size), self._numerics.autocast())
+            found[part] = said.metrics()["accuracy"]
+        return found
+
+    def check_recorded(self, found: Mapping[str, float], recorded: Mapping[str, float]) -> None:
+        """Compare accuracies that have every reason to be equal.
+
+        Raises:
+            SearchFailed: they are not, so the model is another one.
+        """
+        for part in recorded.keys() & found.keys():
+            assert self._data is not None
+            images = len(self._parts(self._data)[part])
+            allowed = max(1, MAY_CHANGE_SIDES * images) if self._numerics.device == "cuda" else 0
+            if round(abs(found[part] - recorded[part]) * images) > allowed:
+                raise SearchFailed(
+                    f"best_model.pt: {100 * found[part]:.4f} % on the {part} images, recorded were "
+                    f"{100 * recorded[part]:.4f} %, on a machine like this one; nothing was written. The "
+                    "file is not what the search has written: write it again with the search's command and "
+                    "--resume"
+                )
+
+    @staticmethod
+    def _parts(data: Dataset) -> dict[str, Indices]:
+        return {"validation": data.val, "test": data.test}
+
+
+class _Frozen(nn.Module):
+    """A model without modes: an exported program has none, and refuses to be asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._call = model.forward
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self._call(images)
+        return output
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _described(about: Mapping[str, Any], formats: Sequence[str]) -> str:
+    size = about["preprocessing"]["image_size"]
+    rest = {key: value for key, value in about.items() if key != "file"}
+    description = {
+        "files": {name: FORMATS[name].file for name in formats},
+        "input": {"shape": ["batch", 3, size, size], "type": "float32"},
+        "output": {"shape": ["batch", about["num_classes"]], "what": "logits, in the order of class_names"},
+        **rest,
+    }
+    return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+
+
+def _example(chosen: Format) -> str:
+    return _CLASSIFY.substitute(imports=chosen.imports, load=chosen.load)

@@ -1,0 +1,380 @@
+"""One run, epoch by epoch: train, average, refresh batch normalisation, evaluate, report."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tune_swa.averaging.swa import Averaging, refresh_bn
+from tune_swa.config import RunSettings, TrainSpec
+from tune_swa.data.batches import ImageBatches
+from tune_swa.data.dataset import Dataset
+from tune_swa.data.gather import release_resident_images, resolve_device
+from tune_swa.data.splits import Indices
+from tune_swa.seeds import derive_seed
+from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate, predict
+from tune_swa.training.model import StateDict, build_model
+from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.schedule import base_factor
+
+LOOP_VERSION = 1
+"""Part of a trunk's name. Goes up whenever the same settings would give other bits."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch reports. Names and units are those of epochs.parquet."""
+
+    epoch: int
+    phase: Literal["trunk", "branch"]
+    """`branch` once the evaluated model is an average."""
+    learning_rate: float
+    """Rate of the epoch's last optimizer step."""
+    train_loss: float
+    accuracy: float
+    live_accuracy: float
+    nll: float
+    ece: float
+    n_averaged: int
+    train_seconds: float
+    bn_seconds: float
+    eval_seconds: float
+    images_per_second: float
+    """Training images over `train_seconds`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Run:
+    """One training run of one configuration. Iterate over it for its `EpochRecord`s.
+
+    With the same batches and base schedule, weights, batch-normalisation statistics and accuracies
+    are on the CPU bit for bit those of the loop in torch's documentation of
+    `torch.optim.swa_utils`, evaluated after every epoch.
+
+    Args:
+        settings: learning rates, start of averaging, seed and the rest.
+        data: images and their division. Training and validation images are used; test images by `test`
+            alone.
+        numerics: device and number formats; default: decided for this machine.
+        weights: starting weights from `resolve_weights`; default: random by the seed.
+        stream_images: keep no images on a GPU, and let go of those that earlier runs of this process left
+            there; changes no result.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        data: Dataset,
+        numerics: Numerics | None = None,
+        weights: StateDict | None = None,
+        *,
+        stream_images: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.numerics = numerics or resolve(settings.train, data.images.shape[1])
+        self.numerics.set_backends()
+        self.device = resolve_device(self.numerics.device)
+        model = build_model(data.num_classes, settings.seed, weights)
+        self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.numerics.precision == "fp16")
+        self.averaging: Averaging | None = None
+        self.epoch = 0
+        """The next epoch to train."""
+        self.record: EpochRecord | None = None
+        """What the last finished epoch reported."""
+        self.trained: EpochRecord | None = None
+        """Epoch `self.epoch` of the live model alone, between `advance` and `finish_epoch`."""
+        # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
+        # of any batch size for both, which is slower
+        compiled = self.numerics.compile
+        self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
+        self._data = data
+        if stream_images:
+            release_resident_images()
+        kept = 0 if stream_images else None
+        self._train = self._open_images(data.train, kept)
+        self._val = self._open_images(data.val, kept)
+
+    @property
+    def done(self) -> bool:
+        return self.epoch >= self.settings.train.epochs
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The model one would ship now: the average once there is one, else the live model."""
+        return self.averaging.average.module if self.averaging else self.model
+
+    def __iter__(self) -> Iterator[EpochRecord]:
+        while not self.done:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> EpochRecord:
+        """Train, average and evaluate the next epoch.
+
+        Raises:
+            NonFiniteError: a loss or an output is NaN or infinite.
+        """
+        self.advance()
+        return self.finish_epoch()
+
+    def advance(self) -> None:
+        """Train epoch `self.epoch` and evaluate the live model. An epoch that a trunk's state brought
+        along is trained already.
+
+        Raises:
+            NonFiniteError: a loss or an output is NaN or infinite.
+        """
+        if self.trained is not None:
+            return
+        start = self._clock()
+        try:
+            loss = self.train_epoch()
+            trained = self._clock()
+            live = self._evaluate(self.model)
+        except NonFiniteError as error:
+            error.trunk_epoch = self.epoch if self.averaging is None else None
+            raise
+        evaluated = self._clock()
+        self.trained = EpochRecord(
+            epoch=self.epoch,
+            phase="trunk",
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            train_loss=loss,
+            accuracy=live.accuracy,
+            live_accuracy=live.accuracy,
+            nll=live.nll,
+            ece=live.ece,
+            n_averaged=0,
+            train_seconds=trained - start,
+            bn_seconds=0.0,
+            eval_seconds=evaluated - trained,
+            images_per_second=len(self._train) / (trained - start),
+        )
+
+    def finish_epoch(self) -> EpochRecord:
+        """Average, refresh and evaluate after `advance`; returns what the epoch reports.
+
+        Raises:
+            NonFiniteError: an output of the average is NaN or infinite.
+        """
+        assert self.trained is not None
+        start = self._clock()
+        self.average_epoch()
+        refreshed = self._clock()
+        self.record = self.trained
+        if self.averaging is not None:
+            shipped = self._evaluate(self.averaging.average.module)
+            self.record = replace(
+                self.trained,
+                phase="branch",
+                accuracy=shipped.accuracy,
+                nll=shipped.nll,
+                ece=shipped.ece,
+                n_averaged=self.averaging.n_averaged,
+                bn_seconds=refreshed - start,
+                eval_seconds=self.trained.eval_seconds + self._clock() - refreshed,
+            )
+        self.trained = None
+        self.epoch += 1
+        return self.record
+
+    def train_epoch(self) -> float:
+        """Train epoch `self.epoch` and return the mean loss over its images.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        train, epoch = self.settings.train, self.epoch
+        batches = self._train.batch_count(train.batch_size)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        images_seen = 0
+        self.model.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            # for layers that draw; the global generators are the caller's again afterwards
+            torch.manual_seed(derive_seed(self.settings.seed, epoch, "layers"))
+            for step, (images, labels) in enumerate(self._batches("train")):
+                if self.averaging is None:
+                    self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
+                total += self.train_batch(images, labels).double() * len(labels)
+                images_seen += len(labels)
+        mean = total.item() / images_seen
+        if not torch.isfinite(torch.tensor(mean)):
+            raise NonFiniteError(f"the training loss is {mean} in epoch {epoch}")
+        return mean
+
+    def train_batch(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one optimizer step, at the rate that is set. Returns the mean loss without its graph, a scalar
+        on the device: nothing here waits for that.
+
+        Args:
+            images: [B, 3, H, W] float32 on the run's device, in the memory format of its numerics.
+            labels: [B] int64 on the same.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.numerics.autocast():
+            loss: torch.Tensor = self._loss(self._forward(images), labels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def average_epoch(self) -> None:
+        """After an epoch > swa_start: take the model into the average and refresh its statistics."""
+        start, swa_lr = self.settings.swa_start, self.settings.swa_lr
+        if start is None or swa_lr is None or self.epoch <= start:
+            return
+        if self.averaging is None:
+            self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
+        self.averaging.update(self.model)
+        self.averaging.refresh(self._batches("bn"), self.numerics.autocast())
+
+    def test(self, *, refresh: bool = False) -> Predictions:
+        """What the finished run's model says of the test images.
+
+        Args:
+            refresh: recompute a baseline's batch-normalisation statistics first, as an average's are,
+                in a copy: part of what averaging brings may come from that alone.
+
+        Raises:
+            NonFiniteError: an output is NaN or infinite.
+        """
+        model = self.shipped
+        if refresh:
+            model = copy.deepcopy(self.model)
+            with self.numerics.autocast():
+                refresh_bn(model, (images for images, _ in self._batches("bn")))
+        # read once or twice in a trial: kept on a GPU, they would take from the next one what nobody counted
+        test = self._open_images(self._data.test, 0)
+        return predict(model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast())
+
+    def state_dict(self) -> dict[str, Any]:
+        """State after the last finished epoch: tensors, numbers, strings, dicts and lists.
+
+        A finished run leaves out what only further training would need.
+        """
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "record": self.record.as_dict() if self.record else None,
+            "model": self.model.state_dict(),
+            "averaging": self.averaging.state_dict() if self.averaging else None,
+        }
+        if not self.done:
+            state.update(self._training_state())
+        return state
+
+    def trunk_state(self) -> dict[str, Any]:
+        """State between `advance` and `finish_epoch` of an epoch before any average.
+
+        It depends on no SWA setting, so every run with the same trunk can go on from it.
+        """
+        assert self.trained is not None
+        assert self.averaging is None
+        return {
+            "epoch": self.epoch + 1,
+            "record": self.trained.as_dict(),
+            "model": self.model.state_dict(),
+            "averaging": None,
+            **self._training_state(),
+        }
+
+    def _training_state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same settings, or of a trunk in common.
+
+        The next epoch is the one after it; where a trunk's last epoch is the first to be averaged, it
+        is that epoch, trained already.
+
+        Raises:
+            ValueError: it is a trunk's, and of an epoch that should have been averaged.
+        """
+        self.epoch = state["epoch"]
+        self.record = EpochRecord(**state["record"]) if state["record"] else None
+        self.trained = None
+        fork = self.settings.fork_epoch
+        if fork is not None and state["averaging"] is None and self.epoch > fork:
+            if self.epoch != fork + 1 or self.record is None:
+                raise ValueError(f"state after epoch {self.epoch - 1} of a trunk that was left at {fork}")
+            self.epoch = fork
+            self.trained, self.record = replace(self.record, eval_seconds=0.0), None
+        self.model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        if state["averaging"] is not None:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            assert self.settings.swa_lr is not None
+            self.averaging = Averaging(
+                self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging
+            )
+            self.averaging.load_state_dict(state["averaging"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate  # building SWALR may have moved it
+
+    def _set_base_rate(self, index: int, batches: int) -> None:
+        factor = base_factor(index, self.settings.train, batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * factor
+
+    def _open_images(self, rows: Indices, max_resident_bytes: int | None) -> ImageBatches:
+        return ImageBatches(
+            self._data,
+            rows,
+            self.device,
+            channels_last=self.numerics.channels_last,
+            max_resident_bytes=max_resident_bytes,
+        )
+
+    def _batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of the training images; the BN refresh draws its own order and augmentation."""
+        train, averaging = self.settings.train, self.settings.averaging
+        refresh = purpose == "bn"
+        return self._train.train(
+            (averaging.bn_batch_size or train.batch_size) if refresh else train.batch_size,
+            augment=train.augment,
+            crop_padding=train.crop_padding,
+            seed=self.settings.seed,
+            epoch=self.epoch,
+            purpose=purpose,
+            max_batches=averaging.bn_batches if refresh else None,
+        )
+
+    def _evaluate(self, model: nn.Module) -> Evaluation:
+        batches = self._val.ordered(self.settings.train.eval_batch_size)
+        return evaluate(model, batches, self.numerics.autocast())
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def build_optimizer(
+    model: nn.Module, lr: float, train: TrainSpec, numerics: Numerics
+) -> torch.optim.Optimizer:
+    """The optimizer of the settings over all parameters of `model`."""
+    parameters = model.parameters()
+    if train.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
+    return torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=train.momentum,
+        nesterov=train.momentum > 0,
+        weight_decay=train.weight_decay,
+        fused=numerics.fused,
+    )
