@@ -1,81 +1,28 @@
-"""Which package may import which, and what an import of each costs."""
+"""Which room may import which, and what an import of each costs.
+
+The order of the rooms is written down in pyproject.toml, section `tool.importlinter`.
+"""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "tune_swa"
-BASE = {"errors", "randomness", "paths"}
-SHOWN = {"distributions", "news"}  # what search and results have in common for other programs
-ALLOWED = {
-    "errors": set(),
-    "randomness": set(),
-    "paths": {"errors"},
-    "isolation": {"errors"},
-    "storage": BASE,
-    "supervisor": set(),
-    "spec": BASE,
-    "spacefile": BASE | {"spec"},
-    "distributions": BASE | {"spec"},
-    "journal": BASE | {"spec"},
-    "news": BASE | {"journal"},
-    "inference": BASE,
-    "predictions": BASE | {"journal"},
-    "judging": BASE | {"journal", "inference", "predictions"},
-    "data": BASE | {"spec"},
-    "training": BASE | {"spec", "data", "isolation"},
-    "search": BASE
-    | {"spec", "data", "training", "inference", "predictions", "judging", "journal", "storage", "supervisor"}
-    | {"isolation"}
-    | SHOWN,
-    "results": BASE
-    | {"spec", "spacefile", "inference", "predictions", "judging", "journal", "storage"}
-    | SHOWN,
-    "doctor": BASE | {"spec", "data", "training", "search", "journal", "storage", "isolation"},
-    "cli": BASE
-    | {"spec", "spacefile", "inference", "data", "training", "search", "results", "journal", "storage"}
-    | {"supervisor", "doctor"}
-    | SHOWN,
-}
-HEAVY = {
-    "ray": {"search"},
-    "optuna": {"search", "results", "distributions"},
-    "torch": {"data", "training", "search"},
-}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).parent.parent
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    """Dotted names of everything that a module imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_run_one_way(path: Path) -> None:
-    here = room(path)
-    if here in ("__init__", "__main__"):
-        return
-    own = {n.split(".")[1] for n in imported(path) if n.startswith("tune_swa.")} - {here, "__version__"}
-    assert own <= ALLOWED[here], f"{path} imports {own - ALLOWED[here]}"
-    for heavy, rooms in HEAVY.items():
-        if here not in rooms:
-            assert heavy not in {n.split(".")[0] for n in imported(path)}
+def test_imports_follow_the_order_of_the_rooms() -> None:
+    result = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
 
 
 def modules_after(statement: str) -> set[str]:
