@@ -12,7 +12,7 @@ from drawn import CLASSES, draw, draw_tree, folder_spec
 from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
-from tune_swa.data.sources import find_source
+from tune_swa.data.source_lookup import find_source
 from tune_swa.errors import RequestError
 
 # ------------------------------------------------------------------------------------------ digits

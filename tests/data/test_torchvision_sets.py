@@ -16,7 +16,8 @@ from drawn import draw
 from tune_swa.config import DataSpec
 from tune_swa.data.cache import cache_folder
 from tune_swa.data.dataset import estimate, prepare
-from tune_swa.data.sources import Part, find_source
+from tune_swa.data.source_lookup import find_source
+from tune_swa.data.sources import Part
 from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
 from tune_swa.errors import RequestError
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
-    Field,
     NonNegativeInt,
     PositiveFloat,
     PrivateAttr,
@@ -16,21 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from tune_swa.config.domains import Domain
 from tune_swa.config.search_space import Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
-    BaselineSpec,
-    ConfirmSpec,
-    DataSpec,
     ModelSpec,
-    Point,
-    ResourcesSpec,
-    SchedulerSpec,
-    SearchSpec,
     Settings,
     TrainSpec,
 )
+from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_resolver import Resolver
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value
 
@@ -70,25 +62,8 @@ class RunSettings(Settings):
         return None if self.swa_start is None else self.swa_start + 1
 
 
-class Experiment(Settings):
+class Experiment(SpaceFile):
     """One experiment: what a space file describes."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    """Name of its folder under `results/`."""
-    data: DataSpec = DataSpec()
-    model: ModelSpec = ModelSpec()
-    train: TrainSpec = TrainSpec()
-    averaging: AveragingSpec = AveragingSpec()
-    space: dict[str, Domain]
-    """`lr`, `swa_start`, `swa_lr` and any `train.*` or `averaging.*` field: a domain, or a value."""
-    points: tuple[Point, ...] = ()
-    """Configurations that are tried first. A `train.*` or `averaging.*` parameter that a point
-    leaves out keeps the value of its section."""
-    baseline: BaselineSpec = BaselineSpec()
-    search: SearchSpec = SearchSpec()
-    scheduler: SchedulerSpec = SchedulerSpec()
-    resources: ResourcesSpec = ResourcesSpec()
-    confirm: ConfirmSpec = ConfirmSpec()
 
     _resolved: Any = PrivateAttr(default=None)  # a Resolver, once validation has run
 

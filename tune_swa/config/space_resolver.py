@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -18,11 +18,9 @@ from tune_swa.config.domains import (
 )
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space
 from tune_swa.config.sections import AveragingSpec, SchedulerSpec, Settings, TrainSpec
+from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.validation_errors import told
 from tune_swa.config.values import CORE_PARAMETERS, Params, Value, distinct, format_value, is_swa_setting
-
-if TYPE_CHECKING:
-    from tune_swa.config.experiment import Experiment
 
 NOT_SEARCHABLE = {
     "train.epochs": "rungs and curves are compared at the same epoch of the same schedule",
@@ -45,7 +43,7 @@ LARGEST = 2**63 - 1
 class Resolver:
     """Turns the space as written into parameters and constants, collecting every problem."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: SpaceFile) -> None:
         self.experiment = experiment
         self.parameters: list[Parameter] = []
         self.constants: Params = {}

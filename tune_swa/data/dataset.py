@@ -21,7 +21,8 @@ from tune_swa.data.image_notes import NOTHING, Remarks
 from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
 from tune_swa.data.similarity import Copies
-from tune_swa.data.sources import Labels, Listing, Source, find_source
+from tune_swa.data.source_lookup import find_source
+from tune_swa.data.sources import Labels, Listing, Source
 from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
 

@@ -1,21 +1,15 @@
-"""Where images come from: what every source offers, and which one a name stands for."""
+"""What every source of images offers, and how its images are listed."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-from tune_swa.config import DataSpec
-from tune_swa.errors import RequestError
-from tune_swa.paths import expanded
 
 Labels = npt.NDArray[np.int64]
 Parts = npt.NDArray[np.int8]
@@ -89,40 +83,3 @@ class Source(Protocol):
         Raises:
             RequestError: the images cannot be used.
         """
-
-
-def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool = True) -> Source:
-    """The source that `data.dataset` names.
-
-    Args:
-        spec: the data settings.
-        data_dir: folder of the images or the download; goes before `data.path`.
-        download: whether it may fetch what is not here.
-
-    Raises:
-        RequestError: there is no such source.
-    """
-    from tune_swa.data.digits import Digits
-    from tune_swa.data.folders import ImageFolders
-    from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
-
-    folder = None
-    if data_dir is not None:
-        folder = expanded(data_dir, "--data-dir")
-    elif spec.path is not None:
-        folder = expanded(spec.path, "data.path:")
-    if spec.dataset == "digits":
-        if folder is not None:
-            raise RequestError(
-                f"data.dataset: digits come with scikit-learn and are not read from {folder}. Leave the "
-                "folder out, or set data.dataset to folder for your own images there"
-            )
-        return Digits()
-    if spec.dataset == "folder":
-        return ImageFolders(folder, exif_rotation=spec.exif_rotation)
-    if spec.dataset in SETS:
-        return TorchvisionSet(spec.dataset, folder, download=download)
-    known = ["digits", "folder", *SETS]
-    close = difflib.get_close_matches(spec.dataset, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise RequestError(f"data.dataset: no set is called {spec.dataset!r}.{hint} Known: {', '.join(known)}")

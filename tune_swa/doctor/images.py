@@ -10,7 +10,8 @@ import numpy as np
 
 from tune_swa.config import DataSpec
 from tune_swa.data.cache import Entry, entries
-from tune_swa.data.sources import Part, find_source
+from tune_swa.data.source_lookup import find_source
+from tune_swa.data.sources import Part
 from tune_swa.doctor.finding import Finding, note, ok, problem, size
 from tune_swa.errors import RequestError
 

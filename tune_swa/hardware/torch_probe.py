@@ -213,9 +213,9 @@ def _torchvision() -> dict[str, Any]:
     try:
         from torchvision.datasets import CIFAR10
 
-        from tune_swa.training.model import imagenet_weights
+        from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
 
-        url, file = imagenet_weights()
+        url, file = locate_imagenet_weights()
     except Exception as error:  # of another torch, its import fails in many ways
         return {"torchvision_error": f"{type(error).__name__}: {first_line(error)}"}
     return {

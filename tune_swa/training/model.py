@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tune_swa.config import ModelSpec
 from tune_swa.errors import RequestError
+from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
 from tune_swa.paths import expanded
 from tune_swa.seeds import derive_seed
 
@@ -77,19 +78,11 @@ def fingerprint(weights: StateDict | None) -> str:
     return digest.hexdigest()
 
 
-def imagenet_weights() -> tuple[str, Path]:
-    """Where torchvision has its ImageNet weights, and the file that a download of them becomes."""
-    from torchvision.models import ResNet18_Weights
-
-    url: str = ResNet18_Weights.IMAGENET1K_V1.url
-    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
 def _download() -> StateDict:
     from torchvision.models import ResNet18_Weights
 
     entry = ResNet18_Weights.IMAGENET1K_V1
-    _, file = imagenet_weights()
+    _, file = locate_imagenet_weights()
     folder = file.parent
     if not file.exists():
         try:
