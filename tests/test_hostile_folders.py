@@ -32,9 +32,9 @@ def run(*arguments: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ended(module_path: Path) -> Path:
     """A whole search with fresh seeds, as it ended."""
-    root = tmp_path_factory.mktemp("ended")
+    root = module_path
     (root / "space.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_SWA_CACHE", str(root / "cache"))

@@ -31,9 +31,8 @@ PNG = bytes.fromhex(
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    writer = confirmed(folder)
+def page(module_path: Path) -> Path:
+    writer = confirmed(module_path)
     for k in range(8):
         params = {"lr": (1e-3, 3e-3)[k % 2], "swa_start": k % 3, "swa_lr": 1e-4 * (k + 1)}
         writer.trial(f"swa-1{k}", params, [0.5, 0.6, 0.7, 0.8 + k / 100])
@@ -41,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = writer.state()
     assert state.header is not None
     state.header["data"]["class_names"] = [EVIL, "b"]
-    return write_report(state, folder, lambda k: (PNG, f"{EVIL} {k}"))
+    return write_report(state, module_path, lambda k: (PNG, f"{EVIL} {k}"))
 
 
 @pytest.fixture(scope="module", params=["desktop", "phone"])

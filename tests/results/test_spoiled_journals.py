@@ -21,9 +21,9 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def whole(module_path: Path) -> bytes:
     """The journal of a made-up search with trials of every status."""
-    writer = Writer(tmp_path_factory.mktemp("whole"))
+    writer = Writer(module_path)
     writer.trial("baseline-0000", {"lr": 1e-3}, [0.1, 0.2, 0.3, 0.4])
     writer.trial("swa-0000", {"lr": 1e-3, "swa_start": 1, "swa_lr": 1e-3}, [0.1, 0.2, 0.4, 0.5])
     writer.trial("swa-0001", {"lr": 3e-3, "swa_start": 0, "swa_lr": 1e-2}, [0.1, 0.1], status="pruned")

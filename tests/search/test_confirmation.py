@@ -336,8 +336,8 @@ def run(arguments: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def confirmed(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("confirmed")
+def confirmed(module_path: Path, decoded: None) -> tuple[Path, str]:
+    folder = module_path
     return folder / "results" / "tiny", run(command(folder))
 
 

@@ -61,9 +61,9 @@ def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, short: Pa
 
 
 @pytest.fixture(scope="module")
-def sharing(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
+def sharing(module_path: Path, decoded: None) -> Path:
     """Results of the search whose trials share two trunks."""
-    results: Path = never_interrupted(tmp_path_factory.mktemp("sharing"), 3, SHARING)
+    results: Path = never_interrupted(module_path, 3, SHARING)
     return results
 
 

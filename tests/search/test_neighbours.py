@@ -114,8 +114,8 @@ def epochs_of(state: ExperimentState, name: str) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("neighbours")
+def searched(module_path: Path, decoded: None) -> tuple[Path, str]:
+    folder = module_path
     (folder / "space.yaml").write_text(TINY)
     program = [sys.executable, str(ROOT / "run_search.py"), "--space", "space.yaml", "--no-confirm"]
     own = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "WANDB_"))}

@@ -26,10 +26,9 @@ space: {lr: 1e-3, swa_start: 0, swa_lr: 1e-3}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root: Path = tmp_path_factory.mktemp("photos")
-    odd_tree(root, count=10)
-    return root
+def photos(module_path: Path) -> Path:
+    odd_tree(module_path, count=10)
+    return module_path
 
 
 def search(photos: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -52,16 +52,17 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache(module_path: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNE_SWA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TUNE_SWA_CACHE", str(module_path / "cache"))
         yield
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: None) -> tuple[Path, str]:
+def finished(module_path: Path, cache: None) -> tuple[Path, str]:
     """A finished search of real trials: TPE, ASHA, two slots where there are two cores."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = module_path / "finished"
+    folder.mkdir()
     arguments = ["--space", str(DIGITS), *SMALL, "--trials", "6", "--results-dir", "out"]
     result = run(*arguments, cwd=folder)
     assert result.stderr == ""
@@ -187,9 +188,9 @@ def test_another_seed_gives_other_numbers(finished: tuple[Path, str], tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(module_path: Path) -> Path:
     """Kaggle's layout with JPEGs of six colours, and a validation folder beside it."""
-    root = tmp_path_factory.mktemp("photos")
+    root = module_path / "photos"
     rng = np.random.default_rng(0)
     for part, count in (("seg_train/seg_train", 5), ("val", 4), ("seg_test/seg_test", 1)):
         for c, label in enumerate(("buildings", "forest", "glacier", "mountain", "sea", "street")):

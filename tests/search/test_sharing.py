@@ -44,11 +44,6 @@ search: {sampler: tpe, trials: 12, seed: 5, checkpoint_every: 1}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def decoded(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ.setdefault("TUNE_SWA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def command(folder: Path, space: str, *more: str) -> list[str]:
     (folder / "space.yaml").write_text(COMMON + space)
     return [
@@ -84,18 +79,18 @@ def trained(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def grid_alone(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
-    return search(tmp_path_factory.mktemp("alone"), GRID, "--cpus", "2", "--set", "search.share=false")
+def grid_alone(module_path: Path, decoded: None) -> Path:
+    return search(module_path / "alone", GRID, "--cpus", "2", "--set", "search.share=false")
 
 
 @pytest.fixture(scope="module")
-def grid_shared(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
-    return search(tmp_path_factory.mktemp("shared"), GRID, "--cpus", "2")
+def grid_shared(module_path: Path, decoded: None) -> Path:
+    return search(module_path / "shared", GRID, "--cpus", "2")
 
 
 @pytest.fixture(scope="module")
-def tpe_shared(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
-    return search(tmp_path_factory.mktemp("tpe"), TPE, "--cpus", "1")
+def tpe_shared(module_path: Path, decoded: None) -> Path:
+    return search(module_path / "tpe", TPE, "--cpus", "1")
 
 
 # a trunk of 7 epochs for each rate, then 7 - (swa_start + 2) epochs for each branch of it
