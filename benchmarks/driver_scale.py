@@ -94,7 +94,10 @@ def without_ray(trials: int, sampler: str) -> list[object]:
         folder = Path(temporary)
         recorder = Recorder(spec, folder, ExperimentState())
         recorder.record(
-            "created", spec=spec.model_dump(mode="json", by_alias=True), identity=spec.identity(), **HEADER
+            "created",
+            spec=spec.model_dump(mode="json", by_alias=True),
+            identity=spec.fixed_settings(),
+            **HEADER,
         )
         recorder.record("session", number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
         console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)

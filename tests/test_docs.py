@@ -67,7 +67,7 @@ def test_plans_are_those_of_a_dry_run(page: Path, name: str, shown: str, tmp_pat
         machine = Machine(gpus=0, cpus=2)
     printed = io.StringIO()
     # what a trial takes of a GPU can only be measured on one; the page's plans are for quarters
-    experiment = yaml_file.load(file, ["resources.gpus_per_trial=0.25"] if machine.gpus else [])
+    experiment = yaml_file.load_experiment(file, ["resources.gpus_per_trial=0.25"] if machine.gpus else [])
     print_plan(Console(file=printed, width=100), make_plan(experiment, images, machine=machine))
     lines = [line.rstrip() for line in printed.getvalue().splitlines()]
     start = lines.index(shown.splitlines()[0])
@@ -79,7 +79,7 @@ def test_space_files_are_right(page: Path, tmp_path: Path) -> None:
     for match in BLOCK.finditer(page.read_text()):
         if match[1] == "yaml":
             (tmp_path / "space.yaml").write_text(match[3])
-            yaml_file.load(tmp_path / "space.yaml")
+            yaml_file.load_experiment(tmp_path / "space.yaml")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -52,7 +52,7 @@ def spoiled_spaces(draw: st.DrawFn) -> str:
 @given(spoiled_spaces())
 def test_a_spoiled_space_file_is_a_space_or_a_readable_error(text: str) -> None:
     try:
-        experiment = yaml_file.loads(text, "f.yaml")
+        experiment = yaml_file.parse_experiment(text, "f.yaml")
     except RequestError as error:
         assert str(error).startswith("f.yaml")
     else:
@@ -76,7 +76,7 @@ keys = st.one_of(
 @given(st.sampled_from(TEXTS), keys, st.one_of(words, st.text(max_size=8)))
 def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: str) -> None:
     try:
-        experiment = yaml_file.loads(text, "f.yaml", [f"{key}={value}"])
+        experiment = yaml_file.parse_experiment(text, "f.yaml", [f"{key}={value}"])
     except RequestError as error:
         assert str(error).startswith(("f.yaml", "--set"))
     else:
@@ -85,6 +85,6 @@ def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: s
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_the_resolved_space_is_the_same_experiment(path: Path, tmp_path: Path) -> None:
-    experiment = yaml_file.load(path)
+    experiment = yaml_file.load_experiment(path)
     write_space(experiment, tmp_path / "space.yaml")
-    assert yaml_file.load(tmp_path / "space.yaml") == experiment
+    assert yaml_file.load_experiment(tmp_path / "space.yaml") == experiment

@@ -23,7 +23,7 @@ from PIL import Image
 
 from tune_swa import supervisor
 from tune_swa.cli import run_search
-from tune_swa.config.yaml_file import load
+from tune_swa.config.yaml_file import load_experiment
 from tune_swa.experiment.journal import FORMAT
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +136,7 @@ def begun(change: Callable[[list[bytes]], list[bytes]], *arguments: str) -> Make
 
     def make(folder: Path) -> list[str]:
         request = given("--resume", *arguments)(folder)
-        experiment = load(request[1])
+        experiment = load_experiment(request[1])
         record = {"epoch": 0, "accuracy": 0.5, "phase": "trunk", "nll": None}
         suggested = {
             "trial": "baseline-0000", "kind": "baseline", "stage": "search", "params": {}, "seed": 0,
@@ -145,7 +145,7 @@ def begun(change: Callable[[list[bytes]], list[bytes]], *arguments: str) -> Make
         events: list[dict[str, Any]] = [
             {
                 "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0,
-                "spec": experiment.model_dump(mode="json", by_alias=True), "identity": experiment.identity(),
+                "spec": experiment.model_dump(mode="json", by_alias=True), "identity": experiment.fixed_settings(),
                 "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
                 "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": "0.0"},
             },

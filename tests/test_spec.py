@@ -17,8 +17,8 @@ from tune_swa.config import (
     TrainSpec,
     count_space,
     enumerate_space,
+    format_label,
     format_value,
-    label,
     params_key,
     yaml_file,
 )
@@ -34,7 +34,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def values(spec: Experiment, name: str) -> tuple[object, ...] | None:
-    return next(p.domain.enumerate() for p in spec.parameters if p.name == name)
+    return next(p.domain.list_values() for p in spec.parameters if p.name == name)
 
 
 # ------------------------------------------------------------------------------------- domains
@@ -91,12 +91,12 @@ def test_swa_start_below_one_is_a_fraction_rounded_down(
 @given(low=st.integers(0, 50), steps=st.integers(0, 20), step=st.integers(1, 7))
 def test_bounds_of_stepped_ranges_are_included(low: int, steps: int, step: int) -> None:
     domain = Range(low, low + steps * step, step, log=False, integer=True)
-    found = domain.enumerate()
+    found = domain.list_values()
     assert found is not None
     assert (found[0], found[-1], len(found)) == (low, low + steps * step, steps + 1)
-    assert all(domain.contains(v) for v in found)
-    assert not domain.contains(low - 1)
-    assert not domain.contains(low + steps * step + 1)
+    assert all(v in domain for v in found)
+    assert low - 1 not in domain
+    assert low + steps * step + 1 not in domain
 
 
 def test_a_point_keeps_the_sections_value_for_what_it_leaves_out() -> None:
@@ -154,14 +154,14 @@ def test_there_are_four_shipped_files() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_files_are_valid_and_their_schema_says_so(path: Path) -> None:
-    spec = yaml_file.load(path)
+    spec = yaml_file.load_experiment(path)
     assert spec.name == path.stem
-    document = yaml_file.parse(path.read_text(), str(path)).value
+    document = yaml_file.parse_document(path.read_text(), str(path)).value
     jsonschema.validate(document, Experiment.model_json_schema(by_alias=True))
 
 
 def test_swa_grid_is_the_tutorials_experiment() -> None:
-    spec = yaml_file.load(ROOT / "search_spaces" / "swa_grid.yaml")
+    spec = yaml_file.load_experiment(ROOT / "search_spaces" / "swa_grid.yaml")
     assert (spec.train.epochs, spec.train.batch_size, spec.data.image_size) == (120, 256, 256)
     assert (spec.train.optimizer, spec.train.augment, spec.model.weights) == ("adam", ("hflip",), "imagenet")
     assert values(spec, "lr") == (5e-5, 1e-4, 2e-4)
@@ -173,8 +173,8 @@ def test_swa_grid_is_the_tutorials_experiment() -> None:
 
 
 def test_tutorial_table_is_its_eight_rows() -> None:
-    spec = yaml_file.load(ROOT / "search_spaces" / "tutorial_table.yaml")
-    rows = [label({"swa_start": p["swa_start"], "swa_lr": p["swa_lr"]}) for p in spec.swa_points]
+    spec = yaml_file.load_experiment(ROOT / "search_spaces" / "tutorial_table.yaml")
+    rows = [format_label({"swa_start": p["swa_start"], "swa_lr": p["swa_lr"]}) for p in spec.swa_points]
     assert rows == [
         "SWA_90_0.05", "SWA_90_5e-4", "SWA_90_1e-4", "SWA_90_5e-5", "SWA_90_1e-5", "SWA_75_5e-5", "SWA_60_5e-5",
     ]  # fmt: skip
@@ -305,7 +305,7 @@ space:
 def test_mistakes_name_place_value_and_remedy(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(RequestError, match=message) as caught:
-        yaml_file.loads(GOOD.replace(old, new, 1), "f.yaml")
+        yaml_file.parse_experiment(GOOD.replace(old, new, 1), "f.yaml")
     assert caught.value.exit_code == 2
     assert "Traceback" not in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_mistakes_name_place_value_and_remedy(old: str, new: str, message: str) 
 def test_all_problems_are_told_at_once() -> None:
     text = GOOD.replace("1e-3", "-1").replace("[5, 10]", "[5, 50]")
     with pytest.raises(RequestError) as caught:
-        yaml_file.loads(text, "f.yaml")
+        yaml_file.parse_experiment(text, "f.yaml")
     assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == ["f.yaml:4:", "f.yaml:5:"]
 
 
@@ -340,21 +340,21 @@ def test_files_that_are_no_space_files(content: bytes, message: str, tmp_path: P
     path = tmp_path / "f.yaml"
     path.write_bytes(content)
     with pytest.raises(RequestError, match=message):
-        yaml_file.load(path)
+        yaml_file.load_experiment(path)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such space file"):
-        yaml_file.load(tmp_path / "none.yaml")
+        yaml_file.load_experiment(tmp_path / "none.yaml")
     with pytest.raises(RequestError, match="is a folder"):
-        yaml_file.load(tmp_path)
+        yaml_file.load_experiment(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- --set
 
 
 def test_overrides() -> None:
-    spec = yaml_file.loads(
+    spec = yaml_file.parse_experiment(
         GOOD,
         overrides=[
             "train.epochs=30",
@@ -385,7 +385,7 @@ def test_overrides() -> None:
 )
 def test_wrong_overrides(override: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        yaml_file.loads(GOOD, "f.yaml", [override])
+        yaml_file.parse_experiment(GOOD, "f.yaml", [override])
 
 
 # --------------------------------------------------------------------------------------- properties
@@ -395,7 +395,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
 @given(st.text())
 def test_any_text_is_a_space_or_a_readable_error(text: str) -> None:
     try:
-        yaml_file.loads(text, "f.yaml")
+        yaml_file.parse_experiment(text, "f.yaml")
     except RequestError as error:
         assert str(error)
 
@@ -436,14 +436,14 @@ _tree = st.recursive(
 def test_any_document_is_a_space_or_a_readable_error(document: dict[str, object]) -> None:
     text = yaml.safe_dump(document)
     try:
-        spec = yaml_file.loads(text, "f.yaml")
+        spec = yaml_file.parse_experiment(text, "f.yaml")
     except RequestError as error:
         assert "f.yaml" in str(error)
         return
     for parameter in spec.parameters:
-        enumerated = parameter.domain.enumerate()
+        enumerated = parameter.domain.list_values()
         if enumerated is not None:
-            assert all(parameter.domain.contains(v) for v in enumerated)
+            assert all(v in parameter.domain for v in enumerated)
     for point in spec.swa_points:
         assert spec.swa_settings(point).fork_epoch is not None
 
@@ -464,7 +464,7 @@ def test_formats(value: object, text: str) -> None:
 
 
 def test_enumeration_counts_and_does_not_repeat() -> None:
-    spec = yaml_file.load(ROOT / "search_spaces" / "swa_grid.yaml")
+    spec = yaml_file.load_experiment(ROOT / "search_spaces" / "swa_grid.yaml")
     points = list(enumerate_space(spec.parameters))
     assert len(points) == count_space(spec.parameters) == 45
     assert len({params_key(p) for p in points}) == 45
@@ -492,8 +492,8 @@ def test_labels_name_what_the_space_fixes_too() -> None:
     spec = experiment(
         space={"lr": {"choice": [1e-3, 1e-2]}, "swa_start": 5, "swa_lr": 5e-4, "train.momentum": 0.8}
     )
-    assert label(spec.configuration({"lr": 1e-2}, swa=True)) == "SWA_5_5e-4 lr=0.01"
-    assert label(spec.configuration({"lr": 1e-2}, swa=False)) == "baseline lr=0.01"
+    assert spec.format_label({"lr": 1e-2}, swa=True) == "SWA_5_5e-4 lr=0.01"
+    assert spec.format_label({"lr": 1e-2}, swa=False) == "baseline lr=0.01"
 
 
 def test_only_a_setting_that_changes_the_division_is_part_of_what_a_resume_must_have() -> None:
@@ -502,6 +502,6 @@ def test_only_a_setting_that_changes_the_division_is_part_of_what_a_resume_must_
         value: Experiment.model_validate({"name": "x", "space": SPACE, "data": {"duplicates": value}})
         for value in ("warn", "error", "group")
     }
-    assert settings["warn"].identity() == settings["error"].identity()
-    assert "duplicates" not in settings["warn"].identity()["data"]
-    assert settings["group"].identity()["data"]["duplicates"] == "group"
+    assert settings["warn"].fixed_settings() == settings["error"].fixed_settings()
+    assert "duplicates" not in settings["warn"].fixed_settings()["data"]
+    assert settings["group"].fixed_settings()["data"]["duplicates"] == "group"

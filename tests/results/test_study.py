@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tune_swa.config.optuna_distributions import distribution
+from tune_swa.config.optuna_distributions import to_distribution
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.tracking.optuna_log import StudyFile
 
@@ -55,7 +55,7 @@ def test_the_search_and_its_baselines_are_two_studies(tmp_path: Path) -> None:
             "accuracy": 0.90,
         }
     assert study.best_trial.user_attrs["configuration"] == "SWA_1_5e-4 lr=1e-3"
-    assert study.trials[0].distributions == {p.name: distribution(p) for p in writer.spec.parameters}
+    assert study.trials[0].distributions == {p.name: to_distribution(p) for p in writer.spec.parameters}
     assert baselines.trials[0].distributions.keys() == {"lr"}
 
 

@@ -52,7 +52,7 @@ class Driver:
         self.recorder = Recorder(spec, folder, ExperimentState(), confirm=confirm)
         self.recorder.record(
             "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
-            identity=spec.identity(), numerics={}, hardware={}, versions={},
+            identity=spec.fixed_settings(), numerics={}, hardware={}, versions={},
             data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
         )  # fmt: skip
         self._play(slots, gpus)

@@ -391,7 +391,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     assert about["validation"]["accuracy"] == own.accuracy.max() or (means == means.max()).sum() > 1
     model = torchvision.models.resnet18(num_classes=10)
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
-    data = prepare(yaml_file.load(folder / "space.yaml").data)
+    data = prepare(yaml_file.load_experiment(folder / "space.yaml").data)
     model.eval().to(memory_format=torch.channels_last)
     for rows, expected in ((data.val, about["validation"]), (data.test, about["test"])):
         if expected is None:  # a run of the search, which is not tested

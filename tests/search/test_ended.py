@@ -97,7 +97,7 @@ def test_export_model(ended: Path, tmp_path: Path) -> None:
     assert "That is the recorded accuracy." in out
     recorded: dict[str, Any] = json.loads((ended / "best_model.json").read_text())
     assert recorded["configuration"] in out
-    data = prepare(yaml_file.load(ended / "space.yaml").data)
+    data = prepare(yaml_file.load_experiment(ended / "space.yaml").data)
     np.savez(tmp_path / "images.npz", images=data.images[data.val], labels=data.labels[data.val])
     said = subprocess.run(
         [sys.executable, "-c", STRANGER],

@@ -127,7 +127,7 @@ class Driver:
             self.recorder.replay(events)
         else:
             spec = self.spec.model_dump(mode="json", by_alias=True)
-            self.recorder.record("created", spec=spec, identity=self.spec.identity(), **FACTS)
+            self.recorder.record("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
 
     def begin_session(self, share: float) -> list[str]:
         again = self.recorder.retry_exhausted(share)

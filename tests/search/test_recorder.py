@@ -46,7 +46,7 @@ def begin(spec: Experiment, folder: Path) -> Recorder:
         "created",
         format=FORMAT,
         spec=spec.model_dump(mode="json", by_alias=True),
-        identity=spec.identity(),
+        identity=spec.fixed_settings(),
         **FACTS,
     )
     recorder.record("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)

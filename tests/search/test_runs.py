@@ -101,7 +101,7 @@ def test_nothing_but_the_results_is_left(finished: tuple[Path, str]) -> None:
 
 def test_parquet_files_open_everywhere_with_the_documented_columns(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    experiment = yaml_file.load(folder / "space.yaml")
+    experiment = yaml_file.load_experiment(folder / "space.yaml")
     documented = {
         "trials": trials_columns(experiment.parameters),
         "epochs": EPOCHS,
@@ -143,7 +143,7 @@ def test_the_best_model_is_the_best_configurations(finished: tuple[Path, str]) -
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
     from tune_swa.data.dataset import prepare
 
-    data = prepare(yaml_file.load(folder / "space.yaml").data)
+    data = prepare(yaml_file.load_experiment(folder / "space.yaml").data)
     model.eval()
     images = torch.from_numpy(data.images[data.val]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_a_finished_search_is_not_started_over_but_extended(finished: tuple[Path
     assert len(after.of_kind("swa")) == 12
     told = pq.read_schema(folder / "trials.parquet").metadata[b"tune_swa.space"]
     assert json.loads(told)["search"]["trials"] == 12
-    assert tune_swa.load_results(folder).experiment == yaml_file.load(folder / "space.yaml")
+    assert tune_swa.load_results(folder).experiment == yaml_file.load_experiment(folder / "space.yaml")
     for name, trial in before.trials.items():  # not trained again
         assert after.trials[name].records == trial.records
         assert after.trials[name].attempts == trial.attempts == 1
@@ -230,7 +230,7 @@ def test_the_tutorials_table_ends_with_its_eight_rows(photos: Path, tmp_path: Pa
     """A tenth of the 120 epochs (fractions that say the same starts), and Kaggle's two folders alone."""
     for part in ("seg_train", "seg_test"):
         shutil.copytree(photos / part, tmp_path / "intel" / part)
-    table = yaml_file.load(ROOT / "search_spaces" / "tutorial_table.yaml")
+    table = yaml_file.load_experiment(ROOT / "search_spaces" / "tutorial_table.yaml")
     assert [p["swa_start"] for p in table.points] == [90, 90, 90, 90, 90, 75, 60]
     shorter = [{**p, "swa_start": int(p["swa_start"]) // 10} for p in table.points]
     printed = run(
@@ -416,7 +416,7 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
 
     def begin(results: str) -> None:
         request = run.Request(
-            yaml_file.load(DIGITS, ["data.image_size=8", "data.train_images=50"]),
+            yaml_file.load_experiment(DIGITS, ["data.image_size=8", "data.train_images=50"]),
             tmp_path / results,
             storage=str(tmp_path / "shared"),
             quiet=True,

@@ -40,7 +40,7 @@ def confirm_command(options: argparse.Namespace) -> int:
     given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
     # a plan of looks is the search's; whoever asks for a number of seeds later gets that number
     plain = [] if options.seeds is None else ["confirm.max_seeds=null"]
-    experiment = yaml_file.load(space, plain, given)
+    experiment = yaml_file.load_experiment(space, plain, given)
     if experiment.name != folder.resolve().name:
         raise RequestError(
             f"{folder}: its space.yaml is of an experiment named {experiment.name}. Give the folder its name "
@@ -66,7 +66,7 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
         for option, (key, value) in keys.items()
         if value is not None
     }
-    return yaml_file.load(options.space, options.set, given)
+    return yaml_file.load_experiment(options.space, options.set, given)
 
 
 def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:

@@ -22,11 +22,11 @@ from tune_swa.config.values import (
     SWA_CORE,
     Params,
     Value,
-    distinct,
+    drop_repeated,
+    format_label,
     format_short,
     format_value,
     is_swa_setting,
-    label,
     params_key,
 )
 
@@ -50,11 +50,11 @@ __all__ = [
     "TrainSpec",
     "Value",
     "count_space",
-    "distinct",
+    "drop_repeated",
     "enumerate_space",
+    "format_label",
     "format_short",
     "format_value",
     "is_swa_setting",
-    "label",
     "params_key",
 ]

@@ -24,7 +24,7 @@ from tune_swa.config.sections import (
 )
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_resolver import Resolver
-from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value
+from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
 
 SMALL_BASELINE = 8
 """Up to this many combinations, `baseline.trials: auto` tries every one of them."""
@@ -158,14 +158,18 @@ class Experiment(SpaceFile):
         """Settings of an SWA run; `params` has every searched parameter."""
         return self._settings(params, baseline=False, seed=seed)
 
-    def configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
+    def complete_configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
         """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
         them, then the other searched parameters. A baseline has no SWA settings."""
         known = {**self.constants, **params}
         core = {n: known[n] for n in CORE_PARAMETERS if n in known and (swa or n not in SWA_CORE)}
         return {**core, **{name: value for name, value in params.items() if name not in core}}
 
-    def identity(self) -> dict[str, Any]:
+    def format_label(self, params: Mapping[str, Value], *, swa: bool) -> str:
+        """Name a configuration in the tutorial's notation (see `format_label`)."""
+        return format_label(self.complete_configuration(params, swa=swa))
+
+    def fixed_settings(self) -> dict[str, Any]:
         """What may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
         for key in ("trials", "share", "checkpoint_every", "max_failures"):

@@ -14,25 +14,24 @@ from optuna.distributions import (
 from tune_swa.config import Choices, Parameter, Value, format_value
 
 
-def distribution(parameter: Parameter) -> BaseDistribution:
+def to_distribution(parameter: Parameter) -> BaseDistribution:
     """Optuna's form of a parameter's domain; bounds are included in both."""
     domain = parameter.domain
     if isinstance(domain, Choices):
-        return CategoricalDistribution([encode(v) for v in domain.values])
+        return CategoricalDistribution([encode_value(v) for v in domain.values])
     if domain.integer:
         return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
     return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
-def encode(value: Value) -> Any:
+def encode_value(value: Value) -> Any:
     """Optuna's categories are plain values, so a list of names becomes one name."""
     return format_value(value) if isinstance(value, tuple) else value
 
 
-def decode(parameter: Parameter, value: Any) -> Value:
-    """The inverse of `encode`."""
+def decode_value(parameter: Parameter, value: Any) -> Value:
+    """The inverse of `encode_value`."""
     if isinstance(parameter.domain, Choices):
-        return next(
-            v for v in parameter.domain.values if encode(v) == value and type(encode(v)) is type(value)
-        )
+        encoded = ((v, encode_value(v)) for v in parameter.domain.values)
+        return next(v for v, e in encoded if e == value and type(e) is type(value))
     return int(value) if parameter.domain.integer else float(value)

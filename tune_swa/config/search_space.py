@@ -16,17 +16,17 @@ class Choices:
 
     values: tuple[Value, ...]
 
-    def contains(self, value: Value) -> bool:
+    def __contains__(self, value: Value) -> bool:
         return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
 
     @property
     def count(self) -> int | None:
         return len(self.values)
 
-    def enumerate(self) -> tuple[Value, ...] | None:
+    def list_values(self) -> tuple[Value, ...] | None:
         return self.values
 
-    def describe(self) -> str:
+    def describe_values(self) -> str:
         return "one of " + ", ".join(format_value(v) for v in self.values)
 
 
@@ -40,7 +40,7 @@ class Range:
     log: bool
     integer: bool
 
-    def contains(self, value: Value) -> bool:
+    def __contains__(self, value: Value) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if not self.low <= value <= self.high:
@@ -58,7 +58,7 @@ class Range:
         step = self._step
         return None if step is None else round((self.high - self.low) / step) + 1
 
-    def enumerate(self) -> tuple[Value, ...] | None:
+    def list_values(self) -> tuple[Value, ...] | None:
         """Every value, or None where it is continuous."""
         step, count = self._step, self.count
         if step is None or count is None:
@@ -71,7 +71,7 @@ class Range:
     def _step(self) -> float | None:
         return 1 if self.integer and self.step is None else self.step
 
-    def describe(self) -> str:
+    def describe_values(self) -> str:
         text = f"from {format_value(self.low)} to {format_value(self.high)}"
         if self.step is not None and not (self.integer and self.step == 1):
             text += f" in steps of {format_value(self.step)}"
@@ -106,7 +106,7 @@ def enumerate_space(parameters: tuple[Parameter, ...]) -> Iterator[Params]:
     """Every combination, the last parameter varying fastest; one empty one without parameters."""
     axes = []
     for parameter in parameters:
-        values = parameter.domain.enumerate()
+        values = parameter.domain.list_values()
         if values is None:
             raise ValueError(f"{parameter.name} is continuous")
         axes.append([(parameter.name, value) for value in values])

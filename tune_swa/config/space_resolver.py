@@ -20,7 +20,7 @@ from tune_swa.config.search_space import Choices, Parameter, Range, count_space
 from tune_swa.config.sections import AveragingSpec, SchedulerSpec, Settings, TrainSpec
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.validation_errors import told
-from tune_swa.config.values import CORE_PARAMETERS, Params, Value, distinct, format_value, is_swa_setting
+from tune_swa.config.values import CORE_PARAMETERS, Params, Value, drop_repeated, format_value, is_swa_setting
 
 NOT_SEARCHABLE = {
     "train.epochs": "rungs and curves are compared at the same epoch of the same schedule",
@@ -81,7 +81,7 @@ class Resolver:
                 completed = self._point(("baseline", "points", index), point, parameters, constants)
                 if completed is not None:
                     self.baseline_points.append(completed)
-            self.baseline_points = distinct(tuple(self.baseline_points))
+            self.baseline_points = drop_repeated(tuple(self.baseline_points))
         for field in ("trunk_rungs", "branch_rungs"):
             rungs = getattr(spec.scheduler, field)
             if rungs != "auto" and (
@@ -300,7 +300,7 @@ class Resolver:
 
     def _points_fit(self) -> None:
         """Points count as trials, so there must be as many."""
-        points, trials = len(distinct(tuple(self.swa_points))), self.experiment.search.trials
+        points, trials = len(drop_repeated(tuple(self.swa_points))), self.experiment.search.trials
         if trials is not None and points > trials:
             self._problem(
                 ("points",),
@@ -357,10 +357,10 @@ class Resolver:
                 continue
             if len(self.problems) > before:
                 continue
-            if not parameter.domain.contains(value):
+            if value not in parameter.domain:
                 self._problem(
                     (*loc, name) if name in point else loc,
-                    f"{name} is outside the space; allowed: {parameter.domain.describe()}",
+                    f"{name} is outside the space; allowed: {parameter.domain.describe_values()}",
                     value,
                 )
             completed[name] = value

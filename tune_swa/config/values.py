@@ -26,7 +26,7 @@ def is_swa_setting(name: str) -> bool:
     return name in SWA_CORE or name.startswith("averaging.")
 
 
-def distinct(points: tuple[Params, ...]) -> list[Params]:
+def drop_repeated(points: tuple[Params, ...]) -> list[Params]:
     """The configurations without repetitions, in order."""
     return list({params_key(p): p for p in points}.values())
 
@@ -57,7 +57,7 @@ def format_value(value: Value) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def label(params: Mapping[str, Value]) -> str:
+def format_label(params: Mapping[str, Value]) -> str:
     """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, or `baseline lr=1e-4`.
 
     Args:

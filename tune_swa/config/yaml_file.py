@@ -62,7 +62,7 @@ class Document:
     """Path of keys and indices to `file:line` (or the option that set it)."""
 
 
-def load(
+def load_experiment(
     path: str | Path, overrides: list[str] | None = None, options: dict[str, str] | None = None
 ) -> Experiment:
     """Read, override and validate a space file.
@@ -98,18 +98,18 @@ def load(
         apply_override(document, override)
     for option, override in (options or {}).items():
         apply_override(document, override, option)
-    return validate(document, str(path))
+    return validate_document(document, str(path))
 
 
-def loads(text: str, source: str = "<text>", overrides: list[str] | None = None) -> Experiment:
+def parse_experiment(text: str, source: str = "<text>", overrides: list[str] | None = None) -> Experiment:
     """The same from a string; `source` stands for the file in errors."""
     document = _parse_settings(text, source)
     for override in overrides or []:
         apply_override(document, override)
-    return validate(document, source)
+    return validate_document(document, source)
 
 
-def validate(document: Document, source: str) -> Experiment:
+def validate_document(document: Document, source: str) -> Experiment:
     """Turn a document into an experiment, or raise with all its problems, one a line."""
     try:
         return Experiment.model_validate(document.value)
@@ -121,13 +121,13 @@ def validate(document: Document, source: str) -> Experiment:
 
 
 def _parse_settings(text: str, source: str) -> Document:
-    document = parse(text, source)
+    document = parse_document(text, source)
     if not isinstance(document.value, dict):
         raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
     return document
 
 
-def parse(text: str, source: str) -> Document:
+def parse_document(text: str, source: str) -> Document:
     """Parse one YAML document. Duplicate keys, tags of other types and recursion are errors."""
     try:
         loader = _Loader(text)
@@ -218,7 +218,7 @@ def apply_override(document: Document, override: str, option: str | None = None)
     if not equals or not key.strip():
         raise RequestError(f"{source}: expected KEY=VALUE, such as --set train.epochs=30")
     parts = _split_key(key.strip())
-    parsed = parse(text, source)
+    parsed = parse_document(text, source)
     target = document.value
     for depth, part in enumerate(parts[:-1]):
         if isinstance(target, list):

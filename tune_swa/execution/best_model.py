@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tune_swa.config import Experiment, is_swa_setting, label
+from tune_swa.config import Experiment, is_swa_setting
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
@@ -54,7 +54,7 @@ def export_best(
         "preprocessing": preprocessing,
         "trial": trial.name,
         "kind": trial.kind,
-        "configuration": label(experiment.configuration(trial.params, swa=swa)),
+        "configuration": experiment.format_label(trial.params, swa=swa),
         "params": {**constants, **trial.params},
         "seed": trial.seed,
         "epoch": trial.last["epoch"],

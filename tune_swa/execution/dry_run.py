@@ -169,7 +169,7 @@ def _duplicates(images: Estimate | str) -> list[tuple[str, str]]:
 
 
 def _space(experiment: Experiment) -> str:
-    lines = [f"{p.name}: {p.domain.describe()}" for p in experiment.parameters]
+    lines = [f"{p.name}: {p.domain.describe_values()}" for p in experiment.parameters]
     lines += [f"{name}: {format_value(value)}" for name, value in experiment.constants.items()]
     size = count_space(experiment.parameters)
     if size is not None:

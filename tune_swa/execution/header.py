@@ -41,7 +41,7 @@ def header(
         "format": FORMAT,
         "version": tune_swa.__version__,
         "spec": experiment.model_dump(mode="json", by_alias=True),
-        "identity": experiment.identity(),
+        "identity": experiment.fixed_settings(),
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,

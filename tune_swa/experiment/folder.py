@@ -157,7 +157,7 @@ def earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    changed = list(differences(events[0]["identity"], experiment.identity()))
+    changed = list(differences(events[0]["identity"], experiment.fixed_settings()))
     if changed:
         raise RequestError(
             f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "

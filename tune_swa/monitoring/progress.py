@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune_swa.config import Experiment, label
+from tune_swa.config import Experiment
 from tune_swa.experiment.journal import Event, ExperimentState, Kind, Stage, TrialState, ranking
 from tune_swa.search.confirmation import Look, Round, Step
 
@@ -278,7 +278,7 @@ class _Tally:
 
     def label(self, trial: TrialState) -> str:
         """A trial's configuration, with what the space fixes."""
-        return label(self._experiment.configuration(trial.params, swa=trial.kind == "swa"))
+        return self._experiment.format_label(trial.params, swa=trial.kind == "swa")
 
     @property
     def trials(self) -> int:

@@ -10,8 +10,8 @@ from tune_swa.config import (
     Experiment,
     Params,
     Value,
+    format_label,
     is_swa_setting,
-    label,
     params_key,
 )
 from tune_swa.experiment.journal import (
@@ -222,13 +222,13 @@ def _entry(
     ]
     if missing:
         raise DamagedError(f"{trial.name} has no {', '.join(missing)}")
-    params = experiment.configuration(trial.params, swa=swa)
+    params = experiment.complete_configuration(trial.params, swa=swa)
     tuned = same = None
     if is_completed(trial):
         accuracy = trial.records[-1]["accuracy"]
         tuned = _difference(accuracy, None if baseline is None else references.get(_key(trial, baseline)))
         same = _difference(accuracy, references.get(_key(trial, trial)))
-    return Entry(trial, params, label(params), tuned, same)
+    return Entry(trial, params, format_label(params), tuned, same)
 
 
 def _difference(accuracy: float, reference: float | None) -> float | None:

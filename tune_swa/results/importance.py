@@ -25,14 +25,14 @@ def importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
         return None, f"{len(done)} completed SWA trials are too few to tell."
     import optuna
 
-    from tune_swa.config.optuna_distributions import distribution, encode
+    from tune_swa.config.optuna_distributions import encode_value, to_distribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {p.name: distribution(p) for p in parameters}
+    distributions = {p.name: to_distribution(p) for p in parameters}
     study = optuna.create_study(direction="maximize")
     used = [done[round(k)] for k in np.linspace(0, len(done) - 1, min(len(done), MOST_TRIALS))]
     for e in used:
-        params = {p.name: encode(e.trial.params[p.name]) for p in parameters}
+        params = {p.name: encode_value(e.trial.params[p.name]) for p in parameters}
         study.add_trial(
             optuna.trial.create_trial(params=params, distributions=distributions, value=e.accuracy)
         )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tune_swa.config import Experiment, label
+from tune_swa.config import Experiment
 from tune_swa.experiment.journal import Event, ExperimentState, fresh_run, params_of
 from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import Judgement
@@ -143,7 +143,7 @@ def _arm(experiment: Experiment, state: ExperimentState, entry: Mapping[str, Any
     return Arm(
         name=entry["name"],
         kind=entry["kind"],
-        label=label(experiment.configuration(params, swa=swa)),
+        label=experiment.format_label(params, swa=swa),
         params=params,
         roles=tuple(entry["roles"]),
         runs=done,

@@ -24,11 +24,11 @@ from tune_swa.config import (
     Params,
     Value,
     count_space,
-    distinct,
+    drop_repeated,
     enumerate_space,
     params_key,
 )
-from tune_swa.config.optuna_distributions import decode, distribution, encode
+from tune_swa.config.optuna_distributions import decode_value, encode_value, to_distribution
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import Event, Kind, Stage
 from tune_swa.search.sobol_points import sobol_point
@@ -280,7 +280,7 @@ class OptunaSource:
         """Configurations that are proposed before the sampler is asked."""
         self._seed = seed
         self._kind = kind
-        self._distributions = {p.name: distribution(p) for p in parameters}
+        self._distributions = {p.name: to_distribution(p) for p in parameters}
         self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(storage=self._storage, direction="maximize")
         self._numbers: dict[int, int] = {}  # our index to Optuna's trial number
@@ -315,7 +315,7 @@ class OptunaSource:
             raise _not_repeated(index, params)
         trial = optuna.create_trial(
             state=OptunaState.RUNNING,
-            params={name: encode(value) for name, value in params.items()},
+            params={name: encode_value(value) for name, value in params.items()},
             distributions=self._distributions,
         )
         self._study.add_trial(trial)
@@ -375,11 +375,11 @@ class OptunaSource:
             warnings.simplefilter("ignore")  # of experimental features and independent sampling
             trial = self._study.ask(self._distributions)
         self._numbers[index] = trial.number
-        return {p.name: decode(p, trial.params[p.name]) for p in self._parameters}
+        return {p.name: decode_value(p, trial.params[p.name]) for p in self._parameters}
 
     def _ask_fixed(self, index: int, params: Params) -> Params:
         self._study.sampler = RandomSampler(seed=0)  # has nothing to draw: every parameter is given
-        self._study.enqueue_trial({name: encode(value) for name, value in params.items()})
+        self._study.enqueue_trial({name: encode_value(value) for name, value in params.items()})
         return self._ask_study(index)
 
     def _next_quasi(self) -> Params:
@@ -424,7 +424,7 @@ def _baseline_source(experiment: Experiment) -> _Source:
 
 
 def _swa_source(experiment: Experiment) -> _Source:
-    points = distinct(experiment.swa_points)
+    points = drop_repeated(experiment.swa_points)
     if experiment.search.sampler == "grid" or not experiment.parameters:
         first = {params_key(p) for p in points}
         rest = (p for p in enumerate_space(experiment.parameters) if params_key(p) not in first)

@@ -35,7 +35,7 @@ def _place(parameter: Parameter, u: float) -> Value:
         low, high = math.log(domain.low - 0.5), math.log(domain.high + 0.5)
         value = round(math.exp(low + u * (high - low)))
         return int(min(max(value, domain.low), domain.high))
-    values = domain.enumerate()
+    values = domain.list_values()
     if values is not None:
         return values[min(int(u * len(values)), len(values) - 1)]
     if domain.log:

@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from tune_swa.config import Experiment, label
+from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, Kind, TrialState
 from tune_swa.experiment.updates import Follower, News
 from tune_swa.results.comparison import best_baseline
@@ -144,21 +144,21 @@ _Space = dict[str, tuple[Any, str]]
 def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
     from optuna.distributions import distribution_to_json
 
-    from tune_swa.config.optuna_distributions import distribution
+    from tune_swa.config.optuna_distributions import to_distribution
 
     searched = {"swa": experiment.parameters, "baseline": experiment.baseline_parameters}
     spaces: dict[Kind, _Space] = {}
     for kind in _KINDS:
-        found = {p.name: distribution(p) for p in searched[kind]}
+        found = {p.name: to_distribution(p) for p in searched[kind]}
         spaces[kind] = {name: (d, distribution_to_json(d)) for name, d in found.items()}
     return spaces
 
 
 def _created(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
     """A trial with all that is known of it."""
-    from tune_swa.config.optuna_distributions import encode
+    from tune_swa.config.optuna_distributions import encode_value
 
-    known = {name: (*found, encode(trial.params[name])) for name, found in space.items()}
+    known = {name: (*found, encode_value(trial.params[name])) for name, found in space.items()}
     attributes = {
         "trial": trial.name,
         "configuration": _label(trial, experiment),
@@ -219,7 +219,7 @@ def _outcome(trial: TrialState) -> dict[str, str]:
 
 
 def _label(trial: TrialState, experiment: Experiment) -> str:
-    return label(experiment.configuration(trial.params, swa=trial.kind == "swa"))
+    return experiment.format_label(trial.params, swa=trial.kind == "swa")
 
 
 def _time(seconds: float | None) -> str:

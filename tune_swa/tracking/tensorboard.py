@@ -128,7 +128,7 @@ def _beginning(trial: TrialState, experiment: Experiment) -> Event:
     """The trial's settings, for the HPARAMS tab, which takes its results from the curves."""
     swa = trial.kind == "swa"
     settings: dict[str, Value] = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed}
-    settings |= experiment.configuration(trial.params, swa=swa)
+    settings |= experiment.complete_configuration(trial.params, swa=swa)
     about = HParamsPluginData()
     about.session_start_info.start_time_secs = trial.suggested or 0.0
     for name, value in settings.items():

@@ -128,7 +128,7 @@ class Courier:
             logger.warning("%s are not complete: they were too slow for the end of the search", self.what)
 
     def _run(self, trial: TrialState, state: ExperimentState) -> Run:
-        params = self._experiment.configuration(trial.params, swa=trial.kind == "swa")
+        params = self._experiment.complete_configuration(trial.params, swa=trial.kind == "swa")
         config = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed} | {
             name: format_value(value) if isinstance(value, tuple) else value for name, value in params.items()
         }

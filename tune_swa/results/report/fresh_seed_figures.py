@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from tune_swa.config import label
 from tune_swa.experiment.journal import ExperimentState, params_of
 from tune_swa.inference import statistics
 from tune_swa.results.comparison import Comparison, last_race, race_accuracies
@@ -145,7 +144,7 @@ def race(state: ExperimentState, compared: Comparison) -> Figure | None:
     rows = []
     for arm in rounds[0]["arms"]:
         swa, values = arm["kind"] == "swa", accuracies[arm["name"]]
-        name = label(compared.experiment.configuration(params_of(arm), swa=swa))
+        name = compared.experiment.format_label(params_of(arm), swa=swa)
         mean = float(np.mean(values)) if values else None
         went = "tested" if arm["name"] in tested else ""
         rows.append((not swa, -(mean or 0), [name, arm["kind"], len(values), percent(mean), went], values))
