@@ -32,7 +32,7 @@ from tune_swa.experiment.journal import FORMAT, ExperimentState
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.results.api import load_results
-from tune_swa.results.export import export
+from tune_swa.results.export import write_tables
 from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Suggestion, quiet_optuna
 
@@ -137,7 +137,7 @@ def without_ray(trials: int, sampler: str) -> list[object]:
         loading: list[float] = []
         for _ in range(3):
             state = _timed(partial(ExperimentState.read, folder / "journal.jsonl"), folding)
-            _timed(partial(export, state, folder), writing)
+            _timed(partial(write_tables, state, folder), writing)
             _timed(partial(load_results, folder), loading)
     tail = per_report[-BLOCK:]
     return [
@@ -184,7 +184,7 @@ def through_ray(trials: int, epochs: int, sampler: str) -> list[object]:
         request = run.Request(spec, results_dir=Path(temporary), gpus=0, quiet=True)
         begun = time.perf_counter()
         with suppress(SearchFailed):  # there is no model to hand over
-            run.search(request, export, lambda spec, path: path.write_text(""), lambda state: None)
+            run.search(request, write_tables, lambda spec, path: path.write_text(""), lambda state: None)
         wall = time.perf_counter() - begun
         times = [
             json.loads(line)["time"]

@@ -199,7 +199,7 @@ def study_images(cell: Cell, drawn: np.random.Generator) -> bool:
     plan = plan_looks(SEEDS, SEEDS)
     names = [str(a) for a in tested]
     found = judge_look(correct, [str(finalist)], names, look=1, looks=plan, levels=spend_alpha(plan))
-    return found.finalists[0].words == "better"
+    return found.finalists[0].outcome == "better"
 
 
 def check_cell(task: tuple[int, Cell, int]) -> float:

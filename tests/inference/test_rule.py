@@ -89,20 +89,20 @@ def test_it_is_the_rule_as_written(seed: int) -> None:
     assert found.interval.low == pytest.approx(mean - stats.t.isf(ALPHA, degrees) * error)
     assert found.interval.high == pytest.approx(mean + stats.t.isf(ALPHA / 3, degrees) * error)
     better = p_best <= ALPHA and all(p <= 2 * ALPHA for p in others.values())
-    assert (found.words == "better") == better
+    assert (found.outcome == "better") == better
     assert set(found.not_beaten) == {arm for arm, p in others.items() if p > 2 * ALPHA}
 
 
 def test_the_rule_says_both_words_in_the_test_above() -> None:
     """Else it would prove nothing."""
     judged = [judge(draw_for_reference(s), ["swa"], ["a", "b", "c"]).finalists[0] for s in range(8)]
-    assert {j.words for j in judged} >= {"better", "not distinguishable"}
+    assert {j.outcome for j in judged} >= {"better", "not distinguishable"}
     assert {bool(j.not_beaten) for j in judged} == {True, False}
 
 
 def test_a_clear_gain_is_better_and_ends_the_looks() -> None:
     found = judge(draw_study(0, {"swa": 0.9, "a": 0.7, "b": 0.6}), ["swa"], ["a", "b"], (5, 10))
-    assert found.finalists[0].words == "better"
+    assert found.finalists[0].outcome == "better"
     assert found.stop == "success"
     assert found.level == pytest.approx(ALPHA / 4)
 
@@ -128,24 +128,24 @@ def test_a_noisy_plain_arm_that_may_be_the_best_stands_in_the_way() -> None:
     assert found.comparison.against == "calm"
     assert found.comparison.p_better < ALPHA
     assert found.not_beaten == ("wild",)
-    assert found.words == "not distinguishable"
-    assert judge(correct, ["swa"], ["calm"]).finalists[0].words == "better"
+    assert found.outcome == "not distinguishable"
+    assert judge(correct, ["swa"], ["calm"]).finalists[0].outcome == "better"
 
 
 def test_the_next_finalist_is_tested_only_after_a_better_one() -> None:
     correct = draw_study(2, {"first": 0.7, "second": 0.9, "a": 0.7})
     found = judge(correct, ["first", "second"], ["a"])
-    assert [j.words for j in found.finalists] == ["not distinguishable", "not tested"]
+    assert [j.outcome for j in found.finalists] == ["not distinguishable", "not tested"]
     assert [j.in_turn for j in found.finalists] == [True, False]
     found = judge(correct, ["second", "first"], ["a"])
-    assert [j.words for j in found.finalists] == ["better", "not distinguishable"]
+    assert [j.outcome for j in found.finalists] == ["better", "not distinguishable"]
     assert [j.in_turn for j in found.finalists] == [True, True]
 
 
 def test_a_finalist_that_failed_is_passed_over() -> None:
     correct = draw_study(3, {"second": 0.9, "a": 0.7})
     found = judge(correct, ["failed", "second"], ["a"])
-    assert [j.words for j in found.finalists] == ["too few seeds", "better"]
+    assert [j.outcome for j in found.finalists] == ["too few seeds", "better"]
     assert found.finalists[0].comparison is None
     assert found.finalists[0].interval is None
 
@@ -155,7 +155,7 @@ def test_a_plain_arm_that_failed_is_left_out() -> None:
     correct["b"] = {0: np.ones(300, dtype=bool)}
     found = judge(correct, ["swa"], ["a", "b", "never ran"]).finalists[0]
     assert [c.against for c in found.comparisons] == ["a"]
-    assert found.words == "better"
+    assert found.outcome == "better"
 
 
 def test_only_common_seeds_are_compared() -> None:
@@ -168,13 +168,13 @@ def test_only_common_seeds_are_compared() -> None:
 
 def test_four_seeds_are_too_few() -> None:
     correct = draw_study(6, {"swa": 0.95, "a": 0.6}, seeds=4)
-    assert judge(correct, ["swa"], ["a"], (4,)).finalists[0].words == "too few seeds"
+    assert judge(correct, ["swa"], ["a"], (4,)).finalists[0].outcome == "too few seeds"
 
 
 def test_worse_is_said_at_the_level_over_all_comparisons() -> None:
     correct = draw_study(7, {"swa": 0.70, "a": 0.80, "b": 0.5, "c": 0.5})
     found = judge(correct, ["swa"], ["a", "b", "c"]).finalists[0]
-    assert found.words == "worse"
+    assert found.outcome == "worse"
     assert found.interval is not None
     assert found.interval.high < 0
     # a difference that would be worse against one plain arm is not against the best of many
@@ -185,14 +185,14 @@ def test_worse_is_said_at_the_level_over_all_comparisons() -> None:
         if (one := judge(draw_study(seed, {"swa": 0.77, "a": 0.8}), ["swa"], ["a"]).finalists[0]).comparison
         and ALPHA / 8 < one.comparison.p_worse < ALPHA / 2
     )
-    assert mild.words == "worse"
+    assert mild.outcome == "worse"
     assert mild.comparison is not None
     seed = next(s for s in range(200) if _p_worse(s) == mild.comparison.p_worse)
     many = draw_study(seed, {"swa": 0.77, "a": 0.8, **dict.fromkeys("bcdefgh", 0.3)})
     found = judge(many, ["swa"], list("abcdefgh")).finalists[0]
     assert found.comparison is not None
     assert found.comparison.p_worse == mild.comparison.p_worse
-    assert found.words == "not distinguishable"
+    assert found.outcome == "not distinguishable"
 
 
 def _p_worse(seed: int) -> float:
@@ -203,7 +203,7 @@ def _p_worse(seed: int) -> float:
 def test_equal_answers_are_not_distinguishable() -> None:
     same = draw_study(8, {"a": 0.8})["a"]
     found = judge({"swa": same, "a": same}, ["swa"], ["a"], (5, 10))
-    assert found.finalists[0].words == "not distinguishable"
+    assert found.finalists[0].outcome == "not distinguishable"
     assert found.stop == "futility"
 
 
@@ -240,7 +240,7 @@ def test_finalists_that_fail_on_every_seed_are_given_up() -> None:
 
 def test_without_plain_arms_nothing_is_said() -> None:
     found = judge(draw_study(12, {"swa": 0.9}), ["swa"], [])
-    assert found.finalists[0].words == "too few seeds"
+    assert found.finalists[0].outcome == "too few seeds"
     assert found.stop == "seeds"
 
 
@@ -295,7 +295,7 @@ def judge_studies(
 
 
 def share_of_better(found: list[FinalistJudgement]) -> float:
-    return sum(j.words == "better" for j in found) / len(found)
+    return sum(j.outcome == "better" for j in found) / len(found)
 
 
 @pytest.mark.parametrize(

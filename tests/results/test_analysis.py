@@ -15,7 +15,7 @@ from made_up import Writer, confirmed, experiment, usual
 from tune_swa.errors import RequestError
 from tune_swa.monitoring.publishing import Publisher
 from tune_swa.results.api import load_results, side_by_side
-from tune_swa.results.export import export
+from tune_swa.results.export import write_tables
 from tune_swa.results.report.page import build_report
 from tune_swa.storage import open_store
 
@@ -58,7 +58,7 @@ def test_curve(tmp_path: Path) -> None:
 
 def test_the_journal_is_believed_rather_than_stale_files(tmp_path: Path) -> None:
     writer = usual(tmp_path)
-    export(writer.state(), tmp_path)
+    write_tables(writer.state(), tmp_path)
     writer.trial("base-2", {"lr": 2e-3}, [0.1])
     assert len(load_results(tmp_path).trials) == 5
     (tmp_path / "trials.parquet").write_bytes(b"half a fi")
@@ -153,7 +153,7 @@ def test_everything_tells_the_settings_of_the_newest_session(tmp_path: Path) -> 
     writer.session(3, more)
     writer.trial("swa-2", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}, [0.5, 0.5, 0.5, 0.5])
     assert load_results(tmp_path).experiment == more
-    export(writer.state(), tmp_path)
+    write_tables(writer.state(), tmp_path)
     space = json.loads(pq.read_schema(tmp_path / "trials.parquet").metadata[b"tune_swa.space"])
     assert (space["search"]["trials"], space["confirm"]["seeds"]) == (80, 10)
     assert "  trials: 80\n" in build_report(writer.state(), tmp_path)
@@ -204,7 +204,7 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder.mkdir()
     writer = confirmed(folder)
     uri = "memory://results-elsewhere/made-up"
-    Publisher(export, folder, open_store(uri)).publish(writer.state())
+    Publisher(write_tables, folder, open_store(uri)).publish(writer.state())
     yield folder, uri
     import fsspec
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_up import Writer, experiment, usual
 
 from tune_swa.experiment.journal import ExperimentState, Status, TrialState
-from tune_swa.results.comparison import Entry, best_trial, compare
+from tune_swa.results.comparison import Entry, best_trial, compare_configurations
 from tune_swa.results.tables import build_tables
 
 SWA = {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}
@@ -25,7 +25,7 @@ def names(entries: Iterable[Entry]) -> list[str]:
 
 
 def test_differences(tmp_path: Path) -> None:
-    compared = compare(usual(tmp_path).state())
+    compared = compare_configurations(usual(tmp_path).state())
     found = {e.trial.name: (e.delta_vs_baseline, e.delta_vs_same_lr) for e in compared.trials}
     assert found["swa-0"] == pytest.approx((0.03, 0.03))
     assert found["swa-1"] == pytest.approx((-0.01, 0.01))
@@ -34,7 +34,7 @@ def test_differences(tmp_path: Path) -> None:
 
 
 def test_the_last_epoch_counts_and_not_the_best(tmp_path: Path) -> None:
-    compared = compare(usual(tmp_path).state())
+    compared = compare_configurations(usual(tmp_path).state())
     assert names(compared.ranked) == ["swa-0", "base-0", "swa-1", "base-1"]
     assert compared.baseline is not None
     assert compared.baseline.accuracy == 0.90  # its best epoch had 0.92
@@ -45,7 +45,7 @@ def test_ties_go_to_the_lower_nll_and_then_to_the_name(tmp_path: Path) -> None:
     writer.trial("swa-b", {**SWA, "swa_lr": 1e-3}, [0.9], nll=0.3)
     writer.trial("swa-c", {**SWA, "swa_lr": 2e-3}, [0.9], nll=0.2)
     writer.trial("swa-a", {**SWA, "swa_lr": 3e-3}, [0.9], nll=0.3)
-    assert names(compare(writer.state()).ranked) == ["swa-c", "swa-a", "swa-b"]
+    assert names(compare_configurations(writer.state()).ranked) == ["swa-c", "swa-a", "swa-b"]
 
 
 def test_an_nll_that_is_missing_loses_a_tie(tmp_path: Path) -> None:
@@ -54,14 +54,14 @@ def test_an_nll_that_is_missing_loses_a_tie(tmp_path: Path) -> None:
     writer.epoch("swa-a", 0, 0.9, nll=None)
     writer.end("swa-a")
     writer.trial("swa-b", {**SWA, "swa_lr": 1e-3}, [0.9])
-    assert names(compare(writer.state()).ranked) == ["swa-b", "swa-a"]
+    assert names(compare_configurations(writer.state()).ranked) == ["swa-b", "swa-a"]
 
 
 def test_the_unfinished_come_last_and_have_no_differences(tmp_path: Path) -> None:
     writer = usual(tmp_path)
     for number, status in enumerate(("failed", "pruned", "interrupted", None)):
         writer.trial(f"swa-u{number}", {**SWA, "swa_lr": 1e-3 + number * 1e-4}, [0.99, 0.99], status=status)
-    compared = compare(writer.state())
+    compared = compare_configurations(writer.state())
     assert names(compared.unfinished) == ["swa-u3", "swa-u2", "swa-u1", "swa-u0"]
     assert {(e.delta_vs_baseline, e.delta_vs_same_lr) for e in compared.unfinished} == {(None, None)}
     assert best_trial(writer.state()) is not None
@@ -81,7 +81,7 @@ def test_without_a_completed_baseline_there_are_no_differences(tmp_path: Path) -
     writer = Writer(tmp_path)
     writer.trial("base-0", {"lr": 1e-3}, [0.9, 0.9], status="failed")
     writer.trial("swa-0", SWA, [0.9])
-    compared = compare(writer.state())
+    compared = compare_configurations(writer.state())
     assert compared.baseline is None
     assert {(e.delta_vs_baseline, e.delta_vs_same_lr) for e in compared.trials} == {(None, None)}
 
@@ -90,7 +90,7 @@ def test_same_settings_may_be_missing_where_the_best_baseline_is_not(tmp_path: P
     writer = Writer(tmp_path)
     writer.trial("base-0", {"lr": 3e-3}, [0.9])
     writer.trial("swa-0", SWA, [0.91])
-    entry = compare(writer.state()).ranked[0]
+    entry = compare_configurations(writer.state()).ranked[0]
     assert entry.delta_vs_baseline == pytest.approx(0.01)
     assert entry.delta_vs_same_lr is None
 
@@ -108,7 +108,7 @@ def test_same_settings_are_all_that_are_not_of_averaging(tmp_path: Path) -> None
     writer.trial("base-1", {"train.augment": ["hflip", "crop"]}, [0.9])
     params = {"swa_start": 1, "train.augment": [], "averaging.anneal_epochs": 10}
     writer.trial("swa-0", params, [0.85])
-    entry = compare(writer.state()).trials[-1]
+    entry = compare_configurations(writer.state()).trials[-1]
     assert entry.delta_vs_baseline == pytest.approx(-0.05)
     assert entry.delta_vs_same_lr == pytest.approx(0.05)
     assert entry.label == "SWA_1_1e-3 lr=1e-3 augment=none anneal_epochs=10"
@@ -119,7 +119,7 @@ def test_a_configuration_has_one_row_however_often_it_ran(tmp_path: Path) -> Non
     writer.trial("swa-0", SWA, [0.9, 0.9], status="failed")
     writer.trial("swa-1", SWA, [0.90])
     writer.trial("swa-2", SWA, [0.91])
-    compared = compare(writer.state())
+    compared = compare_configurations(writer.state())
     assert names(compared.ranked) == ["swa-2"]
     assert compared.unfinished == ()
     assert len(compared.trials) == 3
@@ -132,7 +132,7 @@ def test_fresh_seeds_are_measured_against_the_same_seed_and_choose_nothing(tmp_p
     writer.trial("swa-c", {"lr": 3e-3, "swa_start": 0, "swa_lr": 2e-3}, [0.99], stage="confirm", seed=11)
     writer.trial("swa-d", SWA, [0.99], stage="confirm", seed=12)
     state = writer.state()
-    compared = compare(state)
+    compared = compare_configurations(state)
     best = best_trial(state)
     assert best is not None
     assert best.name == "swa-0"
@@ -171,7 +171,7 @@ def states(draw: st.DrawFn) -> ExperimentState:
 @settings(max_examples=150, deadline=None)
 @given(states())
 def test_differences_and_ranking_agree(state: ExperimentState) -> None:
-    compared = compare(state)
+    compared = compare_configurations(state)
     baselines = [e for e in compared.trials if e.completed and e.trial.kind == "baseline"]
     assert len(compared.trials) == len(state.trials)
     assert best_trial(state) is (compared.best.trial if compared.best else None)
@@ -199,6 +199,8 @@ def test_no_row_is_lost_or_invented(state: ExperimentState) -> None:
     assert sum(tables.trials["epochs"].to_pylist()) == tables.epochs.num_rows
     configurations = {(t.kind, *sorted(t.params.items())) for t in state.trials.values()}
     assert tables.comparison.num_rows == len(configurations)
-    assert sum(tables.comparison["best_baseline"].to_pylist()) == (compare(state).baseline is not None)
+    assert sum(tables.comparison["best_baseline"].to_pylist()) == (
+        compare_configurations(state).baseline is not None
+    )
     ranks = [r for r in tables.comparison["rank"].to_pylist() if r is not None]
     assert ranks == list(range(1, len(ranks) + 1))

@@ -13,7 +13,7 @@ from made_up import Writer, experiment, usual
 
 from tune_swa.config import yaml_file
 from tune_swa.results.columns import EPOCHS, Column, comparison_columns, trials_columns
-from tune_swa.results.export import export, write_space
+from tune_swa.results.export import write_space, write_tables
 from tune_swa.results.tables import build_tables
 
 FILES = {"trials.parquet", "epochs.parquet", "comparison.parquet"}
@@ -38,7 +38,7 @@ def query(sql: str) -> list[Any]:
 @pytest.mark.parametrize("stem", ["trials", "epochs", "comparison"])
 def test_three_readers_see_the_same(tmp_path: Path, stem: str) -> None:
     state = usual(tmp_path).state()
-    export(state, tmp_path)
+    write_tables(state, tmp_path)
     file = tmp_path / f"{stem}.parquet"
     expected = getattr(build_tables(state), stem)
     read = pq.read_table(file)
@@ -54,7 +54,7 @@ def test_three_readers_see_the_same(tmp_path: Path, stem: str) -> None:
 
 
 def test_an_experiment_without_trials(tmp_path: Path) -> None:
-    export(Writer(tmp_path).state(), tmp_path / "new")
+    write_tables(Writer(tmp_path).state(), tmp_path / "new")
     for file in FILES:
         read = pq.read_table(tmp_path / "new" / file)
         assert read.num_rows == 0
@@ -63,15 +63,15 @@ def test_an_experiment_without_trials(tmp_path: Path) -> None:
 
 def test_only_the_files_remain(tmp_path: Path) -> None:
     state = usual(tmp_path).state()
-    export(state, tmp_path / "out")
-    export(state, tmp_path / "out")
+    write_tables(state, tmp_path / "out")
+    write_tables(state, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_a_failure_leaves_the_old_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = usual(tmp_path)
     out = tmp_path / "out"
-    export(writer.state(), out)
+    write_tables(writer.state(), out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     writer.trial("base-2", {"lr": 2e-3}, [0.99])
     write_table, calls = pq.write_table, []
@@ -85,7 +85,7 @@ def test_a_failure_leaves_the_old_files_as_they_were(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(pq, "write_table", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        export(writer.state(), out)
+        write_tables(writer.state(), out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
@@ -98,7 +98,7 @@ def test_the_new_name_is_taken_only_by_a_whole_file(tmp_path: Path, monkeypatch:
         return source.rename(target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    export(usual(tmp_path).state(), tmp_path / "out")
+    write_tables(usual(tmp_path).state(), tmp_path / "out")
     assert renamed == [
         (4, "trials.parquet", False),
         (16, "epochs.parquet", False),

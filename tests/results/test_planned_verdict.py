@@ -14,7 +14,7 @@ from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.contrasts import Verdict
 from tune_swa.results.predictions import read_predictions
 from tune_swa.results.tables import build_tables
-from tune_swa.results.verdict import verdict
+from tune_swa.results.verdict import compute_verdict
 from tune_swa.results.verdict_sentences import verdict_text
 
 FIRST = {**SWA_ARM, "roles": ["finalist"]}
@@ -53,7 +53,7 @@ def add_runs(
 
 
 def verdict_of(folder: Path, writer: Writer) -> Verdict:
-    found = verdict(writer.state(), folder)
+    found = compute_verdict(writer.state(), folder)
     assert found is not None
     return found
 
@@ -63,7 +63,7 @@ def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None
     writer = run_look(tmp_path, {"swa-0": 0.90, "swa-1": 0.90, "base-0": 0.70, "base-1": 0.80})
     found = verdict_of(tmp_path, writer)
     assert [c.against.name for c in found.against_plain] == ["base-1", "base-1"]
-    assert [c.words for c in found.against_plain] == ["better", "better"]
+    assert [c.outcome for c in found.against_plain] == ["better", "better"]
     assert found.best_plain is found.arm("base-1")
     first = verdict_text(found).splitlines()[0]
     assert first.startswith(
@@ -79,7 +79,7 @@ def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None
 def test_it_is_what_the_rule_says_of_the_predictions(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.82, "swa-1": 0.80, "base-0": 0.79, "base-1": 0.80})
     state = writer.state()
-    said = {name: models["shipped"].right for name, models in read_predictions(state, tmp_path).items()}
+    said = {name: models["shipped"].correct for name, models in read_predictions(state, tmp_path).items()}
     event = state.confirmations[0]
     expected = judge_look(
         {arm["name"]: {seed: said[f"{arm['name']}-seed{seed}"] for seed in SEEDS} for arm in ARMS},
@@ -90,7 +90,7 @@ def test_it_is_what_the_rule_says_of_the_predictions(tmp_path: Path) -> None:
         levels=event["levels"],
     )
     found = verdict_of(tmp_path, writer)
-    assert [c.words for c in found.against_plain] == [j.words for j in expected.finalists]
+    assert [c.outcome for c in found.against_plain] == [j.outcome for j in expected.finalists]
     assert [c.interval for c in found.against_plain] == [j.interval for j in expected.finalists]
     assert found.stop == expected.stop
 
@@ -122,7 +122,7 @@ def test_better_is_said_of_one_configuration_where_the_other_is_not(tmp_path: Pa
 def test_a_finalist_out_of_turn_is_not_tested(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.80, "swa-1": 0.90, "base-0": 0.80, "base-1": 0.79})
     found = verdict_of(tmp_path, writer)
-    assert [c.words for c in found.against_plain] == ["not distinguishable", "not tested"]
+    assert [c.outcome for c in found.against_plain] == ["not distinguishable", "not tested"]
     assert "Not tested, since the finalist before it is not better: SWA_0_2e-3 lr=3e-3" in verdict_text(found)
 
 

@@ -19,8 +19,8 @@ from tune_swa.results.columns import (
     confirm_columns,
     trials_columns,
 )
-from tune_swa.results.export import export
-from tune_swa.results.provenance import metadata
+from tune_swa.results.export import write_tables
+from tune_swa.results.provenance import build_metadata
 from tune_swa.tracking.optuna_log import StudyFile
 
 README = Path(__file__).parents[2] / "results" / "README.md"
@@ -48,13 +48,13 @@ def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...
 def test_the_metadata_are_those_of_the_code(tmp_path: Path) -> None:
     text = README.read_text()
     listed = text.split("that begin with `tune_swa.`:")[1].split(" (JSON")[0]
-    written = [key.removeprefix("tune_swa.") for key in metadata(usual(tmp_path).state())]
+    written = [key.removeprefix("tune_swa.") for key in build_metadata(usual(tmp_path).state())]
     assert re.findall(r"`(\w+)`", listed) == written
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = usual(tmp_path / "results" / "digits", "digits")
-    export(writer.state(), writer.path.parent)
+    write_tables(writer.state(), writer.path.parent)
     StudyFile()(writer.state(), writer.path.parent)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune_swa, "load_results", load_results, raising=False)

@@ -15,12 +15,12 @@ from made_up import Writer, confirmed, experiment, usual
 
 from tune_swa.monitoring.result_refresh import LEAST_SECONDS
 from tune_swa.monitoring.result_refresh import Writer as Pages
-from tune_swa.results.comparison import compare
-from tune_swa.results.importance import MOST_TRIALS, importance
+from tune_swa.results.comparison import compare_configurations
+from tune_swa.results.importance import MOST_TRIALS, compute_importance
 from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.results.report import figures, fresh_seed_figures
 from tune_swa.results.report.page import build_report, write_report
-from tune_swa.results.verdict import weigh
+from tune_swa.results.verdict import analyse_confirmation
 
 FIGURES = (
     "forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
@@ -74,7 +74,7 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
     """Every marker of the three figures, as the number that its table has."""
     state = confirmed(tmp_path).state()
     said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
-    found = weigh(state, said)
+    found = analyse_confirmation(state, said)
     assert found is not None
     assert found.leading is not None
     pair = [found.leading.against, found.leading.arm]
@@ -302,7 +302,7 @@ def test_importance_of_many_trials_is_that_of_a_part_of_them(tmp_path: Path) -> 
     for k in range(2 * MOST_TRIALS):
         params = {"lr": [1e-3, 3e-3][k % 2], "swa_start": k % 3, "swa_lr": 1e-4 * (1 + k / 10)}
         writer.trial(f"swa-{k}", params, [0.5 + 0.2 * (k % 2) + k / 1e5])
-    values, why = importance(compare(writer.state()))
+    values, why = compute_importance(compare_configurations(writer.state()))
     assert why.startswith("fANOVA over the validation accuracy of 300 of 600 completed SWA trials, at equal")
     assert values is not None
     assert max(values, key=lambda name: values[name]) == "lr"

@@ -12,40 +12,40 @@ from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
 from tune_swa.inference.foresight import foresee_looks
 from tune_swa.results.api import load_results, side_by_side
-from tune_swa.results.contrasts import Words
-from tune_swa.results.former_rule import decide
-from tune_swa.results.outlook import outlook
+from tune_swa.results.contrasts import Outcome
+from tune_swa.results.former_rule import classify_difference
+from tune_swa.results.outlook import describe_outlook
 from tune_swa.results.predictions import read_predictions
-from tune_swa.results.verdict import verdict
+from tune_swa.results.verdict import compute_verdict
 from tune_swa.results.verdict_sentences import verdict_text
 
 
 def text_of(folder: Path, writer: Writer) -> str:
-    found = verdict(writer.state(), folder)
+    found = compute_verdict(writer.state(), folder)
     assert found is not None
     return verdict_text(found)
 
 
 def test_without_fresh_seeds_there_is_none(tmp_path: Path) -> None:
-    assert verdict(usual(tmp_path).state(), tmp_path) is None
+    assert compute_verdict(usual(tmp_path).state(), tmp_path) is None
 
 
 def test_a_planned_look_that_has_not_been_taken_is_none(tmp_path: Path) -> None:
     writer = usual(tmp_path)
     writer.look([SWA_ARM, TUNED_ARM], [8, 9])
-    assert verdict(writer.state(), tmp_path) is None
+    assert compute_verdict(writer.state(), tmp_path) is None
 
 
 def test_a_difference_is_found_and_is_what_the_predictions_say(tmp_path: Path) -> None:
     state = confirmed(tmp_path).state()
-    found = verdict(state, tmp_path)
+    found = compute_verdict(state, tmp_path)
     assert found is not None
     assert (found.look, found.alpha, found.images, found.complete) == (1, pytest.approx(0.05), 400, True)
     assert [c.arm.name for c in found.against_plain] == ["swa-0", "swa-1"]
-    assert [c.words for c in found.against_plain] == ["better", "not distinguishable"]
+    assert [c.outcome for c in found.against_plain] == ["better", "not distinguishable"]
     said = {name: models["shipped"] for name, models in read_predictions(state, tmp_path).items()}
     table = [
-        said[f"swa-0-seed{seed}"].right.astype(float) - said[f"base-0-seed{seed}"].right
+        said[f"swa-0-seed{seed}"].correct.astype(float) - said[f"base-0-seed{seed}"].correct
         for seed in (8, 9, 10, 11, 12)
     ]
     expected = statistics.crossed(np.array(table)).interval
@@ -94,7 +94,7 @@ def test_a_second_look_has_half_the_level_and_says_what_the_first_one_said(tmp_p
     writer = confirmed(tmp_path)
     first = text_of(tmp_path, writer).splitlines()[0]
     writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM], [8, 9, 10, 11, 12], number=2)
-    found = verdict(writer.state(), tmp_path)
+    found = compute_verdict(writer.state(), tmp_path)
     assert found is not None
     assert found.alpha == pytest.approx(0.025)
     assert found.leading is not None
@@ -111,7 +111,7 @@ def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
     writer.tested(SECOND_ARM, 13, drawn.random(400) < 0.8)
     writer.suggest("swa-0-seed13", SWA_ARM["params"], "confirm", 13)
     writer.end("swa-0-seed13", "failed", "the loss became NaN in epoch 2")
-    found = verdict(writer.state(), tmp_path)
+    found = compute_verdict(writer.state(), tmp_path)
     assert found is not None
     assert {c.arm.name: c.seeds for c in found.against_plain} == {
         "swa-0": (8, 9, 10, 11, 12),
@@ -131,9 +131,9 @@ def test_before_all_runs_have_ended_there_is_no_verdict(tmp_path: Path) -> None:
     for seed in range(8, 14):
         for arm in arms:
             writer.tested(arm, seed, drawn.random(400) < (0.95 if arm is SWA_ARM else 0.7))
-    found = verdict(writer.state(), tmp_path)
+    found = compute_verdict(writer.state(), tmp_path)
     assert found is not None
-    assert [c.words for c in found.against_plain] == ["unfinished", "unfinished"]
+    assert [c.outcome for c in found.against_plain] == ["unfinished", "unfinished"]
     lines = verdict_text(found).splitlines()
     assert lines[0] == "No verdict yet: 24 of 80 runs on fresh seeds have completed."
     assert lines[1].startswith("So far: SWA_1_5e-4 lr=1e-3 against the tuned baseline lr=1e-3, +")
@@ -155,7 +155,7 @@ def test_until_a_further_look_has_ended_the_one_before_stands(tmp_path: Path) ->
 
 def test_a_finalist_that_failed_on_every_seed_still_counts_for_holm(tmp_path: Path) -> None:
     whole = confirmed(tmp_path)
-    both = verdict(whole.state(), tmp_path)
+    both = compute_verdict(whole.state(), tmp_path)
     assert both is not None
     writer = usual(tmp_path / "failed")
     writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM, TRUNK_ARM], range(8, 13))
@@ -168,7 +168,7 @@ def test_a_finalist_that_failed_on_every_seed_still_counts_for_holm(tmp_path: Pa
                 continue
             writer.suggest(f"swa-1-seed{seed}", SECOND_ARM["params"], "confirm", seed)
             writer.end(f"swa-1-seed{seed}", "failed", "the loss became NaN in epoch 2")
-    found = verdict(writer.state(), tmp_path / "failed")
+    found = compute_verdict(writer.state(), tmp_path / "failed")
     assert found is not None
     (c,) = found.against_plain
     assert c.crossed.interval == both.against_plain[0].crossed.interval
@@ -261,11 +261,11 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path: Path, spoil: str) -
     else:
         np.savez(path, label=np.zeros(3), **{"shipped.predicted": np.zeros(3)})
     with pytest.raises(RequestError, match=r"swa-0-seed9\.npz: the predictions on the test images cannot be"):
-        verdict(state, tmp_path)
+        compute_verdict(state, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("mean", "p", "seeds", "alpha", "words"),
+    ("mean", "p", "seeds", "alpha", "outcome"),
     [
         (0.01, 0.04, 5, 0.05, "better"),
         (-0.01, 0.04, 5, 0.05, "worse"),
@@ -275,24 +275,28 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path: Path, spoil: str) -
         (0.0, 0.0, 5, 0.05, "not distinguishable"),
     ],
 )
-def test_the_rule(mean: float, p: float, seeds: int, alpha: float, words: Words) -> None:
-    assert decide(mean, p, seeds, alpha) == words
+def test_the_rule(mean: float, p: float, seeds: int, alpha: float, outcome: Outcome) -> None:
+    assert classify_difference(mean, p, seeds, alpha) == outcome
 
 
 def test_the_outlook_says_what_the_planned_seeds_find() -> None:
     fixed, adaptive = experiment(confirm={"seeds": 5}), experiment(confirm={"seeds": 5, "max_seeds": 20})
     few, many = foresee_looks(0.01, 0.006, 337, (5,)), foresee_looks(0.01, 0.006, 337, (5, 10, 15, 20))
-    assert "5 seeds and 337 test images find a gain of one point over the best plain training in" in outlook(
-        fixed, 337
+    assert (
+        "5 seeds and 337 test images find a gain of one point over the best plain training in"
+        in describe_outlook(fixed, 337)
     )
-    assert f" in {100 * few.chance:.0f} % of the cases" in outlook(fixed, 337)
-    text = outlook(adaptive, 337)
+    assert f" in {100 * few.chance:.0f} % of the cases" in describe_outlook(fixed, 337)
+    text = describe_outlook(adaptive, 337)
     spent = f"({many.mean_seeds:.0f} on average, {many.mean_seeds_without:.0f} without any gain)"
     assert f"up to 20 seeds {spent} and 337 test images find" in text
     assert many.chance > few.chance
-    assert "1,000 test images" in outlook(fixed, None)
+    assert "1,000 test images" in describe_outlook(fixed, None)
     few = experiment(confirm={"top": 2, "seeds": 3})
-    assert outlook(few, 337) == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+    assert (
+        describe_outlook(few, 337)
+        == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+    )
 
 
 def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def test_a_search_ends_with_a_verdict(confirmed: tuple[Path, str]) -> None:
     assert leading.interval.mean == pytest.approx(means[leading.arm.name] - means[best.name])
     row = results.comparison.set_index("trial").loc[leading.arm.name]
     assert row["delta"] == leading.interval.mean
-    assert row["verdict"] == leading.words
+    assert row["verdict"] == leading.outcome
     assert (row["seeds"], row["race_seeds"], row["against"]) == (number, 2, best.label)
     assert results.state.stops[len(results.state.confirmations)] is not None
     baselines = confirm[confirm.kind == "baseline"]

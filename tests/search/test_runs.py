@@ -307,7 +307,7 @@ def search_made_up(
     from tune_swa.config import Experiment
     from tune_swa.execution import run
     from tune_swa.results.comparison import best_trial
-    from tune_swa.results.export import export, write_space
+    from tune_swa.results.export import write_space, write_tables
 
     experiment = Experiment.model_validate(
         {
@@ -326,7 +326,7 @@ def search_made_up(
         request = run.Request(
             experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )
-        return run.search(request, export, write_space, best_trial)
+        return run.search(request, write_tables, write_space, best_trial)
 
 
 FINITE = {

@@ -20,13 +20,13 @@ def print_result(console: Console, folder: Path) -> None:
     from tune_swa.experiment.journal import ExperimentState
     from tune_swa.results.summary import summary_text
     from tune_swa.results.terminal_table import comparison_table
-    from tune_swa.results.verdict import verdict
+    from tune_swa.results.verdict import compute_verdict
     from tune_swa.results.verdict_sentences import verdict_text
 
     state = ExperimentState.read(folder / "journal.jsonl")
     console.print(comparison_table(state))
     console.print(summary_text(state), markup=False)
-    found = verdict(state, folder)
+    found = compute_verdict(state, folder)
     if found is not None:
         console.print()
         console.print(verdict_text(found), markup=False)

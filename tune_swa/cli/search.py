@@ -99,10 +99,10 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
             )
         print_plan(console, plan)
         if not options.no_confirm:
-            from tune_swa.results.outlook import outlook
+            from tune_swa.results.outlook import describe_outlook
 
             images = None if isinstance(plan.images, str) else plan.images.test
-            console.print(outlook(experiment, images), markup=False)
+            console.print(describe_outlook(experiment, images), markup=False)
         return 0
     _check_installed(options.log)
     if options.supervised:

@@ -36,7 +36,7 @@ from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.inference.statistics import Crossed, Interval, crossed
 
 Bools = NDArray[np.bool_]
-Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds"]
+Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds"]
 Stop = Literal["success", "futility", "seeds"]
 
 OTHERS_FACTOR = 2.0
@@ -67,7 +67,7 @@ class FinalistJudgement:
     """What a look says of one finalist."""
 
     finalist: str
-    words: Words
+    outcome: Outcome
     """"not tested": better by its own figures, but the finalist before it is not."""
     comparison: Comparison | None
     """Against the plain arm with the best mean test accuracy: the headline. None: no two common seeds."""
@@ -132,22 +132,22 @@ def judge_look(
         compared = [_compare(name, other, correct, level) for other in plain]
         found = _judge_finalist(name, [c for c in compared if c is not None], correct, level, tests)
         found = replace(found, in_turn=in_turn, chance=_chance(found, looks[-1], levels[-1], correct))
-        if found.words == "better" and not in_turn:
-            found = replace(found, words="not tested")
+        if found.outcome == "better" and not in_turn:
+            found = replace(found, outcome="not tested")
         judged.append(found)
-        in_turn = in_turn and found.words in ("better", "too few seeds")
+        in_turn = in_turn and found.outcome in ("better", "too few seeds")
     return Judgement(look, tuple(looks), level, tuple(judged), _find_stop(judged, last=look == len(looks)))
 
 
 def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | None:
     """Futility does not bind: the level holds, too, where someone goes on in spite of it."""
-    if any(j.words == "better" for j in judged):
+    if any(j.outcome == "better" for j in judged):
         return "success"
     if last:
         return "seeds"
     if all(j.comparison is None for j in judged):  # they, or all plain arms, fail on nearly every seed
         return "futility"
-    decisive = next((j for j in judged if j.in_turn and j.words != "too few seeds"), None)
+    decisive = next((j for j in judged if j.in_turn and j.outcome != "too few seeds"), None)
     return "futility" if decisive is not None and decisive.chance < LEAST_CHANCE else None
 
 
@@ -189,16 +189,16 @@ def _judge_finalist(
     high = wide.mean
     if wide.standard_error > 0:
         high += wide.standard_error * float(scipy.stats.t.isf(level / tests, wide.degrees_of_freedom))
-    words: Words = "not distinguishable"
+    outcome: Outcome = "not distinguishable"
     if len(best.seeds) < LEAST_SEEDS:
-        words = "too few seeds"
+        outcome = "too few seeds"
     elif p_value <= level and wide.mean > 0:
-        words = "better"
+        outcome = "better"
     elif best.p_worse * tests <= level and wide.mean < 0:
-        words = "worse"
+        outcome = "worse"
     return FinalistJudgement(
         finalist=name,
-        words=words,
+        outcome=outcome,
         comparison=best,
         comparisons=tuple(compared),
         interval=replace(wide, high=high, p_value=min(1.0, 2 * p_value)),

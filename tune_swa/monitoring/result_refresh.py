@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.experiment.updates import Log
-from tune_swa.results.export import export
+from tune_swa.results.export import write_tables
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Writer:
         RequestError: the journal is empty.
         OSError: the disk refused.
         """
-        export(state, folder)
+        write_tables(state, folder)
         self._tell(state, folder)
         now = self._clock()
         # others are an old look's, which nobody goes on with

@@ -20,12 +20,12 @@ import pyarrow as pa
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState
-from tune_swa.results.comparison import compare
+from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.contrasts import Contrast, Verdict
 from tune_swa.results.predictions import FOLDER as PREDICTIONS
-from tune_swa.results.provenance import experiment_of
+from tune_swa.results.provenance import load_experiment
 from tune_swa.results.tables import build_tables
-from tune_swa.results.verdict import verdict
+from tune_swa.results.verdict import compute_verdict
 from tune_swa.storage import FolderStore, Store, open_store
 
 JOURNAL = "journal.jsonl"
@@ -77,7 +77,7 @@ class Results:
     @cached_property
     def verdict(self) -> Verdict | None:
         """What the runs on fresh seeds say; None where there were none."""
-        return verdict(self.state, self.folder)
+        return compute_verdict(self.state, self.folder)
 
     def leaderboard(self, n: int = 10) -> pd.DataFrame:
         """The `n` best completed configurations with their distance from the baseline, best first."""
@@ -113,7 +113,7 @@ class Results:
                 "interval_low": c.interval.low,
                 "interval_high": c.interval.high,
                 "p_value": c.p_value,
-                "verdict": c.words,
+                "verdict": c.outcome,
             }
             for role, c in contrasts
         ]
@@ -133,9 +133,9 @@ class Results:
         Raises:
             RequestError: there are too few completed trials to tell.
         """
-        from tune_swa.results.importance import importance
+        from tune_swa.results.importance import compute_importance
 
-        values, why = importance(compare(self.state))
+        values, why = compute_importance(compare_configurations(self.state))
         if values is None:
             raise RequestError(f"{self.where}: {why}")
         return values
@@ -196,7 +196,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     rows = []
     for path in paths:
         results = load_results(path)
-        compared = compare(results.state)
+        compared = compare_configurations(results.state)
         swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
         leading = found.leading if found else None
         at = leading.interval if leading else None
@@ -216,7 +216,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
                 "delta": at.mean if at else None,
                 "interval_low": at.low if at else None,
                 "interval_high": at.high if at else None,
-                "verdict": leading.words if leading else None,
+                "verdict": leading.outcome if leading else None,
             }
         )
     return pd.DataFrame(rows)
@@ -251,7 +251,7 @@ def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None =
     tables = build_tables(state, journal.parent)
     return Results(
         folder=journal.parent,
-        experiment=experiment_of(state),
+        experiment=load_experiment(state),
         trials=_frame(tables.trials),
         epochs=_frame(tables.epochs),
         comparison=_frame(tables.comparison),

@@ -23,7 +23,7 @@ from tune_swa.experiment.journal import (
     params_of,
     ranking,
 )
-from tune_swa.results.provenance import experiment_of, validation_images
+from tune_swa.results.provenance import load_experiment, validation_images
 
 _UNFINISHED = ("running", "interrupted", "pruned", "failed")
 """Order in which the rows without a rank are listed: what may still complete comes first."""
@@ -143,7 +143,7 @@ def last_race(state: ExperimentState) -> list[Event]:
     return state.races[first:]
 
 
-def compare(state: ExperimentState) -> Comparison:
+def compare_configurations(state: ExperimentState) -> Comparison:
     """Measure every trial against the baselines, and rank the configurations of the search.
 
     A difference is taken between trials of one stage and one seed, so that both sides saw the same
@@ -152,7 +152,7 @@ def compare(state: ExperimentState) -> Comparison:
     Raises:
         RequestError: the journal is empty, or lacks parameters of a trial.
     """
-    experiment = experiment_of(state)
+    experiment = load_experiment(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
     baseline = best_baseline(state)
     references = _baselines(state)

@@ -12,9 +12,9 @@ from tune_swa.config import Params, is_swa_setting, params_key
 from tune_swa.experiment.journal import Stop, TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
-from tune_swa.results.predictions import SHIPPED, Said
+from tune_swa.results.predictions import SHIPPED, TestPredictions
 
-Words = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
+Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Contrast:
     """Of the crossed layout; of a finalist against the best plain arm with an upper end that allows for its
     being the best of several."""
     p_value: float
-    """Two-sided, at or below the look's `alpha` where something is said: of a finalist not being better than
+    """Two-sided, at or below `alpha` of the look where a claim is made: of a finalist not being better than
     every plain arm, or where it is called worse, than the best of them. Else of this difference alone."""
-    words: Words | None
+    outcome: Outcome | None
     """None: a description, which no correction was made for."""
     not_beaten: tuple[str, ...] = ()
     """Labels of other plain arms that it is not clearly ahead of, which "better" asks for."""
@@ -120,7 +120,7 @@ class Verdict:
     parts_arm: Arm | None = None
     """Whose that is."""
     earlier: tuple[Verdict, ...] = ()
-    """What the looks before said, first look first."""
+    """Verdicts of the looks before, first look first."""
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -150,21 +150,23 @@ class Verdict:
         return max(self.against_plain, key=lambda c: float(np.mean(c.arm.validation)))
 
     @property
-    def agreed(self) -> Words | None:
+    def agreed(self) -> Outcome | None:
         """What is said of every finalist, and so of SWA; None where they differ."""
-        words = {c.words for c in self.against_plain}
+        words = {c.outcome for c in self.against_plain}
         one = len(words) == 1 and len(self.against_plain) == len(self.finalists)
         return words.pop() if one else None
 
 
-def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> Contrast | None:
+def contrast(
+    arm: Arm, against: Arm, predictions: Mapping[str, TestPredictions], alpha: float
+) -> Contrast | None:
     """Two arms on the seeds that both have; None with fewer than two."""
     runs = {run.seed: run for run in arm.runs}
     pairs = [(runs[other.seed], other) for other in against.runs if other.seed in runs]
-    pairs = [(a, b) for a, b in pairs if a.name in said and b.name in said]
+    pairs = [(a, b) for a, b in pairs if a.name in predictions and b.name in predictions]
     if len(pairs) < 2:
         return None
-    table = differences([said[a.name] for a, _ in pairs], [said[b.name] for _, b in pairs])
+    table = differences([predictions[a.name] for a, _ in pairs], [predictions[b.name] for _, b in pairs])
     wide = statistics.crossed(table, 1 - alpha)
     return Contrast(
         arm=arm,
@@ -175,20 +177,22 @@ def contrast(arm: Arm, against: Arm, said: Mapping[str, Said], alpha: float) -> 
         crossed=wide,
         interval=wide.interval,
         p_value=wide.interval.p_value,
-        words=None,
+        outcome=None,
     )
 
 
-def differences(first: Sequence[Said], second: Sequence[Said]) -> Any:
+def differences(first: Sequence[TestPredictions], second: Sequence[TestPredictions]) -> Any:
     """Shape (S, N): how much better the first of each pair does on each image, -1, 0 or 1."""
-    return np.stack([a.right.astype(np.int8) - b.right for a, b in zip(first, second, strict=True)])
+    return np.stack([a.correct.astype(np.int8) - b.correct for a, b in zip(first, second, strict=True)])
 
 
-def against_own_trunks(arms: Sequence[Arm], said: Mapping[str, Said], alpha: float) -> tuple[Contrast, ...]:
+def against_own_trunks(
+    arms: Sequence[Arm], predictions: Mapping[str, TestPredictions], alpha: float
+) -> tuple[Contrast, ...]:
     """Each finalist against its own settings without SWA, where both were run."""
     plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
     pairs = [(arm, plain.get(params_key(_without_swa(arm)))) for arm in arms if "finalist" in arm.roles]
-    found = [contrast(arm, trunk, said, alpha) for arm, trunk in pairs if trunk is not None]
+    found = [contrast(arm, trunk, predictions, alpha) for arm, trunk in pairs if trunk is not None]
     return tuple(c for c in found if c is not None)
 
 

@@ -18,7 +18,7 @@ from tune_swa.results.tables import build_tables
 Writer = Callable[[BinaryIO], None]
 
 
-def export(state: ExperimentState, folder: Path) -> None:
+def write_tables(state: ExperimentState, folder: Path) -> None:
     """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`, and confirm.parquet and
     predictions.parquet once fresh seeds are planned.
 

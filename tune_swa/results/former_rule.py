@@ -13,12 +13,17 @@ from dataclasses import replace
 from tune_swa.experiment.journal import Event
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.results.contrasts import Arm, Contrast, Verdict, Words, against_own_trunks, contrast
-from tune_swa.results.predictions import Said
+from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, against_own_trunks, contrast
+from tune_swa.results.predictions import TestPredictions
 
 
 def former_verdict(
-    arms: Sequence[Arm], said: Mapping[str, Said], look: Event, images: int, *, complete: bool
+    arms: Sequence[Arm],
+    predictions: Mapping[str, TestPredictions],
+    look: Event,
+    images: int,
+    *,
+    complete: bool,
 ) -> Verdict:
     """What a look of an older journal says."""
     alpha = statistics.alpha_of_look(look["look"])
@@ -30,38 +35,47 @@ def former_verdict(
         images=images,
         planned_seeds=len(look["seeds"]),
         arms=tuple(arms),
-        against_plain=judge(finalists, tuned, said, alpha, complete=complete) if tuned else (),
+        against_plain=compare_finalists(finalists, tuned, predictions, alpha, complete=complete)
+        if tuned
+        else (),
         against_others=(),
-        against_trunk=against_own_trunks(arms, said, alpha),
+        against_trunk=against_own_trunks(arms, predictions, alpha),
         complete=complete,
         plan=None,
     )
 
 
-def judge(
-    finalists: Sequence[Arm], tuned: Arm, said: Mapping[str, Said], alpha: float, *, complete: bool
+def compare_finalists(
+    finalists: Sequence[Arm],
+    tuned: Arm,
+    predictions: Mapping[str, TestPredictions],
+    alpha: float,
+    *,
+    complete: bool,
 ) -> tuple[Contrast, ...]:
-    """Each finalist against the tuned baseline, as far as they can be compared, with the verdict's words.
+    """Each finalist against the tuned baseline, as far as they can be compared, with the verdict's outcome.
 
     Args:
         finalists: all that were planned: one that failed on every seed still counts for Holm.
         tuned: the best baseline of the search.
-        said: predictions on the test images, by run.
+        predictions: predictions on the test images, by run.
         alpha: two-sided level of the look.
         complete: whether all runs of the look have ended.
     """
-    tested = [c for arm in finalists if (c := contrast(arm, tuned, said, alpha)) is not None]
+    tested = [c for arm in finalists if (c := contrast(arm, tuned, predictions, alpha)) is not None]
     failed = [1.0] * (len(finalists) - len(tested))
     adjusted = statistics.holm([*(c.p_value for c in tested), *failed])
     judged = []
     for c, p in zip(tested, adjusted, strict=False):
-        words = decide(c.crossed.interval.mean, p, len(c.seeds), alpha) if complete else "unfinished"
-        judged.append(replace(c, p_value=p, words=words))
+        outcome = (
+            classify_difference(c.crossed.interval.mean, p, len(c.seeds), alpha) if complete else "unfinished"
+        )
+        judged.append(replace(c, p_value=p, outcome=outcome))
     return tuple(judged)
 
 
-def decide(mean: float, p_value: float, seeds: int, alpha: float) -> Words:
-    """The verdict's words: the rule, and all of it.
+def classify_difference(mean: float, p_value: float, seeds: int, alpha: float) -> Outcome:
+    """The verdict's outcome: the rule, and all of it.
 
     Args:
         mean: difference in accuracy.

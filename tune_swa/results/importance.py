@@ -11,7 +11,7 @@ MOST_TRIALS = 300
 ends or is interrupted waits for it."""
 
 
-def importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
+def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
     """How much of the accuracy's variance each searched parameter explains, and a word about it.
 
     fANOVA (Hutter, Hoos and Leyton-Brown 2014) by optuna, over the completed SWA trials of the search; of

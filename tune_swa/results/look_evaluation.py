@@ -16,19 +16,19 @@ from tune_swa.inference import rule
 Bools = NDArray[np.bool_]
 
 
-def judge_look(state: ExperimentState, look: Event, right: Mapping[str, Bools]) -> rule.Judgement:
+def evaluate_look(state: ExperimentState, look: Event, correct: Mapping[str, Bools]) -> rule.Judgement:
     """Apply the rule to a look of a plan.
 
     Args:
         state: the fold of the journal.
         look: the `confirm` event.
-        right: of each run that was tested, shape (N,): whether it is right on each test image.
+        correct: of each run that was tested, shape (N,): whether it is right on each test image.
     """
     arms, seeds = look["arms"], look["seeds"]
     runs = {(arm["name"], seed): fresh_run(arm["name"], "confirm", seed) for arm in arms for seed in seeds}
-    known = {key: name for key, name in runs.items() if _is_completed(state, name) and name in right}
+    known = {key: name for key, name in runs.items() if _is_completed(state, name) and name in correct}
     return rule.judge_look(
-        {arm["name"]: {s: right[known[n, s]] for n, s in known if n == arm["name"]} for arm in arms},
+        {arm["name"]: {s: correct[known[n, s]] for n, s in known if n == arm["name"]} for arm in arms},
         [arm["name"] for arm in arms if "finalist" in arm["roles"]],
         [arm["name"] for arm in arms if arm["kind"] == "baseline"],
         look=look["looks"].index(len(seeds)) + 1,

@@ -12,7 +12,7 @@ USUAL_IMAGES = 1000
 """Test images, while it is not known how many there are."""
 
 
-def outlook(experiment: Experiment, images: int | None) -> str:
+def describe_outlook(experiment: Experiment, images: int | None) -> str:
     """What the planned looks find of a gain of one point.
 
     Args:

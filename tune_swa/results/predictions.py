@@ -20,7 +20,7 @@ SHIPPED, REFRESHED = "shipped", "refreshed"
 
 
 @dataclass(frozen=True)
-class Said:
+class TestPredictions:
     """What one model says of N test images, in the order of the test images."""
 
     label: NDArray[np.int64]
@@ -33,29 +33,29 @@ class Said:
     brier: NDArray[np.float64]
 
     @property
-    def right(self) -> NDArray[np.bool_]:
+    def correct(self) -> NDArray[np.bool_]:
         """Shape (N,)."""
         return np.equal(self.predicted, self.label)
 
 
-def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str, Said]]:
+def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str, TestPredictions]]:
     """By trial and variant, of every trial that was tested.
 
     Raises:
         RequestError: a file is missing or damaged, or not of as many images as the journal says.
     """
     return {
-        trial.name: _read(folder / FOLDER / f"{trial.name}.npz", trial.tested["images"])
+        trial.name: _read_file(folder / FOLDER / f"{trial.name}.npz", trial.tested["images"])
         for trial in state.trials.values()
         if trial.tested is not None
     }
 
 
-def _read(path: Path, images: int) -> dict[str, Said]:
+def _read_file(path: Path, images: int) -> dict[str, TestPredictions]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        found = {v: _said(arrays, v) for v in (SHIPPED, REFRESHED) if f"{v}.predicted" in arrays}
+        found = {v: _select_variant(arrays, v) for v in (SHIPPED, REFRESHED) if f"{v}.predicted" in arrays}
         sizes = {len(array) for array in arrays.values()}
         if sizes != {images} or SHIPPED not in found:
             raise ValueError(f"it is not of {images} images")
@@ -68,10 +68,10 @@ def _read(path: Path, images: int) -> dict[str, Said]:
     return found
 
 
-def _said(arrays: Mapping[str, NDArray[np.generic]], variant: str) -> Said:
-    words = {field: arrays[f"{variant}.{field}"] for field in FIELDS}
-    return Said(
+def _select_variant(arrays: Mapping[str, NDArray[np.generic]], variant: str) -> TestPredictions:
+    fields = {field: arrays[f"{variant}.{field}"] for field in FIELDS}
+    return TestPredictions(
         label=arrays["label"].astype(np.int64),
-        predicted=words["predicted"].astype(np.int64),
-        **{f: words[f].astype(np.float64) for f in FIELDS if f != "predicted"},
+        predicted=fields["predicted"].astype(np.int64),
+        **{f: fields[f].astype(np.float64) for f in FIELDS if f != "predicted"},
     )

@@ -15,7 +15,7 @@ PREFIX = "tune_swa."
 """Of every key in the metadata of a parquet file."""
 
 
-def header_of(state: ExperimentState) -> Event:
+def require_header(state: ExperimentState) -> Event:
     """The `created` event of an experiment, with the settings of its newest session.
 
     Raises:
@@ -26,13 +26,13 @@ def header_of(state: ExperimentState) -> Event:
     return state.header
 
 
-def experiment_of(state: ExperimentState) -> Experiment:
+def load_experiment(state: ExperimentState) -> Experiment:
     """The experiment as its newest session described it.
 
     Raises:
         RequestError: the journal is empty, or its description is not one that this version reads.
     """
-    header = header_of(state)
+    header = require_header(state)
     try:
         return Experiment.model_validate(header["spec"])
     except ValidationError as error:
@@ -44,13 +44,13 @@ def experiment_of(state: ExperimentState) -> Experiment:
 
 def validation_images(state: ExperimentState) -> int:
     """Number of images behind every accuracy of the search."""
-    return int(header_of(state)["data"]["val"])
+    return int(require_header(state)["data"]["val"])
 
 
-def metadata(state: ExperimentState) -> dict[str, str]:
+def build_metadata(state: ExperimentState) -> dict[str, str]:
     """What a result file says about itself: `tune_swa.*` keys, and JSON where it is more than a word."""
-    header = header_of(state)
-    experiment = experiment_of(state)
+    header = require_header(state)
+    experiment = load_experiment(state)
     data = header.get("data") or {}
     seeds = {
         "training": experiment.seed,

@@ -7,7 +7,7 @@ from collections import Counter
 
 from tune_swa.experiment.journal import ExperimentState, fresh_run
 from tune_swa.inference.checks import count_within_one_error
-from tune_swa.results.comparison import Comparison, Entry, compare, last_race, race_accuracies
+from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_accuracies
 
 _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")
 
@@ -22,7 +22,7 @@ def summary_text(state: ExperimentState) -> str:
     Raises:
         RequestError: the journal is empty.
     """
-    compared = compare(state)
+    compared = compare_configurations(state)
     lines = [
         _counts(state),
         *_verdict(compared),

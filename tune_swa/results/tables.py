@@ -22,11 +22,11 @@ from tune_swa.results.columns import (
     parameter_columns,
     trials_columns,
 )
-from tune_swa.results.comparison import Comparison, Entry, compare, race_accuracies
+from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_accuracies
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
-from tune_swa.results.provenance import metadata
-from tune_swa.results.verdict import weigh
+from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.provenance import build_metadata
+from tune_swa.results.verdict import analyse_confirmation
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
 
@@ -55,12 +55,16 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     Raises:
         RequestError: the journal is empty, or holds values of other types.
     """
-    compared = compare(state)
+    compared = compare_configurations(state)
     parameters = compared.experiment.parameters
-    about = metadata(state)
+    about = build_metadata(state)
     trials = [_trial_row(entry, parameters) for entry in compared.trials]
-    said = {} if folder is None else read_predictions(state, folder)
-    found = weigh(state, {n: v[SHIPPED] for n, v in said.items()}) if state.confirmations else None
+    predictions = {} if folder is None else read_predictions(state, folder)
+    found = (
+        analyse_confirmation(state, {n: v[SHIPPED] for n, v in predictions.items()})
+        if state.confirmations
+        else None
+    )
     comparison = _comparison_rows(compared, parameters, state, found)
     looks = state.confirmations
     try:
@@ -71,7 +75,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             confirm=_from_rows(confirm_columns(parameters), _confirm_rows(compared, state), about)
             if looks
             else None,
-            predictions=_from_columns(PREDICTIONS, _predictions(said), about) if looks else None,
+            predictions=_from_columns(PREDICTIONS, _predictions(predictions), about) if looks else None,
         )
     except DamagedError as error:
         raise state.damaged(error) from None
@@ -196,7 +200,7 @@ def _fresh(arm: Arm | None, found: Contrast | None) -> dict[str, Any]:
         "interval_low": at.low if at else None,
         "interval_high": at.high if at else None,
         "p_value": found.p_value if found else None,
-        "verdict": found.words if found else None,
+        "verdict": found.outcome if found else None,
     }
 
 
@@ -240,9 +244,9 @@ def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str
     return rows
 
 
-def _predictions(said: Mapping[str, Mapping[str, Said]]) -> dict[str, Any]:
+def _predictions(predictions: Mapping[str, Mapping[str, TestPredictions]]) -> dict[str, Any]:
     """Columns as arrays: there can be hundreds of thousands of rows."""
-    each = [(trial, model, s) for trial, models in said.items() for model, s in models.items()]
+    each = [(trial, model, s) for trial, models in predictions.items() for model, s in models.items()]
 
     def joined(values: list[Any]) -> Any:
         return np.concatenate(values) if values else []

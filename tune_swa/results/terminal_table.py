@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_swa.experiment.journal import ExperimentState
-from tune_swa.results.comparison import Comparison, Entry, compare
+from tune_swa.results.comparison import Comparison, Entry, compare_configurations
 
 _STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}
 _NONE = "-"
@@ -28,7 +28,7 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     Raises:
         RequestError: the journal is empty.
     """
-    compared = compare(state)
+    compared = compare_configurations(state)
     ranked = [(str(rank), entry) for rank, entry in enumerate(compared.ranked, start=1)]
     rows = [*ranked, *((_NONE, entry) for entry in compared.unfinished)]
     cut = len(rows) if limit is None else limit

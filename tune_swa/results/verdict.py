@@ -20,12 +20,12 @@ from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import Judgement
 from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contrast
 from tune_swa.results.former_rule import former_verdict
-from tune_swa.results.look_evaluation import judge_look
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
-from tune_swa.results.provenance import experiment_of, validation_images
+from tune_swa.results.look_evaluation import evaluate_look
+from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.provenance import load_experiment, validation_images
 
 
-def verdict(state: ExperimentState, folder: Path) -> Verdict | None:
+def compute_verdict(state: ExperimentState, folder: Path) -> Verdict | None:
     """Work out the verdict of the last look; None where no fresh seed was planned or tested.
 
     Args:
@@ -37,39 +37,43 @@ def verdict(state: ExperimentState, folder: Path) -> Verdict | None:
     """
     if not state.confirmations:
         return None
-    said = {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
-    return weigh(state, said)
+    predictions = {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
+    return analyse_confirmation(state, predictions)
 
 
-def weigh(state: ExperimentState, said: Mapping[str, Said]) -> Verdict | None:
-    """`verdict`, from predictions that were read already."""
-    looks = [_look(state, said, event) for event in state.confirmations]
+def analyse_confirmation(
+    state: ExperimentState, predictions: Mapping[str, TestPredictions]
+) -> Verdict | None:
+    """`compute_verdict`, from predictions that were read already."""
+    looks = [_analyse_look(state, predictions, event) for event in state.confirmations]
     last = looks[-1]
     return None if last is None else replace(last, earlier=tuple(v for v in looks[:-1] if v is not None))
 
 
-def _look(state: ExperimentState, said: Mapping[str, Said], look: Event) -> Verdict | None:
+def _analyse_look(
+    state: ExperimentState, predictions: Mapping[str, TestPredictions], look: Event
+) -> Verdict | None:
     """What the runs of one look say; None before any was tested."""
-    arms = tuple(_arm(experiment_of(state), state, entry, look["seeds"]) for entry in look["arms"])
-    images = next((len(s.label) for s in said.values()), 0)
+    arms = tuple(_build_arm(load_experiment(state), state, entry, look["seeds"]) for entry in look["arms"])
+    images = next((len(s.label) for s in predictions.values()), 0)
     if not images:
         return None
     names = [fresh_run(a["name"], "confirm", seed) for a in look["arms"] for seed in look["seeds"]]
     complete = all(name in state.trials and state.trials[name].ended for name in names)
     if look.get("plan") is None:
-        found = former_verdict(arms, said, look, images, complete=complete)
+        found = former_verdict(arms, predictions, look, images, complete=complete)
     else:
-        right = {name: said[name].right for name in names if name in said}
-        judgement = judge_look(state, look, right)
-        found = _planned(arms, said, look, judgement, images, complete=complete)
+        correct = {name: predictions[name].correct for name in names if name in predictions}
+        judgement = evaluate_look(state, look, correct)
+        found = _apply_rule(arms, predictions, look, judgement, images, complete=complete)
         if complete:
             found = replace(found, stop=state.stops.get(look["look"], judgement.stop))
-    return _with_parts(found, validation_images(state)) if complete else found
+    return _add_parts_comparison(found, validation_images(state)) if complete else found
 
 
-def _planned(
+def _apply_rule(
     arms: Sequence[Arm],
-    said: Mapping[str, Said],
+    predictions: Mapping[str, TestPredictions],
     look: Event,
     judgement: Judgement,
     images: int,
@@ -83,7 +87,7 @@ def _planned(
     headlines, others = [], []
     for judged in judgement.finalists:
         for against in judged.comparisons:
-            c = contrast(known[judged.finalist], known[against.against], said, alpha)
+            c = contrast(known[judged.finalist], known[against.against], predictions, alpha)
             if c is None:
                 continue
             if judged.comparison is None or against.against != judged.comparison.against:
@@ -91,15 +95,15 @@ def _planned(
                 continue
             assert judged.interval is not None
             p_value = judged.interval.p_value
-            if judged.words == "worse":
+            if judged.outcome == "worse":
                 p_value = min(1.0, 2 * against.p_worse * tests)
-            words = judged.words if complete else "unfinished"
+            outcome = judged.outcome if complete else "unfinished"
             headlines.append(
                 replace(
                     c,
                     interval=judged.interval,
                     p_value=p_value,
-                    words=words,
+                    outcome=outcome,
                     not_beaten=tuple(known[name].label for name in judged.not_beaten),
                 )
             )
@@ -111,7 +115,7 @@ def _planned(
         arms=tuple(arms),
         against_plain=tuple(headlines),
         against_others=tuple(others),
-        against_trunk=against_own_trunks(arms, said, alpha),
+        against_trunk=against_own_trunks(arms, predictions, alpha),
         complete=complete,
         plan=look["plan"],
         looks=tuple(look["looks"]),
@@ -119,7 +123,7 @@ def _planned(
     )
 
 
-def _with_parts(found: Verdict, images: int) -> Verdict:
+def _add_parts_comparison(found: Verdict, images: int) -> Verdict:
     """With the largest difference between test and validation images that is more than chance."""
     c = found.leading
     parts = [
@@ -134,7 +138,9 @@ def _with_parts(found: Verdict, images: int) -> Verdict:
     return replace(found, parts=largest, parts_arm=arm)
 
 
-def _arm(experiment: Experiment, state: ExperimentState, entry: Mapping[str, Any], seeds: list[int]) -> Arm:
+def _build_arm(
+    experiment: Experiment, state: ExperimentState, entry: Mapping[str, Any], seeds: list[int]
+) -> Arm:
     params = params_of(dict(entry))
     swa = entry["kind"] == "swa"
     runs = [state.trials.get(fresh_run(entry["name"], "confirm", seed)) for seed in seeds]

@@ -36,24 +36,24 @@ def verdict_text(found: Verdict) -> str:
 
 
 def sentence(c: Contrast, found: Verdict) -> str:
-    """One finalist in words: of SWA where all finalists agree, else of this configuration."""
+    """One finalist in outcome: of SWA where all finalists agree, else of this configuration."""
     name, other = c.arm.label, _rival(c, found)
-    swa = found.plan is None or found.agreed == c.words
-    if c.words == "better":
+    swa = found.plan is None or found.agreed == c.outcome
+    if c.outcome == "better":
         start = f"SWA is better: {name} beats {other}" if swa else f"{name} is better than {other}"
-    elif c.words == "worse":
+    elif c.outcome == "worse":
         start = f"SWA is worse: {name} loses against {other}" if swa else f"{name} is worse than {other}"
-    elif c.words == "too few seeds":
+    elif c.outcome == "too few seeds":
         few = f"{len(c.seeds)} fresh seeds are too few ({LEAST_SEEDS} or more)"
         start = f"No verdict, {few}: {name} against {other}"
-    elif c.words == "not tested":
+    elif c.outcome == "not tested":
         start = f"Not tested, since the finalist before it is not better: {name} against {other}"
-    elif c.words == "unfinished":
+    elif c.outcome == "unfinished":
         start = f"So far: {name} against {other}"
     else:
         start = f"Not distinguishable: {name} and {other}"
     text = f"{start}, {_numbers(c)}, on {len(c.seeds)} fresh seeds and {found.images} test images."
-    if c.words == "not distinguishable" and c.interval.low > 0 and c.not_beaten:
+    if c.outcome == "not distinguishable" and c.interval.low > 0 and c.not_beaten:
         return f"{text} It is not clearly ahead of {' and '.join(c.not_beaten)}, which may be the best."
     return text
 
@@ -143,9 +143,9 @@ def _advice(found: Verdict) -> list[str]:
     lines = [line for line in (_corrections(found), _failures(found)) if line]
     lines += _looks(found)
     c = found.leading
-    if c is None or c.words in ("better", "worse", "unfinished"):
+    if c is None or c.outcome in ("better", "worse", "unfinished"):
         return lines
-    if c.words == "too few seeds" and found.planned_seeds >= LEAST_SEEDS:
+    if c.outcome == "too few seeds" and found.planned_seeds >= LEAST_SEEDS:
         lines.append("More seeds (`tune-swa confirm --seeds`) are a further look, with half the level.")
     return lines + _power(c, found)
 

@@ -30,7 +30,7 @@ from tune_swa.experiment.journal import (
     ranking,
 )
 from tune_swa.experiment.layout import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
-from tune_swa.results.look_evaluation import judge_look
+from tune_swa.results.look_evaluation import evaluate_look
 from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Step, last_step, next_step
@@ -229,12 +229,12 @@ class Recorder:
         look = event["look"]
         if look not in self.state.stops:
             try:
-                said = read_predictions(self.state, self.folder)
+                predictions = read_predictions(self.state, self.folder)
             except RequestError as error:
                 self.halt(str(error))
                 return None
-            right = {name: models[SHIPPED].right for name, models in said.items()}
-            self.record("judged", look=look, stop=judge_look(self.state, event, right).stop)
+            correct = {name: models[SHIPPED].correct for name, models in predictions.items()}
+            self.record("judged", look=look, stop=evaluate_look(self.state, event, correct).stop)
         return self.state.stops.get(look)
 
     def _begin(self, step: Step) -> None:

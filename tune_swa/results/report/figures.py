@@ -22,7 +22,7 @@ from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.inference import statistics
 from tune_swa.results.comparison import Comparison, Entry
 from tune_swa.results.contrasts import Arm, Verdict
-from tune_swa.results.predictions import Said
+from tune_swa.results.predictions import TestPredictions
 
 SWA, BASELINE, LIVE, SHARED = "#1f6fb4", "#c2571a", "#7fb2dd", "#c9d3dc"
 GOOD, BAD, INK, GRID = "#1a7f4b", "#b3261e", "#1c2733", "#e3e8ed"
@@ -327,7 +327,7 @@ def best_of(compared: Comparison) -> Figure:
 # ----------------------------------------------------------------------------------- calibration
 
 
-def calibration(arms: Sequence[Arm], said: dict[str, Said]) -> Figure:
+def calibration(arms: Sequence[Arm], predictions: dict[str, TestPredictions]) -> Figure:
     """Accuracy against confidence of the leading arm and the baseline, all their runs together."""
     figure = blank(400)
     figure.add_trace(
@@ -336,14 +336,14 @@ def calibration(arms: Sequence[Arm], said: dict[str, Said]) -> Figure:
     )  # fmt: skip
     rows: list[list[object]] = []
     for arm in arms:
-        runs = [said[run.name] for run in arm.runs if run.name in said]
+        runs = [predictions[run.name] for run in arm.runs if run.name in predictions]
         if not runs:
             continue
         confidence = np.concatenate([r.confidence for r in runs])
-        right = np.concatenate([r.right for r in runs])
+        right = np.concatenate([r.correct for r in runs])
         found = statistics.reliability(confidence, right, equal_mass=True)
         # over runs, as the recorded one and as nll and Brier: pooled runs would hide errors that cancel
-        masses = [statistics.reliability(r.confidence, r.right, equal_mass=True).ece for r in runs]
+        masses = [statistics.reliability(r.confidence, r.correct, equal_mass=True).ece for r in runs]
         figure.add_trace(
             go.Scatter(
                 x=100 * found.confidence, y=100 * found.accuracy, name=arm.label, mode="lines+markers",
@@ -377,14 +377,14 @@ def calibration(arms: Sequence[Arm], said: dict[str, Said]) -> Figure:
     )  # fmt: skip
 
 
-def classes(arm: Arm, against: Arm, said: dict[str, Said], names: Sequence[str]) -> Figure:
+def classes(arm: Arm, against: Arm, predictions: dict[str, TestPredictions], names: Sequence[str]) -> Figure:
     """Accuracy class by class."""
     figure = blank(360)
     table: list[list[object]] = []
     shares = []
     for side in (against, arm):
-        runs = [said[run.name] for run in side.runs if run.name in said]
-        right = np.stack([r.right for r in runs]).mean(axis=0)
+        runs = [predictions[run.name] for run in side.runs if run.name in predictions]
+        right = np.stack([r.correct for r in runs]).mean(axis=0)
         shares.append([float(right[runs[0].label == k].mean()) if (runs[0].label == k).any() else None
                        for k in range(len(names))])  # fmt: skip
         count = [int((runs[0].label == k).sum()) for k in range(len(names))]

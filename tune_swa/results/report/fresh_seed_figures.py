@@ -39,7 +39,7 @@ def forest(found: Verdict) -> Figure:
     colors: dict[str | None, str] = {"better": GOOD, "worse": BAD}
     for k, (c, _) in enumerate(shown):
         at = c.interval
-        color = colors.get(c.words, INK)
+        color = colors.get(c.outcome, INK)
         figure.add_trace(
             go.Scatter(
                 x=[100 * v for v in c.by_seed], y=[k] * len(c.by_seed), mode="markers", showlegend=False,
@@ -68,7 +68,7 @@ def forest(found: Verdict) -> Figure:
         rows.append(
             [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
              f"{c.p_value:.3g}", f"{points(near.low)} to {points(near.high)}",
-             f"{points(low)} to {points(high)}", c.words or "",
+             f"{points(low)} to {points(high)}", c.outcome or "",
              ", ".join(f"{seed}: {points(v)}" for seed, v in zip(c.seeds, c.by_seed, strict=True))]
         )  # fmt: skip
     rule = (

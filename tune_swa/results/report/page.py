@@ -23,17 +23,17 @@ from markupsafe import Markup
 
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.inference.statistics import mcnemar
-from tune_swa.results.comparison import Comparison, compare
+from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.export import write_file
-from tune_swa.results.importance import importance
-from tune_swa.results.predictions import SHIPPED, Said, read_predictions
-from tune_swa.results.provenance import header_of, metadata
+from tune_swa.results.importance import compute_importance
+from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.provenance import build_metadata, require_header
 from tune_swa.results.report import figures, fresh_seed_figures
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
 from tune_swa.results.report.figures import Figure
 from tune_swa.results.summary import close_text, summary_text
-from tune_swa.results.verdict import weigh
+from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.results.verdict_sentences import verdict_text
 
 NAME = "report.html"
@@ -91,12 +91,12 @@ def build_report(
     picture: Picture | None = None,
 ) -> str:
     """The page; arguments and errors as of `write_report`."""
-    compared = compare(state)
-    header = header_of(state)
-    said = {name: models[SHIPPED] for name, models in read_predictions(state, folder).items()}
-    found = weigh(state, said) if state.confirmations else None
+    compared = compare_configurations(state)
+    header = require_header(state)
+    predictions = {name: models[SHIPPED] for name, models in read_predictions(state, folder).items()}
+    found = analyse_confirmation(state, predictions) if state.confirmations else None
     names = [str(name) for name in header["data"]["class_names"]]
-    sections = list(_figures(state, compared, found, said, names))
+    sections = list(_figures(state, compared, found, predictions, names))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tune_swa.results.report"),
         autoescape=True,
@@ -107,7 +107,7 @@ def build_report(
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     leading = found.leading if found else None
     # the colour is of what is said of SWA; older journals said that of the leading finalist alone
-    said_of_swa = found.agreed if found and found.plan is not None else leading and leading.words
+    said_of_swa = found.agreed if found and found.plan is not None else leading and leading.outcome
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
         verdict=lines,
@@ -121,8 +121,8 @@ def build_report(
         former=found is not None and found.plan is None,
         as_good=close_text(compared),
         sections=sections,
-        changed=list(_changed(leading, said, names, thumbnail)) if leading else [],
-        sides=_sides(leading, said) if leading else [],
+        changed=list(_changed(leading, predictions, names, thumbnail)) if leading else [],
+        sides=_sides(leading, predictions) if leading else [],
         duplicates=describe_duplicates(header, picture),
         space=yaml.safe_dump(header["spec"], sort_keys=False, allow_unicode=True, width=100),
         about=_about(state),
@@ -134,7 +134,7 @@ def _figures(
     state: ExperimentState,
     compared: Comparison,
     found: Verdict | None,
-    said: dict[str, Said],
+    predictions: dict[str, TestPredictions],
     names: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     shown: list[Figure] = []
@@ -144,11 +144,14 @@ def _figures(
     raced = fresh_seed_figures.race(state, compared)
     shown += [raced] if raced else []
     shown += [figures.landscape(compared), figures.curves(compared), figures.work(state)]
-    values, why = importance(compared)
+    values, why = compute_importance(compared)
     shown += [figures.importance(values, why), figures.best_of(compared)]
     if leading is not None:
         pair: list[Arm] = [leading.against, leading.arm]
-        shown += [figures.calibration(pair, said), figures.classes(leading.arm, leading.against, said, names)]
+        shown += [
+            figures.calibration(pair, predictions),
+            figures.classes(leading.arm, leading.against, predictions, names),
+        ]
     for figure in shown:
         yield {
             "name": figure.name,
@@ -162,12 +165,12 @@ def _figures(
 
 
 def _changed(
-    c: Contrast, said: dict[str, Said], names: Sequence[str], thumbnail: Thumbnail | None
+    c: Contrast, predictions: dict[str, TestPredictions], names: Sequence[str], thumbnail: Thumbnail | None
 ) -> Iterator[Changed]:
     """The images that most seeds agree on."""
     gained = c.differences.sum(axis=0).astype(int)
     order = sorted(np.flatnonzero(gained), key=lambda i: (-abs(gained[i]), gained[i], i))
-    labels = next(iter(said.values())).label
+    labels = next(iter(predictions.values())).label
     for i in order[:MOST_CHANGED]:
         shown = thumbnail(int(i)) if thumbnail else None
         picture = None
@@ -182,19 +185,19 @@ def _changed(
         )
 
 
-def _sides(c: Contrast, said: dict[str, Said]) -> list[list[object]]:
+def _sides(c: Contrast, predictions: dict[str, TestPredictions]) -> list[list[object]]:
     """Seed by seed, how many images changed sides, and McNemar's test of that pair."""
     runs = {run.seed: run.name for run in c.arm.runs}
     others = {run.seed: run.name for run in c.against.runs}
     rows: list[list[object]] = []
     for seed in c.seeds:
-        pair = mcnemar(said[runs[seed]].right, said[others[seed]].right)
+        pair = mcnemar(predictions[runs[seed]].correct, predictions[others[seed]].correct)
         rows.append([seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"])
     return rows
 
 
 def _about(state: ExperimentState) -> list[tuple[str, str]]:
-    found = metadata(state)
+    found = build_metadata(state)
     rows = []
     for key, value in found.items():
         name = key.partition(".")[2]
