@@ -12,8 +12,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
 
+from helpers.drawn_arrays import draw_dataset
 from tune_swa.data.dataset import Dataset
 
 
@@ -43,6 +43,6 @@ def tiny_data() -> Dataset:
 @pytest.fixture
 def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A `Worker` that trains here, on the drawn images."""
-    from one_worker import Worker  # type: ignore[import-not-found]  # not above: it imports Ray
+    from helpers.local_worker import Worker  # not above: it imports Ray
 
     return Worker(tiny_data, tmp_path, monkeypatch)

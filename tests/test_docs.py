@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from data.drawn import draw_tree  # type: ignore[import-not-found]
 from rich.console import Console
 
+from helpers.drawn_images import draw_tree
 from tune_swa.config import yaml_file
 from tune_swa.execution.dry_run import make_plan, print_plan
 from tune_swa.execution.slots import Machine

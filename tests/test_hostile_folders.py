@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_files import contents_of  # type: ignore[import-not-found]
 
+from helpers.folder_contents import contents_of
 from tune_swa.cli import main
 
 SPACE = """

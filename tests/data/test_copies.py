@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from copied import ALMOST, copy_pixels, draw_folders, draw_photo, save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.copied_photos import ALMOST, copy_pixels, draw_folders, draw_photo, save
 from tune_swa.config import DataSpec
 from tune_swa.data import cache, decoding, duplicates, similarity
 from tune_swa.data.dataset import Dataset, estimate, prepare

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import draw_tree, folder_spec  # type: ignore[import-not-found]
-from odd import HOPELESS, SENSIBLE, odd_tree, pixels  # type: ignore[import-not-found]
 from PIL import Image
 from torchvision.datasets.folder import default_loader
 
+from helpers.drawn_images import draw_tree, folder_spec
+from helpers.odd_images import HOPELESS, SENSIBLE, odd_tree, pixels
 from tune_swa.data import pixels as loading
 from tune_swa.data.dataset import prepare
 from tune_swa.data.layouts import printable

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from drawn import CLASSES, draw, draw_tree, folder_spec
 
+from helpers.drawn_images import CLASSES, draw, draw_tree, folder_spec
 from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare

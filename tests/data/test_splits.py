@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import draw_tree, folder_spec
 
+from helpers.drawn_images import draw_tree, folder_spec
 from tune_swa.config import DataSpec
 from tune_swa.data.dataset import estimate, prepare
 from tune_swa.data.sources import Part

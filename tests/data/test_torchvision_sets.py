@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from drawn import draw
 
+from helpers.drawn_images import draw
 from tune_swa.config import DataSpec
 from tune_swa.data.cache import cache_folder
 from tune_swa.data.dataset import estimate, prepare

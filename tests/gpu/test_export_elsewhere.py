@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handed_over import Handed, train_model  # type: ignore[import-not-found]
 from made_up_gpus import Card, a100_80gb, t4_16gb  # type: ignore[import-not-found]
 
+from helpers.trained_model import Handed, train_model
 from tune_swa.errors import SearchFailed
 from tune_swa.training import model_export
 from tune_swa.training.export_numerics import choose_numerics

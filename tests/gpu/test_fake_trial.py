@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
 from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
 from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from helpers.drawn_arrays import draw_dataset
 from tune_swa.averaging.swa import Averaging
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches

@@ -9,9 +9,9 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
 from made_up_gpus import GIB, Card, MadeUpGpus  # type: ignore[import-not-found]
-from one_worker import Worker  # type: ignore[import-not-found]
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from helpers.local_worker import Worker
 from tune_swa.data import resident
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution import trainable

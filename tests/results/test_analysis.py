@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from made_up import Writer, confirmed, experiment, usual
 
+from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.errors import RequestError
 from tune_swa.monitoring.publishing import Publisher
 from tune_swa.results.api import load_results, side_by_side

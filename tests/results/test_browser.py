@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import confirmed, usual
 from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.chrome.service import Service
 
+from helpers.journals import confirmed, usual
 from tune_swa.results.report.page import write_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import Writer, experiment, usual
 
+from helpers.journals import Writer, experiment, usual
 from tune_swa.experiment.journal import ExperimentState, Status, TrialState
 from tune_swa.results.comparison import Entry, best_trial, compare_configurations
 from tune_swa.results.tables import build_tables

@@ -9,8 +9,8 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from made_up import Writer, experiment, usual
 
+from helpers.journals import Writer, experiment, usual
 from tune_swa.config import yaml_file
 from tune_swa.results.columns import EPOCHS, Column, comparison_columns, trials_columns
 from tune_swa.results.export import write_space, write_tables

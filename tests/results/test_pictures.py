@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import Writer, confirmed, experiment, usual
 from PIL import Image
 
+from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.cli import main
 from tune_swa.config import DataSpec
 from tune_swa.data.dataset import prepare

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, experiment, usual
 
+from helpers.journals import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, experiment, usual
 from tune_swa.inference.rule import judge_look
 from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.contrasts import Verdict

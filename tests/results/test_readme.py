@@ -7,9 +7,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from made_up import usual
 
 import tune_swa
+from helpers.journals import usual
 from tune_swa.results.api import load_results
 from tune_swa.results.columns import (
     EPOCHS,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import Writer, confirmed, experiment, usual
 
+from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.monitoring.result_refresh import LEAST_SECONDS
 from tune_swa.monitoring.result_refresh import Writer as Pages
 from tune_swa.results.comparison import compare_configurations

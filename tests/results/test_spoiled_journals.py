@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import Writer, experiment  # type: ignore[import-not-found]
 
 import tune_swa
+from helpers.journals import Writer, experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.search.coordinator import Recorder

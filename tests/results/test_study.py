@@ -8,11 +8,11 @@ from typing import Any
 
 import optuna
 import pytest
-from made_up import Writer, experiment, usual
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from helpers.journals import Writer, experiment, usual
 from tune_swa.config.optuna_distributions import to_distribution
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.tracking.optuna_log import StudyFile

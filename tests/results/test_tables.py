@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from made_up import Writer, experiment, usual
 
+from helpers.journals import Writer, experiment, usual
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns

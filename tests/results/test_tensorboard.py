@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import Writer, usual
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from helpers.journals import Writer, usual
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.experiment.updates import SCALARS
 from tune_swa.tracking.tensorboard import FILE, EventFiles

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed, experiment, usual
 
+from helpers.journals import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, confirmed, experiment, usual
 from tune_swa.errors import RequestError
 from tune_swa.inference import statistics
 from tune_swa.inference.foresight import foresee_looks

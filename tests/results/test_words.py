@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 
 import pytest
-from made_up import Writer, experiment, usual
 from rich.console import Console
 
+from helpers.journals import Writer, experiment, usual
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.summary import summary_text
 from tune_swa.results.terminal_table import comparison_table, points

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serial_search import never_interrupted  # type: ignore[import-not-found]
+
+from helpers.serial_search import never_interrupted
 
 
 @pytest.fixture(scope="session")

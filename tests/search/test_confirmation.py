@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from driver import Driver  # type: ignore[import-not-found]
 
 import tune_swa
+from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
 from tune_swa.execution.site import divide
@@ -405,7 +405,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
 def test_killed_among_the_fresh_seeds_it_ends_the_same(confirmed: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = confirmed
     lines = [e["event"] for e in read_events(folder / "journal.jsonl")]
-    crashing = str(ROOT / "tests/search/crashing.py")
+    crashing = str(ROOT / "tests/helpers/crashing_search.py")
     # in the first run of the race, before its second round, in the first tested run, and when all are
     race = lines.index("race")
     moments = [f"line-after:{race + 8}", "event-race:1", "event-confirm:1", "line-after:12", "event-judged:1"]

@@ -11,7 +11,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from serial_search import (  # type: ignore[import-not-found]
+
+import tune_swa
+from helpers.serial_search import (
     SHARING,
     assert_same,
     crash,
@@ -22,8 +24,6 @@ from serial_search import (  # type: ignore[import-not-found]
     signalled,
     stop,
 )
-
-import tune_swa
 from tune_swa.experiment.journal import ExperimentState
 
 # the lines of the journal number about 85, the epochs 35

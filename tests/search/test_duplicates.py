@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.copied_photos import ALMOST, copy_pixels, draw_folders, draw_photo
 from tune_swa.experiment.journal import ExperimentState
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-from copied import ALMOST, copy_pixels, draw_folders, draw_photo  # type: ignore[import-not-found]  # noqa: E402
 
 SPACE = """
 name: copied

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tests_support  # type: ignore[import-not-found]
 import torch
-from one_worker import Worker  # type: ignore[import-not-found]
 from test_two_gpus import search  # type: ignore[import-not-found]
 
+from helpers import ray_trials
+from helpers.local_worker import Worker
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState, Journal, read_events
@@ -285,7 +285,7 @@ def test_a_search_completes_when_it_is_resumed_with_a_larger_share(
 ) -> None:
     """Branches need more than half of a GPU: their averages come on top."""
     space = {"lr": 1e-3, "swa_start": 1, "swa_lr": {"choice": [1e-3, 1e-2]}}
-    trial: Callable[..., None] = tests_support.trial_that_needs_a_whole_gpu
+    trial: Callable[..., None] = ray_trials.trial_that_needs_a_whole_gpu
     first = search(tmp_path, monkeypatch, space, trial=trial, search={"sampler": "grid"}, epochs=4, gpus=1)
     assert [t.status for t in first.trials.values()] == ["completed", "failed", "failed"]
     assert [t.exhausted for t in first.trials.values()] == [None, 0.5, 0.5]

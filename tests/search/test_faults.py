@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from one_worker import Worker  # type: ignore[import-not-found]
-from serial_search import (  # type: ignore[import-not-found]
+
+from helpers.local_worker import Worker
+from helpers.serial_search import (
     assert_same,
     crash,
     go_on,
@@ -23,7 +24,6 @@ from serial_search import (  # type: ignore[import-not-found]
     run,
     started,
 )
-
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import trainable, trial_checkpoints

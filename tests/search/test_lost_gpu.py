@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-import tests_support  # type: ignore[import-not-found]
 import torch
-from one_worker import Worker  # type: ignore[import-not-found]
 from test_two_gpus import search  # type: ignore[import-not-found]
 
+from helpers import ray_trials
+from helpers.local_worker import Worker
 from tune_swa.execution import trainable
 from tune_swa.experiment.journal import read_events
 from tune_swa.hardware.gpu_failure import is_gpu_lost
@@ -27,7 +27,7 @@ def test_a_process_that_has_lost_its_gpu_says_so_and_ends(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(run: Run) -> float:
-        raise tests_support.sticky_error()
+        raise ray_trials.sticky_error()
 
     def leave(status: int) -> None:
         raise Exited(status)
@@ -68,7 +68,7 @@ def test_after_any_error_the_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     """What a kernel did wrong surfaces in any later call, under any name."""
 
     def initialise() -> None:
-        raise tests_support.sticky_error()
+        raise ray_trials.sticky_error()
 
     monkeypatch.setattr(torch.cuda, "_lazy_init", initialise)
     assert is_gpu_lost(IndexError("odd"), on_gpu=True)
@@ -78,7 +78,7 @@ def test_after_any_error_the_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_trial_is_retried_and_all_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process raises in whatever it trains from then on, so it must not be used again."""
     state = search(
-        tmp_path, monkeypatch, SPACE, trial=tests_support.trial_that_loses_its_gpu,
+        tmp_path, monkeypatch, SPACE, trial=ray_trials.trial_that_loses_its_gpu,
         search={"sampler": "grid", "share": False}, epochs=3, gpus=1,
     )  # fmt: skip
     assert {t.status for t in state.trials.values()} == {"completed"}
@@ -100,7 +100,7 @@ def test_a_trial_that_loses_every_gpu_fails_with_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = search(
-        tmp_path, monkeypatch, {**SPACE, "swa_lr": 1e-3}, trial=tests_support.trial_that_always_loses_its_gpu,
+        tmp_path, monkeypatch, {**SPACE, "swa_lr": 1e-3}, trial=ray_trials.trial_that_always_loses_its_gpu,
         search={"sampler": "grid", "share": False, "max_failures": 1}, epochs=3, gpus=1,
     )  # fmt: skip
     trial = state.trials["swa-0000"]

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver  # type: ignore[import-not-found]
 from mlflow.tracking import MlflowClient
 from wandb.proto import wandb_internal_pb2
 
+from helpers.simulated_ray import Driver
 from tune_swa import supervisor
 from tune_swa.cli import main, run_search
 from tune_swa.config import Experiment

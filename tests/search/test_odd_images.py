@@ -10,11 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.odd_images import HOPELESS, SENSIBLE, odd_tree
 from tune_swa.experiment.journal import ExperimentState
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-from odd import HOPELESS, SENSIBLE, odd_tree  # type: ignore[import-not-found]  # noqa: E402
 
 SPACE = """
 name: odd

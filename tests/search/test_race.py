@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driver import Driver  # type: ignore[import-not-found]
 
+from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.results.summary import summary_text

@@ -300,10 +300,10 @@ def search_made_up(
     folder: Path, space: dict[str, Any], sampler: str, trials: int | None, **changes: Any
 ) -> Any:
     """A search through Ray whose trials report curves without training."""
-    import tests_support  # type: ignore[import-not-found]
     from ray import cloudpickle
     from rich.console import Console
 
+    from helpers import ray_trials
     from tune_swa.config import Experiment
     from tune_swa.execution import run
     from tune_swa.results.comparison import best_trial
@@ -320,9 +320,9 @@ def search_made_up(
             **changes,
         }
     )
-    cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
+    cloudpickle.register_pickle_by_value(ray_trials)  # workers cannot import the tests
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "train_trial", tests_support.made_up_trial)
+        patch.setattr(run, "train_trial", ray_trials.made_up_trial)
         request = run.Request(
             experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver  # type: ignore[import-not-found]
 
+from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.search.confirm_cost import most_fresh_states

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tests_support  # type: ignore[import-not-found]
 from ray import cloudpickle
 from rich.console import Console
 
+from helpers import ray_trials
 from tune_swa.config import Experiment
 from tune_swa.execution import run, site
 from tune_swa.execution.slots import Machine
@@ -32,7 +32,7 @@ SECONDS = 300.0
 def search(
     folder: Path, patch: pytest.MonkeyPatch, space: dict[str, Any], *,
     seconds: float = 0.0, confirm: bool = False, epochs: int = 8, gpus: int = 2, resume: bool = False,
-    trial: Callable[..., None] = tests_support.made_up_trial, **more: Any,
+    trial: Callable[..., None] = ray_trials.made_up_trial, **more: Any,
 ) -> ExperimentState:  # fmt: skip
     """A search with two trials on each of two GPUs, of made-up trials or others."""
     experiment = Experiment.model_validate(
@@ -46,7 +46,7 @@ def search(
             **more,
         }
     )
-    cloudpickle.register_pickle_by_value(tests_support)  # workers cannot import the tests
+    cloudpickle.register_pickle_by_value(ray_trials)  # workers cannot import the tests
     patch.setattr(run, "train_trial", trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))
     # trials train on the CPU, and what one would take of a GPU is made up

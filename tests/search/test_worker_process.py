@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from one_worker import Worker  # type: ignore[import-not-found]
 
+from helpers.local_worker import Worker
 from tune_swa.execution import trainable
 from tune_swa.execution.training_thread import TrainingThread, run_in_training_thread
 from tune_swa.training.run import Run

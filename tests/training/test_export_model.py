@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from handed_over import EVERY, Handed, train_model  # type: ignore[import-not-found]
 from PIL import Image
 from torch import nn
 
+from helpers.trained_model import EVERY, Handed, train_model
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.training import model_export
 from tune_swa.training.metrics import predict

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawn_arrays import draw_dataset  # type: ignore[import-not-found]
 from torch import nn
 
+from helpers.drawn_arrays import draw_dataset
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import model_export

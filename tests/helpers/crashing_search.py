@@ -1,6 +1,6 @@
 """Runs a search in this process, and kills it with -9 at a moment that the first argument names.
 
-    python crashing.py MOMENT --space FILE ...
+    python crashing_search.py MOMENT --space FILE ...
 
 A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`, or `event-KIND`: before a
 line of that kind is written. With `SIGNAL@` before it

@@ -60,14 +60,14 @@ def go_on(results: Path, trials: int) -> str:
 
 def crash(moment: str, results: Path, trials: int) -> None:
     """Start or go on, and be killed."""
-    result = run(results, trials, str(ROOT / "tests/search/crashing.py"), moment)
+    result = run(results, trials, str(ROOT / "tests/helpers/crashing_search.py"), moment)
     assert result.returncode == -signal.SIGKILL, f"{moment}: {result.stdout}{result.stderr}"
 
 
 def signalled(number: int, moment: str, results: Path, trials: int) -> list[str]:
     """Start or go on, get a signal at a moment, and return the lines on stderr."""
     moment = f"{signal.Signals(number).name}@{moment}"
-    result = run(results, trials, str(ROOT / "tests/search/crashing.py"), moment)
+    result = run(results, trials, str(ROOT / "tests/helpers/crashing_search.py"), moment)
     assert result.returncode == 130, f"{moment}: {result.stdout}{result.stderr}"
     return result.stderr.strip().splitlines()
 

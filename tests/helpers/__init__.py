@@ -1,0 +1,1 @@
+"""Helpers of the tests: drawn data, simulated searches, and programs that are made to fail."""
