@@ -85,7 +85,7 @@ class Curve:
     @property
     def fork(self) -> int:
         """Epoch of its first average; a baseline has none."""
-        return EPOCHS if self.trial.first_average is None else self.trial.first_average
+        return EPOCHS if self.trial.fork_epoch is None else self.trial.fork_epoch
 
 
 Rule = Callable[[Curve, int, float], bool]
@@ -100,7 +100,7 @@ def curves_of(seed: int, frame: pd.DataFrame) -> list[Curve]:
         swa = first.kind == "swa"
         trial = TrialState(
             name=str(name), kind=first.kind, stage="search", params={}, seed=seed, source="grid", index=0,
-            trunk=f"{first.lr:g}", first_average=int(first.swa_start) + 1 if swa else None,
+            trunk=f"{first.lr:g}", fork_epoch=int(first.swa_start) + 1 if swa else None,
         )  # fmt: skip
         found.append(Curve(trial, list(rows.sort_values("epoch").accuracy)))
     return found

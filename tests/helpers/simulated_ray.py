@@ -98,7 +98,7 @@ class Driver:
         """Report the next epoch, as a worker does that publishes what it is asked to."""
         trial = self.recorder.state.trials[config["trial"]]
         epoch = trial.next_epoch
-        averaged = 0 if trial.first_average is None else max(0, epoch - trial.first_average + 1)
+        averaged = 0 if trial.fork_epoch is None else max(0, epoch - trial.fork_epoch + 1)
         record = {
             "epoch": epoch, "phase": "branch" if averaged else "trunk", "learning_rate": 1.0,
             "train_loss": 1.0, "accuracy": self.accuracy(trial), "live_accuracy": 0.5,

@@ -163,7 +163,7 @@ def test_the_first_average_is_a_copy_and_is_not_judged() -> None:
     rule = asha(trunk_rungs=[10], branch_rungs=[10])
     rule.judge(swa("averaged", 5), 10, 0.95)
     first = swa("first", 9)
-    assert first.first_average == 10
+    assert first.fork_epoch == 10
     assert rule.judge(first, 10, 0.1).rung is None
     assert list(rule.recorded("branch", 10)) == ["averaged"]
     assert list(rule.recorded("trunk", 10)) == []
@@ -194,10 +194,10 @@ def test_rungs_hold_what_belongs_there(reports: list[tuple[int, int, float]]) ->
             assert verdict.rung == epoch
     for rung in rule.branch_rungs:
         for name in rule.recorded("branch", rung):
-            first = trials[int(name)].first_average
+            first = trials[int(name)].fork_epoch
             assert first is not None
             assert rung > first
     for rung in rule.trunk_rungs:
         for trunk in rule.recorded("trunk", rung):
-            first = trials[int(trunk.removeprefix("trunk of "))].first_average
+            first = trials[int(trunk.removeprefix("trunk of "))].fork_epoch
             assert first is None or rung < first

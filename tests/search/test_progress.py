@@ -120,7 +120,7 @@ class Search:
         trial = self.state.trials[name]
         for epoch in range(trial.next_epoch, trial.next_epoch + number):
             self.now += seconds
-            first = trial.first_average
+            first = trial.fork_epoch
             self.tell(
                 "epoch",
                 trial=name,

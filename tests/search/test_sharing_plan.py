@@ -272,14 +272,14 @@ def test_a_trunk_that_is_too_low_takes_its_branches_with_it_but_no_baseline(tmp_
     while (config := driver.suggest()) is not None:
         driver.run(config)
     trials = driver.recorder.state.trials.values()
-    doomed = [t for t in trials if t.trunk == trial.trunk and t.kind == "swa" and (t.first_average or 0) > 3]
+    doomed = [t for t in trials if t.trunk == trial.trunk and t.kind == "swa" and (t.fork_epoch or 0) > 3]
     assert len(doomed) == 2
     for other in doomed:
         assert other.status == "pruned"
         assert [r["shared_from"] for r in other.records] == [trial.name] * 4
         assert other.rungs == {3: "stop"}
     # averaging began before the rung: the branch is judged by its own
-    early = [t for t in trials if t.trunk == trial.trunk and t.first_average == 2]
+    early = [t for t in trials if t.trunk == trial.trunk and t.fork_epoch == 2]
     assert all(3 not in t.rungs for t in early)
     assert not trial.ended  # the baseline goes on
 

@@ -236,8 +236,8 @@ class TrialState:
     """Counts suggestions of this kind, from 0."""
     trunk: str
     """Hash of everything that influences its epochs before averaging."""
-    first_average: int | None
-    """Epoch of the first average (swa_start + 1), None for a baseline."""
+    fork_epoch: int | None
+    """Epoch of the first average (swa_start + 1; `first_average` in the journal), None for a baseline."""
     status: Status = "running"
     records: list[dict[str, Any]] = field(default_factory=list)
     """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
@@ -438,8 +438,8 @@ class ExperimentState:
             raise DamagedError(f"stage is {event['stage']!r}")
         if event["first_average"] is not None:
             _expect(event, first_average=int)
-        names = ("kind", "stage", "params", "seed", "source", "index", "trunk", "first_average")
-        known = {n: event[n] for n in names}
+        names = ("kind", "stage", "params", "seed", "source", "index", "trunk")
+        known = {n: event[n] for n in names} | {"fork_epoch": event["first_average"]}
         known["params"] = params_of(event)
         self.trials[name] = TrialState(name, **known, suggested=event["time"], session=self.sessions)
         self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
@@ -643,7 +643,7 @@ def _check_arms(event: Event) -> None:
         params_of(arm)
 
 
-def fresh_run(arm: str, stage: Stage, seed: int) -> str:
+def fresh_run_name(arm: str, stage: Stage, seed: int) -> str:
     """Name of the run of an arm on a fresh seed."""
     return f"{arm}-{'race' if stage == 'race' else 'seed'}{seed}"
 

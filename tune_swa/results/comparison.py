@@ -19,7 +19,7 @@ from tune_swa.experiment.journal import (
     Event,
     ExperimentState,
     TrialState,
-    fresh_run,
+    fresh_run_name,
     params_of,
     ranking,
 )
@@ -108,7 +108,7 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     look = state.confirmations[-1]
     means = []
     for arm in look["arms"]:
-        found = [state.trials.get(fresh_run(arm["name"], "confirm", seed)) for seed in look["seeds"]]
+        found = [state.trials.get(fresh_run_name(arm["name"], "confirm", seed)) for seed in look["seeds"]]
         runs = [t for t in found if t is not None]
         if len(runs) < len(found) or not all(t.ended for t in runs):
             return None
@@ -129,7 +129,7 @@ def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for event in last_race(state):
         for arm in event["arms"]:
-            runs = [state.trials.get(fresh_run(arm["name"], "race", seed)) for seed in event["seeds"]]
+            runs = [state.trials.get(fresh_run_name(arm["name"], "race", seed)) for seed in event["seeds"]]
             accuracies = [
                 run.records[-1]["accuracy"] for run in runs if run is not None and is_completed(run)
             ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_swa.experiment.journal import Event, ExperimentState, fresh_run
+from tune_swa.experiment.journal import Event, ExperimentState, fresh_run_name
 from tune_swa.inference import rule
 
 Bools = NDArray[np.bool_]
@@ -25,7 +25,9 @@ def evaluate_look(state: ExperimentState, look: Event, correct: Mapping[str, Boo
         correct: of each run that was tested, shape (N,): whether it is right on each test image.
     """
     arms, seeds = look["arms"], look["seeds"]
-    runs = {(arm["name"], seed): fresh_run(arm["name"], "confirm", seed) for arm in arms for seed in seeds}
+    runs = {
+        (arm["name"], seed): fresh_run_name(arm["name"], "confirm", seed) for arm in arms for seed in seeds
+    }
     known = {key: name for key, name in runs.items() if _is_completed(state, name) and name in correct}
     return rule.judge_look(
         {arm["name"]: {s: correct[known[n, s]] for n, s in known if n == arm["name"]} for arm in arms},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from tune_swa.experiment.journal import ExperimentState, fresh_run
+from tune_swa.experiment.journal import ExperimentState, fresh_run_name
 from tune_swa.inference.checks import count_within_one_error
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_accuracies
 
@@ -110,7 +110,9 @@ def _race_lost(state: ExperimentState) -> str:
     if not rounds or (state.confirmations and state.confirmations[-1]["searched"] >= rounds[0]["searched"]):
         return ""
     names = [arm["name"] for arm in rounds[0]["arms"] if arm["kind"] == "swa"]
-    runs = [state.trials.get(fresh_run(name, "race", seed)) for name in names for seed in rounds[0]["seeds"]]
+    runs = [
+        state.trials.get(fresh_run_name(name, "race", seed)) for name in names for seed in rounds[0]["seeds"]
+    ]
     if any(accuracies[name] for name in names) or not all(run is not None and run.ended for run in runs):
         return ""
     return (

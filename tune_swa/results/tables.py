@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tune_swa.config import Parameter, format_value
-from tune_swa.experiment.journal import DamagedError, ExperimentState, TrialState, fresh_run
+from tune_swa.experiment.journal import DamagedError, ExperimentState, TrialState, fresh_run_name
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,
@@ -209,7 +209,7 @@ def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str
     for event in state.confirmations:
         for planned in event["arms"]:
             for seed in event["seeds"]:
-                name = fresh_run(planned["name"], "confirm", seed)
+                name = fresh_run_name(planned["name"], "confirm", seed)
                 arms[name] = planned, arms[name][1] if name in arms else event["look"]
     rows = []
     for entry in compared.trials:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, fresh_run, params_of
+from tune_swa.experiment.journal import Event, ExperimentState, fresh_run_name, params_of
 from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import Judgement
 from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contrast
@@ -58,7 +58,7 @@ def _analyse_look(
     images = next((len(s.label) for s in predictions.values()), 0)
     if not images:
         return None
-    names = [fresh_run(a["name"], "confirm", seed) for a in look["arms"] for seed in look["seeds"]]
+    names = [fresh_run_name(a["name"], "confirm", seed) for a in look["arms"] for seed in look["seeds"]]
     complete = all(name in state.trials and state.trials[name].ended for name in names)
     if look.get("plan") is None:
         found = former_verdict(arms, predictions, look, images, complete=complete)
@@ -143,7 +143,7 @@ def _build_arm(
 ) -> Arm:
     params = params_of(dict(entry))
     swa = entry["kind"] == "swa"
-    runs = [state.trials.get(fresh_run(entry["name"], "confirm", seed)) for seed in seeds]
+    runs = [state.trials.get(fresh_run_name(entry["name"], "confirm", seed)) for seed in seeds]
     done = tuple(r for r in runs if r is not None and r.status == "completed" and r.tested is not None)
     have = {run.seed for run in done}
     return Arm(

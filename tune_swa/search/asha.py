@@ -60,10 +60,10 @@ class PhaseAsha:
         """
         if not self.spec.asha or trial.stage != "search":
             return GO_ON
-        first_average = trial.first_average
-        if first_average is None or epoch < first_average:
+        fork_epoch = trial.fork_epoch
+        if fork_epoch is None or epoch < fork_epoch:
             return self._judge_trunk(trial, epoch, value)
-        if epoch > first_average and epoch in self.branch_rungs:
+        if epoch > fork_epoch and epoch in self.branch_rungs:
             seen = self._branch_values.setdefault(epoch, {})
             stop = self._below_cutoff(seen, value)
             seen[trial.name] = value

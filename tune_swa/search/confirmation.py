@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, Stage, Stop, fresh_run
+from tune_swa.experiment.journal import Event, ExperimentState, Stage, Stop, fresh_run_name
 from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
 from tune_swa.search.arms import (
@@ -64,7 +64,7 @@ class Step:
         arms = sorted(self.arms, key=lambda arm: arm.kind == "swa")
         numbers = enumerate((arm, seed) for seed in self.seeds for arm in arms)
         for number, (arm, seed) in numbers:
-            name = fresh_run(arm.name, self.stage, seed)
+            name = fresh_run_name(arm.name, self.stage, seed)
             yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
 
     def fields(self) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _scores(
     for each in rounds:
         for arm in each.arms:
             for seed in each.seeds:
-                run = state.trials.get(fresh_run(arm.name, "race", seed))
+                run = state.trials.get(fresh_run_name(arm.name, "race", seed))
                 if arm.name in scores and run is not None and run.status == "completed" and run.last:
                     scores[arm.name][seed] = run.last["accuracy"]
     return scores

@@ -344,7 +344,7 @@ class Recorder:
         if self.sharing is None or trial.ended or trial.records:
             return not trial.ended
         epochs = self.sharing.takes_over(trial)
-        diverged = self.sharing.diverged(trial.trunk, trial.first_average)
+        diverged = self.sharing.diverged(trial.trunk, trial.fork_epoch)
         if epochs == 0 and diverged is None:
             return True
         stopped: list[int] = []

@@ -60,8 +60,8 @@ def planned_epochs(experiment: Experiment) -> int | None:
         newest = sharing.newest(trunk, limit)
         begins = 0 if newest is None else newest + 1
         total += experiment.train.epochs - begins
-        first_average = None if kind == "baseline" else limit
-        points = sharing.publishes(TrialState("", kind, "search", {}, 0, "", 0, trunk, first_average))
+        fork_epoch = None if kind == "baseline" else limit
+        points = sharing.publishes(TrialState("", kind, "search", {}, 0, "", 0, trunk, fork_epoch))
         state.trunks.setdefault(trunk, TrunkState()).published.update(p for p in points if p >= begins)
     return total
 
@@ -117,12 +117,12 @@ class Sharing:
 
     def limit(self, trial: TrialState) -> int:
         """The last epoch of its trunk that a trial can take over."""
-        return self._experiment.train.epochs - 2 if trial.first_average is None else trial.first_average
+        return self._experiment.train.epochs - 2 if trial.fork_epoch is None else trial.fork_epoch
 
     def publishes(self, trial: TrialState) -> list[int]:
         """Epochs after which a trial publishes its state, should it train them itself."""
         points = self._points or self._fixed.get(trial.trunk, ())
-        return sorted(p for p in points if trial.first_average is None or p <= trial.first_average)
+        return sorted(p for p in points if trial.fork_epoch is None or p <= trial.fork_epoch)
 
     def most_states(self) -> int:
         """States that can be published at one time, if the number of trunks is known."""
@@ -170,16 +170,16 @@ class Sharing:
     def takes_over(self, trial: TrialState) -> int:
         """How many epochs of its trunk a trial that has none can have from others."""
         stopped = None
-        if trial.first_average is not None:
-            stopped = self._asha.stopped_at(trial.trunk, trial.first_average)
+        if trial.fork_epoch is not None:
+            stopped = self._asha.stopped_at(trial.trunk, trial.fork_epoch)
         newest = self.newest(trial.trunk, self.limit(trial))
         known = self._state.trunks[trial.trunk].records
         if stopped is not None:
             return min(stopped + 1, len(known))
-        if (diverged := self.diverged(trial.trunk, trial.first_average)) is not None:
+        if (diverged := self.diverged(trial.trunk, trial.fork_epoch)) is not None:
             return min(diverged[0], len(known))  # as far as the trial would have come by itself
         # the epoch of the first average is trained by the other one, but averaged and reported by this one
-        most = self._experiment.train.epochs if trial.first_average is None else trial.first_average
+        most = self._experiment.train.epochs if trial.fork_epoch is None else trial.fork_epoch
         return 0 if newest is None else min(newest + 1, most)
 
     def superfluous(self, trunk: str) -> list[int]:

@@ -214,9 +214,9 @@ def curves(compared: Comparison) -> Figure:
                 line={"color": color, "dash": dash, "width": 2},
             )
         )  # fmt: skip
-    if swa is not None and swa.trial.first_average is not None:
+    if swa is not None and swa.trial.fork_epoch is not None:
         figure.add_vline(
-            x=swa.trial.first_average, line={"color": INK, "width": 1, "dash": "dash"},
+            x=swa.trial.fork_epoch, line={"color": INK, "width": 1, "dash": "dash"},
             annotation_text="averaging starts", annotation_position="bottom right",
         )  # fmt: skip
     figure.update_xaxes(title="epoch")
