@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.journals import Writer, confirmed, experiment, usual
-from tune_swa.monitoring.result_refresh import LEAST_SECONDS
-from tune_swa.monitoring.result_refresh import Writer as Pages
+from tune_swa.monitoring.publishing import REPORT_SECONDS, ResultPublisher
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.importance import MOST_TRIALS, compute_importance
 from tune_swa.results.predictions import SHIPPED, read_predictions
@@ -260,9 +259,9 @@ def test_a_page_that_cannot_be_made_does_not_end_the_search(
 
     writer = usual(tmp_path)
     writer.finish()
-    pages = Pages(broken)
-    pages(writer.state(), tmp_path)
-    pages(writer.state(), tmp_path)
+    pages = ResultPublisher(tmp_path, write_report=broken)
+    pages.publish(writer.state())
+    pages.publish(writer.state())
     assert caplog.messages == ["the report cannot be written: ZeroDivisionError"]
     assert (tmp_path / "trials.parquet").exists()
 
@@ -274,26 +273,28 @@ def test_a_full_disk_is_still_told_by_whoever_publishes(tmp_path: Path) -> None:
     writer = usual(tmp_path)
     writer.finish()
     with pytest.raises(OSError, match="No space left"):
-        Pages(full)(writer.state(), tmp_path)
+        ResultPublisher(tmp_path, write_report=full).publish(writer.state())
 
 
 def test_what_an_old_look_left_unfinished_is_no_reason_for_a_page(tmp_path: Path) -> None:
     written: list[object] = []
-    pages = Pages(lambda state, folder: written.append(state), lambda: 0.0)
+    pages = ResultPublisher(
+        tmp_path, write_report=lambda state, folder: written.append(state), clock=lambda: 0.0
+    )
     writer = usual(tmp_path)
     writer.suggest("swa-0-seed8", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, "confirm", 8)
     writer.start("swa-0-seed8")
-    pages(writer.state(), tmp_path)
+    pages.publish(writer.state())
     assert not written
     writer.end("swa-0-seed8", "interrupted")  # nothing more will come
-    pages(writer.state(), tmp_path)
+    pages.publish(writer.state())
     assert len(written) == 1
     writer.session(2)
-    pages(writer.state(), tmp_path)
+    pages.publish(writer.state())
     assert len(written) == 1
     writer.start("swa-0-seed8")
     writer.end("swa-0-seed8", "interrupted")
-    pages(writer.state(), tmp_path)
+    pages.publish(writer.state())
     assert len(written) == 2
 
 
@@ -316,14 +317,14 @@ def test_during_the_search_it_takes_a_hundredth_of_the_time(tmp_path: Path) -> N
         now[0] += 2.0
 
     writer = usual(tmp_path)
-    pages = Pages(slow, lambda: now[0])
+    pages = ResultPublisher(tmp_path, write_report=slow, clock=lambda: now[0])
     for second in range(1000):
         now[0] = max(now[0], float(second))
-        pages(writer.state(), tmp_path)
+        pages.publish(writer.state())
     assert len(written) == 5
-    assert written[0] == LEAST_SECONDS
+    assert written[0] == REPORT_SECONDS
     gaps = [b - a for a, b in itertools.pairwise(written)]
     assert min(gaps) >= 2.0 / 0.01
     writer.finish()
-    pages(writer.state(), tmp_path)
+    pages.publish(writer.state())
     assert len(written) == 6  # nothing more will come

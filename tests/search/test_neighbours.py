@@ -29,8 +29,8 @@ from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import run
 from tune_swa.experiment.journal import ExperimentState
-from tune_swa.experiment.updates import SCALARS
-from tune_swa.monitoring.result_refresh import Writer
+from tune_swa.experiment.updates import SCALARS, Log
+from tune_swa.monitoring.publishing import ResultPublisher
 from tune_swa.tracking.trackers import Courier, Run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -328,8 +328,8 @@ def test_what_the_option_asks_for_is_what_is_written(
 ) -> None:
     found: list[str] = []
 
-    def search(request: Any, writer: Writer, *_: Any) -> None:
-        found.extend(log.what for log in writer._logs)
+    def search(*_: Any, logs: list[Log], **__: Any) -> None:
+        found.extend(log.what for log in logs)
         raise RequestError("that will do")
 
     monkeypatch.setattr(supervisor, "interrupt_once", lambda: None)
@@ -362,10 +362,10 @@ def test_a_log_that_fails_is_told_once_and_ends_nothing(
     played = driver(tmp_path)
     failing, after = Failing(), Failing()
     after.what = "another one"
-    writer = Writer(lambda state, folder: None, logs=[failing, after])
+    publisher = ResultPublisher(tmp_path, logs=[failing, after])
     with caplog.at_level(logging.WARNING):
-        writer(played.recorder.state, tmp_path)
-        writer(played.recorder.state, tmp_path)
+        publisher.publish(played.recorder.state)
+        publisher.publish(played.recorder.state)
     assert caplog.messages == [
         "the made-up log cannot be written: no room", "another one cannot be written: no room"
     ]  # fmt: skip

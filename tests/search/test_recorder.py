@@ -14,7 +14,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.folder import differences, earlier_events, locked, same_storage
 from tune_swa.experiment.journal import FORMAT, Event, ExperimentState, ranking, read_events
 from tune_swa.experiment.layout import CHECKPOINTS
-from tune_swa.monitoring.publishing import Publisher
+from tune_swa.monitoring import publishing
 from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import Suggestion
 
@@ -379,7 +379,7 @@ def test_predictions_reach_the_disk_before_the_line_that_relies_on_them(
 
 
 def test_results_that_cannot_be_made_do_not_end_the_search(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
     for error in (RequestError("x.npz: cannot be read"), KeyError("odd"), OSError(28, "No space left")):
@@ -388,7 +388,8 @@ def test_results_that_cannot_be_made_do_not_end_the_search(
             tried.append(repr(error))
             raise error
 
-        publisher = Publisher(export, tmp_path)
+        monkeypatch.setattr(publishing, "write_tables", export)
+        publisher = publishing.ResultPublisher(tmp_path)
         publisher({"event": "epoch"}, ExperimentState())
         publisher.tick(ExperimentState())
         assert caplog.text.count("the result files could not be refreshed") == len(tried)

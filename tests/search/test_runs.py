@@ -307,7 +307,7 @@ def search_made_up(
     from tune_swa.config import Experiment
     from tune_swa.execution import run
     from tune_swa.results.comparison import best_trial
-    from tune_swa.results.export import write_space, write_tables
+    from tune_swa.results.export import write_space
 
     experiment = Experiment.model_validate(
         {
@@ -326,7 +326,7 @@ def search_made_up(
         request = run.Request(
             experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )
-        return run.search(request, write_tables, write_space, best_trial)
+        return run.search(request, write_space, best_trial)
 
 
 FINITE = {
@@ -421,7 +421,7 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
             storage=str(tmp_path / "shared"),
             quiet=True,
         )
-        run.search(request, lambda *_: None, write_space, lambda _: None)
+        run.search(request, write_space, lambda _: None)
 
     with pytest.raises(Interrupted):
         begin("mine")

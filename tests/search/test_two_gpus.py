@@ -64,7 +64,7 @@ def search(
     limit = threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     limit.start()
     try:
-        outcome = run.search(request, lambda state, folder: None, write_space, best_trial)
+        outcome = run.search(request, write_space, best_trial)
     finally:
         limit.cancel()
     return outcome.state

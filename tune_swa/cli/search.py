@@ -114,7 +114,6 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.execution.request import Request
         from tune_swa.execution.run import search
-        from tune_swa.monitoring.result_refresh import Writer
         from tune_swa.results.comparison import best_trial
         from tune_swa.results.export import write_space
         from tune_swa.tracking.optuna_log import StudyFile
@@ -155,10 +154,11 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     try:
         outcome = search(
             request,
-            Writer(write_page, logs=[*files, *couriers]),
             write_space,
             best_trial,
             prepare_logs,
+            write_report=write_page,
+            logs=[*files, *couriers],
         )
         patience = 60.0
     finally:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -32,10 +32,11 @@ from tune_swa.execution.slots import Placement
 from tune_swa.execution.trainable import Shared, train_trial
 from tune_swa.experiment.folder import SPACE, check_storage, earlier_events, locked, same_storage
 from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.updates import Log
 from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.monitoring.log_file import log_file
 from tune_swa.monitoring.progress import Progress
-from tune_swa.monitoring.publishing import Exporter, Publisher
+from tune_swa.monitoring.publishing import ReportWriter, ResultPublisher
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.search.coordinator import Recorder
 from tune_swa.search.proposer import quiet_optuna
@@ -50,20 +51,23 @@ logger = logging.getLogger(__name__)
 
 def search(
     request: Request,
-    export: Exporter,
     write_space: Callable[[Experiment, Path], object],
     choose: Callable[[ExperimentState], Any],
     prepare_logs: Callable[[], object] = lambda: None,
+    *,
+    write_report: ReportWriter | None = None,
+    logs: Sequence[Log] = (),
 ) -> Outcome:
     """Run a search, or go on with one.
 
     Args:
         request: what is asked for.
-        export: writes the result files from the fold of the journal; called while the search runs.
         write_space: writes the resolved space file.
         choose: picks the trial whose model is handed over, None without a completed one.
         prepare_logs: called when the request is known to be right and nothing has begun; may raise
             RequestError.
+        write_report: writes the report from the fold of the journal; called while the search runs.
+        logs: written beside the result files.
 
     Raises:
         RequestError: the request is wrong; nothing was trained.
@@ -138,7 +142,7 @@ def search(
                     trial_bytes=placement.trial_bytes,
                 )
                 copies = request.store if request.storage is not None else None
-                publisher = Publisher(export, request.folder, copies)
+                publisher = ResultPublisher(request.folder, copies, write_report=write_report, logs=logs)
                 interrupted = _run_trials(request, recorder, shared, placement, publisher)
                 return _finish(request, recorder, data, interrupted, publisher, choose)
             except KeyboardInterrupt:  # outside the loop, which has handlers of its own
@@ -172,7 +176,7 @@ def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> Trun
 
 
 def _run_trials(
-    request: Request, recorder: Recorder, shared: Shared, placement: Placement, publisher: Publisher
+    request: Request, recorder: Recorder, shared: Shared, placement: Placement, publisher: ResultPublisher
 ) -> bool:
     """Run what is left of the search; return whether a signal ended it."""
     experiment = request.experiment
@@ -259,7 +263,7 @@ def _finish(
     recorder: Recorder,
     data: Dataset,
     interrupted: bool,
-    publisher: Publisher,
+    publisher: ResultPublisher,
     choose: Callable[[ExperimentState], Any],
 ) -> Outcome:
     recorder.interrupt()
@@ -281,7 +285,7 @@ def _finish(
             export_best(
                 chosen, state, request.experiment, folder, request.store, _preprocessing(request, data)
             )
-            publisher.mirror()
+            publisher.mirror_files()
     except CheckpointError as error:
         raise SearchFailed(
             f"the results are written, but not the model of {chosen.name}: its checkpoint in "
