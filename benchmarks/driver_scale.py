@@ -3,7 +3,7 @@
     python benchmarks/driver_scale.py            # our own part: 200 and 2,000 trials x 120 epochs
     python benchmarks/driver_scale.py --ray 12   # whole searches through Ray, of so many epochs
 
-The trials only report. Without Ray: every report passes the recorder, the rungs, the sampler's
+The trials only report. Without Ray: every report passes the coordinator, the rungs, the sampler's
 study, the display and the watchdog, as in a search. Then the journal is folded and the result files
 are written from it. `--sampler grid` is a grid on twenty base rates with ASHA, whose trials share their
 trunks, so most of their epochs are taken over rather than reported.
@@ -33,7 +33,7 @@ from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.results.api import load_results
 from tune_swa.results.export import write_tables
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion, quiet_optuna
 
 EPOCHS = 120
@@ -92,45 +92,45 @@ def without_ray(trials: int, sampler: str) -> list[object]:
     spec = experiment(trials, EPOCHS, sampler)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        recorder = Recorder(spec, folder, ExperimentState())
-        recorder.record(
+        coordinator = Coordinator(spec, folder, ExperimentState())
+        coordinator.record_event(
             "created",
             spec=spec.model_dump(mode="json", by_alias=True),
             identity=spec.fixed_settings(),
             **HEADER,
         )
-        recorder.record("session", number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
+        coordinator.record_event("session", number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
         console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
-        progress = Progress(console, spec, recorder.state, slots=2)
+        progress = Progress(console, spec, coordinator.state, slots=2)
         watchdog = Watchdog(lambda text: None, list, lambda: 1)
-        recorder.listen(progress)
-        recorder.listen(watchdog)
+        coordinator.add_listener(progress)
+        coordinator.add_listener(watchdog)
         per_report: list[float] = []
         per_suggestion: list[float] = []
         with progress:
-            while isinstance(_timed(recorder.proposer.next, per_suggestion), Suggestion):
-                suggestion = recorder.proposer._pending
+            while isinstance(_timed(coordinator.proposer.next, per_suggestion), Suggestion):
+                suggestion = coordinator.proposer._pending
                 assert suggestion is not None
                 name = suggestion.trial
                 begun = time.perf_counter()
-                recorder.suggest(suggestion)
-                if not recorder.take_over(name):
+                coordinator.add_trial(suggestion)
+                if not coordinator.take_over_trunk(name):
                     continue
-                trial = recorder.state.trials[name]
-                publishes = recorder.sharing.publishes(trial) if recorder.sharing else []
+                trial = coordinator.state.trials[name]
+                publishes = coordinator.sharing.publishes(trial) if coordinator.sharing else []
                 first = trial.next_epoch
-                recorder.start(name, device="none", node="here", from_epoch=first, damaged=[])
+                coordinator.record_start(name, device="none", node="here", from_epoch=first, damaged=[])
                 for epoch in range(first, EPOCHS):
                     said = record(epoch, (suggestion.index % 97) / 97)
                     published = said if epoch in publishes else None
-                    decision = recorder.report(name, said, None, published=published)
+                    decision = coordinator.record_epoch(name, said, None, published=published)
                     progress.tick()
                     if decision == "stop":
                         break
                 per_report.append((time.perf_counter() - begun) / (epoch + 1 - first))
-        recorder.record("finished", reason="completed")
-        recorder.close()
-        reports = sum(len(trial.records) for trial in recorder.state.trials.values())
+        coordinator.record_event("finished", reason="completed")
+        coordinator.close()
+        reports = sum(len(trial.records) for trial in coordinator.state.trials.values())
         size = (folder / "journal.jsonl").stat().st_size
         folding: list[float] = []
         writing: list[float] = []

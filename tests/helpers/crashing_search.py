@@ -133,17 +133,17 @@ def arrange(where: str, number: int, folder: Path) -> None:
     elif where in ("checkpoint", "trunk"):
         kill_when_a_state_is_written(folder / f"{where}s", count)
     elif where == "training":
-        from tune_swa.search.coordinator import Recorder
+        from tune_swa.search.coordinator import Coordinator
 
         def later(*_: Any, **__: Any) -> None:
             if count.due():
                 threading.Timer(0.1, kill).start()
 
-        before(Recorder, "report", later)
+        before(Coordinator, "record_epoch", later)
     elif where == "suggest":
-        from tune_swa.search.coordinator import Recorder
+        from tune_swa.search.coordinator import Coordinator
 
-        before(Recorder, "suggest", count)
+        before(Coordinator, "add_trial", count)
     elif where == "tidy":
         from tune_swa.storage import FolderStore
 

@@ -14,7 +14,7 @@ from tune_swa.config import Experiment
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.slots import Placement
 from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 
 
 def predictions_of(right: Any) -> bytes:
@@ -49,8 +49,8 @@ class Driver:
     ) -> None:
         self.accuracy, self.right = accuracy, right
         """On the validation images, and on which test images a run is right."""
-        self.recorder = Recorder(spec, folder, ExperimentState(), confirm=confirm)
-        self.recorder.record(
+        self.coordinator = Coordinator(spec, folder, ExperimentState(), confirm=confirm)
+        self.coordinator.record_event(
             "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
             identity=spec.fixed_settings(), numerics={}, hardware={}, versions={},
             data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
@@ -65,9 +65,9 @@ class Driver:
         self.right = more.get("right", half_right)
         events = list(read_events(folder / "journal.jsonl"))
         state = ExperimentState.fold(events, folder / "journal.jsonl")
-        self.recorder = Recorder(spec, folder, state, confirm=True)
-        self.recorder.replay(events)
-        self.recorder.record(
+        self.coordinator = Coordinator(spec, folder, state, confirm=True)
+        self.coordinator.replay_events(events)
+        self.coordinator.record_event(
             "session", number=state.sessions + 1, slots=slots, gpus=0, cpus=1, resumed=True, storage=None,
             spec=spec.model_dump(mode="json", by_alias=True),
         )  # fmt: skip
@@ -76,7 +76,7 @@ class Driver:
 
     def _play(self, slots: int, gpus: int) -> None:
         placement = Placement(gpus, 8, slots, gpus / slots, 1)
-        self.searcher = TrialSearcher(self.recorder, placement)
+        self.searcher = TrialSearcher(self.coordinator, placement)
         self._asked = 0
         self._ids: dict[str, str] = {}
         self.nll = 1.0
@@ -90,13 +90,13 @@ class Driver:
                 return None
             if answer["trial"] is not None:
                 self._ids[answer["trial"]] = f"ray-{self._asked}"
-                self.recorder.start(answer["trial"], device="", node="", from_epoch=0, damaged=[])
+                self.coordinator.record_start(answer["trial"], device="", node="", from_epoch=0, damaged=[])
                 return answer
             self.searcher.on_trial_complete(f"ray-{self._asked}")
 
     def epoch(self, config: dict[str, Any]) -> int:
         """Report the next epoch, as a worker does that publishes what it is asked to."""
-        trial = self.recorder.state.trials[config["trial"]]
+        trial = self.coordinator.state.trials[config["trial"]]
         epoch = trial.next_epoch
         averaged = 0 if trial.fork_epoch is None else max(0, epoch - trial.fork_epoch + 1)
         record = {
@@ -107,7 +107,7 @@ class Driver:
             "images_per_second": 1.0,
         }  # fmt: skip
         unaveraged = averaged <= 1 and epoch in config["publish"] and epoch not in config["published"]
-        self.recorder.report(
+        self.coordinator.record_epoch(
             trial.name, record, None, taken_over=epoch in config["published"] and averaged == 1,
             published={**record, "phase": "trunk", "n_averaged": 0} if unaveraged else None,
         )  # fmt: skip
@@ -118,12 +118,12 @@ class Driver:
 
     def run(self, config: dict[str, Any]) -> None:
         """To its end."""
-        trial = self.recorder.state.trials[config["trial"]]
+        trial = self.coordinator.state.trials[config["trial"]]
         while not trial.ended:
-            if config["test"] and trial.next_epoch == self.recorder.experiment.train.epochs - 1:
+            if config["test"] and trial.next_epoch == self.coordinator.experiment.train.epochs - 1:
                 right = self.right(trial)
                 metrics = {"accuracy": float(right.mean()), "nll": 1.0, "ece": 0.1, "brier": 0.5}
-                self.recorder.test(
+                self.coordinator.record_test(
                     trial.name, images=len(right), shipped=metrics, refreshed=None,
                     predictions=predictions_of(right),
                 )  # fmt: skip
@@ -131,4 +131,4 @@ class Driver:
         self.end(config)
 
     def states(self) -> list[list[int]]:
-        return [sorted(trunk.published) for trunk in self.recorder.state.trunks.values()]
+        return [sorted(trunk.published) for trunk in self.coordinator.state.trunks.values()]

@@ -14,7 +14,7 @@ import tune_swa
 from helpers.journals import Writer, experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState, read_events
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -40,10 +40,10 @@ def look(journal: Path) -> None:
 def resume(journal: Path) -> None:
     """What a resume rebuilds."""
     state = ExperimentState.read(journal)
-    recorder = Recorder(experiment(), journal.parent, state)
-    recorder.replay(list(read_events(journal)))
-    recorder.proposer.next()
-    recorder.close()
+    coordinator = Coordinator(experiment(), journal.parent, state)
+    coordinator.replay_events(list(read_events(journal)))
+    coordinator.proposer.next()
+    coordinator.close()
 
 
 def readable(action: Callable[[Path], None], journal: Path) -> None:

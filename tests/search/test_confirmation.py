@@ -24,7 +24,7 @@ from tune_swa.execution.slots import Machine
 from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, Step, next_step
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later
 
 ROOT = Path(__file__).parent.parent.parent
@@ -241,7 +241,7 @@ def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share
     search = {"sampler": "grid", "seed": 10, "share": share}
     driver = Driver(experiment(confirm={"top": 2, "seeds": 3}, search=search), tmp_path, 2, confirm=True)
     names = run_all(driver)
-    found = driver.recorder.state
+    found = driver.coordinator.state
     assert names[:10] == [t.name for t in found.trials.values() if t.stage == "search"]
     # all accuracies are the same here, so the first names win
     arms = ["baseline-0000", "baseline-0001", "swa-0000", "swa-0001"]
@@ -252,25 +252,25 @@ def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share
         shared = [sum(r["shared_from"] is not None for r in t.records) for t in trained]
         assert shared == ([0, 0, 3, 3] if share else [0, 0, 0, 0])
         assert all(t.tested for t in trained)
-    assert driver.recorder.state.confirmations[0]["searched"] == 10
+    assert driver.coordinator.state.confirmations[0]["searched"] == 10
     assert driver.states() == [[]] * len(driver.states())  # nothing is left of what was published
 
 
 def test_nothing_follows_where_nobody_wants_it(tmp_path: Path) -> None:
     driver = Driver(experiment(), tmp_path, 2)
     assert len(run_all(driver)) == 10
-    assert driver.recorder.state.confirmations == []
+    assert driver.coordinator.state.confirmations == []
 
 
 def test_what_follows_waits_for_the_last_trials_of_the_search(tmp_path: Path) -> None:
     driver = Driver(experiment(confirm={"seeds": 2}), tmp_path, 2, confirm=True)
     configs = [driver.suggest()]
-    while len(driver.recorder.state.trials) < 10:
+    while len(driver.coordinator.state.trials) < 10:
         driver.run(configs.pop())
         configs.append(driver.suggest())
     last = configs.pop()
     assert driver.suggest() is None
-    assert driver.recorder.state.confirmations == []
+    assert driver.coordinator.state.confirmations == []
     driver.run(last)
     assert driver.suggest()["trial"] == "baseline-0000-seed11"
 
@@ -279,7 +279,7 @@ def test_runs_on_fresh_seeds_are_never_stopped_early(tmp_path: Path) -> None:
     strict = {"asha": True, "branch_rungs": [6], "trunk_rungs": [2], "reduction_factor": 2}
     driver = Driver(experiment(scheduler=strict, confirm={"seeds": 2}), tmp_path, 1, confirm=True)
     run_all(driver)
-    confirmed = [t for t in driver.recorder.state.trials.values() if t.stage == "confirm"]
+    confirmed = [t for t in driver.coordinator.state.trials.values() if t.stage == "confirm"]
     assert confirmed
     assert all(t.status == "completed" and not t.rungs for t in confirmed)
 
@@ -290,7 +290,7 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
     driver = Driver(spec, tmp_path / "a", 1, confirm=True)
     names = run_all(driver)
     events = list(read_events(tmp_path / "a" / "journal.jsonl"))
-    expected = driver.recorder.state
+    expected = driver.coordinator.state
     for name in names[10:]:
         end = next(i for i, e in enumerate(events) if e["event"] == "suggested" and e["trial"] == name)
         folder = tmp_path / name
@@ -298,8 +298,8 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
         lines = (tmp_path / "a" / "journal.jsonl").read_text().splitlines(keepends=True)[:end]
         (folder / "journal.jsonl").write_text("".join(lines))
         known = ExperimentState.read(folder / "journal.jsonl")
-        again = Recorder(spec, folder, known, confirm=True)
-        again.replay(list(read_events(folder / "journal.jsonl")))
+        again = Coordinator(spec, folder, known, confirm=True)
+        again.replay_events(list(read_events(folder / "journal.jsonl")))
         assert again.step is not None
         suggestion = again.proposer.next()
         assert suggestion not in (None, Later.HELD_BACK)

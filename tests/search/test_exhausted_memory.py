@@ -16,7 +16,7 @@ from helpers.local_worker import Worker
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState, Journal, read_events
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion
 from tune_swa.training.run import Run
 
@@ -122,42 +122,44 @@ class Driver:
         journal = folder / "journal.jsonl"
         events = list(read_events(journal)) if journal.exists() else []
         state = ExperimentState.fold(iter(events), journal)
-        self.recorder = Recorder(self.spec, folder, state)
+        self.coordinator = Coordinator(self.spec, folder, state)
         if events:
-            self.recorder.replay(events)
+            self.coordinator.replay_events(events)
         else:
             spec = self.spec.model_dump(mode="json", by_alias=True)
-            self.recorder.record("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
+            self.coordinator.record_event("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
 
     def begin_session(self, share: float) -> list[str]:
-        again = self.recorder.retry_exhausted(share)
-        number = self.recorder.state.sessions + 1
-        self.recorder.record("session", number=number, slots=1, gpus=1, cpus=1, resumed=True)
+        again = self.coordinator.retry_exhausted(share)
+        number = self.coordinator.state.sessions + 1
+        self.coordinator.record_event("session", number=number, slots=1, gpus=1, cpus=1, resumed=True)
         return again
 
     def run(self, name: str, *, exhausted: float | None = None) -> None:
         """To the end, or until memory is exhausted after two epochs."""
-        trial = self.recorder.state.trials[name]
-        self.recorder.start(name, device="", node="", from_epoch=trial.next_epoch, damaged=[])
+        trial = self.coordinator.state.trials[name]
+        self.coordinator.record_start(name, device="", node="", from_epoch=trial.next_epoch, damaged=[])
         for epoch in range(trial.next_epoch, 4):
             if epoch == 2 and exhausted is not None:
-                self.recorder.fail(name, "GPU memory is exhausted", exhausted=exhausted)
+                self.coordinator.fail_trial(name, "GPU memory is exhausted", exhausted=exhausted)
                 return
             accuracy = 0.5 + 0.1 * trial.params["lr"] + 0.01 * epoch
             checkpoint = f"checkpoints/{name}/epoch-{epoch:05d}.pt"
-            path = self.recorder.folder / checkpoint
+            path = self.coordinator.folder / checkpoint
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            self.recorder.report(name, {"epoch": epoch, "accuracy": accuracy, "nll": 1.0}, checkpoint)
+            self.coordinator.record_epoch(
+                name, {"epoch": epoch, "accuracy": accuracy, "nll": 1.0}, checkpoint
+            )
 
     def suggest(self) -> str:
-        suggestion = self.recorder.proposer.next()
+        suggestion = self.coordinator.proposer.next()
         assert isinstance(suggestion, Suggestion)
-        self.recorder.suggest(suggestion)
+        self.coordinator.add_trial(suggestion)
         return suggestion.trial
 
     def trial(self, name: str) -> Any:
-        return self.recorder.state.trials[name]
+        return self.coordinator.state.trials[name]
 
 
 def fail_some(folder: Path, sampler: str = "tpe") -> Driver:
@@ -174,22 +176,22 @@ FAILED = ["swa-0002", "swa-0007"]
 
 def test_a_larger_share_reopens_what_failed_for_memory(tmp_path: Path) -> None:
     before = fail_some(tmp_path)
-    assert [t.name for t in before.recorder.state.trials.values() if t.exhausted == 0.25] == FAILED
+    assert [t.name for t in before.coordinator.state.trials.values() if t.exhausted == 0.25] == FAILED
     assert len(before.trial(FAILED[0]).checkpoints) == 2
     assert Driver(tmp_path).begin_session(0.25) == []  # no more than it had
     driver = Driver(tmp_path)
-    assert driver.recorder.unfinished() == []
+    assert driver.coordinator.unfinished_trials() == []
     assert sorted(p.name for p in (tmp_path / "checkpoints" / FAILED[0]).iterdir()) == [
         "epoch-00000.pt", "epoch-00001.pt",
     ]  # fmt: skip
     assert driver.begin_session(0.5) == FAILED
-    assert driver.recorder.unfinished() == FAILED
+    assert driver.coordinator.unfinished_trials() == FAILED
     trial = driver.trial(FAILED[0])
     assert (trial.status, trial.error, trial.exhausted, trial.next_epoch) == ("interrupted", None, None, 2)
     for name in FAILED:
         driver.run(name)
     assert driver.trial(FAILED[0]).status == "completed"
-    assert ExperimentState.read(tmp_path / "journal.jsonl").trials == driver.recorder.state.trials
+    assert ExperimentState.read(tmp_path / "journal.jsonl").trials == driver.coordinator.state.trials
     assert Driver(tmp_path).begin_session(1.0) == []
 
 
@@ -213,7 +215,7 @@ def test_the_sampler_learns_from_what_was_reopened(tmp_path: Path) -> None:
     driver.begin_session(0.5)
     for name in FAILED:
         driver.run(name)
-    study = driver.recorder.proposer._sources["swa"].study  # type: ignore[attr-defined]
+    study = driver.coordinator.proposer._sources["swa"].study  # type: ignore[attr-defined]
     told = [(t.state.name, sorted(t.intermediate_values)) for t in study.get_trials()]
     assert told.count(("FAIL", [0, 1])) == 2
     assert told[-2:] == [("COMPLETE", [0, 1, 2, 3])] * 2
@@ -226,11 +228,11 @@ def test_a_kill_after_any_line_of_the_reopening_changes_nothing(tmp_path: Path) 
     def finish(folder: Path) -> dict[str, Any]:
         driver = Driver(folder)
         driver.begin_session(0.5)
-        for name in driver.recorder.unfinished():
+        for name in driver.coordinator.unfinished_trials():
             driver.run(name)
         for _ in range(2):
             driver.run(driver.suggest())
-        trials = driver.recorder.state.trials.values()
+        trials = driver.coordinator.state.trials.values()
         return {t.name: (t.params, t.status, t.records, t.error) for t in trials}
 
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
@@ -251,7 +253,7 @@ def test_runs_on_fresh_seeds_leave_the_search_as_it_was(tmp_path: Path) -> None:
     arms = [{"name": "swa-0000", "kind": "swa", "params": {}, "roles": ["finalist"]}]
     for _ in range(17):
         driver.run(driver.suggest())
-    driver.recorder.record("confirm", look=1, seeds=[1], arms=arms, searched=31)
+    driver.coordinator.record_event("confirm", look=1, seeds=[1], arms=arms, searched=31)
     assert Driver(tmp_path).begin_session(0.5) == []
 
 
@@ -272,7 +274,7 @@ def test_an_odd_share_in_the_journal_is_named(value: object, tmp_path: Path) -> 
 
 def test_only_what_failed_for_memory_is_reopened(tmp_path: Path) -> None:
     driver = fail_some(tmp_path)
-    driver.recorder.journal.append("reopened", trial="swa-0000")
+    driver.coordinator.journal.append("reopened", trial="swa-0000")
     with pytest.raises(RequestError, match="swa-0000 did not fail for GPU memory before"):
         ExperimentState.read(tmp_path / "journal.jsonl")
 

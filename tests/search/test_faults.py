@@ -28,7 +28,7 @@ from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import trainable, trial_checkpoints
 from tune_swa.experiment.journal import ExperimentState, read_events
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.storage import FolderStore
 
 TRIALS = 4
@@ -176,17 +176,19 @@ def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:
     space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
     experiment = Experiment.model_validate({"name": "full", "space": space})
     with mounted(disk, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
-        recorder = Recorder(experiment, disk, ExperimentState())
+        coordinator = Coordinator(experiment, disk, ExperimentState())
         for number in range(10_000):
-            recorder.record("made up", number=number, text="x" * 300)
-            if recorder.failure is not None:
+            coordinator.record_event("made up", number=number, text="x" * 300)
+            if coordinator.write_error is not None:
                 break
-        assert recorder.stopping
-        assert "No space left" in str(recorder.failure) or "bytes were written" in str(recorder.failure)
+        assert coordinator.is_stopping
+        assert "No space left" in str(coordinator.write_error) or "bytes were written" in str(
+            coordinator.write_error
+        )
         events = list(read_events(disk / "journal.jsonl"))  # a torn last line at most
         assert [event["number"] for event in events] == list(range(len(events)))
-        recorder.record("made up", number=-1, text="")  # nothing more is written
-        recorder.close()
+        coordinator.record_event("made up", number=-1, text="")  # nothing more is written
+        coordinator.close()
         assert '"number":-1' not in (disk / "journal.jsonl").read_text()
 
 

@@ -235,10 +235,10 @@ def test_a_resumed_trial_goes_on_in_its_run(tmp_path: Path) -> None:
     played.run(played.suggest())
     config = played.suggest()
     played.epoch(config)  # and two more that it takes over
-    state = played.recorder.state
+    state = played.coordinator.state
     assert len(state.trials["swa-0000"].records) == 3
     for stage in range(2):
-        couriers = [Courier(name, played.recorder.experiment, tmp_path) for name in ("mlflow", "wandb")]
+        couriers = [Courier(name, played.coordinator.experiment, tmp_path) for name in ("mlflow", "wandb")]
         for courier in couriers:
             courier.prepare()
             courier(state, tmp_path)
@@ -272,9 +272,9 @@ def test_their_own_variables_say_where(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "other").mkdir()
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("wandb", played.recorder.experiment, tmp_path)
+    courier = Courier("wandb", played.coordinator.experiment, tmp_path)
     courier.prepare()
-    courier(played.recorder.state, tmp_path)
+    courier(played.coordinator.state, tmp_path)
     courier.close(60)
     assert list(in_wandb(tmp_path / "other")) == ["baseline-0000"]
     assert {path.name for path in tmp_path.iterdir()} == {"other", "journal.jsonl"}
@@ -294,7 +294,7 @@ def test_what_cannot_be_used_is_told_before_anything_starts(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(RequestError, match=f"--log {name}: .* cannot be used .*{said}"):
-        Courier(name, driver(tmp_path).recorder.experiment, tmp_path).prepare()
+        Courier(name, driver(tmp_path).coordinator.experiment, tmp_path).prepare()
 
 
 @pytest.mark.parametrize("package", ["mlflow", "wandb"])
@@ -364,8 +364,8 @@ def test_a_log_that_fails_is_told_once_and_ends_nothing(
     after.what = "another one"
     publisher = ResultPublisher(tmp_path, logs=[failing, after])
     with caplog.at_level(logging.WARNING):
-        publisher.publish(played.recorder.state)
-        publisher.publish(played.recorder.state)
+        publisher.publish(played.coordinator.state)
+        publisher.publish(played.coordinator.state)
     assert caplog.messages == [
         "the made-up log cannot be written: no room", "another one cannot be written: no room"
     ]  # fmt: skip
@@ -382,9 +382,9 @@ def test_a_callback_that_fails_is_told_and_ends_nothing(
 
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("mlflow", played.recorder.experiment, tmp_path)
+    courier = Courier("mlflow", played.coordinator.experiment, tmp_path)
     monkeypatch.setattr(courier, "_callback", Gone())
-    courier(played.recorder.state, tmp_path)
+    courier(played.coordinator.state, tmp_path)
     courier.close(60)
     assert caplog.messages == ["the runs for MLflow end here: the server is gone"]
 
@@ -404,10 +404,10 @@ def test_a_server_that_is_slow_holds_nothing_up(
 
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("wandb", played.recorder.experiment, tmp_path)
+    courier = Courier("wandb", played.coordinator.experiment, tmp_path)
     monkeypatch.setattr(courier, "_callback", Slow())
     begun = time.monotonic()
-    courier(played.recorder.state, tmp_path)
+    courier(played.coordinator.state, tmp_path)
     courier.close(0.1)
     assert time.monotonic() - begun < 10
     assert caplog.messages == [

@@ -64,7 +64,7 @@ def test_the_race_finds_what_one_run_of_the_search_hid(tmp_path: Path) -> None:
     spec = experiment({"top": 2, "seeds": 5, "race": RACE})
     driver = Driver(spec, tmp_path, 2, confirm=True, accuracy=accuracy_of)
     run_all(driver)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     searched = sorted((t for t in state.trials.values() if t.stage == "search"), key=accuracy_of)
     assert searched[-1].params["lr"] == 1e-2
     # half of the candidates have the better rate only if the search's order lets them in
@@ -83,12 +83,12 @@ def test_both_sides_of_the_look_are_those_that_won(tmp_path: Path) -> None:
     spec = experiment({"top": 1, "seeds": 5, "race": {"configurations": 8, "seeds": 4}})
     driver = Driver(spec, tmp_path, 2, confirm=True, accuracy=accuracy_of)
     run_all(driver)
-    (look,) = driver.recorder.state.confirmations
+    (look,) = driver.coordinator.state.confirmations
     swa, *plain = look["arms"]
     assert (swa["kind"], swa["params"]["lr"], swa["roles"]) == ("swa", 1e-3, ["finalist"])
     assert plain[0]["params"] == {"lr": 1e-3}
     assert plain[0]["roles"] == ["baseline", "trunk"]
-    runs = [t for t in driver.recorder.state.trials.values() if t.stage == "confirm"]
+    runs = [t for t in driver.coordinator.state.trials.values() if t.stage == "confirm"]
     assert len(runs) == 5 * len(look["arms"])
     assert all(t.tested for t in runs)
 
@@ -108,7 +108,7 @@ def test_the_best_plain_training_may_be_that_of_another_candidate(tmp_path: Path
 
     spec = experiment(confirm, space=space, search=search)
     driver = Driver(spec, tmp_path, 1, confirm=True, accuracy=accuracy)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     while (config := driver.suggest()) is not None:
         if state.races and not best:
             best.append(state.races[0]["arms"][0]["params"]["lr"])
@@ -128,11 +128,11 @@ def test_the_best_plain_training_may_be_that_of_another_candidate(tmp_path: Path
 
 def test_where_all_fail_in_the_race_it_is_said_why_there_is_no_verdict(tmp_path: Path) -> None:
     driver = Driver(experiment({"top": 1, "race": RACE}), tmp_path, 1, confirm=True)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     while (config := driver.suggest()) is not None:
         assert "No verdict" not in summary_text(state)
         if state.races and state.trials[config["trial"]].kind == "swa":
-            driver.recorder.fail(config["trial"], "diverged")
+            driver.coordinator.fail_trial(config["trial"], "diverged")
             driver.end(config)
         else:
             driver.run(config)
@@ -146,7 +146,7 @@ def test_trunks_are_shared_in_the_race(tmp_path: Path, share: bool) -> None:
     search = {"sampler": "grid", "seed": 10, "share": share}
     driver = Driver(experiment({"race": RACE}, search=search), tmp_path, 2, confirm=True)
     run_all(driver)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     first = state.races[0]
     for arm in first["arms"]:
         run = state.trials[f"{arm['name']}-race{first['seeds'][0]}"]
@@ -159,7 +159,7 @@ def test_trunks_are_shared_in_the_race(tmp_path: Path, share: bool) -> None:
 def test_a_race_of_equals_keeps_the_order_of_the_search(tmp_path: Path) -> None:
     driver = Driver(experiment({"top": 2, "race": RACE}), tmp_path, 1, confirm=True)
     run_all(driver)
-    (look,) = driver.recorder.state.confirmations
+    (look,) = driver.coordinator.state.confirmations
     assert [arm["name"] for arm in look["arms"] if arm["kind"] == "swa"] == ["swa-0000", "swa-0001"]
 
 
@@ -167,20 +167,20 @@ def test_ties_of_the_search_are_broken_by_nll(tmp_path: Path) -> None:
     """Of a few hundred images many configurations have as many right: their numbers decide nothing."""
     driver = Driver(experiment({"top": 1, "race": False}), tmp_path, 1, confirm=True)
     while (config := driver.suggest()) is not None and config["trial"] != "swa-0000-seed11":
-        trial = driver.recorder.state.trials[config["trial"]]
+        trial = driver.coordinator.state.trials[config["trial"]]
         driver.nll = 0.5 if trial.name == "swa-0005" else 1.0
         driver.run(config)
-        if driver.recorder.state.confirmations:
+        if driver.coordinator.state.confirmations:
             break
-    assert driver.recorder.state.confirmations[0]["arms"][0]["name"] == "swa-0005"
+    assert driver.coordinator.state.confirmations[0]["arms"][0]["name"] == "swa-0005"
 
 
 def test_one_candidate_and_one_baseline_need_no_race(tmp_path: Path) -> None:
     space = {"lr": 1e-2, "swa_start": {"choice": [1, 4]}, "swa_lr": 1e-2}
     driver = Driver(experiment({"top": 2, "race": {}}, space=space), tmp_path, 1, confirm=True)
     run_all(driver)
-    assert driver.recorder.state.races == []
-    assert len(driver.recorder.state.confirmations) == 1
+    assert driver.coordinator.state.races == []
+    assert len(driver.coordinator.state.confirmations) == 1
 
 
 # ----------------------------------------------------------------------------------- the looks
@@ -194,7 +194,7 @@ def planned(folder: Path, gain: float, **confirm: Any) -> Driver:
 def test_a_clear_gain_ends_with_the_first_look(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.2)
     run_all(driver)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     assert [len(event["seeds"]) for event in state.confirmations] == [5]
     assert state.stops == {1: "success"}
 
@@ -202,14 +202,14 @@ def test_a_clear_gain_ends_with_the_first_look(tmp_path: Path) -> None:
 def test_a_hopeless_one_ends_early_too(tmp_path: Path) -> None:
     driver = planned(tmp_path, -0.2)
     run_all(driver)
-    assert driver.recorder.state.stops == {1: "futility"}
-    assert len(driver.recorder.state.confirmations) == 1
+    assert driver.coordinator.state.stops == {1: "futility"}
+    assert len(driver.coordinator.state.confirmations) == 1
 
 
 def test_an_open_answer_is_looked_at_again_as_planned(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.008)
     run_all(driver)
-    state = driver.recorder.state
+    state = driver.coordinator.state
     looks = state.confirmations
     assert len(looks) > 1
     assert all(event["looks"] == looks[0]["looks"] for event in looks)
@@ -222,14 +222,14 @@ def test_an_open_answer_is_looked_at_again_as_planned(tmp_path: Path) -> None:
 
 def test_other_settings_change_nothing_of_what_was_planned(tmp_path: Path) -> None:
     driver = planned(tmp_path / "a", 0.008)
-    while len(driver.recorder.state.confirmations) < 2:
+    while len(driver.coordinator.state.confirmations) < 2:
         driver.run(driver.suggest())
-    looks = driver.recorder.state.confirmations[0]["looks"]
+    looks = driver.coordinator.state.confirmations[0]["looks"]
     spec = experiment({"top": 1, "race": False, "seeds": 5})
     again = Driver.resume(spec, tmp_path / "a", 2, right=right_with(0.008))
     run_all(again)
-    assert again.recorder.state.confirmations[-1]["looks"] == looks
-    assert again.recorder.state.stops[len(again.recorder.state.confirmations)] is not None
+    assert again.coordinator.state.confirmations[-1]["looks"] == looks
+    assert again.coordinator.state.stops[len(again.coordinator.state.confirmations)] is not None
 
 
 # ------------------------------------------------------------------------------------- resuming
@@ -261,8 +261,8 @@ def test_a_kill_at_any_line_changes_nothing(tmp_path: Path) -> None:
     right = right_with(0.02)
     whole = Driver(spec, tmp_path / "whole", 1, confirm=True, accuracy=accuracy_of, right=right)
     run_all(whole)
-    expected = outcome(whole.recorder.state)
-    assert len(whole.recorder.state.confirmations) == 2
+    expected = outcome(whole.coordinator.state)
+    assert len(whole.coordinator.state.confirmations) == 2
     lines = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines(keepends=True)
     events = [json.loads(line) for line in lines]
     first = next(i for i, e in enumerate(events) if e["event"] == "race")
@@ -280,7 +280,7 @@ def test_a_kill_at_any_line_changes_nothing(tmp_path: Path) -> None:
             (folder / file).write_bytes((tmp_path / "whole" / file).read_bytes())
         again = Driver.resume(spec, folder, 1, accuracy=accuracy_of, right=right)
         run_all(again)
-        assert outcome(again.recorder.state) == expected, f"killed after line {number}"
+        assert outcome(again.coordinator.state) == expected, f"killed after line {number}"
         assert again.states() == [[]] * len(again.states())
 
 
@@ -289,16 +289,16 @@ def test_a_judgement_that_was_recorded_stands_without_its_predictions(tmp_path: 
     run_all(driver)
     for path in (tmp_path / "predictions").iterdir():
         path.unlink()
-    again = Driver.resume(driver.recorder.experiment, tmp_path, 2)
+    again = Driver.resume(driver.coordinator.experiment, tmp_path, 2)
     assert run_all(again) == []
-    assert again.recorder.state.stops == {1: "success"}
+    assert again.coordinator.state.stops == {1: "success"}
 
 
 def test_predictions_that_vanish_before_they_are_judged_end_the_search_with_a_reason(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.2)
     while True:
         config = driver.suggest()
-        state = driver.recorder.state
+        state = driver.coordinator.state
         if (
             state.confirmations
             and sum(t.stage == "confirm" for t in state.trials.values())
@@ -309,8 +309,8 @@ def test_predictions_that_vanish_before_they_are_judged_end_the_search_with_a_re
         driver.run(config)
     next((tmp_path / "predictions").iterdir()).unlink()
     assert driver.suggest() is None
-    assert "the predictions on the test images cannot be read" in (driver.recorder.halted or "")
-    assert driver.recorder.state.stops == {}
+    assert "the predictions on the test images cannot be read" in (driver.coordinator.halt_reason or "")
+    assert driver.coordinator.state.stops == {}
 
 
 def test_after_a_longer_search_there_is_a_new_race(tmp_path: Path) -> None:
@@ -319,11 +319,11 @@ def test_after_a_longer_search_there_is_a_new_race(tmp_path: Path) -> None:
     spec = experiment({"top": 1, "race": RACE}, space=space, search=search)
     driver = Driver(spec, tmp_path, 2, confirm=True)
     run_all(driver)
-    rounds = len(driver.recorder.state.races)
+    rounds = len(driver.coordinator.state.races)
     longer = experiment({"top": 1, "race": RACE}, space=space, search={**search, "trials": 8})
     again = Driver.resume(longer, tmp_path, 2)
     run_all(again)
-    state = again.recorder.state
+    state = again.coordinator.state
     assert state.races[rounds]["round"] == 1
     assert [e["plan"] for e in state.confirmations] == [1, 2]
     used = [set(e["seeds"]) for e in (*state.races, *state.confirmations)]
@@ -358,7 +358,7 @@ def test_the_cost_is_foreseen(tmp_path: Path, confirm: dict[str, Any], share: bo
     driver = Driver(spec, tmp_path, 1, confirm=True)
     run_all(driver)
     for stage, cost in (("race", race_cost(spec)), ("confirm", looks_cost(spec))):
-        runs, epochs = count_runs(driver.recorder.state, stage)
+        runs, epochs = count_runs(driver.coordinator.state, stage)
         assert cost.runs[0] <= runs <= cost.runs[1]
         assert cost.epochs[0] <= epochs <= cost.epochs[1]
 

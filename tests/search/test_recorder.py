@@ -1,4 +1,4 @@
-"""The recorder: one line per report, decisions that survive a repeat, checkpoints that are tidied."""
+"""The coordinator: one line per report, decisions that survive a repeat, checkpoints that are tidied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tune_swa.experiment.folder import differences, earlier_events, locked, same
 from tune_swa.experiment.journal import FORMAT, Event, ExperimentState, ranking, read_events
 from tune_swa.experiment.layout import CHECKPOINTS
 from tune_swa.monitoring import publishing
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion
 
 EPOCHS = 10
@@ -40,24 +40,24 @@ FACTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def begin(spec: Experiment, folder: Path) -> Recorder:
-    recorder = Recorder(spec, folder, ExperimentState())
-    recorder.record(
+def begin(spec: Experiment, folder: Path) -> Coordinator:
+    coordinator = Coordinator(spec, folder, ExperimentState())
+    coordinator.record_event(
         "created",
         format=FORMAT,
         spec=spec.model_dump(mode="json", by_alias=True),
         identity=spec.fixed_settings(),
         **FACTS,
     )
-    recorder.record("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)
-    return recorder
+    coordinator.record_event("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)
+    return coordinator
 
 
-def suggest(recorder: Recorder) -> str:
-    suggestion = recorder.proposer.next()
+def suggest(coordinator: Coordinator) -> str:
+    suggestion = coordinator.proposer.next()
     assert isinstance(suggestion, Suggestion)
-    recorder.suggest(suggestion)
-    recorder.start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
+    coordinator.add_trial(suggestion)
+    coordinator.record_start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
     return suggestion.trial
 
 
@@ -65,31 +65,33 @@ def record(epoch: int, accuracy: float) -> dict[str, Any]:
     return {"epoch": epoch, "accuracy": accuracy, "nll": 1 - accuracy}
 
 
-def play(recorder: Recorder, name: str, accuracy: float, epochs: int = EPOCHS) -> str:
+def play(coordinator: Coordinator, name: str, accuracy: float, epochs: int = EPOCHS) -> str:
     """Report epochs with a checkpoint each, until told to stop."""
     decision = "continue"
     for epoch in range(epochs):
         checkpoint = f"{CHECKPOINTS}/{name}/epoch-{epoch:05d}.pt"
-        path = recorder.folder / checkpoint
+        path = coordinator.folder / checkpoint
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights")
-        decision = recorder.report(name, record(epoch, accuracy), checkpoint)
+        decision = coordinator.record_epoch(name, record(epoch, accuracy), checkpoint)
         if decision == "stop":
             break
     return decision
 
 
-def kept(recorder: Recorder) -> list[str]:
-    return sorted(str(p.relative_to(recorder.folder / CHECKPOINTS)) for p in recorder.folder.rglob("*.pt"))
+def kept(coordinator: Coordinator) -> list[str]:
+    return sorted(
+        str(p.relative_to(coordinator.folder / CHECKPOINTS)) for p in coordinator.folder.rglob("*.pt")
+    )
 
 
 def test_a_trial_from_suggestion_to_its_end(tmp_path: Path) -> None:
-    recorder = begin(experiment(), tmp_path)
+    coordinator = begin(experiment(), tmp_path)
     heard: list[Event] = []
-    recorder.listen(lambda event, state: heard.append(event))
-    name = suggest(recorder)
-    assert play(recorder, name, 0.5) == "stop"
-    trial = recorder.state.trials[name]
+    coordinator.add_listener(lambda event, state: heard.append(event))
+    name = suggest(coordinator)
+    assert play(coordinator, name, 0.5) == "stop"
+    trial = coordinator.state.trials[name]
     assert (trial.kind, trial.status, trial.next_epoch) == ("baseline", "completed", EPOCHS)
     assert [e["event"] for e in heard] == [
         "suggested", "started", *["epoch"] * EPOCHS, "ended", "checkpoints",
@@ -98,85 +100,85 @@ def test_a_trial_from_suggestion_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_pruned_trial_says_where(tmp_path: Path) -> None:
-    recorder = begin(experiment(), tmp_path)
+    coordinator = begin(experiment(), tmp_path)
     for accuracy in (0.9, 0.8):  # the baselines of both rates
-        play(recorder, suggest(recorder), accuracy)
-    good = suggest(recorder)
-    assert play(recorder, good, 0.9) == "stop"
-    assert recorder.state.trials[good].status == "completed"
-    suggest(recorder)
-    bad = suggest(recorder)  # on the worse trunk
-    assert play(recorder, bad, 0.8) == "stop"
-    trial = recorder.state.trials[bad]
+        play(coordinator, suggest(coordinator), accuracy)
+    good = suggest(coordinator)
+    assert play(coordinator, good, 0.9) == "stop"
+    assert coordinator.state.trials[good].status == "completed"
+    suggest(coordinator)
+    bad = suggest(coordinator)  # on the worse trunk
+    assert play(coordinator, bad, 0.8) == "stop"
+    trial = coordinator.state.trials[bad]
     assert (trial.status, trial.next_epoch, trial.rungs) == ("pruned", 2, {1: "stop"})
     assert not (tmp_path / CHECKPOINTS / bad).exists()
 
 
 def test_a_report_that_comes_twice_counts_once(tmp_path: Path) -> None:
     """A worker that died between saving an epoch and reporting the next repeats it."""
-    recorder = begin(experiment(), tmp_path)
-    name = suggest(recorder)
-    play(recorder, name, 0.5, epochs=3)
+    coordinator = begin(experiment(), tmp_path)
+    name = suggest(coordinator)
+    play(coordinator, name, 0.5, epochs=3)
     before = list(read_events(tmp_path / "journal.jsonl"))
-    assert recorder.report(name, record(1, 0.7), None) == "continue"
-    assert recorder.report(name, record(2, 0.7), None) == "continue"
+    assert coordinator.record_epoch(name, record(1, 0.7), None) == "continue"
+    assert coordinator.record_epoch(name, record(2, 0.7), None) == "continue"
     assert list(read_events(tmp_path / "journal.jsonl")) == before
-    assert recorder.report(name, record(3, 0.5), None) == "continue"
-    assert recorder.state.trials[name].next_epoch == 4
+    assert coordinator.record_epoch(name, record(3, 0.5), None) == "continue"
+    assert coordinator.state.trials[name].next_epoch == 4
 
 
 def test_a_gap_in_the_epochs_fails_the_trial(tmp_path: Path) -> None:
-    recorder = begin(experiment(), tmp_path)
-    name = suggest(recorder)
-    assert recorder.report(name, record(1, 0.5), None) == "stop"
-    assert recorder.state.trials[name].error == "epoch 1 was reported, but epoch 0 never was"
+    coordinator = begin(experiment(), tmp_path)
+    name = suggest(coordinator)
+    assert coordinator.record_epoch(name, record(1, 0.5), None) == "stop"
+    assert coordinator.state.trials[name].error == "epoch 1 was reported, but epoch 0 never was"
 
 
 def test_only_the_best_of_each_kind_keeps_its_last_checkpoint(tmp_path: Path) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
+    coordinator = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
     names = []
     for accuracy in (0.5, 0.6, 0.7, 0.9, 0.8):
-        names.append(suggest(recorder))
-        play(recorder, names[-1], accuracy)
+        names.append(suggest(coordinator))
+        play(coordinator, names[-1], accuracy)
     assert names == ["baseline-0000", "baseline-0001", "swa-0000", "swa-0001", "swa-0002"]
-    assert kept(recorder) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
+    assert kept(coordinator) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
     state = ExperimentState.read(tmp_path / "journal.jsonl")
     assert {n: t.checkpoints for n, t in state.trials.items() if t.checkpoints} == {
         "baseline-0001": ["checkpoints/baseline-0001/epoch-00009.pt"],
         "swa-0001": ["checkpoints/swa-0001/epoch-00009.pt"],
     }
     # the next session knows the best again
-    resumed = Recorder(recorder.experiment, tmp_path, state)
-    resumed.replay(list(read_events(tmp_path / "journal.jsonl")))
+    resumed = Coordinator(coordinator.experiment, tmp_path, state)
+    resumed.replay_events(list(read_events(tmp_path / "journal.jsonl")))
     name = suggest(resumed)
     play(resumed, name, 0.85)
     assert kept(resumed) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
 
 
 def test_whoever_may_become_a_finalist_keeps_its_last_checkpoint(tmp_path: Path) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 2}), tmp_path)
+    coordinator = begin(experiment(scheduler={"asha": False}, confirm={"top": 2}), tmp_path)
     for accuracy in (0.5, 0.6, 0.7, 0.9, 0.8):
-        play(recorder, suggest(recorder), accuracy)
-    kept_by = [name.partition("/")[0] for name in kept(recorder)]
+        play(coordinator, suggest(coordinator), accuracy)
+    kept_by = [name.partition("/")[0] for name in kept(coordinator)]
     assert kept_by == ["baseline-0001", "swa-0001", "swa-0002"]
 
 
 def test_keep_checkpoints_all_keeps_all(tmp_path: Path) -> None:
-    recorder = begin(experiment(search={"keep_checkpoints": "all"}), tmp_path)
-    name = suggest(recorder)
-    play(recorder, name, 0.5)
-    assert len(kept(recorder)) == EPOCHS
-    assert len(recorder.state.trials[name].checkpoints) == EPOCHS
+    coordinator = begin(experiment(search={"keep_checkpoints": "all"}), tmp_path)
+    name = suggest(coordinator)
+    play(coordinator, name, 0.5)
+    assert len(kept(coordinator)) == EPOCHS
+    assert len(coordinator.state.trials[name].checkpoints) == EPOCHS
 
 
-def test_a_replayed_recorder_decides_as_the_first_one_would(tmp_path: Path) -> None:
+def test_a_replayed_coordinator_decides_as_the_first_one_would(tmp_path: Path) -> None:
     spec = experiment()
     first = begin(spec, tmp_path)
     for accuracy in (0.9, 0.5, 0.7):
         play(first, suggest(first), accuracy)
     events = list(read_events(tmp_path / "journal.jsonl"))
-    again = Recorder(spec, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay(events)
+    again = Coordinator(spec, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay_events(events)
     for rung in (1, 5):
         assert again.asha.recorded("trunk", rung) == first.asha.recorded("trunk", rung)
     assert again.proposer.next() == first.proposer.next()
@@ -195,8 +197,8 @@ def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
         events = list(read_events(folder / "journal.jsonl"))
-        again = Recorder(first.experiment, folder, ExperimentState.fold(events, folder))
-        again.replay(events)
+        again = Coordinator(first.experiment, folder, ExperimentState.fold(events, folder))
+        again.replay_events(events)
         for trial in again.state.trials.values():
             over = trial.next_epoch == EPOCHS or trial.told_to_stop
             assert trial.status == (statuses[trial.name] if over else "running"), (cut, trial.name)
@@ -204,54 +206,54 @@ def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
 
 
 def test_of_equals_the_one_that_is_exported_keeps_its_checkpoint(tmp_path: Path) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
-    names = [suggest(recorder) for _ in range(5)]
+    coordinator = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
+    names = [suggest(coordinator) for _ in range(5)]
     for name in reversed(names):  # the one that ends last is the first by name
-        play(recorder, name, 0.5)
+        play(coordinator, name, 0.5)
     for kind, best in (("baseline", "baseline-0000"), ("swa", "swa-0000")):
-        assert min(recorder.state.of_kind(kind), key=ranking).name == best  # type: ignore[arg-type]
-    assert kept(recorder) == ["baseline-0000/epoch-00009.pt", "swa-0000/epoch-00009.pt"]
+        assert min(coordinator.state.of_kind(kind), key=ranking).name == best  # type: ignore[arg-type]
+    assert kept(coordinator) == ["baseline-0000/epoch-00009.pt", "swa-0000/epoch-00009.pt"]
 
 
 def test_a_journal_that_cannot_be_written_ends_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = begin(experiment(), tmp_path)
-    name = suggest(recorder)
+    coordinator = begin(experiment(), tmp_path)
+    name = suggest(coordinator)
     before = (tmp_path / "journal.jsonl").read_bytes()
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    assert recorder.report(name, record(0, 0.5), None) == "continue"
-    assert recorder.failure is not None
-    assert recorder.report(name, record(1, 0.5), None) == "stop"
+    assert coordinator.record_epoch(name, record(0, 0.5), None) == "continue"
+    assert coordinator.write_error is not None
+    assert coordinator.record_epoch(name, record(1, 0.5), None) == "stop"
     monkeypatch.undo()
     assert (tmp_path / "journal.jsonl").read_bytes() == before
-    assert recorder.state.trials[name].next_epoch == 0  # what is not written did not happen
+    assert coordinator.state.trials[name].next_epoch == 0  # what is not written did not happen
 
 
 def test_a_display_that_fails_does_not_end_the_search(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = begin(experiment(), tmp_path)
+    coordinator = begin(experiment(), tmp_path)
     heard: list[str] = []
 
     def broken(event: Event, state: ExperimentState) -> None:
         raise KeyError("swa_lr")
 
-    recorder.listen(broken)
-    recorder.listen(lambda event, state: heard.append(event["event"]))
-    play(recorder, suggest(recorder), 0.5)
+    coordinator.add_listener(broken)
+    coordinator.add_listener(lambda event, state: heard.append(event["event"]))
+    play(coordinator, suggest(coordinator), 0.5)
     assert heard.count("epoch") == EPOCHS
     assert caplog.text.count("a listener failed at suggested") == 1
 
 
 def test_it_travels_in_rays_snapshot(tmp_path: Path) -> None:
-    recorder = begin(experiment(), tmp_path)
-    recorder.listen(lambda event, state: None)  # a display cannot be pickled
-    assert pickle.loads(pickle.dumps(recorder)).folder == tmp_path
+    coordinator = begin(experiment(), tmp_path)
+    coordinator.add_listener(lambda event, state: None)  # a display cannot be pickled
+    assert pickle.loads(pickle.dumps(coordinator)).folder == tmp_path
 
 
 @pytest.mark.parametrize("keep", ["best", "all"])
@@ -265,8 +267,8 @@ def test_checkpoints_of_trials_that_the_journal_does_not_know_are_removed(keep: 
     until = next(i for i, line in enumerate(lines) if names[1].encode() in line)
     (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:until]))
     events = list(read_events(tmp_path / "journal.jsonl"))
-    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay(events)
+    again = Coordinator(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay_events(events)
     assert {path.parent.name for path in tmp_path.rglob("*.pt")} <= {names[0]}
     assert suggest(again) == names[1]
 
@@ -286,7 +288,7 @@ def test_a_resume_finishes_the_tidying_of_a_trial_that_is_kept(tmp_path: Path) -
     for file in states:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    Recorder(first.experiment, tmp_path, state).replay(events)
+    Coordinator(first.experiment, tmp_path, state).replay_events(events)
     assert state.trials[name].checkpoints == states[-1:]
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt")] == states[-1:]
 
@@ -294,33 +296,33 @@ def test_a_resume_finishes_the_tidying_of_a_trial_that_is_kept(tmp_path: Path) -
 def test_a_record_is_on_the_disk_before_its_file_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
-    name = suggest(recorder)
-    play(recorder, name, 0.5, epochs=EPOCHS - 1)
+    coordinator = begin(experiment(scheduler={"asha": False}, confirm={"top": 1}), tmp_path)
+    name = suggest(coordinator)
+    play(coordinator, name, 0.5, epochs=EPOCHS - 1)
     done: list[str] = []
-    fsync, keep_only = os.fsync, recorder.store.keep_only
+    fsync, keep_only = os.fsync, coordinator.store.keep_only
     monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append("sync"), fsync(descriptor)))
 
     def removes(folder: str, kept: set[str]) -> None:
         done.append("remove")
         keep_only(folder, kept)
 
-    monkeypatch.setattr(recorder.store, "keep_only", removes)
-    recorder.report(name, record(EPOCHS - 1, 0.5), None)
+    monkeypatch.setattr(coordinator.store, "keep_only", removes)
+    coordinator.record_epoch(name, record(EPOCHS - 1, 0.5), None)
     assert done[-2:] == ["sync", "remove"]
 
 
 def test_the_last_line_reaches_the_disk_without_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = begin(experiment(), tmp_path)
+    coordinator = begin(experiment(), tmp_path)
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    recorder.tick()
+    coordinator.sync_journal()
     assert synced == []  # in the last second
     monkeypatch.setattr("tune_swa.search.coordinator.SYNC_SECONDS", 0.0)
-    recorder.tick()
-    recorder.tick()
+    coordinator.sync_journal()
+    coordinator.sync_journal()
     assert len(synced) == 1
 
 
@@ -335,20 +337,20 @@ def test_a_run_whose_predictions_are_lost_is_not_tested(left: bytes | None, tmp_
     first = begin(experiment(), tmp_path)
     names = [suggest(first) for _ in range(2)]
     for name in names:
-        first.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+        first.record_test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
     lost = tmp_path / "predictions" / f"{names[0]}.npz"
     lost.unlink()
     if left is not None:
         lost.write_bytes(left)
     events = list(read_events(tmp_path / "journal.jsonl"))
-    again = Recorder(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay(events)
-    [told] = again.lost
+    again = Coordinator(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
+    again.replay_events(events)
+    [told] = again.lost_files
     assert told.startswith(f"{lost}: the predictions on the test images cannot be read (")
     assert f"{names[0]} does not count as tested" in told
     read = ExperimentState.read(tmp_path / "journal.jsonl").trials
     assert [read[name].tested is None for name in names] == [True, False]
-    again.test(names[0], images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    again.record_test(names[0], images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
     assert lost.read_bytes() == ARCHIVE
     assert again.state.trials[names[0]].tested is not None
 
@@ -356,8 +358,8 @@ def test_a_run_whose_predictions_are_lost_is_not_tested(left: bytes | None, tmp_
 def test_predictions_reach_the_disk_before_the_line_that_relies_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = begin(experiment(), tmp_path)
-    name = suggest(recorder)
+    coordinator = begin(experiment(), tmp_path)
+    name = suggest(coordinator)
     synced: list[str] = []
     fsync = os.fsync
 
@@ -366,16 +368,20 @@ def test_predictions_reach_the_disk_before_the_line_that_relies_on_them(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
-    recorder.test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
+    coordinator.record_test(name, images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
     assert synced[0].startswith(f".{name}.npz")
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    recorder.test(suggest(recorder), images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE)
-    assert recorder.failure is not None
-    assert recorder.failure.filename.endswith("/predictions/baseline-0001.npz")  # the journal is not to blame
+    coordinator.record_test(
+        suggest(coordinator), images=2, shipped=METRICS, refreshed=None, predictions=ARCHIVE
+    )
+    assert coordinator.write_error is not None
+    assert coordinator.write_error.filename.endswith(
+        "/predictions/baseline-0001.npz"
+    )  # the journal is not to blame
 
 
 def test_results_that_cannot_be_made_do_not_end_the_search(

@@ -11,7 +11,7 @@ from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, read_events
 from tune_swa.search.confirm_cost import most_fresh_states
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion
 from tune_swa.search.trunk_sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
 
@@ -134,9 +134,9 @@ def test_without_anybody_alive_nobody_waits(tmp_path: Path) -> None:
     driver = Driver(experiment(GRID), tmp_path, 3)
     while (config := driver.suggest()) is not None:
         driver.end(config)  # it failed: whoever is next takes over
-        driver.recorder.fail(config["trial"], "no reason")
-    assert len(driver.recorder.state.trials) == 10
-    assert driver.recorder.proposer.next() is None
+        driver.coordinator.fail_trial(config["trial"], "no reason")
+    assert len(driver.coordinator.state.trials) == 10
+    assert driver.coordinator.proposer.next() is None
 
 
 def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     driver.run(early)
     driver.run(driver.suggest() or {})  # the other one that starts early
     assert driver.suggest() is None  # the late ones wait for epoch 5 of the baseline
-    driver.recorder.fail("baseline-0000", "lost")
+    driver.coordinator.fail_trial("baseline-0000", "lost")
     driver.end(baseline)
     late = driver.suggest()
     assert late is not None
@@ -164,10 +164,10 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     assert last is not None
     assert last["recorded_epochs"] == 5
     driver.run(last)
-    records = driver.recorder.state.trials["swa-0003"].records
+    records = driver.coordinator.state.trials["swa-0003"].records
     assert [r["shared_from"] for r in records] == ["baseline-0000"] * 4 + ["swa-0002"] * 2 + [None] * 2
     assert driver.suggest() is None
-    assert driver.recorder.proposer.next() is None
+    assert driver.coordinator.proposer.next() is None
 
 
 def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
     first, second = driver.suggest() or {}, driver.suggest() or {}
     while driver.epoch(first) < 2:
         pass
-    driver.recorder.fail(first["trial"], "the training loss is nan in epoch 3", trunk_epoch=3)
+    driver.coordinator.fail_trial(first["trial"], "the training loss is nan in epoch 3", trunk_epoch=3)
     driver.end(first)
     begun = [driver.suggest() or {}]
     driver.run(second)
@@ -185,7 +185,7 @@ def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
         begun.append(config)
         driver.run(config)
     driver.run(begun[0])
-    state = driver.recorder.state
+    state = driver.coordinator.state
     on_it = [t for t in state.trials.values() if t.trunk == state.trials[first["trial"]].trunk]
     assert {t.params["swa_start"]: t.status for t in on_it[1:]} == {0: "completed", 2: "failed", 4: "failed"}
     for trial in on_it:
@@ -206,9 +206,9 @@ def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> 
     assert driver.suggest() is not None
     assert driver.suggest() is None
     assert driver.suggest() is None
-    assert len(driver.recorder.state.trials) == 1 + 2  # the baseline, and as many as there are slots
-    assert driver.recorder.proposer.next(draw=False) is Later.HELD_BACK
-    assert isinstance(driver.recorder.proposer.next(), Suggestion)
+    assert len(driver.coordinator.state.trials) == 1 + 2  # the baseline, and as many as there are slots
+    assert driver.coordinator.proposer.next(draw=False) is Later.HELD_BACK
+    assert isinstance(driver.coordinator.proposer.next(), Suggestion)
 
 
 @pytest.mark.parametrize(
@@ -261,17 +261,17 @@ def test_a_trunk_that_is_too_low_takes_its_branches_with_it_but_no_baseline(tmp_
     good, bad = driver.suggest(), driver.suggest()
     assert good is not None
     assert bad is not None
-    reported = driver.recorder.asha
+    reported = driver.coordinator.asha
     driver.run(good)
     driver.epoch(bad), driver.epoch(bad), driver.epoch(bad)
-    trial = driver.recorder.state.trials[bad["trial"]]
+    trial = driver.coordinator.state.trials[bad["trial"]]
     record = {**trial.records[-1], "epoch": 3, "accuracy": 0.1, "live_accuracy": 0.1}
-    driver.recorder.report(trial.name, record, None)
+    driver.coordinator.record_epoch(trial.name, record, None)
     assert reported.stopped_at(trial.trunk, 6) == 3
     assert not trial.ended
     while (config := driver.suggest()) is not None:
         driver.run(config)
-    trials = driver.recorder.state.trials.values()
+    trials = driver.coordinator.state.trials.values()
     doomed = [t for t in trials if t.trunk == trial.trunk and t.kind == "swa" and (t.fork_epoch or 0) > 3]
     assert len(doomed) == 2
     for other in doomed:
@@ -300,7 +300,7 @@ def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> No
     driver = Driver(experiment(GRID, search={"sampler": "random", "trials": 6}), tmp_path, 1)
     while (config := driver.suggest()) is not None:
         driver.run(config)
-        if driver.recorder.proposer.draws_more():
+        if driver.coordinator.proposer.draws_more():
             assert [2, 5] in driver.states()
     assert driver.states() == [[], []]
 
@@ -320,7 +320,7 @@ def test_the_end_of_a_trial_releases_its_own_trunk(tmp_path: Path, monkeypatch: 
     while (config := driver.suggest()) is not None:
         looked.clear()
         driver.run(config)
-        assert looked == [driver.recorder.state.trials[config["trial"]].trunk]
+        assert looked == [driver.coordinator.state.trials[config["trial"]].trunk]
     assert driver.states() == [[], []]
 
 
@@ -328,10 +328,10 @@ def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
     driver = Driver(experiment(GRID), tmp_path, 2)
     while (config := driver.suggest()) is not None:
         driver.run(config)
-    driver.recorder.close()
+    driver.coordinator.close()
     again = ExperimentState.read(tmp_path / "journal.jsonl")
-    assert again.trials == driver.recorder.state.trials
-    assert again.trunks == driver.recorder.state.trunks
-    replayed = Recorder(driver.recorder.experiment, tmp_path, again)
-    replayed.replay(list(read_events(tmp_path / "journal.jsonl")))
+    assert again.trials == driver.coordinator.state.trials
+    assert again.trunks == driver.coordinator.state.trunks
+    replayed = Coordinator(driver.coordinator.experiment, tmp_path, again)
+    replayed.replay_events(list(read_events(tmp_path / "journal.jsonl")))
     assert replayed.proposer.next() is None

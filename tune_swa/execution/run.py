@@ -38,7 +38,7 @@ from tune_swa.monitoring.log_file import log_file
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.publishing import ReportWriter, ResultPublisher
 from tune_swa.monitoring.watchdog import Watchdog
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.training.checkpoint import CheckpointError
@@ -95,7 +95,7 @@ def search(
         with open_site(request, state, machine, data) as site:
             placement = site.placement
             numerics, version = agree_on_numerics(request, site, data)
-            recorder = Recorder(
+            coordinator = Coordinator(
                 experiment,
                 request.folder,
                 state,
@@ -105,19 +105,21 @@ def search(
             )
             try:
                 if state.header is None:
-                    recorder.record("created", **header(experiment, data, weights, numerics, site.surveys))
+                    coordinator.record_event(
+                        "created", **header(experiment, data, weights, numerics, site.surveys)
+                    )
                 else:
                     check_same(state.header, data, weights, numerics)
-                    recorder.replay(events)
-                    recorder.retry_exhausted(placement.gpus_per_trial)
-                    for line in (other_suggestions(state.header), *recorder.lost):
+                    coordinator.replay_events(events)
+                    coordinator.retry_exhausted(placement.gpus_per_trial)
+                    for line in (other_suggestions(state.header), *coordinator.lost_files):
                         tell(request, line)
                 tell(request, placement.memory_line)
                 log.begin()
                 write_space(experiment, request.folder / SPACE)
                 if request.storage is not None:  # by which another search knows that the name is taken
                     request.store.write(SPACE, partial(shutil.copyfile, request.folder / SPACE))
-                recorder.record(
+                coordinator.record_event(
                     "session",
                     number=state.sessions + 1,
                     slots=placement.slots,
@@ -143,8 +145,8 @@ def search(
                 )
                 copies = request.store if request.storage is not None else None
                 publisher = ResultPublisher(request.folder, copies, write_report=write_report, logs=logs)
-                interrupted = _run_trials(request, recorder, shared, placement, publisher)
-                return _finish(request, recorder, data, interrupted, publisher, choose)
+                interrupted = _run_trials(request, coordinator, shared, placement, publisher)
+                return _finish(request, coordinator, data, interrupted, publisher, choose)
             except KeyboardInterrupt:  # outside the loop, which has handlers of its own
                 raise Interrupted("interrupted") from None
             except OSError as error:
@@ -153,7 +155,7 @@ def search(
                     "intact; free space or restore access, then continue with --resume"
                 ) from None
             finally:
-                recorder.close()
+                coordinator.close()
 
 
 def _prepare_data(request: Request) -> Dataset:
@@ -176,12 +178,16 @@ def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> Trun
 
 
 def _run_trials(
-    request: Request, recorder: Recorder, shared: Shared, placement: Placement, publisher: ResultPublisher
+    request: Request,
+    coordinator: Coordinator,
+    shared: Shared,
+    placement: Placement,
+    publisher: ResultPublisher,
 ) -> bool:
     """Run what is left of the search; return whether a signal ended it."""
     experiment = request.experiment
-    state = recorder.state
-    searcher = TrialSearcher(recorder, placement)
+    state = coordinator.state
+    searcher = TrialSearcher(coordinator, placement)
     stop = threading.Event()
     progress = Progress(
         request.console,
@@ -189,7 +195,7 @@ def _run_trials(
         state,
         slots=placement.slots,
         quiet=request.quiet,
-        step=recorder.step,
+        step=coordinator.step,
     )
 
     def tell(text: str) -> None:
@@ -200,10 +206,10 @@ def _run_trials(
     shows: list[Callable[[], object]] = [progress.tick, lambda: watchdog.tick(state)]
 
     def tick() -> None:
-        if stop.is_set() or recorder.stopping:
+        if stop.is_set() or coordinator.is_stopping:
             raise StopSearch
-        recorder.tick()
-        publisher.tick(recorder.state)
+        coordinator.sync_journal()
+        publisher.tick(coordinator.state)
         for show in list(shows):
             try:
                 show()
@@ -220,7 +226,7 @@ def _run_trials(
         tune.with_resources(tune.with_parameters(train_trial, shared=shared), resources_of),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=PhaseScheduler(recorder, None if searcher.has_whole_gpus else placement.slots),
+            scheduler=PhaseScheduler(coordinator, None if searcher.has_whole_gpus else placement.slots),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -235,7 +241,7 @@ def _run_trials(
         ),
     )
     for listener in (progress, publisher, watchdog):
-        recorder.listen(listener)
+        coordinator.add_listener(listener)
     with signals(stop), progress:
         progress.waiting("starting the first workers")
         try:
@@ -249,35 +255,36 @@ def _run_trials(
             ) from error
         finally:
             shutil.rmtree(snapshots, ignore_errors=True)
-    if recorder.failure is not None:
+    if coordinator.write_error is not None:
+        refused = coordinator.write_error
         raise SearchFailed(
-            f"the search stopped because {recorder.failure.filename or recorder.journal.path} cannot be "
-            f"written: {recorder.failure.strerror or recorder.failure}. "
-            "What was written is intact; free space or restore access, then continue with --resume"
+            f"the search stopped because {refused.filename or coordinator.journal.path} cannot be written: "
+            f"{refused.strerror or refused}. What was written is intact; free space or restore access, then "
+            "continue with --resume"
         )
     return stop.is_set()
 
 
 def _finish(
     request: Request,
-    recorder: Recorder,
+    coordinator: Coordinator,
     data: Dataset,
     interrupted: bool,
     publisher: ResultPublisher,
     choose: Callable[[ExperimentState], Any],
 ) -> Outcome:
-    recorder.interrupt()
-    recorder.sweep()
-    state, folder = recorder.state, request.folder
+    coordinator.interrupt_trials()
+    coordinator.remove_stray_states()
+    state, folder = coordinator.state, request.folder
     chosen = choose(state)
-    if not interrupted and recorder.halted is None:
-        recorder.record("finished", reason="completed" if chosen else "no trial completed")
-    if recorder.halted is not None:
+    if not interrupted and coordinator.halt_reason is None:
+        coordinator.record_event("finished", reason="completed" if chosen else "no trial completed")
+    if coordinator.halt_reason is not None:
         with suppress(OSError):  # the very disk that is full, perhaps
             publisher.publish(state)
         raise SearchFailed(
-            f"the search stopped: {recorder.halted}. What was done is kept; put that right, then continue "
-            "with --resume"
+            f"the search stopped: {coordinator.halt_reason}. What was done is kept; put that right, then "
+            "continue with --resume"
         )
     try:
         publisher.publish(state)

@@ -45,7 +45,7 @@ Listener = Callable[[Event, ExperimentState], None]
 Decision = Literal["continue", "stop"]
 
 
-class Recorder:
+class Coordinator:
     """Writes events, folds them, and tells the listeners.
 
     Args:
@@ -85,13 +85,13 @@ class Recorder:
         self.sharing: Sharing | None = None
         if experiment.search.share:
             self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)
-        self.failure: OSError | None = None
+        self.write_error: OSError | None = None
         """Why nothing can be recorded any more; ends the search. Names the file, if not the journal."""
-        self.halted: str | None = None
+        self.halt_reason: str | None = None
         """Why a worker's machine cannot go on; ends the search."""
         self._released = False
         """Whether every trunk was looked through since the last suggestion of the stage's sampler."""
-        self.lost: list[str] = []
+        self.lost_files: list[str] = []
         """What a replay has found to be lost, a line each."""
         self._listeners: list[Listener] = []
         self._best: dict[object, list[str]] = {}
@@ -100,11 +100,11 @@ class Recorder:
             if trial.status == "completed":
                 self._rank(trial)
 
-    def listen(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Call `listener(event, state)` after each event from now on."""
         self._listeners.append(listener)
 
-    def replay(self, events: list[Event]) -> None:
+    def replay_events(self, events: list[Event]) -> None:
         """Rebuild the study and the rungs from the events of the sessions before.
 
         Raises:
@@ -141,11 +141,11 @@ class Recorder:
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             if reason is not None:
-                self.lost.append(
+                self.lost_files.append(
                     f"{path}: the predictions on the test images cannot be read ({reason}), so {trial.name} "
                     "does not count as tested. To have it count, restore the file and the journal from copies"
                 )
-                self.record("untested", trial=trial.name, reason=reason)
+                self.record_event("untested", trial=trial.name, reason=reason)
 
     def _learn(self, event: Event) -> None:
         self.proposer.learn(event)
@@ -182,7 +182,7 @@ class Recorder:
                     self._remove(known, [])
         for trunk in self.state.trunks:
             self._collect(trunk)
-        self.sweep()
+        self.remove_stray_states()
 
     @property
     def _searched(self) -> bool:
@@ -195,15 +195,15 @@ class Recorder:
         if not self._confirm:
             return
         step = next_step(self.experiment, self.state, self._judge)
-        if step is not None and step.is_recorded(self.state) and not self.stopping:
+        if step is not None and step.is_recorded(self.state) and not self.is_stopping:
             self._begin(step)
 
     @property
     def may_confirm(self) -> bool:
         """Whether something may follow when the present stage has nothing more to suggest."""
-        return self._confirm and not self._confirmed and not self.stopping
+        return self._confirm and not self._confirmed and not self.is_stopping
 
-    def next_stage(self) -> bool:
+    def begin_next_step(self) -> bool:
         """Begin what follows the search, or the runs on fresh seeds so far, where that is wanted.
 
         To be called when there is nothing to suggest and nobody runs.
@@ -215,11 +215,11 @@ class Recorder:
             return False
         step = next_step(self.experiment, self.state, self._judge)
         if step is None:
-            self._confirmed = not self.stopping
+            self._confirmed = not self.is_stopping
             return False
-        if not self.stopping and not step.is_recorded(self.state):
-            self.record(step.event, **step.fields())
-        if self.stopping:
+        if not self.is_stopping and not step.is_recorded(self.state):
+            self.record_event(step.event, **step.fields())
+        if self.is_stopping:
             return False
         self._begin(step)
         return True
@@ -231,10 +231,10 @@ class Recorder:
             try:
                 predictions = read_predictions(self.state, self.folder)
             except RequestError as error:
-                self.halt(str(error))
+                self.halt_search(str(error))
                 return None
             correct = {name: models[SHIPPED].correct for name, models in predictions.items()}
-            self.record("judged", look=look, stop=evaluate_look(self.state, event, correct).stop)
+            self.record_event("judged", look=look, stop=evaluate_look(self.state, event, correct).stop)
         return self.state.stops.get(look)
 
     def _begin(self, step: Step) -> None:
@@ -265,13 +265,13 @@ class Recorder:
         """Reopen the trials that failed because GPU memory was exhausted, if trials have more of it now.
 
         Those of the search, until runs on fresh seeds have begun, or have to begin anew because the search
-        goes on; of these runs after that. To be called after `replay`.
+        goes on; of these runs after that. To be called after `replay_events`.
 
         Args:
             share: of a GPU that each trial has in this session.
 
         Returns:
-            Their names; `unfinished` has them now.
+            Their names; `unfinished_trials` has them now.
         """
         names = None
         last = last_step(self.state) if self._searched else None
@@ -287,10 +287,10 @@ class Recorder:
             and (trial.stage == "search" if names is None else trial.name in names)
         ]
         for name in again:
-            self.record("reopened", trial=name)
+            self.record_event("reopened", trial=name)
         return again
 
-    def unfinished(self) -> list[str]:
+    def unfinished_trials(self) -> list[str]:
         """Trials of the present stage that have begun and not ended, oldest first."""
         names = set(self.step.names) if self.step else None
         return [
@@ -299,14 +299,14 @@ class Recorder:
             if not trial.ended and (trial.stage == "search" if names is None else trial.name in names)
         ]
 
-    def record(self, event: str, **fields: Any) -> None:
-        """Write one event. After a write error nothing more is written and `failure` is set."""
-        if self.failure is not None:
+    def record_event(self, event: str, **fields: Any) -> None:
+        """Write one event. After a write error nothing more is written and `write_error` is set."""
+        if self.write_error is not None:
             return
         try:
             entry = self.journal.append(event, **fields)
         except OSError as error:
-            self.failure = error
+            self.write_error = error
             return
         self.state.apply(entry)
         self._learn(entry)
@@ -317,10 +317,10 @@ class Recorder:
                 self._listeners.remove(listener)
                 logger.exception("a listener failed at %s and is not called any more", event)
 
-    def suggest(self, suggestion: Suggestion) -> None:
+    def add_trial(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
         settings = settings_of(self.experiment, suggestion.kind, suggestion.params, suggestion.seed)
-        self.record(
+        self.record_event(
             "suggested",
             trial=suggestion.trial,
             kind=suggestion.kind,
@@ -333,7 +333,7 @@ class Recorder:
             first_average=settings.fork_epoch,
         )
 
-    def take_over(self, name: str) -> bool:
+    def take_over_trunk(self, name: str) -> bool:
         """Give a trial that begins the epochs of its trunk that others trained.
 
         Returns:
@@ -351,12 +351,12 @@ class Recorder:
         if epochs > 0:
             rungs = self._judge_shared(trial, epochs)
             stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
-            self.record("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
+            self.record_event("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
         if stopped:
             self._end(trial, "pruned", None)
         elif diverged is not None:
             _, found_by, reason = diverged
-            self.fail(name, f"{reason} (found by {found_by}, which has the same trunk)")
+            self.fail_trial(name, f"{reason} (found by {found_by}, which has the same trunk)")
         return not trial.ended
 
     def _judge_shared(self, trial: TrialState, epochs: int) -> dict[int, str]:
@@ -371,11 +371,11 @@ class Recorder:
         return rungs
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether the search has to end for a reason that no trial is to blame for."""
-        return self.failure is not None or self.halted is not None
+        return self.write_error is not None or self.halt_reason is not None
 
-    def start(
+    def record_start(
         self,
         name: str,
         *,
@@ -403,7 +403,7 @@ class Recorder:
                 "%s: GPU memory was exhausted (%s); it goes on with streamed images", name, retried
             )
             again["retried"] = retried
-        self.record(
+        self.record_event(
             "started",
             trial=name,
             device=device,
@@ -414,7 +414,7 @@ class Recorder:
             **again,
         )
 
-    def lose_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
+    def record_lost_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
         """Record that a process cannot use its GPU any more and ends itself.
 
         Args:
@@ -424,15 +424,15 @@ class Recorder:
             reason: the error.
         """
         logger.warning("%s on %s: a worker cannot use its GPU any more: %s", device, node, reason)
-        self.record("lost", trial=name, device=device, node=node, reason=reason)
+        self.record_event("lost", trial=name, device=device, node=node, reason=reason)
 
-    def halt(self, reason: str) -> None:
+    def halt_search(self, reason: str) -> None:
         """End the search: a machine cannot go on. The trials that run now go on after a resume."""
-        if self.halted is None:
-            self.halted = reason
+        if self.halt_reason is None:
+            self.halt_reason = reason
             logger.error("the search stops: %s", reason)
 
-    def report(
+    def record_epoch(
         self,
         name: str,
         record: dict[str, Any],
@@ -455,16 +455,16 @@ class Recorder:
         """
         trial = self.state.trials[name]
         epoch = record["epoch"]
-        if trial.ended or self.stopping:
+        if trial.ended or self.is_stopping:
             return "stop"
         if epoch < trial.next_epoch:
             return "continue"
         if epoch > trial.next_epoch:
-            self.fail(name, f"epoch {epoch} was reported, but epoch {trial.next_epoch} never was")
+            self.fail_trial(name, f"epoch {epoch} was reported, but epoch {trial.next_epoch} never was")
             return "stop"
         verdict = self.asha.judge(trial, epoch, record["accuracy"])
         last = epoch == self.experiment.train.epochs - 1
-        self.record(
+        self.record_event(
             "epoch",
             trial=name,
             record={**record, **self._origin(trial, epoch, taken_over)},
@@ -488,7 +488,7 @@ class Recorder:
             return {"shared_from": None}
         return {"shared_from": trained[epoch][0], "train_seconds": None, "images_per_second": None}
 
-    def test(
+    def record_test(
         self,
         name: str,
         *,
@@ -507,18 +507,18 @@ class Recorder:
             predictions: file with what each model says of each image.
         """
         trial = self.state.trials[name]
-        if trial.tested is not None or trial.ended or self.stopping:
+        if trial.tested is not None or trial.ended or self.is_stopping:
             return
         file = f"{PREDICTIONS}/{name}.npz"
         try:  # before the line that relies on it
             FolderStore(self.folder).write(file, lambda path: path.write_bytes(predictions))
         except OSError as error:
             error.filename = str(self.folder / file)
-            self.failure = error
+            self.write_error = error
             return
-        self.record("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
+        self.record_event("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
 
-    def fail(
+    def fail_trial(
         self, name: str, reason: str, trunk_epoch: int | None = None, exhausted: float | None = None
     ) -> None:
         """Record that a trial has no result, and why.
@@ -534,19 +534,19 @@ class Recorder:
         if not trial.ended:
             self._end(trial, "failed", None, reason, trunk_epoch=trunk_epoch, **more)
 
-    def interrupt(self) -> None:
+    def interrupt_trials(self) -> None:
         """Record that the trials that were running go on after a resume."""
         for trial in list(self.state.trials.values()):
             if trial.status == "running":
-                self.record("ended", trial=trial.name, status="interrupted", value=None, error=None)
+                self.record_event("ended", trial=trial.name, status="interrupted", value=None, error=None)
 
-    def tick(self) -> None:
+    def sync_journal(self) -> None:
         """Have the journal reach the disk within a second, also when nothing follows."""
-        if self.failure is None:
+        if self.write_error is None:
             try:
                 self.journal.sync(older=SYNC_SECONDS)
             except OSError as error:
-                self.failure = error
+                self.write_error = error
 
     def close(self) -> None:
         self.journal.close()
@@ -558,8 +558,8 @@ class Recorder:
     def _end(
         self, trial: TrialState, status: str, value: float | None, error: str | None = None, **more: Any
     ) -> None:
-        self.record("ended", trial=trial.name, status=status, value=value, error=error, **more)
-        if self.failure is not None:
+        self.record_event("ended", trial=trial.name, status=status, value=value, error=error, **more)
+        if self.write_error is not None:
             return
         self._tidy_ended(trial)
         if trial.ended and not self._released and not self.proposer.draws_more():
@@ -583,12 +583,12 @@ class Recorder:
             gone = sorted(self.state.trunks[trunk].published)
         if not gone:
             return
-        self.record("collected", trunk=trunk, epochs=gone)
+        self.record_event("collected", trunk=trunk, epochs=gone)
         with self._litter_is_harmless():
             for epoch in gone:  # one by one: somebody may be writing another one beside them
                 self.store.remove(state_name(f"{TRUNKS}/{trunk}", epoch))
 
-    def sweep(self) -> None:
+    def remove_stray_states(self) -> None:
         """Remove whatever lies among the published states and is none. Nothing may be running."""
         with self._litter_is_harmless():
             for trunk in self.store.folders(TRUNKS):
@@ -640,11 +640,11 @@ class Recorder:
         removed = list(checkpoints)
         if removed:
             # recorded first: a file without a record is litter, a record without a file is a lie
-            self.record("checkpoints", trial=trial.name, removed=removed)
+            self.record_event("checkpoints", trial=trial.name, removed=removed)
         try:
             self.journal.sync()  # a power cut must not leave the record and take the file
         except OSError as error:
-            self.failure = error
+            self.write_error = error
             return
         # by what is there rather than by what is recorded: a worker that died leaves files of its own
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}

@@ -1,4 +1,4 @@
-"""Ray's scheduler interface over the recorder: every report passes here first."""
+"""Ray's scheduler interface over the coordinator: every report passes here first."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune_swa.experiment.layout import PAYLOAD
-from tune_swa.search.coordinator import Recorder
+from tune_swa.search.coordinator import Coordinator
 
 
 class PhaseScheduler(FIFOScheduler):
-    """Starts trials in order; records what they report and stops those that the recorder stops.
+    """Starts trials in order; records what they report and stops those that the coordinator stops.
 
     Args:
-        recorder: keeps the journal.
+        coordinator: keeps the journal.
         workers: how many are kept for the next trial; None: as Ray does, which keeps those that a
             waiting trial can use. To be given only where all trials ask for the same resources: a kept
             worker keeps its share of a GPU, and no trial of another size would ever get that.
     """
 
-    def __init__(self, recorder: Recorder, workers: int | None = None) -> None:
+    def __init__(self, coordinator: Coordinator, workers: int | None = None) -> None:
         super().__init__()
-        self.recorder = recorder
+        self.coordinator = coordinator
         self._workers = workers
         self._lost: dict[str, str] = {}
         """Why a trial's last worker has ended itself, by the trial's name."""
@@ -46,40 +46,44 @@ class PhaseScheduler(FIFOScheduler):
         message = json.loads(result[PAYLOAD])
         if message["event"] == "started":
             del message["event"]
-            self.recorder.start(name, **message)
+            self.coordinator.record_start(name, **message)
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "halted":
-            self.recorder.halt(message["error"])
+            self.coordinator.halt_search(message["error"])
             return str(TrialScheduler.STOP)
         if message["event"] == "lost":
             del message["event"]
-            self.recorder.lose_gpu(name, **message)
+            self.coordinator.record_lost_gpu(name, **message)
             if name is not None:
                 self._lost[name] = f"{message['reason']}, on {message['device']} of {message['node']}"
             return str(TrialScheduler.CONTINUE)  # the worker waits for this, and ends
         if message["event"] == "tested":
             del message["event"]
-            self.recorder.test(name, **{**message, "predictions": b64decode(message["predictions"])})
+            self.coordinator.record_test(
+                name, **{**message, "predictions": b64decode(message["predictions"])}
+            )
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "failed":
-            self.recorder.fail(name, message["error"], message.get("trunk_epoch"), message.get("exhausted"))
+            self.coordinator.fail_trial(
+                name, message["error"], message.get("trunk_epoch"), message.get("exhausted")
+            )
             return str(TrialScheduler.STOP)
         del message["event"]
-        decision = self.recorder.report(name, **message)
+        decision = self.coordinator.record_epoch(name, **message)
         # what a worker that has to start again is given
-        known = self.recorder.state.trials[name]
+        known = self.coordinator.state.trials[name]
         trial.config["recorded_epochs"] = known.next_epoch
         trial.config["checkpoints"] = list(known.checkpoints)
         if message.get("published") is not None:
             epochs = {*trial.config["published"], message["record"]["epoch"]}
-            trial.config["published"] = sorted(epochs & self.recorder.state.trunks[known.trunk].published)
+            trial.config["published"] = sorted(epochs & self.coordinator.state.trunks[known.trunk].published)
         return str(TrialScheduler.STOP if decision == "stop" else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Record the failure if the worker died once too often; Ray says this before a retry too."""
         name = trial.config["trial"]
         if name is not None and not trial.should_recover():
-            self.recorder.fail(name, worker_error(trial, self._lost.get(name)))
+            self.coordinator.fail_trial(name, worker_error(trial, self._lost.get(name)))
 
 
 def worker_error(trial: Trial, lost: str | None = None) -> str:

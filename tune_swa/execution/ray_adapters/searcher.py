@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 from tune_swa.config import Params
 from tune_swa.execution.slots import Placement
 from tune_swa.experiment.journal import Kind, TrialState
-from tune_swa.search.coordinator import Recorder, settings_of
+from tune_swa.search.coordinator import Coordinator, settings_of
 from tune_swa.search.proposer import Later, Suggestion
 
 
@@ -22,12 +22,12 @@ class TrialSearcher(Searcher):
     to publish waits, and others get their turn.
     """
 
-    def __init__(self, recorder: Recorder, placement: Placement) -> None:
+    def __init__(self, coordinator: Coordinator, placement: Placement) -> None:
         super().__init__()
-        self.recorder = recorder
+        self.coordinator = coordinator
         self.placement = placement
         self.slots = placement.slots
-        self._waiting = deque(recorder.unfinished())
+        self._waiting = deque(coordinator.unfinished_trials())
         """Trials that were suggested and are not out, oldest first."""
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
@@ -42,15 +42,15 @@ class TrialSearcher(Searcher):
         It waits while all slots are taken, or while live trials are about to publish the states that
         all others are to go on from. None without a live trial would put Ray to sleep.
         """
-        if self.stopping or self.recorder.stopping:
+        if self.stopping or self.coordinator.is_stopping:
             return str(Searcher.FINISHED)
         if self._taken() >= self.slots:
             return None
         name = self._choose()
-        if name is None and self._live and self.recorder.may_confirm:
+        if name is None and self._live and self.coordinator.may_confirm:
             return None  # what follows depends on how they end
-        while name is None and self.recorder.next_stage():
-            self._waiting.extend(self.recorder.unfinished())
+        while name is None and self.coordinator.begin_next_step():
+            self._waiting.extend(self.coordinator.unfinished_trials())
             name = self._choose()
         if name is None:
             return str(Searcher.FINISHED)
@@ -63,7 +63,7 @@ class TrialSearcher(Searcher):
             self._go_out(trial_id, None)
             return {"trial": None, "gpus": self.placement.gpus_per_trial, "settings": like}
         self._go_out(trial_id, name)
-        trial = self.recorder.state.trials[name]
+        trial = self.coordinator.state.trials[name]
         config = {
             "trial": name,
             "settings": self._settings(name),
@@ -75,8 +75,8 @@ class TrialSearcher(Searcher):
             "gpus": self.placement.gpus_per_trial,
             "test": trial.stage == "confirm",
         }
-        if (sharing := self.recorder.sharing) is not None:
-            known = self.recorder.state.trunks[trial.trunk].published
+        if (sharing := self.coordinator.sharing) is not None:
+            known = self.coordinator.state.trunks[trial.trunk].published
             config["publish"] = sharing.publishes(trial)
             config["published"] = sorted(e for e in known if e <= sharing.limit(trial))
             if self._alone_on_its_gpu(trial):
@@ -90,12 +90,12 @@ class TrialSearcher(Searcher):
         """Free the slot. Ray also says this of trials that were stopped and have ended well."""
         self._whole.discard(trial_id)
         name = self._live.pop(trial_id, None)
-        if name is not None and not self.stopping and not self.recorder.stopping:
+        if name is not None and not self.stopping and not self.coordinator.is_stopping:
             reason = "could not be started" if error else "ended without finishing its epochs"
-            self.recorder.fail(name, f"the worker {reason}")
+            self.coordinator.fail_trial(name, f"the worker {reason}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The recorder has it already."""
+        """The coordinator has it already."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the journal has everything."""
@@ -106,7 +106,7 @@ class TrialSearcher(Searcher):
     @property
     def has_whole_gpus(self) -> bool:
         """Whether a trial that others wait for may get a GPU to itself, and the others a part of one."""
-        sharing, placement = self.recorder.sharing is not None, self.placement
+        sharing, placement = self.coordinator.sharing is not None, self.placement
         return sharing and placement.gpus > 1 and placement.slots_per_gpu > 1
 
     @property
@@ -129,13 +129,13 @@ class TrialSearcher(Searcher):
         fractions = len(self._live) - 1 - whole  # without this trial, which is out already
         if not self.has_whole_gpus or whole + 1 >= gpus or fractions + whole >= gpus:
             return False
-        assert self.recorder.sharing is not None
-        return any(epoch > trial.next_epoch for epoch in self.recorder.sharing.publishes(trial))
+        assert self.coordinator.sharing is not None
+        return any(epoch > trial.next_epoch for epoch in self.coordinator.sharing.publishes(trial))
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Those of a trial, as a worker is given them."""
-        trial = self.recorder.state.trials[name]
-        settings = settings_of(self.recorder.experiment, trial.kind, trial.params, trial.seed)
+        trial = self.coordinator.state.trials[name]
+        settings = settings_of(self.coordinator.experiment, trial.kind, trial.params, trial.seed)
         return settings.model_dump(mode="json")
 
     def _go_out(self, trial_id: str, name: str | None) -> None:
@@ -147,29 +147,29 @@ class TrialSearcher(Searcher):
         for name in list(self._waiting):
             if self._ready(name):
                 self._waiting.remove(name)
-                if self.recorder.take_over(name):
+                if self.coordinator.take_over_trunk(name):
                     return name
-        while not self.recorder.stopping:
-            suggestion = self.recorder.proposer.next(self._accept, draw=len(self._waiting) < self.slots)
+        while not self.coordinator.is_stopping:
+            suggestion = self.coordinator.proposer.next(self._accept, draw=len(self._waiting) < self.slots)
             if not isinstance(suggestion, Suggestion):
                 return suggestion or (Later.HELD_BACK if self._waiting else None)
-            self.recorder.suggest(suggestion)
-            if self.recorder.failure is not None:
+            self.coordinator.add_trial(suggestion)
+            if self.coordinator.write_error is not None:
                 break
             if not self._ready(suggestion.trial):
                 self._waiting.append(suggestion.trial)
-            elif self.recorder.take_over(suggestion.trial):
+            elif self.coordinator.take_over_trunk(suggestion.trial):
                 return suggestion.trial
         return None
 
     def _ready(self, name: str) -> bool:
         """Trials with epochs of their own go on with them."""
-        trial = self.recorder.state.trials[name]
-        sharing = self.recorder.sharing
+        trial = self.coordinator.state.trials[name]
+        sharing = self.coordinator.sharing
         if sharing is None or trial.records:
             return True
         return sharing.ready(trial.trunk, sharing.limit(trial), self.live)
 
     def _accept(self, kind: Kind, params: Params, seed: int | None) -> bool:
-        sharing = self.recorder.sharing
+        sharing = self.coordinator.sharing
         return sharing is None or sharing.ready(*sharing.place(kind, params, seed), self.live)
