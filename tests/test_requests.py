@@ -21,7 +21,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from tune_swa import supervisor
+from tune_swa import signals
 from tune_swa.cli import run_search
 from tune_swa.config.yaml_file import load_experiment
 from tune_swa.experiment.journal import FORMAT
@@ -324,7 +324,7 @@ ROWS: list[tuple[Make, str, str]] = [
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signal handlers and the environment stay the tests' own."""
-    monkeypatch.setattr(supervisor, "interrupt_once", lambda: None)
+    monkeypatch.setattr(signals, "interrupt_once", lambda: None)
     monkeypatch.setenv("TUNE_SWA_CACHE", os.environ["TUNE_SWA_CACHE"])
 
 

@@ -11,15 +11,15 @@ import time
 
 import pytest
 
-from tune_swa import supervisor
-from tune_swa.execution.ray_adapters.ticker import signals
-from tune_swa.supervisor import ECHO_SECONDS, Again
+from tune_swa import signals
+from tune_swa.cli import supervisor
+from tune_swa.signals import ECHO_SECONDS, SignalOnce, set_on_signal
 
 DEAF = """
 import signal, time
-from tune_swa import supervisor
+from tune_swa.cli import supervisor
 
-ended = supervisor.split()
+ended = supervisor.run_in_child()
 if ended is None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: print("asked", flush=True))
@@ -48,24 +48,24 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_second_signal_ends_the_process_at_once(left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
-    again = Again()
-    assert again.first(signal.SIGTERM)
-    assert not again.first(signal.SIGTERM)  # the same one, sent to the whole group
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
+    once = SignalOnce()
+    assert once.is_first(signal.SIGTERM)
+    assert not once.is_first(signal.SIGTERM)  # the same one, sent to the whole group
     now = ECHO_SECONDS + 0.1
     with pytest.raises(Left):
-        again.first(signal.SIGTERM)
-    again = Again()
-    assert again.first(signal.SIGINT)
+        once.is_first(signal.SIGTERM)
+    once = SignalOnce()
+    assert once.is_first(signal.SIGINT)
     with pytest.raises(Left):  # pressed twice
-        again.first(signal.SIGINT)
+        once.is_first(signal.SIGINT)
     assert left == [130, 130]
 
 
 def test_a_search_that_runs_is_asked_once_and_then_ended(left: list[int]) -> None:
     before = signal.getsignal(signal.SIGINT)
     stop = threading.Event()
-    with signals(stop):
+    with set_on_signal(stop):
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
         assert left == []
@@ -88,7 +88,7 @@ def test_a_child_that_does_not_listen_is_killed_by_the_second_one(number: int) -
         process.send_signal(number)
         out, _ = process.communicate(timeout=30)
         assert time.monotonic() - begun < supervisor.PATIENCE_SECONDS / 2
-        assert out == "Ended(code=-9, spoke=False, asked=True)\n"
+        assert out == "ChildExit(code=-9, clean=False, interrupted=True)\n"
     finally:
         process.kill()
         process.wait()

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from wandb.proto import wandb_internal_pb2
 
 from helpers.simulated_ray import Driver
-from tune_swa import supervisor
+from tune_swa import signals
 from tune_swa.cli import main, run_search
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
@@ -332,7 +332,7 @@ def test_what_the_option_asks_for_is_what_is_written(
         found.extend(log.what for log in logs)
         raise RequestError("that will do")
 
-    monkeypatch.setattr(supervisor, "interrupt_once", lambda: None)
+    monkeypatch.setattr(signals, "interrupt_once", lambda: None)
     monkeypatch.setattr(run, "search", search)
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from tune_swa import supervisor
+from tune_swa.cli import supervisor
 from tune_swa.cli.messages import how_to_go_on
 from tune_swa.cli.parser import build_parser
 from tune_swa.errors import Interrupted, TuneSwaError
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
 
 def _run(given: list[str], program: str, *, supervised: bool) -> int:
     code = _run_command(given, program, supervised=supervised)
-    supervisor.leave(code)
+    supervisor.exit_fast(code)
     return code
 
 
@@ -53,7 +53,7 @@ def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
         sys.stderr.close()
         return 1
     finally:
-        supervisor.last_word()
+        supervisor.report_clean_exit()
 
 
 def run_search(arguments: Sequence[str] | None = None) -> int:

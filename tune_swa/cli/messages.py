@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_swa import supervisor
+from tune_swa.cli import supervisor
 from tune_swa.errors import Interrupted, SearchFailed
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ def print_result(console: Console, folder: Path) -> None:
             console.print(f"  {name:<21} {what}", markup=False, soft_wrap=True)
 
 
-def end_of_child(ended: supervisor.Ended, options: argparse.Namespace) -> int:
+def end_of_child(ended: supervisor.ChildExit, options: argparse.Namespace) -> int:
     """Say what the search's process could not say any more, and give the exit code."""
-    if ended.spoke:
+    if ended.clean:
         return ended.code
-    if ended.asked:
+    if ended.interrupted:
         what, code = "Interrupted.", Interrupted.exit_code
     elif ended.code == -signal.SIGKILL:
         what = "error: the search's process was killed from outside, by the system if memory was short."

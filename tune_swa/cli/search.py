@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_swa import supervisor
+from tune_swa import signals
+from tune_swa.cli import supervisor
 from tune_swa.cli.images import images_of, pictures_of, thumbnails_of
 from tune_swa.cli.messages import end_of_child, print_result
 from tune_swa.errors import RequestError
@@ -106,11 +107,11 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         return 0
     _check_installed(options.log)
     if options.supervised:
-        ended = supervisor.split()
+        ended = supervisor.run_in_child()
         if ended is not None:
             return end_of_child(ended, options)
     tools = dict.fromkeys(name for name in options.log if name != "none")
-    supervisor.interrupt_once()  # until the search has handlers of its own
+    signals.interrupt_once()  # until the search has handlers of its own
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
         from tune_swa.execution.request import Request
         from tune_swa.execution.run import search

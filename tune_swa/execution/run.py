@@ -25,7 +25,7 @@ from tune_swa.execution.best_model import export_best
 from tune_swa.execution.header import check_same, header, other_suggestions
 from tune_swa.execution.ray_adapters.scheduler import PhaseScheduler
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
-from tune_swa.execution.ray_adapters.ticker import Silence, StopSearch, Ticker, signals
+from tune_swa.execution.ray_adapters.ticker import Silence, StopSearch, Ticker
 from tune_swa.execution.request import Outcome, Request, show_status, tell
 from tune_swa.execution.site import agree_on_numerics, divide, open_site, resolve_numerics
 from tune_swa.execution.slots import Placement
@@ -41,6 +41,7 @@ from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
+from tune_swa.signals import set_on_signal
 from tune_swa.training.checkpoint import CheckpointError
 from tune_swa.training.model import StateDict, fingerprint, resolve_weights
 from tune_swa.training.numerics import Numerics
@@ -242,7 +243,7 @@ def _run_trials(
     )
     for listener in (progress, publisher, watchdog):
         coordinator.add_listener(listener)
-    with signals(stop), progress:
+    with set_on_signal(stop), progress:
         progress.waiting("starting the first workers")
         try:
             tuner.fit()

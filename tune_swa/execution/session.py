@@ -14,7 +14,7 @@ from typing import Any
 
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution.slots import Machine, Node, Placement
-from tune_swa.supervisor import interrupt_once
+from tune_swa.signals import interrupt_once
 
 logger = logging.getLogger(__name__)
 

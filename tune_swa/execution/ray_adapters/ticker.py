@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
-
-from tune_swa.supervisor import Again
 
 
 class StopSearch(BaseException):
@@ -48,20 +43,3 @@ class Silence(TrialProgressCallback):
         """Nothing is printed."""
 
     on_trial_complete = on_trial_error = on_trial_result
-
-
-@contextmanager
-def signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; a second one ends the process at once."""
-    again = Again()
-
-    def handle(number: int, frame: Any) -> None:
-        if again.first(number):
-            stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
