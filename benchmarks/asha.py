@@ -131,7 +131,7 @@ def ours(**changes: Any) -> Callable[[], Rule]:
     def make() -> Rule:
         spec = SchedulerSpec.model_validate({"reduction_factor": 3, "grace_epochs": 3, **changes})
         asha = PhaseAsha(spec, EPOCHS, every_trunk_has_a_baseline)
-        return lambda curve, epoch, value: asha.judge(curve.trial, epoch, value).stop
+        return lambda curve, epoch, value: asha.judge_epoch(curve.trial, epoch, value).stop
 
     return make
 

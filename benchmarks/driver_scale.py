@@ -108,7 +108,7 @@ def without_ray(trials: int, sampler: str) -> list[object]:
         per_report: list[float] = []
         per_suggestion: list[float] = []
         with progress:
-            while isinstance(_timed(coordinator.proposer.next, per_suggestion), Suggestion):
+            while isinstance(_timed(coordinator.proposer.next_suggestion, per_suggestion), Suggestion):
                 suggestion = coordinator.proposer._pending
                 assert suggestion is not None
                 name = suggestion.trial
@@ -117,7 +117,7 @@ def without_ray(trials: int, sampler: str) -> list[object]:
                 if not coordinator.take_over_trunk(name):
                     continue
                 trial = coordinator.state.trials[name]
-                publishes = coordinator.sharing.publishes(trial) if coordinator.sharing else []
+                publishes = coordinator.sharing.epochs_to_publish(trial) if coordinator.sharing else []
                 first = trial.next_epoch
                 coordinator.record_start(name, device="none", node="here", from_epoch=first, damaged=[])
                 for epoch in range(first, EPOCHS):

@@ -42,7 +42,7 @@ def resume(journal: Path) -> None:
     state = ExperimentState.read(journal)
     coordinator = Coordinator(experiment(), journal.parent, state)
     coordinator.replay_events(list(read_events(journal)))
-    coordinator.proposer.next()
+    coordinator.proposer.next_suggestion()
     coordinator.close()
 
 

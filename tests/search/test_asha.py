@@ -29,7 +29,7 @@ def asha(**changes: object) -> PhaseAsha:
 def play(rule: PhaseAsha, trial: TrialState, curve: list[float], first: int = 0) -> int | None:
     """Report a curve from epoch `first` on; return the epoch it was stopped at."""
     for epoch, value in enumerate(curve, start=first):
-        if rule.judge(trial, epoch, value).stop:
+        if rule.judge_epoch(trial, epoch, value).stop:
             return epoch
     return None
 
@@ -80,12 +80,12 @@ def test_the_cutoff_is_the_quantile_of_what_the_rung_saw_before() -> None:
     rule = asha()
     seen = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     for index, value in enumerate(seen):
-        rule.judge(swa(str(index), 18), 2, value)
+        rule.judge_epoch(swa(str(index), 18), 2, value)
     cutoff = float(np.quantile(seen, 2 / 3))
-    assert rule.judge(swa("below", 18), 2, cutoff - 1e-9).stop
+    assert rule.judge_epoch(swa("below", 18), 2, cutoff - 1e-9).stop
     # the rung has one more value now, so the quantile has moved
     cutoff = float(np.quantile([*seen, cutoff - 1e-9], 2 / 3))
-    assert not rule.judge(swa("tie", 18), 2, cutoff).stop
+    assert not rule.judge_epoch(swa("tie", 18), 2, cutoff).stop
 
 
 def test_ties_go_on() -> None:
@@ -97,8 +97,8 @@ def test_a_baseline_feeds_the_trunk_rungs_and_is_never_stopped() -> None:
     rule = asha()
     play(rule, swa("good", 18), [0.9] * EPOCHS)
     assert play(rule, baseline("bad"), [0.1] * EPOCHS) is None
-    assert rule.recorded("trunk", 2) == {"trunk of good": 0.9, "trunk of bad": 0.1}
-    assert rule.recorded("branch", 12) == {}
+    assert rule.rung_values("trunk", 2) == {"trunk of good": 0.9, "trunk of bad": 0.1}
+    assert rule.rung_values("branch", 12) == {}
 
 
 def test_a_baselines_trunk_can_stop_the_swa_trials_on_it() -> None:
@@ -113,9 +113,9 @@ def test_a_trunk_counts_once_however_many_trials_run_it() -> None:
     rule = asha()
     for index in range(5):
         play(rule, swa(str(index), 10, trunk="shared"), [0.5] * 3)
-    assert rule.recorded("trunk", 2) == {"shared": 0.5}
+    assert rule.rung_values("trunk", 2) == {"shared": 0.5}
     # with five records of 0.5, 0.4 would be far below the cutoff in any case; one record suffices
-    assert rule.judge(swa("x", 10), 2, 0.4).stop
+    assert rule.judge_epoch(swa("x", 10), 2, 0.4).stop
 
 
 def test_a_trunks_verdict_holds_for_all_its_trials() -> None:
@@ -124,7 +124,7 @@ def test_a_trunks_verdict_holds_for_all_its_trials() -> None:
     assert play(rule, swa("first", 18, trunk="shared"), [0.5] * EPOCHS) == 2
     # the record at the rung stays what it was, whatever came after
     for name in "abc":
-        rule.judge(baseline(name), 2, 0.0)
+        rule.judge_epoch(baseline(name), 2, 0.0)
     assert play(rule, swa("second", 18, trunk="shared"), [0.5] * EPOCHS) == 2
 
 
@@ -133,40 +133,40 @@ def test_a_late_starter_is_in_no_rung_before_its_start() -> None:
     rule = asha()
     late = swa("late", 12)
     assert play(rule, late, [0.9] * 6, first=14) is None
-    assert rule.recorded("trunk", 2) == {}
-    assert rule.recorded("trunk", 8) == {}
-    assert rule.recorded("branch", 12) == {}
-    assert rule.recorded("branch", 16) == {"late": 0.9}
+    assert rule.rung_values("trunk", 2) == {}
+    assert rule.rung_values("trunk", 8) == {}
+    assert rule.rung_values("branch", 12) == {}
+    assert rule.rung_values("branch", 16) == {"late": 0.9}
 
 
 def test_a_trial_is_recorded_only_at_the_rungs_very_epoch() -> None:
     rule = asha()
-    assert rule.judge(swa("a", 18), 3, 0.9).rung is None
-    assert rule.recorded("trunk", 2) == {}
+    assert rule.judge_epoch(swa("a", 18), 3, 0.9).rung is None
+    assert rule.rung_values("trunk", 2) == {}
 
 
 def test_no_raw_value_meets_an_averaged_one() -> None:
     """At a rung of both ladders, raw models are with raw ones, averages with averages."""
     rule = asha(trunk_rungs=[10], branch_rungs=[10])
-    rule.judge(swa("averaged", 5), 10, 0.95)
-    rule.judge(swa("raw", 15), 10, 0.5)
-    rule.judge(baseline("base"), 10, 0.6)
-    assert rule.recorded("branch", 10) == {"averaged": 0.95}
-    assert rule.recorded("trunk", 10) == {"trunk of raw": 0.5, "trunk of base": 0.6}
+    rule.judge_epoch(swa("averaged", 5), 10, 0.95)
+    rule.judge_epoch(swa("raw", 15), 10, 0.5)
+    rule.judge_epoch(baseline("base"), 10, 0.6)
+    assert rule.rung_values("branch", 10) == {"averaged": 0.95}
+    assert rule.rung_values("trunk", 10) == {"trunk of raw": 0.5, "trunk of base": 0.6}
     # 0.7 is far below the average, and above every raw model: it goes on
-    assert not rule.judge(swa("other raw", 15), 10, 0.7).stop
-    assert rule.judge(swa("poor average", 5), 10, 0.7).stop
+    assert not rule.judge_epoch(swa("other raw", 15), 10, 0.7).stop
+    assert rule.judge_epoch(swa("poor average", 5), 10, 0.7).stop
 
 
 def test_the_first_average_is_a_copy_and_is_not_judged() -> None:
     """After epoch swa_start+1 the average holds one model: it is a raw one still."""
     rule = asha(trunk_rungs=[10], branch_rungs=[10])
-    rule.judge(swa("averaged", 5), 10, 0.95)
+    rule.judge_epoch(swa("averaged", 5), 10, 0.95)
     first = swa("first", 9)
     assert first.fork_epoch == 10
-    assert rule.judge(first, 10, 0.1).rung is None
-    assert list(rule.recorded("branch", 10)) == ["averaged"]
-    assert list(rule.recorded("trunk", 10)) == []
+    assert rule.judge_epoch(first, 10, 0.1).rung is None
+    assert list(rule.rung_values("branch", 10)) == ["averaged"]
+    assert list(rule.rung_values("trunk", 10)) == []
 
 
 def test_switched_off_it_stops_nobody() -> None:
@@ -186,18 +186,18 @@ def test_rungs_hold_what_belongs_there(reports: list[tuple[int, int, float]]) ->
     rule, again = asha(), asha()
     for index, epoch, value in reports:
         trial = trials[index]
-        verdict = rule.judge(trial, epoch, value)
-        assert verdict == again.judge(trial, epoch, value)
+        verdict = rule.judge_epoch(trial, epoch, value)
+        assert verdict == again.judge_epoch(trial, epoch, value)
         if trial.kind == "baseline":
             assert not verdict.stop
         if verdict.stop:
             assert verdict.rung == epoch
     for rung in rule.branch_rungs:
-        for name in rule.recorded("branch", rung):
+        for name in rule.rung_values("branch", rung):
             first = trials[int(name)].fork_epoch
             assert first is not None
             assert rung > first
     for rung in rule.trunk_rungs:
-        for trunk in rule.recorded("trunk", rung):
+        for trunk in rule.rung_values("trunk", rung):
             first = trials[int(trunk.removeprefix("trunk of "))].fork_epoch
             assert first is None or rung < first

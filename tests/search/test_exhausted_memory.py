@@ -153,7 +153,7 @@ class Driver:
             )
 
     def suggest(self) -> str:
-        suggestion = self.coordinator.proposer.next()
+        suggestion = self.coordinator.proposer.next_suggestion()
         assert isinstance(suggestion, Suggestion)
         self.coordinator.add_trial(suggestion)
         return suggestion.trial

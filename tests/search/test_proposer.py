@@ -44,7 +44,7 @@ def drive(proposer: Proposer, limit: int | None = None) -> list[dict[str, Any]]:
     """A serial search with a made-up objective: every third trial is pruned, every seventh fails."""
     events: list[dict[str, Any]] = []
     while limit is None or len(events) < 4 * limit:
-        suggestion = proposer.next()
+        suggestion = proposer.next_suggestion()
         if suggestion is None:
             break
         value, index = quality(suggestion.params), suggestion.index
@@ -56,7 +56,7 @@ def drive(proposer: Proposer, limit: int | None = None) -> list[dict[str, Any]]:
             {"event": "epoch", "trial": suggestion.trial, "record": {"epoch": 1, "accuracy": value}},
             {"event": "ended", "trial": suggestion.trial, "status": status, "value": value},
         ):  # fmt: skip
-            proposer.learn(event)
+            proposer.apply_event(event)
             events.append(event)
     return events
 
@@ -75,7 +75,7 @@ def test_a_resumed_search_suggests_what_it_would_have(sampler: str, space: dict[
     for cut in (0, 3, 7, 12):
         resumed = Proposer(spec)
         for event in straight[: 4 * cut]:
-            resumed.learn(event)
+            resumed.apply_event(event)
         assert straight[: 4 * cut] + drive(resumed) == straight
 
 
@@ -87,9 +87,9 @@ def test_a_trial_that_was_running_at_the_kill_is_known_on_the_resume(sampler: st
     for cut in range(21, 24):
         resumed = Proposer(spec)
         for event in straight[:cut]:
-            resumed.learn(event)
+            resumed.apply_event(event)
         for event in straight[cut:24]:
-            resumed.learn(event)
+            resumed.apply_event(event)
         assert straight[:24] + drive(resumed) == straight
 
 
@@ -104,7 +104,7 @@ def test_no_configuration_is_repeated(sampler: str) -> None:
 def test_a_finite_space_ends_the_search(sampler: str) -> None:
     proposer = Proposer(experiment(sampler, search={"trials": 500}))
     assert len(suggested(drive(proposer))) == 18
-    assert proposer.next() is None
+    assert proposer.next_suggestion() is None
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -123,9 +123,9 @@ def test_baselines_first_then_points_then_the_sampler() -> None:
     for sampler in SAMPLERS:
         proposer = Proposer(experiment(sampler, points=points))
         names = []
-        while (suggestion := proposer.next()) is not None:
+        while (suggestion := proposer.next_suggestion()) is not None:
             names.append((suggestion.trial, suggestion.source, suggestion.params))
-            proposer.learn({"event": "suggested", "stage": "search", "kind": suggestion.kind,
+            proposer.apply_event({"event": "suggested", "stage": "search", "kind": suggestion.kind,
                             "index": suggestion.index, "trial": suggestion.trial,
                             "params": suggestion.params})  # fmt: skip
         assert [n[0] for n in names[:4]] == ["baseline-0000", "baseline-0001", "baseline-0002", "swa-0000"]
@@ -153,11 +153,11 @@ def test_a_suggestion_that_never_became_a_trial_is_made_again() -> None:
     for sampler in SAMPLERS:
         spec = experiment(sampler)
         lost = Proposer(spec)
-        first = [drive(lost, 5), lost.next()]
+        first = [drive(lost, 5), lost.next_suggestion()]
         again = Proposer(spec)
         for event in first[0]:  # type: ignore[union-attr]
-            again.learn(event)
-        assert again.next() == first[1]
+            again.apply_event(event)
+        assert again.next_suggestion() == first[1]
 
 
 def test_tpe_learns_and_pruned_trials_are_told_as_pruned() -> None:
@@ -188,7 +188,7 @@ def test_more_trials_extend_the_same_sequence() -> None:
         short = drive(Proposer(experiment(sampler, search={"trials": 6})))
         extended = Proposer(experiment(sampler, search={"trials": 12}))
         for event in short:
-            extended.learn(event)
+            extended.apply_event(event)
         drive_on = drive(extended)
         whole = drive(Proposer(experiment(sampler, search={"trials": 12})))
         assert short + drive_on == whole

@@ -54,7 +54,7 @@ def begin(spec: Experiment, folder: Path) -> Coordinator:
 
 
 def suggest(coordinator: Coordinator) -> str:
-    suggestion = coordinator.proposer.next()
+    suggestion = coordinator.proposer.next_suggestion()
     assert isinstance(suggestion, Suggestion)
     coordinator.add_trial(suggestion)
     coordinator.record_start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
@@ -180,8 +180,8 @@ def test_a_replayed_coordinator_decides_as_the_first_one_would(tmp_path: Path) -
     again = Coordinator(spec, tmp_path, ExperimentState.fold(events, tmp_path))
     again.replay_events(events)
     for rung in (1, 5):
-        assert again.asha.recorded("trunk", rung) == first.asha.recorded("trunk", rung)
-    assert again.proposer.next() == first.proposer.next()
+        assert again.asha.rung_values("trunk", rung) == first.asha.rung_values("trunk", rung)
+    assert again.proposer.next_suggestion() == first.proposer.next_suggestion()
 
 
 def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, read_events
-from tune_swa.search.confirm_cost import most_fresh_states
+from tune_swa.search.confirm_cost import max_fresh_states
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion
-from tune_swa.search.trunk_sharing import MOST_STATES, Sharing, fork_points, most_states, planned_epochs
+from tune_swa.search.trunk_sharing import MAX_STATES, TrunkSharing, fork_points, max_states, planned_epochs
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
 
@@ -54,14 +54,14 @@ def test_wide_ranges_are_thinned_out(starts: dict[str, Any], expected: tuple[int
     space = {"lr": 1e-3, "swa_start": starts, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
     spec = experiment(space, 60, search={"sampler": "tpe", "trials": 20})
     assert fork_points(spec) == expected
-    assert len(expected) <= MOST_STATES
+    assert len(expected) <= MAX_STATES
 
 
 def test_the_plan_counts_the_states_that_there_can_be(tmp_path: Path) -> None:
     """Two rates, averaging from any of 41 epochs: no trial publishes more than those that all can use."""
     space = {**GRID, "swa_start": {"int": [10, 50]}}
     spec = experiment(space, 60, search={"sampler": "random", "trials": 40})
-    assert most_states(spec) == 2 * len(fork_points(spec)) == 14
+    assert max_states(spec) == 2 * len(fork_points(spec)) == 14
     driver = Driver(spec, tmp_path, 1)
     alive = 0
     while (config := driver.suggest()) is not None:
@@ -74,12 +74,12 @@ def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
     search = {"sampler": "random", "trials": 6}
     spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
-    assert (most_states(spec), most_fresh_states(spec)) == (0, 10)
+    assert (max_states(spec), max_fresh_states(spec)) == (0, 10)
     adaptive = experiment(space, search=search, confirm={"top": 3, "seeds": 5, "max_seeds": 20})
-    assert most_fresh_states(adaptive) == 15  # five seeds more at each look
+    assert max_fresh_states(adaptive) == 15  # five seeds more at each look
     points = [{"lr": 1e-3, "swa_start": start, "swa_lr": 1e-3} for start in (1, 4)]
     spec = experiment(space, search=search, points=points)
-    assert most_states(spec) == 2
+    assert max_states(spec) == 2
 
 
 def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None
     baseline, first = driver.suggest() or {}, driver.suggest() or {}
     assert (baseline["publish"], baseline["gpus"]) == ([], 0.25)
     assert first["publish"] == [2]
-    assert most_states(spec) == 2
+    assert max_states(spec) == 2
 
 
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_without_anybody_alive_nobody_waits(tmp_path: Path) -> None:
         driver.end(config)  # it failed: whoever is next takes over
         driver.coordinator.fail_trial(config["trial"], "no reason")
     assert len(driver.coordinator.state.trials) == 10
-    assert driver.coordinator.proposer.next() is None
+    assert driver.coordinator.proposer.next_suggestion() is None
 
 
 def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     records = driver.coordinator.state.trials["swa-0003"].records
     assert [r["shared_from"] for r in records] == ["baseline-0000"] * 4 + ["swa-0002"] * 2 + [None] * 2
     assert driver.suggest() is None
-    assert driver.coordinator.proposer.next() is None
+    assert driver.coordinator.proposer.next_suggestion() is None
 
 
 def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> 
     assert driver.suggest() is None
     assert driver.suggest() is None
     assert len(driver.coordinator.state.trials) == 1 + 2  # the baseline, and as many as there are slots
-    assert driver.coordinator.proposer.next(draw=False) is Later.HELD_BACK
-    assert isinstance(driver.coordinator.proposer.next(), Suggestion)
+    assert driver.coordinator.proposer.next_suggestion(draw=False) is Later.HELD_BACK
+    assert isinstance(driver.coordinator.proposer.next_suggestion(), Suggestion)
 
 
 @pytest.mark.parametrize(
@@ -308,13 +308,13 @@ def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> No
 def test_the_end_of_a_trial_releases_its_own_trunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To look through all of them for each of thousands of trials would take the driver's time."""
     looked: list[str] = []
-    superfluous = Sharing.superfluous
+    unneeded_states = TrunkSharing.unneeded_states
 
-    def spy(sharing: Sharing, trunk: str) -> list[int]:
+    def spy(sharing: TrunkSharing, trunk: str) -> list[int]:
         looked.append(trunk)
-        return superfluous(sharing, trunk)
+        return unneeded_states(sharing, trunk)
 
-    monkeypatch.setattr(Sharing, "superfluous", spy)
+    monkeypatch.setattr(TrunkSharing, "unneeded_states", spy)
     driver = Driver(experiment(GRID), tmp_path, 1)
     driver.run(driver.suggest() or {})
     while (config := driver.suggest()) is not None:
@@ -334,4 +334,4 @@ def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
     assert again.trunks == driver.coordinator.state.trunks
     replayed = Coordinator(driver.coordinator.experiment, tmp_path, again)
     replayed.replay_events(list(read_events(tmp_path / "journal.jsonl")))
-    assert replayed.proposer.next() is None
+    assert replayed.proposer.next_suggestion() is None

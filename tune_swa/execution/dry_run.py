@@ -14,19 +14,19 @@ from tune_swa.errors import RequestError
 from tune_swa.execution.site import Measure, measure_placement
 from tune_swa.execution.slots import Machine, Measured, Placement, describe, place, total_trials
 from tune_swa.inference.looks import plan_looks
-from tune_swa.search.arms import most_baselines
+from tune_swa.search.arms import max_baselines
 from tune_swa.search.asha import branch_rungs, trunk_rungs
 from tune_swa.search.confirm_cost import (
     Cost,
     looks_cost,
-    most_fresh_states,
-    most_tested_plain,
+    max_fresh_states,
+    max_tested_plain_arms,
     planned_rounds,
     race_configurations,
     race_cost,
 )
 from tune_swa.search.proposer import quiet_optuna
-from tune_swa.search.trunk_sharing import most_states, planned_epochs, trunks_recur
+from tune_swa.search.trunk_sharing import max_states, planned_epochs, trunks_recur
 
 RESNET18_WEIGHTS = 11_176_512
 """Parameters of torchvision's ResNet-18 without its classifier."""
@@ -116,7 +116,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     states = 0
     if experiment.search.share:
         # a stage begins when the states of the one before are gone
-        most = max(most_states(experiment), most_fresh_states(experiment) if confirm else 0)
+        most = max(max_states(experiment), max_fresh_states(experiment) if confirm else 0)
         states = most * (weights + optimizer)
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every
@@ -125,7 +125,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested
     top = experiment.confirm.top
-    kept = top + 1 + (top + most_tested_plain(experiment) if confirm else 0)
+    kept = top + 1 + (top + max_tested_plain_arms(experiment) if confirm else 0)
     return slots * 3 * running + kept * ended + states
 
 
@@ -203,7 +203,7 @@ def _race(experiment: Experiment) -> str:
         return _no_race(experiment)
     first, last = rounds[0], rounds[-1]
     seeds = "a fresh seed" if last.seeds == 1 else f"up to {last.seeds} fresh seeds"
-    least, most = most_baselines(experiment), first.plain
+    least, most = max_baselines(experiment), first.plain
     plain = _counted(most, "plain one") if least == most else f"{least} to {most} plain ones"
     sides = f"{_counted(first.swa, 'SWA configuration')} and {plain}"
     return f"{sides} on {seeds}, validation images alone: {_spent(race_cost(experiment))}"
@@ -230,7 +230,7 @@ def _fresh(experiment: Experiment) -> str:
     else:
         seeds = f"{looks[0]} fresh seeds, and on up to {looks[-1]} while the answer is open (looks at "
         seeds += f"{', '.join(map(str, looks[:-1]))} and {looks[-1]})"
-    plain = most_tested_plain(experiment)
+    plain = max_tested_plain_arms(experiment)
     number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
     return f"{finalists} and {number} on {seeds}, tested: {_spent(looks_cost(experiment))}"
 

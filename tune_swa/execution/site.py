@@ -17,7 +17,7 @@ from tune_swa.execution.request import Request, show_status, tell
 from tune_swa.execution.slots import Machine, Measured, Placement, place, total_trials
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
-from tune_swa.search.confirm_cost import most_runs_of_a_step
+from tune_swa.search.confirm_cost import max_runs_per_step
 from tune_swa.search.confirmation import next_step
 from tune_swa.training.numerics import Numerics, resolve
 from tune_swa.training.step_probe import TrialCost, Workload
@@ -129,7 +129,7 @@ def _count_left(request: Request, state: ExperimentState) -> int:
     if not request.confirm:
         return left
     if left:
-        return max(left, min(total, most_runs_of_a_step(experiment)))
+        return max(left, min(total, max_runs_per_step(experiment)))
     # whether a look that has ended is the last one is not known yet: the places do for one more
     step = next_step(experiment, state, lambda look: state.stops.get(look["look"]))
     names = step.names if step else []

@@ -38,7 +38,7 @@ class Arm:
         return {**asdict(self), "roles": list(self.roles)}
 
 
-def most_baselines(experiment: Experiment) -> int:
+def max_baselines(experiment: Experiment) -> int:
     """Baselines in the race and a look at most, besides the own trunks of SWA configurations."""
     wanted = experiment.confirm.baselines
     if wanted == "auto":
@@ -46,10 +46,10 @@ def most_baselines(experiment: Experiment) -> int:
     return min(wanted, experiment.baseline_trials)
 
 
-def most_plain(experiment: Experiment, configurations: int) -> int:
+def max_plain_arms(experiment: Experiment, configurations: int) -> int:
     """Plain arms at most: the baselines, and the own trunk of each of so many SWA configurations."""
     trunks = count_space(experiment.baseline_parameters)
-    plain = most_baselines(experiment) + min(configurations, experiment.swa_trials)
+    plain = max_baselines(experiment) + min(configurations, experiment.swa_trials)
     return plain if trunks is None else min(plain, trunks)
 
 

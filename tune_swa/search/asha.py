@@ -18,7 +18,7 @@ from tune_swa.experiment.journal import TrialState
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RungDecision:
     """What a rung says about a report."""
 
     stop: bool
@@ -26,7 +26,7 @@ class Verdict:
     """The rung (an epoch) at which it was judged; None where it was at no rung."""
 
 
-GO_ON = Verdict(stop=False, rung=None)
+NOT_JUDGED = RungDecision(stop=False, rung=None)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PhaseAsha:
         self.trunk_rungs = frozenset(trunk_rungs(self.spec, self.epochs, self.every_trunk_has_a_baseline))
         self.branch_rungs = frozenset(branch_rungs(self.spec, self.epochs))
 
-    def judge(self, trial: TrialState, epoch: int, value: float) -> Verdict:
+    def judge_epoch(self, trial: TrialState, epoch: int, value: float) -> RungDecision:
         """Judge the report of `value` at `epoch`, and record it where it is at a rung.
 
         Trunk rungs see models before their trial's first average. A trunk is recorded once under
@@ -59,7 +59,7 @@ class PhaseAsha:
         Baselines are recorded in trunk rungs and never stopped. Runs that confirm are not judged.
         """
         if not self.spec.asha or trial.stage != "search":
-            return GO_ON
+            return NOT_JUDGED
         fork_epoch = trial.fork_epoch
         if fork_epoch is None or epoch < fork_epoch:
             return self._judge_trunk(trial, epoch, value)
@@ -67,18 +67,18 @@ class PhaseAsha:
             seen = self._branch_values.setdefault(epoch, {})
             stop = self._below_cutoff(seen, value)
             seen[trial.name] = value
-            return Verdict(stop, epoch)
-        return GO_ON
+            return RungDecision(stop, epoch)
+        return NOT_JUDGED
 
-    def _judge_trunk(self, trial: TrialState, epoch: int, value: float) -> Verdict:
+    def _judge_trunk(self, trial: TrialState, epoch: int, value: float) -> RungDecision:
         if epoch not in self.trunk_rungs:
-            return GO_ON
+            return NOT_JUDGED
         key = (epoch, trial.trunk)
         if key not in self._trunk_verdicts:
             seen = self._trunk_values.setdefault(epoch, {})
             self._trunk_verdicts[key] = self._below_cutoff(seen, value)
             seen[trial.trunk] = value
-        return Verdict(self._trunk_verdicts[key] and trial.kind != "baseline", epoch)
+        return RungDecision(self._trunk_verdicts[key] and trial.kind != "baseline", epoch)
 
     def _below_cutoff(self, seen: dict[str, float], value: float) -> bool:
         if not seen:
@@ -93,7 +93,7 @@ class PhaseAsha:
             default=None,
         )
 
-    def recorded(self, phase: str, rung: int) -> dict[str, float]:
+    def rung_values(self, phase: str, rung: int) -> dict[str, float]:
         """Values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
         values = self._trunk_values if phase == "trunk" else self._branch_values
         return dict(values.get(rung, {}))

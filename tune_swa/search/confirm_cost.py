@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from tune_swa.config import Experiment, count_space
 from tune_swa.inference.looks import plan_looks
 from tune_swa.inference.race import RaceRound, plan_race
-from tune_swa.search.arms import most_baselines, most_plain
+from tune_swa.search.arms import max_baselines, max_plain_arms
 from tune_swa.search.trunk_sharing import fork_points, planned_epochs
 
-MOST_CONFIGURATIONS = 8
+MAX_CONFIGURATIONS = 8
 """What `race.configurations: auto` is at most, unless more finalists are asked for."""
 SHARE_OF_RACE = 1 / 2
 """Of the epochs of the search and the first look without a race: most that `auto` spends on the race."""
@@ -42,22 +42,22 @@ def race_configurations(experiment: Experiment) -> int:
     searched = planned_epochs(experiment) if experiment.search.share else None
     if searched is None:
         searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
-    whole = searched + _look(experiment, most_plain(experiment, top)).epochs[1]
-    for number in range(min(max(MOST_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
+    whole = searched + _look(experiment, max_plain_arms(experiment, top)).epochs[1]
+    for number in range(min(max(MAX_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
         if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
             return number
     return 0
 
 
-def most_tested_plain(experiment: Experiment) -> int:
+def max_tested_plain_arms(experiment: Experiment) -> int:
     """Plain arms of a look at most: all of the race's, or without one the baselines and finalists' trunks."""
-    return most_plain(experiment, race_configurations(experiment) or experiment.confirm.top)
+    return max_plain_arms(experiment, race_configurations(experiment) or experiment.confirm.top)
 
 
 def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
     """Rounds of a race with so many SWA configurations, all baselines that enter, and as many own trunks as
     there can be."""
-    return _rounds(experiment, configurations, most_plain(experiment, configurations))
+    return _rounds(experiment, configurations, max_plain_arms(experiment, configurations))
 
 
 def _rounds(experiment: Experiment, configurations: int, plain: int) -> tuple[RaceRound, ...]:
@@ -76,22 +76,22 @@ def looks_cost(experiment: Experiment) -> Cost:
     """Of the first look at least, of the last one at most."""
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
     # the race may drop all but one, and does not have to drop any
-    least = 1 if race_configurations(experiment) else most_baselines(experiment)
+    least = 1 if race_configurations(experiment) else max_baselines(experiment)
     first, last = (
         _look(experiment, least, looks[0]),
-        _look(experiment, most_tested_plain(experiment), looks[-1]),
+        _look(experiment, max_tested_plain_arms(experiment), looks[-1]),
     )
     return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
 
 
-def most_runs_of_a_step(experiment: Experiment) -> int:
+def max_runs_per_step(experiment: Experiment) -> int:
     """Runs of a round of the race or of a look at most: so many can be run side by side."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
     runs = [(r.swa + r.plain) * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
     return max(*runs, looks_cost(experiment).runs[1], 0)
 
 
-def most_fresh_states(experiment: Experiment) -> int:
+def max_fresh_states(experiment: Experiment) -> int:
     """Published states that there can be at one time: each SWA run of a step goes on from one."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
     races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
@@ -102,8 +102,8 @@ def most_fresh_states(experiment: Experiment) -> int:
 
 def _race(experiment: Experiment, configurations: int) -> Cost:
     """At least where every configuration's trunk is one of the baselines, at most where none is."""
-    least = _all_rounds(experiment, configurations, most_baselines(experiment))
-    most = _all_rounds(experiment, configurations, most_plain(experiment, configurations))
+    least = _all_rounds(experiment, configurations, max_baselines(experiment))
+    most = _all_rounds(experiment, configurations, max_plain_arms(experiment, configurations))
     return Cost((least.runs[0], most.runs[1]), (least.epochs[0], most.epochs[1]))
 
 

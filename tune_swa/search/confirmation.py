@@ -29,11 +29,11 @@ from tune_swa.search.arms import (
     add_trunks,
     choose_plain,
     choose_swa,
-    most_baselines,
+    max_baselines,
     rank_searched,
 )
 from tune_swa.search.confirm_cost import race_configurations
-from tune_swa.search.proposer import Accept, Later, Plan, Suggestion
+from tune_swa.search.proposer import Accept, Later, PlannedTrial, Suggestion
 
 Judge = Callable[[Event], Stop | None]
 """Says of a recorded look, all of whose runs have ended, why no more seeds follow; None: they do."""
@@ -214,7 +214,7 @@ def _first_round(experiment: Experiment, state: ExperimentState, searched: int) 
         return None
     ranked = rank_searched(state)
     swa = choose_swa(ranked, race_configurations(experiment), CANDIDATE)
-    plain = add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked)
+    plain = add_trunks(choose_plain(ranked, max_baselines(experiment)), swa, ranked)
     if len(swa) <= top:
         return None
     rounds = plan_race(len(swa), len(plain), race.seeds, finalists=top)
@@ -314,7 +314,7 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     plain: tuple[Arm, ...] = last.plain
     if last.plan is None:  # only the best baseline of the search was tested, where others may be better
         names = {arm.name for arm in plain}
-        others = choose_plain(ranked, most_baselines(experiment))
+        others = choose_plain(ranked, max_baselines(experiment))
         plain = (*plain, *(arm for arm in others if arm.name not in names))
     arms = (*finalists, *add_trunks(plain, finalists, ranked))
     seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
@@ -334,7 +334,7 @@ def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tupl
     rounds, top = current_race(state, searched), experiment.confirm.top
     if not rounds:
         swa = choose_swa(ranked, top)
-        return (*swa, *add_trunks(choose_plain(ranked, most_baselines(experiment)), swa, ranked))
+        return (*swa, *add_trunks(choose_plain(ranked, max_baselines(experiment)), swa, ranked))
     everyone = rounds[0].arms
     arms = {arm.name: arm for arm in everyone}
     won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
@@ -353,7 +353,7 @@ class ConfirmPlanner:
         self._all = {suggestion.trial: suggestion for suggestion in step.suggestions()}
         self._left = {name: s for name, s in self._all.items() if name not in state.trials}
 
-    def next(
+    def next_suggestion(
         self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
     ) -> Suggestion | Later | None:
         for suggestion in self._left.values():
@@ -361,20 +361,20 @@ class ConfirmPlanner:
                 return suggestion
         return Later.HELD_BACK if self._left else None
 
-    def fixed(self) -> Iterator[Plan]:
+    def planned_trials(self) -> Iterator[PlannedTrial]:
         for suggestion in self._all.values():
             yield suggestion.kind, suggestion.params, suggestion.seed
 
-    def fixed_left(self) -> Iterator[Plan]:
+    def unsuggested_trials(self) -> Iterator[PlannedTrial]:
         for suggestion in self._left.values():
             yield suggestion.kind, suggestion.params, suggestion.seed
 
     def draws_more(self) -> bool:
         return False
 
-    def report(self, trial: str, epoch: int, value: float) -> None:
+    def report_value(self, trial: str, epoch: int, value: float) -> None:
         """Nothing to learn: the list is fixed."""
 
-    def learn(self, event: Event) -> None:
+    def apply_event(self, event: Event) -> None:
         if event["event"] == "suggested":
             self._left.pop(event["trial"], None)

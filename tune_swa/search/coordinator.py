@@ -36,7 +36,7 @@ from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Step, last_step, next_step
 from tune_swa.search.proposer import Planner, Proposer, Suggestion
 from tune_swa.search.trunk_names import TrunkNamer
-from tune_swa.search.trunk_sharing import Sharing
+from tune_swa.search.trunk_sharing import TrunkSharing
 from tune_swa.storage import FolderStore, Store
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class Coordinator:
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
         self.namer = namer or TrunkNamer.plain()
-        self.sharing: Sharing | None = None
+        self.sharing: TrunkSharing | None = None
         if experiment.search.share:
-            self.sharing = Sharing(experiment, self.namer, state, self.proposer, self.asha)
+            self.sharing = TrunkSharing(experiment, self.namer, state, self.proposer, self.asha)
         self.write_error: OSError | None = None
         """Why nothing can be recorded any more; ends the search. Names the file, if not the journal."""
         self.halt_reason: str | None = None
@@ -122,7 +122,7 @@ class Coordinator:
                 ) from None
             if event["event"] == "epoch":
                 record = event["record"]
-                self.asha.judge(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
+                self.asha.judge_epoch(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
             elif event["event"] == "shared":
                 self._judge_shared(self.state.trials[event["trial"]], event["epochs"])
         self._leave_out_untested()
@@ -148,10 +148,10 @@ class Coordinator:
                 self.record_event("untested", trial=trial.name, reason=reason)
 
     def _learn(self, event: Event) -> None:
-        self.proposer.learn(event)
+        self.proposer.apply_event(event)
         if event["event"] == "shared":
             for record in self.state.trials[event["trial"]].records[: event["epochs"]]:
-                self.proposer.report(event["trial"], record["epoch"], record["accuracy"])
+                self.proposer.report_value(event["trial"], record["epoch"], record["accuracy"])
 
     def _close_finished(self) -> None:
         """End the trials whose last report ended them, if a kill came before that was written."""
@@ -188,7 +188,7 @@ class Coordinator:
     def _searched(self) -> bool:
         """Whether the search stage has nothing more to do."""
         planner = self.proposer
-        left = planner.draws_more() or any(True for _ in planner.fixed_left())
+        left = planner.draws_more() or any(True for _ in planner.unsuggested_trials())
         return not left and all(t.ended for t in self.state.trials.values() if t.stage == "search")
 
     def _go_on_with_step(self) -> None:
@@ -242,7 +242,7 @@ class Coordinator:
         self.proposer = ConfirmPlanner(step, self.state)
         self._released = False
         if self.sharing is not None:
-            self.sharing = Sharing(
+            self.sharing = TrunkSharing(
                 self.experiment,
                 self.namer,
                 self.state,
@@ -343,8 +343,8 @@ class Coordinator:
         trial = self.state.trials[name]
         if self.sharing is None or trial.ended or trial.records:
             return not trial.ended
-        epochs = self.sharing.takes_over(trial)
-        diverged = self.sharing.diverged(trial.trunk, trial.fork_epoch)
+        epochs = self.sharing.count_shared_epochs(trial)
+        diverged = self.sharing.find_divergence(trial.trunk, trial.fork_epoch)
         if epochs == 0 and diverged is None:
             return True
         stopped: list[int] = []
@@ -363,7 +363,7 @@ class Coordinator:
         """Decisions at the rungs of the epochs that a trial takes over, up to the first stop."""
         rungs: dict[int, str] = {}
         for epoch, (_, record) in enumerate(self.state.trunks[trial.trunk].records[:epochs]):
-            verdict = self.asha.judge(trial, epoch, record["accuracy"])
+            verdict = self.asha.judge_epoch(trial, epoch, record["accuracy"])
             if verdict.rung is not None:
                 rungs[verdict.rung] = "stop" if verdict.stop else "continue"
             if verdict.stop:
@@ -462,7 +462,7 @@ class Coordinator:
         if epoch > trial.next_epoch:
             self.fail_trial(name, f"epoch {epoch} was reported, but epoch {trial.next_epoch} never was")
             return "stop"
-        verdict = self.asha.judge(trial, epoch, record["accuracy"])
+        verdict = self.asha.judge_epoch(trial, epoch, record["accuracy"])
         last = epoch == self.experiment.train.epochs - 1
         self.record_event(
             "epoch",
@@ -578,7 +578,7 @@ class Coordinator:
     def _collect(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""
         if self.sharing is not None:
-            gone = self.sharing.superfluous(trunk)
+            gone = self.sharing.unneeded_states(trunk)
         else:
             gone = sorted(self.state.trunks[trunk].published)
         if not gone:

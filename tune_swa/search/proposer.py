@@ -72,7 +72,7 @@ class Later(Enum):
     HELD_BACK = "everything left waits for something"
 
 
-Plan = tuple[Kind, Params, int | None]
+PlannedTrial = tuple[Kind, Params, int | None]
 """What a trial will be: its kind, its parameters, and its seed if that is not the search's."""
 
 Accept = Callable[[Kind, Params, int | None], bool]
@@ -81,12 +81,12 @@ Accept = Callable[[Kind, Params, int | None], bool]
 class Planner(Protocol):
     """Says what is tried next in one stage of an experiment, and learns what becomes of it."""
 
-    def next(
+    def next_suggestion(
         self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
     ) -> Suggestion | Later | None:
         """Make the next suggestion, or return None when everything planned has been suggested.
 
-        The suggestion counts once its `suggested` event arrives at `learn`.
+        The suggestion counts once its `suggested` event arrives at `apply_event`.
 
         Args:
             accept: says of a configuration that was fixed beforehand whether its turn has come; the
@@ -94,19 +94,19 @@ class Planner(Protocol):
             draw: whether a sampler may be asked, which commits to what it says.
         """
 
-    def fixed(self) -> Iterator[Plan]:
+    def planned_trials(self) -> Iterator[PlannedTrial]:
         """What was known beforehand, suggested or not."""
 
-    def fixed_left(self) -> Iterator[Plan]:
+    def unsuggested_trials(self) -> Iterator[PlannedTrial]:
         """What of it was not suggested yet."""
 
     def draws_more(self) -> bool:
         """Whether a sampler has suggestions left to make."""
 
-    def report(self, trial: str, epoch: int, value: float) -> None:
+    def report_value(self, trial: str, epoch: int, value: float) -> None:
         """Take in what a trial of the stage had at an epoch."""
 
-    def learn(self, event: Event) -> None:
+    def apply_event(self, event: Event) -> None:
         """Take in one event of the journal, new or replayed. Only its own stage is learned from.
 
         Raises:
@@ -119,12 +119,12 @@ class _Source(Protocol):
 
     @property
     def known(self) -> list[Params]: ...
-    def propose(self, index: int) -> tuple[Params, str] | None: ...
-    def confirm(self, index: int) -> None: ...
-    def restore(self, index: int, params: Params) -> None: ...
-    def report(self, index: int, epoch: int, value: float) -> None: ...
-    def finish(self, index: int, status: str, value: float | None) -> None: ...
-    def reopen(self, index: int) -> None: ...
+    def propose_params(self, index: int) -> tuple[Params, str] | None: ...
+    def confirm_suggestion(self, index: int) -> None: ...
+    def restore_suggestion(self, index: int, params: Params) -> None: ...
+    def report_value(self, index: int, epoch: int, value: float) -> None: ...
+    def finish_trial(self, index: int, status: str, value: float | None) -> None: ...
+    def reopen_trial(self, index: int) -> None: ...
 
 
 class Proposer:
@@ -144,7 +144,7 @@ class Proposer:
         self._taken: set[tuple[Kind, int]] = set()
         self._pending: Suggestion | None = None
 
-    def next(
+    def next_suggestion(
         self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
     ) -> Suggestion | Later | None:
         held = False
@@ -162,7 +162,7 @@ class Proposer:
             if not draw:
                 held = True
                 continue
-            proposal = source.propose(index)
+            proposal = source.propose_params(index)
             if proposal is None:  # a finite space is used up
                 self._limits[kind] = index
                 continue
@@ -170,12 +170,12 @@ class Proposer:
             return self._pending
         return Later.HELD_BACK if held else None
 
-    def fixed(self) -> Iterator[Plan]:
+    def planned_trials(self) -> Iterator[PlannedTrial]:
         for kind, source in self._sources.items():
             for params in source.known:
                 yield kind, params, None
 
-    def fixed_left(self) -> Iterator[Plan]:
+    def unsuggested_trials(self) -> Iterator[PlannedTrial]:
         for kind, source in self._sources.items():
             if isinstance(source, FixedSource):
                 for params in source.left.values():
@@ -190,12 +190,12 @@ class Proposer:
             for kind, source in self._sources.items()
         )
 
-    def report(self, trial: str, epoch: int, value: float) -> None:
+    def report_value(self, trial: str, epoch: int, value: float) -> None:
         if trial in self._trials:
             kind, index = self._trials[trial]
-            self._sources[kind].report(index, epoch, value)
+            self._sources[kind].report_value(index, epoch, value)
 
-    def learn(self, event: Event) -> None:
+    def apply_event(self, event: Event) -> None:
         if event["event"] == "suggested" and event["stage"] == "search":
             kind, index = event["kind"], event["index"]
             if (kind, index) in self._taken:
@@ -204,9 +204,9 @@ class Proposer:
             self._trials[event["trial"]] = (kind, index)
             self._next[kind] = max(self._next[kind], index + 1)
             if self._pending is not None and self._pending.trial == event["trial"]:
-                self._sources[kind].confirm(index)
+                self._sources[kind].confirm_suggestion(index)
             else:
-                self._sources[kind].restore(index, _from_json(event["params"]))
+                self._sources[kind].restore_suggestion(index, _from_json(event["params"]))
             self._pending = None
             return
         if event.get("trial") not in self._trials:
@@ -214,11 +214,11 @@ class Proposer:
         kind, index = self._trials[event["trial"]]
         if event["event"] == "epoch":
             record = event["record"]
-            self._sources[kind].report(index, record["epoch"], record["accuracy"])
+            self._sources[kind].report_value(index, record["epoch"], record["accuracy"])
         elif event["event"] == "ended" and event["status"] in _OUTCOMES:
-            self._sources[kind].finish(index, event["status"], event.get("value"))
+            self._sources[kind].finish_trial(index, event["status"], event.get("value"))
         elif event["event"] == "reopened":
-            self._sources[kind].reopen(index)
+            self._sources[kind].reopen_trial(index)
 
 
 class FixedSource:
@@ -237,24 +237,24 @@ class FixedSource:
                 return index, params, self._source
         return None
 
-    def propose(self, index: int) -> tuple[Params, str] | None:
+    def propose_params(self, index: int) -> tuple[Params, str] | None:
         return (self.left[index], self._source) if index in self.left else None
 
-    def confirm(self, index: int) -> None:
+    def confirm_suggestion(self, index: int) -> None:
         """A suggestion counts."""
         self.left.pop(index, None)
 
-    def restore(self, index: int, params: Params) -> None:
+    def restore_suggestion(self, index: int, params: Params) -> None:
         """A suggestion of an earlier session counts."""
         self.left.pop(index, None)
 
-    def report(self, index: int, epoch: int, value: float) -> None:
+    def report_value(self, index: int, epoch: int, value: float) -> None:
         """Nothing to learn: the list is fixed."""
 
-    def finish(self, index: int, status: str, value: float | None) -> None:
+    def finish_trial(self, index: int, status: str, value: float | None) -> None:
         """Nothing to learn: the list is fixed."""
 
-    def reopen(self, index: int) -> None:
+    def reopen_trial(self, index: int) -> None:
         """Nothing to learn: the list is fixed."""
 
 
@@ -263,7 +263,7 @@ class OptunaSource:
 
     The sampler is made anew and seeded by (seed, kind, k) for every suggestion, so no generator's
     state has to survive. CMA-ES keeps its own state in the study's attributes; rebuilding it means
-    asking again in the same order, which `restore` does and checks.
+    asking again in the same order, which `restore_suggestion` does and checks.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class OptunaSource:
         self._size = count_space(parameters)
         self._quasi_position = 0
 
-    def propose(self, index: int) -> tuple[Params, str] | None:
+    def propose_params(self, index: int) -> tuple[Params, str] | None:
         if self._size is not None and len(self._tried) >= self._size:
             return None
         if index < len(self.known):
@@ -300,13 +300,13 @@ class OptunaSource:
         self._tried.add(params_key(params))
         return params, source
 
-    def confirm(self, index: int) -> None:
+    def confirm_suggestion(self, index: int) -> None:
         """A suggestion counts; the study has it already."""
 
-    def restore(self, index: int, params: Params) -> None:
+    def restore_suggestion(self, index: int, params: Params) -> None:
         """Bring back a suggestion from the journal."""
         if self._sampler == "cmaes":
-            again = self.propose(index)
+            again = self.propose_params(index)
             if again is None or again[0] != params:
                 raise _not_repeated(index, params)
             return
@@ -322,11 +322,11 @@ class OptunaSource:
         self._numbers[index] = len(self._study.get_trials(deepcopy=False)) - 1
         self._tried.add(params_key(params))
 
-    def report(self, index: int, epoch: int, value: float) -> None:
+    def report_value(self, index: int, epoch: int, value: float) -> None:
         trial_id = self._study.get_trials(deepcopy=False)[self._numbers[index]]._trial_id
         self._storage.set_trial_intermediate_value(trial_id, epoch, value)
 
-    def finish(self, index: int, status: str, value: float | None) -> None:
+    def finish_trial(self, index: int, status: str, value: float | None) -> None:
         """Tell the outcome. Stopped trials are told as pruned, so that no sampler ranks the raw
         model of an early epoch beside an averaged one of the last."""
         number = self._numbers[index]
@@ -335,7 +335,7 @@ class OptunaSource:
         else:
             self._study.tell(number, state=_OUTCOMES[status])
 
-    def reopen(self, index: int) -> None:
+    def reopen_trial(self, index: int) -> None:
         """Have a trial that was told as failed run again.
 
         A study's trials do not leave that state, so a copy goes on in its place: with all that was reported,

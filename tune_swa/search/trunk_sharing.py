@@ -18,7 +18,7 @@ from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Planner, Proposer
 from tune_swa.search.trunk_names import TrunkNamer
 
-MOST_STATES = 8
+MAX_STATES = 8
 """States of a trunk that are kept at most: where averaging can begin at more epochs than these, every
 second or third or ... is published, and branches train the epochs in between."""
 
@@ -39,11 +39,11 @@ def newest_start(experiment: Experiment, settings: RunSettings) -> int:
     return experiment.train.epochs - 2 if settings.fork_epoch is None else settings.fork_epoch
 
 
-def most_states(experiment: Experiment) -> int:
+def max_states(experiment: Experiment) -> int:
     """Published states that there can be at one time in the search."""
     asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
-    sharing = Sharing(experiment, TrunkNamer.plain(), ExperimentState(), Proposer(experiment), asha)
-    return sharing.most_states()
+    sharing = TrunkSharing(experiment, TrunkNamer.plain(), ExperimentState(), Proposer(experiment), asha)
+    return sharing.max_states()
 
 
 def planned_epochs(experiment: Experiment) -> int | None:
@@ -53,20 +53,20 @@ def planned_epochs(experiment: Experiment) -> int | None:
         return None
     asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
     state = ExperimentState()
-    sharing = Sharing(experiment, TrunkNamer.plain(), state, everyone, asha)
+    sharing = TrunkSharing(experiment, TrunkNamer.plain(), state, everyone, asha)
     total = 0
-    for kind, params, seed in everyone.fixed():
-        trunk, limit = sharing.place(kind, params, seed)
-        newest = sharing.newest(trunk, limit)
+    for kind, params, seed in everyone.planned_trials():
+        trunk, limit = sharing.locate_trunk(kind, params, seed)
+        newest = sharing.newest_state(trunk, limit)
         begins = 0 if newest is None else newest + 1
         total += experiment.train.epochs - begins
         fork_epoch = None if kind == "baseline" else limit
-        points = sharing.publishes(TrialState("", kind, "search", {}, 0, "", 0, trunk, fork_epoch))
+        points = sharing.epochs_to_publish(TrialState("", kind, "search", {}, 0, "", 0, trunk, fork_epoch))
         state.trunks.setdefault(trunk, TrunkState()).published.update(p for p in points if p >= begins)
     return total
 
 
-class Sharing:
+class TrunkSharing:
     """What trials of one experiment take over from one another.
 
     Args:
@@ -103,7 +103,7 @@ class Sharing:
         self._points = fork_points(experiment) if self._recur else ()
         self._fixed = {} if self._recur else self._points_of_fixed()
 
-    def place(self, kind: Kind, params: Params, seed: int | None = None) -> tuple[str, int]:
+    def locate_trunk(self, kind: Kind, params: Params, seed: int | None = None) -> tuple[str, int]:
         """The trunk of a configuration, and the last epoch of it that can be taken over."""
         key = (kind, params_key(params), seed)
         if key not in self._places:
@@ -115,44 +115,48 @@ class Sharing:
             self._places[key] = self._namer.name(settings), newest_start(self._experiment, settings)
         return self._places[key]
 
-    def limit(self, trial: TrialState) -> int:
+    def last_shared_epoch(self, trial: TrialState) -> int:
         """The last epoch of its trunk that a trial can take over."""
         return self._experiment.train.epochs - 2 if trial.fork_epoch is None else trial.fork_epoch
 
-    def publishes(self, trial: TrialState) -> list[int]:
+    def epochs_to_publish(self, trial: TrialState) -> list[int]:
         """Epochs after which a trial publishes its state, should it train them itself."""
         points = self._points or self._fixed.get(trial.trunk, ())
         return sorted(p for p in points if trial.fork_epoch is None or p <= trial.fork_epoch)
 
-    def most_states(self) -> int:
+    def max_states(self) -> int:
         """States that can be published at one time, if the number of trunks is known."""
         if self._recur:
             return (count_space(self._experiment.baseline_parameters) or 1) * len(self._points)
         return sum(map(len, self._fixed.values()))
 
-    def newest(self, trunk: str, limit: int) -> int | None:
+    def newest_state(self, trunk: str, limit: int) -> int | None:
         """The newest published epoch that is not beyond `limit`."""
         known = self._state.trunks.get(trunk)
         return max((e for e in known.published if e <= limit), default=None) if known else None
 
-    def ready(self, trunk: str, limit: int, live: Iterable[str]) -> bool:
+    def is_ready(self, trunk: str, limit: int, live: Iterable[str]) -> bool:
         """Whether a trial should begin now: no live one is about to publish a newer state for it.
 
         Waiting for one never takes longer than training again, for the other one is ahead.
         """
-        newest = self.newest(trunk, limit)
-        if newest == limit or self._asha.stopped_at(trunk, limit) is not None or self.diverged(trunk, limit):
+        newest = self.newest_state(trunk, limit)
+        if (
+            newest == limit
+            or self._asha.stopped_at(trunk, limit) is not None
+            or self.find_divergence(trunk, limit)
+        ):
             return True
         for name in live:
             other = self._state.trials[name]
             if other.trunk != trunk or other.ended:
                 continue
             to_come = max(-1 if newest is None else newest, other.next_epoch - 1)
-            if any(to_come < epoch <= limit for epoch in self.publishes(other)):
+            if any(to_come < epoch <= limit for epoch in self.epochs_to_publish(other)):
                 return False
         return True
 
-    def diverged(self, trunk: str, limit: int | None) -> tuple[int, str, str] | None:
+    def find_divergence(self, trunk: str, limit: int | None) -> tuple[int, str, str] | None:
         """Where a trunk stopped being finite, if a trial that leaves it after `limit` trains that epoch.
 
         Args:
@@ -167,22 +171,22 @@ class Sharing:
             return None
         return known.diverged
 
-    def takes_over(self, trial: TrialState) -> int:
+    def count_shared_epochs(self, trial: TrialState) -> int:
         """How many epochs of its trunk a trial that has none can have from others."""
         stopped = None
         if trial.fork_epoch is not None:
             stopped = self._asha.stopped_at(trial.trunk, trial.fork_epoch)
-        newest = self.newest(trial.trunk, self.limit(trial))
+        newest = self.newest_state(trial.trunk, self.last_shared_epoch(trial))
         known = self._state.trunks[trial.trunk].records
         if stopped is not None:
             return min(stopped + 1, len(known))
-        if (diverged := self.diverged(trial.trunk, trial.fork_epoch)) is not None:
+        if (diverged := self.find_divergence(trial.trunk, trial.fork_epoch)) is not None:
             return min(diverged[0], len(known))  # as far as the trial would have come by itself
         # the epoch of the first average is trained by the other one, but averaged and reported by this one
         most = self._experiment.train.epochs if trial.fork_epoch is None else trial.fork_epoch
         return 0 if newest is None else min(newest + 1, most)
 
-    def superfluous(self, trunk: str) -> list[int]:
+    def unneeded_states(self, trunk: str) -> list[int]:
         """Published epochs of a trunk that no trial needs any more, now or to come."""
         known = self._state.trunks[trunk]
         return sorted(known.published - set(self._needed(trunk, known))) if known.published else []
@@ -192,8 +196,8 @@ class Sharing:
             yield from known.published
         limits = [
             limit
-            for kind, params, seed in self._proposer.fixed_left()
-            for name, limit in (self.place(kind, params, seed),)
+            for kind, params, seed in self._proposer.unsuggested_trials()
+            for name, limit in (self.locate_trunk(kind, params, seed),)
             if name == trunk
         ]
         for limit in limits:
@@ -202,7 +206,7 @@ class Sharing:
             trial = self._state.trials[name]
             if trial.ended and not trial.may_reopen(self._stage):
                 continue
-            for epoch in self._newest_of(known, self.limit(trial)):
+            for epoch in self._newest_of(known, self.last_shared_epoch(trial)):
                 if _own_state(trial) < epoch:
                     yield epoch
 
@@ -213,8 +217,8 @@ class Sharing:
         """Fork points of the trunks that several of the configurations given beforehand have."""
         users: Counter[str] = Counter()
         forks: dict[str, set[int]] = {}
-        for kind, params, seed in self._proposer.fixed():
-            trunk, limit = self.place(kind, params, seed)
+        for kind, params, seed in self._proposer.planned_trials():
+            trunk, limit = self.locate_trunk(kind, params, seed)
             users[trunk] += 1
             if kind == "swa":
                 forks.setdefault(trunk, set()).add(limit)
@@ -238,6 +242,6 @@ def _starts(experiment: Experiment) -> set[int]:
 
 
 def _thin(points: Iterable[int]) -> tuple[int, ...]:
-    """At most `MOST_STATES` of the points, evenly; the first one stays, since all others can use it."""
+    """At most `MAX_STATES` of the points, evenly; the first one stays, since all others can use it."""
     ordered = sorted(points)
-    return tuple(ordered[:: -(-len(ordered) // MOST_STATES) or 1])
+    return tuple(ordered[:: -(-len(ordered) // MAX_STATES) or 1])

@@ -77,8 +77,8 @@ class TrialSearcher(Searcher):
         }
         if (sharing := self.coordinator.sharing) is not None:
             known = self.coordinator.state.trunks[trial.trunk].published
-            config["publish"] = sharing.publishes(trial)
-            config["published"] = sorted(e for e in known if e <= sharing.limit(trial))
+            config["publish"] = sharing.epochs_to_publish(trial)
+            config["published"] = sorted(e for e in known if e <= sharing.last_shared_epoch(trial))
             if self._alone_on_its_gpu(trial):
                 self._whole.add(trial_id)
                 config["gpus"] = 1.0
@@ -130,7 +130,7 @@ class TrialSearcher(Searcher):
         if not self.has_whole_gpus or whole + 1 >= gpus or fractions + whole >= gpus:
             return False
         assert self.coordinator.sharing is not None
-        return any(epoch > trial.next_epoch for epoch in self.coordinator.sharing.publishes(trial))
+        return any(epoch > trial.next_epoch for epoch in self.coordinator.sharing.epochs_to_publish(trial))
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Those of a trial, as a worker is given them."""
@@ -150,7 +150,9 @@ class TrialSearcher(Searcher):
                 if self.coordinator.take_over_trunk(name):
                     return name
         while not self.coordinator.is_stopping:
-            suggestion = self.coordinator.proposer.next(self._accept, draw=len(self._waiting) < self.slots)
+            suggestion = self.coordinator.proposer.next_suggestion(
+                self._accept, draw=len(self._waiting) < self.slots
+            )
             if not isinstance(suggestion, Suggestion):
                 return suggestion or (Later.HELD_BACK if self._waiting else None)
             self.coordinator.add_trial(suggestion)
@@ -168,8 +170,8 @@ class TrialSearcher(Searcher):
         sharing = self.coordinator.sharing
         if sharing is None or trial.records:
             return True
-        return sharing.ready(trial.trunk, sharing.limit(trial), self.live)
+        return sharing.is_ready(trial.trunk, sharing.last_shared_epoch(trial), self.live)
 
     def _accept(self, kind: Kind, params: Params, seed: int | None) -> bool:
         sharing = self.coordinator.sharing
-        return sharing is None or sharing.ready(*sharing.place(kind, params, seed), self.live)
+        return sharing is None or sharing.is_ready(*sharing.locate_trunk(kind, params, seed), self.live)
