@@ -35,24 +35,24 @@ def measure(size: int, threads: int, repeat: int) -> dict[str, Any]:
 
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare
-    from tune_swa.training.numerics import resolve
+    from tune_swa.training.numerics import decide_numerics
     from tune_swa.training.run import Run
 
     torch.set_num_threads(threads)
     spec = {"dataset": "digits", "image_size": size, "train_images": IMAGES, "val_fraction": 0.25}
     data = prepare(DataSpec.model_validate(spec))
     train = TrainSpec(epochs=10_000, batch_size=BATCH, augment=("hflip", "crop"))
-    numerics = resolve(train, size, device="cpu", threads=threads)
+    numerics = decide_numerics(train, size, device="cpu", threads=threads)
     run = Run(RunSettings(lr=1e-3, swa_start=0, swa_lr=5e-4, train=train), data, numerics)
     records = [run.run_epoch() for _ in range(3)]  # a trunk's, then two that are averaged
     assert run.averaging is not None
     metrics = [(r.train_loss, r.nll, r.ece, r.accuracy) for r in records]
-    found = {"hash": hash_run(run.model, run.shipped, metrics)}
+    found = {"hash": hash_run(run.model, run.shipped_model, metrics)}
     averaging = run.averaging
     parts: dict[str, Callable[[], object]] = {
         "train": run.train_epoch,
-        "refresh": lambda: averaging.refresh(run._batches("bn"), numerics.autocast()),
-        "evaluate": lambda: run._evaluate(run.shipped),
+        "refresh": lambda: averaging.refresh_statistics(run.draw_batches("bn"), numerics.autocast()),
+        "evaluate": lambda: run._evaluate_on_validation(run.shipped_model),
     }
     return found | {name: time_calls(part, repeat) for name, part in parts.items()}
 

@@ -40,7 +40,7 @@ from tune_swa.errors import RequestError
 from tune_swa.hardware.torch_probe import probe_gpus, probe_torch
 from tune_swa.training import checkpoint
 from tune_swa.training.model_export import export_model
-from tune_swa.training.numerics import Numerics, hardware, local_gpus, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics, describe_hardware, local_gpus
 from tune_swa.training.run import Run
 
 SIZE = 32
@@ -89,12 +89,12 @@ def choose_numerics(bench: Bench, precision: str, size: int) -> Numerics:
         NotOnThisDeviceError: this GPU does not have the format.
     """
     if not bench.on_gpu:
-        found = resolve(TrainSpec(), size, device="cpu", threads=1)
+        found = decide_numerics(TrainSpec(), size, device="cpu", threads=1)
         instead: dict[str, Any] = {"fp16": "bf16"}
         return replace(found, precision=instead.get(precision, precision))
     try:
         train = TrainSpec.model_validate({"precision": precision})
-        return resolve(train, size, device="cuda", threads=1)
+        return decide_numerics(train, size, device="cuda", threads=1)
     except RequestError as error:
         raise NotOnThisDeviceError(f"refused, as it should be: {error}") from None
 
@@ -135,7 +135,7 @@ def compute_reproducibly(bench: Bench) -> Iterator[None]:
 def describe_machine(bench: Bench, record: Record) -> str:
     """What torch can do here, by the probes that the program itself asks."""
     record(Figure("where", where()))
-    record(Figure("processor", hardware()["processor"] or platform.machine()))
+    record(Figure("processor", describe_hardware()["processor"] or platform.machine()))
     if not bench.on_gpu:
         facts = probe_torch()
         for key in ("cpu_error", "torchvision_error"):
@@ -166,7 +166,7 @@ def check_training(bench: Bench, record: Record, precision: str) -> str:
     expect(all(math.isfinite(v) for r in records for v in (r.train_loss, r.nll, r.ece)), "not finite")
     expect(losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g} only")
     expect(records[-1].accuracy > 0.6, f"{100 * records[-1].accuracy:.0f} % in three classes")
-    states = [*run.model.state_dict().values(), *run.shipped.state_dict().values()]
+    states = [*run.model.state_dict().values(), *run.shipped_model.state_dict().values()]
     expect(all(t.dtype == torch.float32 for t in states if t.is_floating_point()), "weights are not fp32")
     if precision == "fp16":
         expect(
@@ -216,29 +216,29 @@ def check_restoring(bench: Bench, record: Record) -> str:
         saved: dict[str, Path] = {"own": bench.folder / "own.pt", "trunk": bench.folder / "trunk.pt"}
         for _ in range(RESTORED_AT):
             straight.run_epoch()
-        checkpoint.save(straight.state_dict(), saved["own"])
+        checkpoint.save_checkpoint(straight.state_dict(), saved["own"])
         while trunk.epoch <= START:
             trunk.run_epoch()
-        trunk.advance()  # the first epoch that is averaged
-        checkpoint.save(trunk.trunk_state(), saved["trunk"])
+        trunk.begin_epoch()  # the first epoch that is averaged
+        checkpoint.save_checkpoint(trunk.trunk_state(), saved["trunk"])
         begun = flatten_weights(straight.model.state_dict())
         expected = list(straight)[-1]
-        ended = flatten_weights(straight.shipped.state_dict())
+        ended = flatten_weights(straight.shipped_model.state_dict())
         way = float((flatten_weights(straight.model.state_dict()) - begun).norm())
         found = {}
         for name, path in saved.items():
             again = new_run(bench, data)
-            again.load_state_dict(checkpoint.load(path, again.device))
+            again.load_state_dict(checkpoint.load_checkpoint(path, again.device))
             last = list(again)[-1]
-            found[name] = float((flatten_weights(again.shipped.state_dict()) - ended).norm()) / way
+            found[name] = float((flatten_weights(again.shipped_model.state_dict()) - ended).norm()) / way
             record(Figure(f"difference after {name}", found[name], "of the way"))
             expect(last.n_averaged == expected.n_averaged, f"{last.n_averaged} models, {expected.n_averaged}")
         # that the measure sees a fault: the same without the optimizer's state
-        spoiled, state = new_run(bench, data), checkpoint.load(saved["own"], straight.device)
+        spoiled, state = new_run(bench, data), checkpoint.load_checkpoint(saved["own"], straight.device)
         fresh = spoiled.optimizer.state_dict()
         spoiled.load_state_dict({**state, "optimizer": {**state["optimizer"], "state": fresh["state"]}})
         list(spoiled)
-        fault = float((flatten_weights(spoiled.shipped.state_dict()) - ended).norm()) / way
+        fault = float((flatten_weights(spoiled.shipped_model.state_dict()) - ended).norm()) / way
     record(Figure("difference without the optimizer's state", fault, "of the way"))
     expect(fault > 5 * MOVEMENT, f"a lost optimizer state shows as {fault:.2g} only: the check sees nothing")
     for name, gap in found.items():
@@ -257,7 +257,7 @@ def check_export(bench: Bench, record: Record) -> str:
     run = new_run(bench, data, "bf16" if bf16 else "fp32")
     last = list(run)[-1]
     about = describe_model(run, data, last.accuracy)
-    model = copy.deepcopy(run.shipped).cpu().eval()
+    model = copy.deepcopy(run.shipped_model).cpu().eval()
     formats = ["state_dict", "torch.export"]
     if importlib.util.find_spec("safetensors") is not None:
         formats.append("safetensors")
@@ -294,7 +294,7 @@ def describe_model(run: Run, data: Dataset, accuracy: float) -> dict[str, Any]:
         "validation": {"accuracy": accuracy},
         "test": None,
         "numerics": run.numerics.as_dict(),
-        "hardware": hardware(local_gpus() if run.device.type == "cuda" else ()),
+        "hardware": describe_hardware(local_gpus() if run.device.type == "cuda" else ()),
         "versions": {"torch": str(torch.__version__).partition("+")[0]},
     }  # fmt: skip
 
@@ -360,7 +360,7 @@ def check_refresh(bench: Bench, record: Record) -> str:
         theirs = copy.deepcopy(averages.average)
         with run.numerics.autocast():
             update_bn((images for images, _ in run._batches("bn")), theirs)
-        averages.refresh(run._batches("bn"), run.numerics.autocast())
+        averages.refresh_statistics(run.draw_batches("bn"), run.numerics.autocast())
         ours = averages.average
         pairs = [
             (a, b)

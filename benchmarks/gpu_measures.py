@@ -31,7 +31,7 @@ from torch.optim.swa_utils import update_bn
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.batches import batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.run import Run
 
 # --------------------------------------------------------------------------------------- helpers
@@ -49,7 +49,7 @@ def new_run(
     """A run of the tutorial's recipe that goes on for ever; it averages after epoch `start`."""
     size = data.images.shape[1]
     train = TrainSpec(epochs=10_000, batch_size=bench.batch_size, augment=("hflip",))
-    numerics = numerics or resolve(train, size, device=bench.device, threads=1)
+    numerics = numerics or decide_numerics(train, size, device=bench.device, threads=1)
     rates = {"lr": 1e-4} if start is None else {"lr": 1e-4, "swa_start": start, "swa_lr": 5e-5}
     return Run(RunSettings.model_validate({**rates, "train": train}), data, numerics, **options)
 
@@ -210,7 +210,7 @@ def measure_compile(bench: Bench, record: Record, size: int) -> str:
     whole = open_images(bench, size)
     eager = compiling_is_off() or (not bench.on_gpu and size == bench.small)
     torch.compiler.set_stance("force_eager" if eager else "default")
-    numerics = resolve(TrainSpec(), size, device=bench.device, threads=1)
+    numerics = decide_numerics(TrainSpec(), size, device=bench.device, threads=1)
     plain = _measure_steps(bench, record, numerics.precision, whole, numerics)
     data = replace(whole, train=whole.train[: bench.batch_size], val=whole.val[:2])
     run = new_run(bench, data, replace(numerics, compile=True))
@@ -248,7 +248,7 @@ def measure_epochs(bench: Bench, record: Record, size: int) -> str:
     refresh = _repeat(bench, partial(_refresh, run))
     theirs = copy.deepcopy(run.averaging.average)
     torchs = _repeat(bench, partial(_refresh_as_torch, run, theirs))
-    evaluation = _repeat(bench, lambda: run._evaluate(run.model))
+    evaluation = _repeat(bench, lambda: run._evaluate_on_validation(run.model))
     scale = TUTORIAL_IMAGES / (len(data.train) + len(data.val))
     record(Figure("images to train with", float(len(data.train))))
     record(summarise("trunk epoch", trunk, "s"))
@@ -285,9 +285,9 @@ def _repeat(bench: Bench, what: Callable[[], object]) -> list[float]:
 
 def _refresh(run: Run) -> None:
     assert run.averaging is not None
-    run.averaging.refresh(run._batches("bn"), run.numerics.autocast())
+    run.averaging.refresh_statistics(run.draw_batches("bn"), run.numerics.autocast())
 
 
 def _refresh_as_torch(run: Run, average: nn.Module) -> None:
     with run.numerics.autocast():
-        update_bn((images for images, _ in run._batches("bn")), average)
+        update_bn((images for images, _ in run.draw_batches("bn")), average)

@@ -26,7 +26,7 @@ from tune_swa.execution.gpu_share import choose_fraction
 from tune_swa.execution.training_thread import run_in_training_thread
 from tune_swa.execution.warm_up import warm_up
 from tune_swa.hardware.gpu_memory import limit_memory
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
 from tune_swa.training.step_probe import measure_trial as probe_trial
@@ -211,7 +211,7 @@ def measure_probe(bench: Bench, record: Record) -> str:
     train = TrainSpec(epochs=EPOCHS, batch_size=bench.batch_size, augment=("hflip",))
     workload = Workload(
         RunSettings(lr=1e-6, swa_start=0, swa_lr=1e-6, train=train),
-        resolve(train, bench.large, device=bench.device, threads=1),
+        decide_numerics(train, bench.large, device=bench.device, threads=1),
         bench.large, data.num_classes, len(data.train), len(data.val),
     )  # fmt: skip
     child = Child(send_probe, workload.as_dict())

@@ -84,7 +84,7 @@ def full_speed(_: int) -> tuple[float, float, float]:
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare
     from tune_swa.hardware.allocator import keep_freed_memory
-    from tune_swa.training.numerics import resolve
+    from tune_swa.training.numerics import decide_numerics
     from tune_swa.training.run import Run
 
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def full_speed(_: int) -> tuple[float, float, float]:
     run = Run(
         settings,
         prepare(DataSpec.model_validate(DATA)),
-        resolve(train, DATA["image_size"], device="cpu", threads=1),
+        decide_numerics(train, DATA["image_size"], device="cpu", threads=1),
     )
     records = list(run)[2:]
     return (

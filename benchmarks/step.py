@@ -19,7 +19,7 @@ from common import spread, table, where
 
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
 
@@ -39,12 +39,12 @@ def step(size: int, repeat: int, threads: int) -> None:
     """Seconds of a training epoch by format and kernel, and of an evaluation by batch size."""
     data = images(size)
     plain = replace(
-        resolve(TrainSpec(), size, device="cpu", threads=threads),
+        decide_numerics(TrainSpec(), size, device="cpu", threads=threads),
         channels_last=False,
         fused=False,
         compile=False,
     )
-    default = resolve(TrainSpec(), size, device="cpu", threads=threads)
+    default = decide_numerics(TrainSpec(), size, device="cpu", threads=threads)
     variants = {
         "contiguous, plain Adam": plain,
         "channels last": replace(plain, channels_last=True),
@@ -77,7 +77,7 @@ def step(size: int, repeat: int, threads: int) -> None:
             run.settings = run.settings.model_copy(
                 update={"train": train.model_copy(update={"eval_batch_size": batch})}
             )
-            found[batch].append(seconds(lambda: run._evaluate(run.model)))
+            found[batch].append(seconds(lambda: run._evaluate_on_validation(run.model)))
     print(f"\nAn evaluation of {len(data.val)} images.\n")
     print(table(["batch", "seconds"], [[batch, spread(f[1:], " s")] for batch, f in found.items()]))
 
@@ -85,7 +85,7 @@ def step(size: int, repeat: int, threads: int) -> None:
 def bn(size: int, seeds: int, threads: int, epochs: int) -> None:
     """Refresh the same averages over fewer or larger batches, and evaluate each."""
     data = images(size)
-    numerics = resolve(TrainSpec(), size, device="cpu", threads=threads)
+    numerics = decide_numerics(TrainSpec(), size, device="cpu", threads=threads)
     variants: dict[str, tuple[int | None, int]] = {
         "all 7 batches of 64 (default)": (None, 64),
         "4 batches of 64": (4, 64),
@@ -114,9 +114,9 @@ def bn(size: int, seeds: int, threads: int, epochs: int) -> None:
                 run.settings = settings.model_copy(update={"averaging": averaging})
                 averages = run.averaging
                 begun = time.perf_counter()
-                averages.refresh(run._batches("bn"), numerics.autocast())
+                averages.refresh_statistics(run.draw_batches("bn"), numerics.autocast())
                 spent[name].append(time.perf_counter() - begun)
-                scored[name].append(100 * run._evaluate(run.averaging.average.module).accuracy)
+                scored[name].append(100 * run._evaluate_on_validation(run.averaging.average.module).accuracy)
             run.settings = settings
             run.averaging.average.load_state_dict(kept)
     default = next(iter(variants))

@@ -29,7 +29,7 @@ from torchvision.datasets import ImageFolder
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import batch_sizes
 from tune_swa.data.dataset import Dataset, prepare
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.run import Run
 
 
@@ -121,7 +121,7 @@ def main() -> None:
                 prepare(DataSpec.model_validate({"dataset": "digits", **spec, "image_size": 8})), usual
             )
         loader = DataLoader(folder, given.batch_size, shuffle=True, num_workers=given.workers)
-        numerics = resolve(TrainSpec(), given.size, device=given.device, threads=given.threads)
+        numerics = decide_numerics(TrainSpec(), given.size, device=given.device, threads=given.threads)
         run = new_run(data, numerics, given.batch_size)
         sizes = batch_sizes(given.count, given.batch_size)
         ways = {

@@ -23,7 +23,7 @@ def seconds_of_epoch(run: Run) -> float:
 
 def seconds_resident(run: Run, sizes: list[int]) -> float:
     """Steps of the given sizes on one batch that stays where it is, with nothing else."""
-    images, labels = next(run._batches("train"))
+    images, labels = next(run.draw_batches("train"))
 
     def steps() -> None:
         run.model.train()

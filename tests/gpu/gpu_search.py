@@ -32,7 +32,7 @@ def arrange() -> None:
     from tune_swa.execution import gpu_share, run, site, slots
     from tune_swa.hardware.gpu_survey import survey_gpus
     from tune_swa.hardware.torch_probe import GpuSurvey
-    from tune_swa.training.numerics import resolve
+    from tune_swa.training.numerics import decide_numerics
     from tune_swa.training.step_probe import TrialCost, Workload
 
     def count_cost(workload: Workload, gpu: int) -> TrialCost:
@@ -48,9 +48,9 @@ def arrange() -> None:
             free=79 << 30,
         )
 
-    @wraps(resolve)
+    @wraps(decide_numerics)
     def resolve_for_cpu(*arguments: Any, **options: Any) -> Any:
-        return resolve(*arguments, **{**options, "device": "cpu", "gpus": None})
+        return decide_numerics(*arguments, **{**options, "device": "cpu", "gpus": None})
 
     def survey_without_step() -> GpuSurvey:
         survey = survey_gpus()
@@ -58,7 +58,7 @@ def arrange() -> None:
 
     slots.usable_cores = lambda: CORES
     slots.survey_gpus = survey_without_step
-    site.resolve = resolve_for_cpu
+    site.decide_numerics = resolve_for_cpu
     site.measure_trial = gpu_share.measure_trial = count_cost
     run.train_trial = train_on_its_gpu
 

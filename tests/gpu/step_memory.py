@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
 BLOCK = 512
@@ -135,7 +135,7 @@ def measure_trial(image_size: int, batch_size: int, precision: str, optimizer: s
     )  # fmt: skip
     context = 2**29
     with metered_gpu(Card(memory=context + 1, context_bytes=context)) as (_, meter):
-        run = Run(settings, data, resolve(train, image_size, device="cuda", threads=1))
+        run = Run(settings, data, decide_numerics(train, image_size, device="cuda", threads=1))
         run.run_epoch()
         refresh = meter.measure_peak(run.average_epoch)  # from here on the average is there, too
         training = meter.measure_peak(run.train_epoch)

@@ -54,12 +54,12 @@ class AllocatorMeter(MemoryMeter):  # type: ignore[misc]
 
 def save_read_back(state: dict[str, Any], path: Path) -> None:
     """Tensors without numbers cannot be written, so what would be read of them is."""
-    checkpoint.save(tree_map_only(torch.Tensor, torch.Tensor.cpu, state), path)
+    checkpoint.save_checkpoint(tree_map_only(torch.Tensor, torch.Tensor.cpu, state), path)
 
 
 def load_and_move(path: Path, device: torch.device) -> Any:
     """torch.load moves tensors to a GPU by a way that needs a driver."""
-    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), checkpoint.load(path))
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), checkpoint.load_checkpoint(path))
 
 
 class FakeFiles:

@@ -21,9 +21,9 @@ from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training import model as model_module
-from tune_swa.training.metrics import evaluate
+from tune_swa.training.metrics import evaluate_model
 from tune_swa.training.model import build_model
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run, build_optimizer
 
 GPU = torch.device("cuda", 0)
@@ -58,7 +58,7 @@ def settings(precision: str = "bf16", optimizer: str = "adam", epochs: int = 3) 
 
 def start_run(data: Dataset, precision: str = "bf16", optimizer: str = "adam") -> Run:
     wanted = settings(precision, optimizer)
-    return Run(wanted, data, resolve(wanted.train, 16, device="cuda", threads=1))
+    return Run(wanted, data, decide_numerics(wanted.train, 16, device="cuda", threads=1))
 
 
 def find_devices(value: Any) -> set[torch.device]:
@@ -117,7 +117,7 @@ def test_an_evaluation_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda
 
     def count_waits(batches: int) -> Counter[str]:
         fake.waits.clear()
-        evaluate(model, [(images, labels)] * batches, torch.autocast("cuda", torch.bfloat16))
+        evaluate_model(model, [(images, labels)] * batches, torch.autocast("cuda", torch.bfloat16))
         return fake.waits.copy()
 
     assert count_waits(1) == count_waits(5)
@@ -126,14 +126,14 @@ def test_an_evaluation_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda
 def test_a_refresh_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) -> None:
     wanted = settings()
     model = build_model(3, 0).to(GPU)
-    numerics = resolve(wanted.train, 16, device="cuda", threads=1)
+    numerics = decide_numerics(wanted.train, 16, device="cuda", threads=1)
     optimizer = build_optimizer(model, wanted.lr, wanted.train, numerics)
     averaging = Averaging(model, optimizer, 5e-4, wanted.averaging)
     batch = torch.zeros(BATCH, 3, 16, 16, device=GPU), torch.zeros(BATCH, dtype=torch.long, device=GPU)
 
     def count_waits(batches: int) -> Counter[str]:
         fake.waits.clear()
-        averaging.refresh([batch] * batches, numerics.autocast())
+        averaging.refresh_statistics([batch] * batches, numerics.autocast())
         return fake.waits.copy()
 
     assert count_waits(1) == count_waits(5)
@@ -154,11 +154,12 @@ def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
         records = list(run)
         assert [record.phase for record in records] == ["trunk", "branch", "branch"]
         assert [record.n_averaged for record in records] == [0, 1, 2]
-        everything = [*run.model.state_dict().values(), *run.shipped.state_dict().values()]
+        everything = [*run.model.state_dict().values(), *run.shipped_model.state_dict().values()]
         assert find_devices(everything) == {GPU}
         assert {t.dtype for t in everything} == {torch.float32, torch.int64}  # whatever the autocast
-        assert set(run.test().metrics()) == {"accuracy", "nll", "ece", "brier"}
-        assert set(run.test(refresh=True).metrics()) == {"accuracy", "nll", "ece", "brier"}
+        for refresh in (False, True):
+            found = run.predict_test_images(refresh=refresh).compute_metrics()
+            assert set(found) == {"accuracy", "nll", "ece", "brier"}
 
 
 @cases
@@ -197,14 +198,14 @@ def test_a_checkpoint_goes_over_the_cpu_and_back(
         run.run_epoch()
     state = read_back(run.state_dict())
     assert find_devices(state) == {torch.device("cpu")}
-    checkpoints.save(state, tmp_path / "state.pt")
+    checkpoints.save_checkpoint(state, tmp_path / "state.pt")
     restored = start_run(draw_batches(2), precision, optimizer)
-    restored.load_state_dict(checkpoints.load(tmp_path / "state.pt"))
+    restored.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
     assert restored.epoch == 2
     assert restored.averaging is not None
     assert restored.averaging.n_averaged == 1
     assert find_devices(restored.model.state_dict()) == {GPU}
-    assert find_devices(restored.shipped.state_dict()) == {GPU}
+    assert find_devices(restored.shipped_model.state_dict()) == {GPU}
     assert find_devices(list_moments(restored)) == find_devices(list_moments(run))
     assert [record.n_averaged for record in restored] == [2]
 
@@ -213,19 +214,19 @@ def test_a_checkpoint_goes_over_the_cpu_and_back(
 def test_a_branch_goes_on_from_a_trunks_state(precision: str, fake: FakeCuda) -> None:
     trunk = start_run(draw_batches(2), precision)
     trunk.run_epoch()
-    trunk.advance()
+    trunk.begin_epoch()
     branch = start_run(draw_batches(2), precision)
     branch.load_state_dict(read_back(trunk.trunk_state()))
     assert branch.epoch == 1
     assert [record.n_averaged for record in branch] == [1, 2]
-    assert find_devices(branch.shipped.state_dict()) == {GPU}
+    assert find_devices(branch.shipped_model.state_dict()) == {GPU}
 
 
 def test_what_is_shipped_runs_on_the_cpu(fake: FakeCuda) -> None:
     run = start_run(draw_batches(1))
     run.run_epoch()
     run.run_epoch()
-    weights = checkpoints.shipped_weights(run.state_dict())
+    weights = checkpoints.extract_shipped_weights(run.state_dict())
     assert find_devices(weights) == {torch.device("cpu")}
     network = build_model(3, 1)
     network.load_state_dict(weights)

@@ -23,7 +23,7 @@ from tune_swa.data.gather import (
     resolve_device,
 )
 from tune_swa.data.resident import find_resident
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
 GB = 10**9
@@ -105,7 +105,7 @@ def test_images_are_streamed_where_memory_is_gone_by_then(
 def test_the_next_run_uploads_no_images(tiny_data: Dataset, make_up_gpus: MakeUpGpus) -> None:
     make_up_gpus(Card())
     wanted = RunSettings(lr=1e-3, train=TrainSpec(epochs=2, batch_size=8))
-    numerics = resolve(wanted.train, 16, device="cuda", threads=1)
+    numerics = decide_numerics(wanted.train, 16, device="cuda", threads=1)
     with fake_cuda() as fake:
 
         def count_uploads(data: Dataset, stream_images: bool = False) -> int:

@@ -182,13 +182,14 @@ def test_a_trial_after_one_that_exhausted_the_memory(
     from tune_swa.data.dataset import prepare
     from tune_swa.execution import trainable
     from tune_swa.storage import FolderStore
-    from tune_swa.training.numerics import resolve
+    from tune_swa.training.numerics import decide_numerics
 
     spec = DataSpec(image_size=64, train_images=64)
     train = TrainSpec(epochs=2, batch_size=64)
     data = prepare(spec)
     shared = trainable.Shared(
-        FolderStore(tmp_path), spec, None, data.fingerprint, resolve(train, 64, device=device, threads=1),
+        FolderStore(tmp_path), spec, None, data.fingerprint,
+        decide_numerics(train, 64, device=device, threads=1),
         torch.__version__, None, "auto", keep_all=False,
     )  # fmt: skip
     reports: list[dict[str, Any]] = []

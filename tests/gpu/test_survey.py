@@ -13,7 +13,7 @@ from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
 from tune_swa.execution.slots import Machine
 from tune_swa.hardware.gpu_survey import survey_gpus
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 
 MakeUpGpus = Callable[..., MadeUpGpus]
 
@@ -56,13 +56,13 @@ def test_the_precision_is_one_that_every_gpu_runs(
 ) -> None:
     make_up_gpus(*(card() for card in cards))
     train = TrainSpec.model_validate({"precision": wanted})
-    assert resolve(train, 32, device="cuda", threads=1).precision == expected
+    assert decide_numerics(train, 32, device="cuda", threads=1).precision == expected
 
 
 def test_bf16_is_refused_if_one_gpu_has_none(make_up_gpus: MakeUpGpus) -> None:
     make_up_gpus(made_up_gpus.a100_80gb(), made_up_gpus.t4_16gb())
     with pytest.raises(RequestError, match="Tesla T4"):
-        resolve(TrainSpec(precision="bf16"), 32, device="cuda", threads=1)
+        decide_numerics(TrainSpec(precision="bf16"), 32, device="cuda", threads=1)
 
 
 def test_the_doctor_finds_the_cards(machine: MakeUpGpus) -> None:

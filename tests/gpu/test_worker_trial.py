@@ -18,7 +18,7 @@ from tune_swa.execution import trainable
 from tune_swa.execution.warm_up import warm_up
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.training import model as model_module
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
 
@@ -35,7 +35,7 @@ def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def gpu_worker(worker: Worker, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker with a quarter of a card. Modes of torch are a thread's own, so it trains in this one."""
-    numerics = resolve(worker.settings.train, 16, device="cuda", threads=1)
+    numerics = decide_numerics(worker.settings.train, 16, device="cuda", threads=1)
     worker.shared = replace(worker.shared, numerics=numerics, keep_all=True, checkpoint_every=100)
     monkeypatch.setattr(trainable, "run_in_training_thread", lambda function: function())
     # states have no numbers to save
@@ -85,7 +85,7 @@ def test_the_test_images_are_not_kept(gpu_worker: Worker, tiny_data: Dataset) ->
     run = Run(gpu_worker.settings, tiny_data, gpu_worker.shared.numerics)
     (kept,) = resident._kept.values()
     assert len(kept) == 2  # to train with and to validate
-    run.test()
+    run.predict_test_images()
     assert len(kept) == 2
 
 

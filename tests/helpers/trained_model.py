@@ -15,7 +15,7 @@ from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import model_export
 from tune_swa.training.model_export import FORMATS, export_model
-from tune_swa.training.numerics import hardware, resolve
+from tune_swa.training.numerics import decide_numerics, describe_hardware
 from tune_swa.training.run import Run
 
 EVERY = tuple(FORMATS)
@@ -41,10 +41,10 @@ def train_model(precision: str = "fp32", channels_last: bool = False) -> Handed:
     # hard enough that some images lie on a border, and with a normalisation of its own
     data = dataclasses.replace(drawn, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     spec = TrainSpec(epochs=3, batch_size=8, precision=precision, channels_last=channels_last)  # type: ignore[arg-type]
-    numerics = resolve(spec, 16, device="cpu", threads=1)
+    numerics = decide_numerics(spec, 16, device="cpu", threads=1)
     run = Run(RunSettings(lr=3e-4, swa_start=0, swa_lr=3e-4, train=spec), data, numerics)
     last = list(run)[-1]
-    test = run.test()
+    test = run.predict_test_images()
     about = {
         "num_classes": 3,
         "class_names": list(data.class_names),
@@ -57,9 +57,9 @@ def train_model(precision: str = "fp32", channels_last: bool = False) -> Handed:
         "configuration": "SWA_0_3e-4 lr=3e-4",
         "params": {"lr": 3e-4, "swa_start": 0, "swa_lr": 3e-4},
         "validation": {"accuracy": last.accuracy},
-        "test": {"accuracy": test.metrics()["accuracy"]},
+        "test": {"accuracy": test.compute_metrics()["accuracy"]},
         "numerics": numerics.as_dict(),
-        "hardware": hardware(),
+        "hardware": describe_hardware(),
         "versions": {"torch": str(torch.__version__).partition("+")[0]},
     }  # fmt: skip
-    return Handed(copy.deepcopy(run.shipped).eval(), about, spec, data)
+    return Handed(copy.deepcopy(run.shipped_model).eval(), about, spec, data)

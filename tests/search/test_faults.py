@@ -230,7 +230,7 @@ def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-    monkeypatch.setattr(trainable.Run, "advance", raising(error))
+    monkeypatch.setattr(trainable.Run, "begin_epoch", raising(error))
     last = worker.train(gpus=0.25)
     assert last["event"] == "failed"
     assert last["exhausted"] == 0.25
@@ -244,7 +244,7 @@ def test_gpu_memory_that_is_exhausted_fails_the_trial_with_advice(
 def test_any_other_error_fails_the_trial_with_its_reason(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainable.Run, "advance", raising(ValueError("odd")))
+    monkeypatch.setattr(trainable.Run, "begin_epoch", raising(ValueError("odd")))
     assert worker.train() == {"event": "failed", "error": "ValueError: odd"}
 
 

@@ -22,7 +22,7 @@ from tune_swa.execution.gpu_share import (
     largest_workload,
     measure_trial,
 )
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload
 
 GB = 1_000_000_000
@@ -178,7 +178,7 @@ def test_a_trial_is_tried_out_in_a_process_of_its_own() -> None:
     experiment = Experiment.model_validate(
         {"name": "x", "space": SPACE, "data": {"image_size": 8}, "train": {"batch_size": 4}}
     )
-    numerics = resolve(experiment.train, 8, device="cpu", threads=1)
+    numerics = decide_numerics(experiment.train, 8, device="cpu", threads=1)
     workload = largest_workload(experiment, numerics, 3, 30, 9)
     assert Workload.from_dict(json.loads(json.dumps(workload.as_dict()))) == workload
     cost = measure_trial(workload, 0)

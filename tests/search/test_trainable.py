@@ -27,7 +27,7 @@ def folder(tiny_data: Dataset, tmp_path: Path) -> Path:
         record = run.run_epoch()
         path = tmp_path / "trial" / f"epoch-{record.epoch:05d}.pt"
         path.parent.mkdir(exist_ok=True)
-        checkpoints.save(run.state_dict(), path)
+        checkpoints.save_checkpoint(run.state_dict(), path)
     return tmp_path / "trial"
 
 
@@ -96,7 +96,9 @@ def test_one_that_cannot_be_read_now_stays(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(*((FolderStore, "local") if how == "local" else (checkpoints, "load")), fail)
+    monkeypatch.setattr(
+        *((FolderStore, "local") if how == "local" else (checkpoints, "load_checkpoint")), fail
+    )
     with pytest.raises(type(error)):
         restore(Run(SETTINGS, tiny_data, NUMERICS), store(folder), "trial", 4)
     assert names(folder) == [0, 1, 2, 3]
@@ -128,9 +130,9 @@ def published(tiny_data: Dataset, tmp_path: Path, swa_start: int, epochs: list[i
     run = Run(SETTINGS.model_copy(update={"swa_start": swa_start, "swa_lr": 0.3}), tiny_data, NUMERICS)
     (tmp_path / "trunk").mkdir()
     while not run.done:
-        run.advance()
+        run.begin_epoch()
         if run.epoch in epochs:
-            checkpoints.save(run.trunk_state(), tmp_path / "trunk" / f"epoch-{run.epoch:05d}.pt")
+            checkpoints.save_checkpoint(run.trunk_state(), tmp_path / "trunk" / f"epoch-{run.epoch:05d}.pt")
         run.finish_epoch()
     return run
 
@@ -148,8 +150,8 @@ def test_a_branch_is_bit_for_bit_what_it_would_have_been(
     assert restored.checkpoint == (f"trunk/epoch-{max(epochs):05d}.pt" if epochs else None)
     assert (run.trained is not None) == (2 in epochs)  # trained already, to be averaged
     assert [facts(record) for record in run] == expected[begins:]
-    for name, tensor in alone.shipped.state_dict().items():
-        assert torch.equal(run.shipped.state_dict()[name], tensor), name
+    for name, tensor in alone.shipped_model.state_dict().items():
+        assert torch.equal(run.shipped_model.state_dict()[name], tensor), name
 
 
 def facts(record: EpochRecord) -> dict[str, object]:
@@ -158,7 +160,7 @@ def facts(record: EpochRecord) -> dict[str, object]:
 
 def test_a_state_beyond_the_fork_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
     published(tiny_data, tmp_path, 3, [3])
-    state = checkpoints.load(tmp_path / "trunk" / "epoch-00003.pt")
+    state = checkpoints.load_checkpoint(tmp_path / "trunk" / "epoch-00003.pt")
     with pytest.raises(ValueError, match="epoch 3 of a trunk that was left at 2"):
         Run(SETTINGS, tiny_data, NUMERICS).load_state_dict(state)
 
@@ -181,7 +183,7 @@ def test_of_two_states_after_the_same_epoch_the_trials_own_has_its_average(
     for _ in range(3):
         own.run_epoch()
     (tmp_path / "trial").mkdir()
-    checkpoints.save(own.state_dict(), tmp_path / "trial" / "epoch-00002.pt")
+    checkpoints.save_checkpoint(own.state_dict(), tmp_path / "trial" / "epoch-00002.pt")
     run = Run(SETTINGS, tiny_data, NUMERICS)
     assert restore(run, FolderStore(tmp_path), "trial", 3, "trunk", [2]).checkpoint == "trial/epoch-00002.pt"
     assert run.averaging is not None

@@ -21,7 +21,7 @@ from tune_swa.execution.slots import Machine
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.comparison import best_trial
 from tune_swa.results.export import write_space
-from tune_swa.training.numerics import resolve
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.step_probe import TrialCost
 
 COST = TrialCost("made up", 80 * 10**9, 10**9, 5 * 10**8, host_seconds=0.01, device_seconds=0.002)
@@ -50,8 +50,8 @@ def search(
     patch.setattr(run, "train_trial", trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))
     # trials train on the CPU, and what one would take of a GPU is made up
-    cpu = resolve(experiment.train, 8, device="cpu", threads=1)
-    patch.setattr(site, "resolve", lambda *_, **__: cpu)
+    cpu = decide_numerics(experiment.train, 8, device="cpu", threads=1)
+    patch.setattr(site, "decide_numerics", lambda *_, **__: cpu)
     patch.setattr(site, "measure_trial", lambda workload, gpu: COST)
     request = run.Request(
         experiment,

@@ -112,7 +112,7 @@ def test_equals_the_documented_loop_bit_for_bit(swa_start: int, tiny_data: Datas
         assert record.accuracy == accuracy
         assert record.learning_rate == rate
         assert_same(run.model.state_dict(), live)
-        assert_same(run.shipped.state_dict(), evaluated)
+        assert_same(run.shipped_model.state_dict(), evaluated)
         epochs += 1
     assert run.done
     assert epochs == EPOCHS
@@ -132,7 +132,7 @@ def test_other_settings_equal_it_too(train: dict[str, object], tiny_data: Datase
     for _, rate, live, evaluated in documented_loop(wanted, tiny_data):
         assert run.run_epoch().learning_rate == rate
         assert_same(run.model.state_dict(), live)
-        assert_same(run.shipped.state_dict(), evaluated)
+        assert_same(run.shipped_model.state_dict(), evaluated)
 
 
 def test_a_baseline_is_a_trunk_run_to_its_end(tiny_data: Dataset) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from helpers.trained_model import EVERY, Handed, train_model
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.training import model_export
-from tune_swa.training.metrics import predict
+from tune_swa.training.metrics import predict_images
 from tune_swa.training.model_export import FORMATS, load_handed_over
 
 # what a user of an exported file might write; the package itself cannot be imported
@@ -127,7 +127,7 @@ def test_the_example_classifies_files(name: str, handed: Handed, tmp_path: Path)
 
     numerics = Numerics(**handed.about["numerics"])
     batches = ImageBatches(only, chosen, "cpu", channels_last=False).ordered(6)
-    said = predict(handed.model, batches, numerics.autocast())
+    said = predict_images(handed.model, batches, numerics.autocast())
     expected = [
         f"{file}: {'abc'[int(c)]} ({100 * float(p):.1f} %)"
         for file, c, p in zip(files, said.predicted, said.confidence, strict=True)

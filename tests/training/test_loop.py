@@ -76,7 +76,7 @@ def test_the_average_is_the_mean_of_the_live_models(tiny_data: Dataset) -> None:
         if record.epoch > 1:
             live.append(run.model.conv1.weight.detach().double().clone())
     torch.testing.assert_close(
-        run.shipped.conv1.weight.detach().double(), torch.stack(live).mean(0), rtol=0, atol=1e-6
+        run.shipped_model.conv1.weight.detach().double(), torch.stack(live).mean(0), rtol=0, atol=1e-6
     )
 
 
@@ -99,12 +99,12 @@ def test_resuming_at_every_boundary_changes_nothing(
     for epoch in range(5):
         path = tmp_path / f"{epoch}.pt"
         assert facts(run.run_epoch()) == expected[epoch]
-        checkpoints.save(run.state_dict(), path)
+        checkpoints.save_checkpoint(run.state_dict(), path)
         run = Run(wanted, tiny_data, NUMERICS)
-        run.load_state_dict(checkpoints.load(path))
+        run.load_state_dict(checkpoints.load_checkpoint(path))
         assert run.record is not None
         assert facts(run.record) == expected[epoch]
-    for left, right in ((run.shipped, straight.shipped), (run.model, straight.model)):
+    for left, right in ((run.shipped_model, straight.shipped_model), (run.model, straight.model)):
         for name, tensor in left.state_dict().items():
             assert torch.equal(tensor, right.state_dict()[name]), name
 
@@ -117,9 +117,9 @@ def test_resuming_keeps_an_immediate_anneal(tiny_data: Dataset, tmp_path: Path) 
     run = Run(wanted, tiny_data, NUMERICS)
     run.run_epoch()
     run.run_epoch()
-    checkpoints.save(run.state_dict(), tmp_path / "c.pt")
+    checkpoints.save_checkpoint(run.state_dict(), tmp_path / "c.pt")
     again = Run(wanted, tiny_data, NUMERICS)
-    again.load_state_dict(checkpoints.load(tmp_path / "c.pt"))
+    again.load_state_dict(checkpoints.load_checkpoint(tmp_path / "c.pt"))
     assert [facts(r) for r in again] == expected[2:]
 
 
@@ -139,13 +139,13 @@ def test_evaluating_changes_nothing(tiny_data: Dataset) -> None:
     run.run_epoch()
     run.run_epoch()
     before = {n: t.clone() for n, t in run.model.state_dict().items()}
-    average = {n: t.clone() for n, t in run.shipped.state_dict().items()}
-    assert run._evaluate(run.model) == run._evaluate(run.model)
-    assert run._evaluate(run.shipped) == run._evaluate(run.shipped)
+    average = {n: t.clone() for n, t in run.shipped_model.state_dict().items()}
+    assert run._evaluate_on_validation(run.model) == run._evaluate_on_validation(run.model)
+    assert run._evaluate_on_validation(run.shipped_model) == run._evaluate_on_validation(run.shipped_model)
     assert run.model.training
     for name, tensor in run.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    for name, tensor in run.shipped.state_dict().items():
+    for name, tensor in run.shipped_model.state_dict().items():
         assert torch.equal(tensor, average[name]), name
 
 
@@ -154,15 +154,15 @@ def test_the_refreshed_statistics_are_not_the_live_models(tiny_data: Dataset) ->
     run = Run(settings(3, 0), tiny_data, NUMERICS)
     for _ in run:
         pass
-    assert not torch.equal(run.shipped.bn1.running_mean, run.model.bn1.running_mean)
-    assert run.shipped.bn1.momentum == run.model.bn1.momentum
+    assert not torch.equal(run.shipped_model.bn1.running_mean, run.model.bn1.running_mean)
+    assert run.shipped_model.bn1.momentum == run.model.bn1.momentum
 
 
 def test_bn_batches_and_bn_batch_size_take_effect(tiny_data: Dataset) -> None:
     def final(**averaging: int) -> tuple[torch.Tensor, int]:
         run = Run(settings(2, 0, averaging=AveragingSpec(**averaging)), tiny_data, NUMERICS)
         list(run)
-        return run.shipped.bn1.running_mean, int(run.shipped.bn1.num_batches_tracked)
+        return run.shipped_model.bn1.running_mean, int(run.shipped_model.bn1.num_batches_tracked)
 
     whole, whole_batches = final()
     part, part_batches = final(bn_batches=2)
@@ -300,8 +300,10 @@ def test_a_run_sets_the_backends_of_its_numerics(tiny_data: Dataset, monkeypatch
 def test_shipped_weights_load_into_plain_torchvision(tiny_data: Dataset, tmp_path: Path) -> None:
     run = Run(settings(3, 0), tiny_data, NUMERICS)
     *_, last = run
-    checkpoints.save(run.state_dict(), tmp_path / "c.pt")
-    torch.save(checkpoints.shipped_weights(checkpoints.load(tmp_path / "c.pt")), tmp_path / "w.pt")
+    checkpoints.save_checkpoint(run.state_dict(), tmp_path / "c.pt")
+    torch.save(
+        checkpoints.extract_shipped_weights(checkpoints.load_checkpoint(tmp_path / "c.pt")), tmp_path / "w.pt"
+    )
     model = torchvision.models.resnet18(num_classes=tiny_data.num_classes)
     model.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True))
     model.eval()
@@ -327,13 +329,13 @@ def test_on_a_gpu(precision: str, tiny_data: Dataset) -> None:
     run = Run(settings(4, 1), tiny_data, numerics)
     records = list(run)
     assert all(np.isfinite(r.train_loss) for r in records)
-    assert all(p.dtype == torch.float32 for p in run.shipped.parameters())
-    assert run.shipped.bn1.running_mean.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in run.shipped_model.parameters())
+    assert run.shipped_model.bn1.running_mean.dtype == torch.float32
 
 
 def test_bf16_on_the_cpu_keeps_the_average_in_fp32(tiny_data: Dataset) -> None:
     numerics = Numerics("cpu", "bf16", threads=1, channels_last=True, fused=True, compile=False)
     run = Run(settings(3, 0), tiny_data, numerics)
     assert all(np.isfinite(r.nll) for r in run)
-    assert all(p.dtype == torch.float32 for p in run.shipped.parameters())
-    assert run.shipped.bn1.running_mean.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in run.shipped_model.parameters())
+    assert run.shipped_model.bn1.running_mean.dtype == torch.float32

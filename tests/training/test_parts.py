@@ -27,13 +27,13 @@ from tune_swa.seeds import derive_seed
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.metrics import (
     NonFiniteError,
-    evaluate,
+    evaluate_logits,
+    evaluate_model,
     expected_calibration_error,
-    from_logits,
-    predict,
+    predict_images,
 )
-from tune_swa.training.model import build_model, fingerprint, resolve_weights
-from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.model import build_model, hash_weights, resolve_weights
+from tune_swa.training.numerics import Numerics, decide_numerics, describe_hardware
 from tune_swa.training.schedule import base_factor
 
 Weights = dict[str, torch.Tensor]
@@ -87,7 +87,7 @@ def test_constant_schedule() -> None:
 def test_metrics_by_hand() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.05, 0.05, 0.9]])
     labels = torch.tensor([0, 1, 0, 0])
-    found = from_logits(probabilities.log(), labels)
+    found = evaluate_logits(probabilities.log(), labels)
     assert found.accuracy == 0.5
     assert found.nll == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.05]).mean(), rel=1e-6)
     # each of 0.7, 0.8, 0.4 and 0.9 is alone in its bin of 1/15
@@ -125,7 +125,7 @@ def test_predictions_have_scikit_learns_nll_and_brier_score() -> None:
 
     logits = torch.randn(200, 3, generator=torch.Generator().manual_seed(5)) * 2
     labels = torch.arange(200) % 3
-    found = predict(torch.nn.Identity(), [(logits, labels)], nullcontext()).metrics()
+    found = predict_images(torch.nn.Identity(), [(logits, labels)], nullcontext()).compute_metrics()
     probabilities = logits.double().softmax(dim=1).numpy()
     assert found["nll"] == pytest.approx(log_loss(labels.numpy(), probabilities), rel=1e-6)
     each = [brier_score_loss(labels.numpy() == k, probabilities[:, k]) for k in range(3)]
@@ -135,15 +135,15 @@ def test_predictions_have_scikit_learns_nll_and_brier_score() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_outputs_are_refused(bad: float) -> None:
     with pytest.raises(NonFiniteError):
-        from_logits(torch.tensor([[bad, 0.0]]), torch.tensor([1]))
+        evaluate_logits(torch.tensor([[bad, 0.0]]), torch.tensor([1]))
 
 
 def test_batches_do_not_change_the_metrics() -> None:
     model = torch.nn.Linear(4, 3)
     images, labels = torch.randn(10, 4), torch.arange(10) % 3
-    numerics = resolve(TrainSpec(), 32, device="cpu")
-    one = evaluate(model, [(images, labels)], numerics.autocast())
-    many = evaluate(model, zip(images.split(3), labels.split(3), strict=True), numerics.autocast())
+    numerics = decide_numerics(TrainSpec(), 32, device="cpu")
+    one = evaluate_model(model, [(images, labels)], numerics.autocast())
+    many = evaluate_model(model, zip(images.split(3), labels.split(3), strict=True), numerics.autocast())
     assert one.accuracy == many.accuracy
     assert one.nll == pytest.approx(many.nll, rel=1e-6)
 
@@ -227,8 +227,8 @@ def test_a_state_dict_file_is_loaded(tmp_path: Path) -> None:
     other = build_model(7, 0, weights)
     assert other.fc.weight.shape == (7, 512)
     assert torch.equal(other.conv1.weight, source.conv1.weight)
-    assert fingerprint(weights) != fingerprint(None)
-    assert fingerprint(weights) == fingerprint(dict(reversed(list(weights.items()))))
+    assert hash_weights(weights) != hash_weights(None)
+    assert hash_weights(weights) == hash_weights(dict(reversed(list(weights.items()))))
 
 
 WRAPPED: dict[str, Callable[[Weights], object]] = {
@@ -265,7 +265,7 @@ def test_half_floats_are_read_as_fp32(tmp_path: Path) -> None:
     weights = resolve_weights(ModelSpec(weights=str(tmp_path / "w.pt")))
     assert weights is not None
     assert {t.dtype for t in weights.values()} == {torch.float32, torch.int64}
-    assert fingerprint(weights) != "none"
+    assert hash_weights(weights) != "none"
 
 
 def test_random_weights_follow_the_seed() -> None:
@@ -361,7 +361,7 @@ def test_imagenet_without_a_network(
 
 def test_a_disk_that_is_full_is_named_as_such() -> None:
     with pytest.raises(OSError, match="No space left on device"):
-        checkpoints.save({"weights": torch.ones(100_000)}, Path("/dev/full"))
+        checkpoints.save_checkpoint({"weights": torch.ones(100_000)}, Path("/dev/full"))
 
 
 @pytest.mark.parametrize(
@@ -378,21 +378,21 @@ def test_a_disk_that_is_full_is_named_as_such() -> None:
 def test_what_cannot_be_read_now_is_not_called_damaged(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints.save({"epoch": 1}, tmp_path / "c.pt")
+    checkpoints.save_checkpoint({"epoch": 1}, tmp_path / "c.pt")
 
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(type(error)) as raised:
-        checkpoints.load(tmp_path / "c.pt")
+        checkpoints.load_checkpoint(tmp_path / "c.pt")
     assert raised.value is error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other", "missing"])
 def test_damaged_checkpoints_are_recognised(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    checkpoints.save({"epoch": 1, "weights": torch.ones(3000)}, path)
+    checkpoints.save_checkpoint({"epoch": 1, "weights": torch.ones(3000)}, path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif damage == "flipped":  # inside of the weights: torch alone would load it
@@ -406,21 +406,23 @@ def test_damaged_checkpoints_are_recognised(damage: str, tmp_path: Path) -> None
     else:
         path.unlink()
     with pytest.raises(checkpoints.CheckpointError, match=r"c\.pt"):
-        checkpoints.load(path)
+        checkpoints.load_checkpoint(path)
 
 
 # ------------------------------------------------------------------------------------- numerics
 
 
 def test_numerics_on_the_cpu() -> None:
-    assert resolve(TrainSpec(), 224, device="cpu", threads=3) == Numerics("cpu", "fp32", 3, True, True, False)
+    assert decide_numerics(TrainSpec(), 224, device="cpu", threads=3) == Numerics(
+        "cpu", "fp32", 3, True, True, False
+    )
     given = TrainSpec(precision="bf16", channels_last=False, fused=False)
-    chosen = resolve(given, 224, device="cpu", threads=1)
+    chosen = decide_numerics(given, 224, device="cpu", threads=1)
     assert (chosen.precision, chosen.channels_last, chosen.fused) == ("bf16", False, False)
     assert Numerics(**chosen.as_dict()) == chosen
     for precision in ("fp16", "tf32"):
         with pytest.raises(RequestError, match=rf"train\.precision: {precision} needs a GPU"):
-            resolve(TrainSpec.model_validate({"precision": precision}), 32, device="cpu")
+            decide_numerics(TrainSpec.model_validate({"precision": precision}), 32, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +430,7 @@ def test_numerics_on_the_cpu() -> None:
     [("auto", 63, False), ("auto", 64, True), (True, 32, True), (False, 224, False)],
 )
 def test_memory_format_on_the_cpu(wanted: Any, size: int, expected: bool) -> None:
-    assert resolve(TrainSpec(channels_last=wanted), size, device="cpu").channels_last is expected
+    assert decide_numerics(TrainSpec(channels_last=wanted), size, device="cpu").channels_last is expected
 
 
 def make_gpu(name: str, capability: str) -> Gpu:
@@ -456,9 +458,9 @@ def any_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_auto_is_what_all_gpus_can_run(gpus: list[Gpu], expected: str) -> None:
-    assert resolve(TrainSpec(), 32, gpus=gpus).precision == expected
-    assert resolve(TrainSpec(), 32, gpus=gpus, device="cpu").precision == "fp32"
-    assert resolve(TrainSpec(), 32, gpus=[]).device == "cpu"
+    assert decide_numerics(TrainSpec(), 32, gpus=gpus).precision == expected
+    assert decide_numerics(TrainSpec(), 32, gpus=gpus, device="cpu").precision == "fp32"
+    assert decide_numerics(TrainSpec(), 32, gpus=[]).device == "cpu"
 
 
 @pytest.mark.usefixtures("any_kernels")
@@ -472,11 +474,11 @@ def test_auto_is_what_all_gpus_can_run(gpus: list[Gpu], expected: str) -> None:
 def test_a_gpu_that_cannot_run_the_precision_is_named(precision: Any, gpus: list[Gpu], message: str) -> None:
     wanted = TrainSpec(precision=precision)
     with pytest.raises(RequestError, match=message):
-        resolve(wanted, 32, gpus=gpus)
-    assert resolve(wanted, 32, gpus=[A100]).precision == precision
+        decide_numerics(wanted, 32, gpus=gpus)
+    assert decide_numerics(wanted, 32, gpus=[A100]).precision == precision
     for runs_anywhere in ("fp32", "fp16"):
         given = TrainSpec.model_validate({"precision": runs_anywhere})
-        assert resolve(given, 32, gpus=gpus).precision == runs_anywhere
+        assert decide_numerics(given, 32, gpus=gpus).precision == runs_anywhere
 
 
 @pytest.mark.parametrize(
@@ -501,18 +503,18 @@ def test_a_gpu_without_kernels_is_named(
     monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: built_for, raising=False)
     gpus = [make_gpu("an unusual one", capability)]
     if runs:
-        assert resolve(TrainSpec(), 32, gpus=gpus).device == "cuda"
+        assert decide_numerics(TrainSpec(), 32, gpus=gpus).device == "cuda"
         return
     remedy = "CUDA_VISIBLE_DEVICES, install a build of torch for it, or train on the CPU with --gpus 0"
     with pytest.raises(RequestError, match=f"no kernels for an unusual one .*{capability}.*{remedy}"):
-        resolve(TrainSpec(), 32, gpus=gpus)
-    assert resolve(TrainSpec(), 32, gpus=gpus, device="cpu").device == "cpu"
+        decide_numerics(TrainSpec(), 32, gpus=gpus)
+    assert decide_numerics(TrainSpec(), 32, gpus=gpus, device="cpu").device == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_is_asked_for_where_there_is_none() -> None:
     with pytest.raises(RequestError, match=r"no GPU can be used here \(.+\); train on the CPU with --gpus 0"):
-        resolve(TrainSpec(), 32, device="cuda")
+        decide_numerics(TrainSpec(), 32, device="cuda")
 
 
 BACKENDS = """
@@ -549,9 +551,9 @@ def test_tf32_is_on_where_it_was_asked_for_and_off_elsewhere() -> None:
 
 
 def test_the_hardware_is_recorded_without_initialising_cuda() -> None:
-    assert hardware()["gpus"] == []
-    assert "cudnn" not in hardware()
-    found = hardware([A100, T4])
+    assert describe_hardware()["gpus"] == []
+    assert "cudnn" not in describe_hardware()
+    found = describe_hardware([A100, T4])
     assert found["gpus"] == ["A100", "T4"]
     assert (found["cuda"], found["cudnn"]) == (torch.version.cuda, torch.backends.cudnn.version())
 

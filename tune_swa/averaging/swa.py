@@ -42,7 +42,7 @@ class Averaging:
         """Number of models in the average."""
         return int(self.average.n_averaged)
 
-    def update(self, model: nn.Module) -> None:
+    def update_average(self, model: nn.Module) -> None:
         """Take the live model in and step the rate, as the documented loop does after an epoch.
 
         The average's batch-normalisation buffers are the live model's afterwards: call `refresh`
@@ -54,7 +54,7 @@ class Averaging:
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
 
-    def refresh(
+    def refresh_statistics(
         self, batches: Iterable[tuple[Tensor, Tensor]], autocast: AbstractContextManager[Any]
     ) -> None:
         """Recompute the average's batch-normalisation statistics over training batches."""

@@ -40,7 +40,7 @@ def export_best(
     name = trial.checkpoints[-1]
     try:
         with store.local(name) as path:
-            source = checkpoints.load(path)
+            source = checkpoints.load_checkpoint(path)
     except OSError as error:
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
     swa = trial.kind == "swa"
@@ -67,7 +67,7 @@ def export_best(
         "hardware": state.header["hardware"],
         "versions": state.header["versions"],
     }
-    _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.shipped_weights(source), path))
+    _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
 

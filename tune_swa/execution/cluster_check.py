@@ -22,7 +22,7 @@ from tune_swa.execution.slots import Node, Placement
 from tune_swa.hardware.gpu_survey import explain_missing_gpus, survey_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.storage import Store
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
 
 
@@ -58,7 +58,7 @@ def ask(question: Question) -> Answer:
     """Look at the computer that this runs on."""
     try:
         experiment = question.experiment
-        numerics = resolve(
+        numerics = decide_numerics(
             experiment.train,
             experiment.data.image_size,
             device=question.device,

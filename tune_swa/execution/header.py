@@ -13,8 +13,8 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import FORMAT
 from tune_swa.hardware.torch_probe import GpuSurvey
-from tune_swa.training.model import StateDict, fingerprint
-from tune_swa.training.numerics import Numerics, hardware
+from tune_swa.training.model import StateDict, hash_weights
+from tune_swa.training.numerics import Numerics, describe_hardware
 from tune_swa.training.run import LOOP_VERSION
 
 SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
@@ -52,10 +52,10 @@ def header(
             "test": len(data.test),
             **data.remarks.as_dict(),
         },
-        "weights": fingerprint(weights),
+        "weights": hash_weights(weights),
         "numerics": numerics.as_dict(),
         "loop": LOOP_VERSION,
-        "hardware": {**hardware(), **describe_gpus(surveys)},
+        "hardware": {**describe_hardware(), **describe_gpus(surveys)},
         "versions": versions(),
         "seed": experiment.seed,
     }
@@ -94,7 +94,7 @@ def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, 
             "the images are not those that this search began with (their fingerprint differs). Restore "
             "them, or start a new search with another --name"
         )
-    if begun.get("weights") != fingerprint(weights):
+    if begun.get("weights") != hash_weights(weights):
         raise RequestError(
             "model.weights: the starting weights are not those that this search began with. Restore "
             "them, or start a new search with another --name"

@@ -43,7 +43,7 @@ from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.signals import set_on_signal
 from tune_swa.training.checkpoint import CheckpointError
-from tune_swa.training.model import StateDict, fingerprint, resolve_weights
+from tune_swa.training.model import StateDict, hash_weights, resolve_weights
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import LOOP_VERSION
 
@@ -172,7 +172,7 @@ def _prepare_data(request: Request) -> Dataset:
 def _namer(data: Dataset, weights: StateDict | None, numerics: Numerics) -> TrunkNamer:
     return TrunkNamer(
         data=data.fingerprint,
-        weights=fingerprint(weights),
+        weights=hash_weights(weights),
         numerics=numerics.as_dict(),
         version=f"{LOOP_VERSION}/{torch.__version__}",
     )

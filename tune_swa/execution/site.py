@@ -19,7 +19,7 @@ from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.search.confirm_cost import max_runs_per_step
 from tune_swa.search.confirmation import next_step
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload
 
 Measure = Callable[[Workload, int], TrialCost]
@@ -158,7 +158,7 @@ def measure_placement(
         RequestError: it does not fit.
         SearchFailed: it fails otherwise.
     """
-    numerics = resolve(
+    numerics = decide_numerics(
         experiment.train,
         experiment.data.image_size,
         device="cuda",
@@ -177,7 +177,7 @@ def resolve_numerics(request: Request, placement: Placement, machine: Machine) -
         RequestError: it cannot run the precision that is asked for.
     """
     experiment = request.experiment
-    return resolve(
+    return decide_numerics(
         experiment.train,
         experiment.data.image_size,
         device=placement.device,

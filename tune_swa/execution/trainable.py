@@ -272,7 +272,7 @@ def _train(
     rhythm = Rhythm(1 if shared.keep_all and shared.checkpoint_every == "auto" else shared.checkpoint_every)
     while not run.done:
         taken_over = run.trained is not None
-        run.advance()
+        run.begin_epoch()
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
             with rhythm.saving():
@@ -338,10 +338,10 @@ def _report_epoch(
 
 def _report_test(run: Run) -> None:
     """Report what the finished model says of the test images."""
-    shipped = run.test()
+    shipped = run.predict_test_images()
     models = {"shipped": shipped}
     if run.averaging is None:
-        models["refreshed"] = run.test(refresh=True)
+        models["refreshed"] = run.predict_test_images(refresh=True)
     arrays: dict[str, Any] = {"label": shipped.label.cpu().numpy().astype(np.int32)}
     for name, said in models.items():
         for what in ("predicted", "probability", "confidence", "nll", "brier"):
@@ -353,8 +353,8 @@ def _report_test(run: Run) -> None:
     _report(
         event="tested",
         images=len(shipped.label),
-        shipped=shipped.metrics(),
-        refreshed=refreshed.metrics() if refreshed else None,
+        shipped=shipped.compute_metrics(),
+        refreshed=refreshed.compute_metrics() if refreshed else None,
         predictions=b64encode(file.getvalue()).decode(),
     )
 

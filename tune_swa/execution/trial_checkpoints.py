@@ -78,7 +78,7 @@ def write_state(state: dict[str, Any], store: Store, name: str) -> None:
         MachineError: the disk refuses.
     """
     with _blame_disk(store, name.rpartition("/")[0]):
-        store.write(name, lambda path: checkpoints.save(state, path))
+        store.write(name, lambda path: checkpoints.save_checkpoint(state, path))
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _describe_missing(search: _Search, store: Store, folder: str, begins: int) -
 def _load(store: Store, name: str, device: torch.device) -> dict[str, Any]:
     try:
         with store.local(name) as path:
-            return checkpoints.load(path, device)
+            return checkpoints.load_checkpoint(path, device)
     except FileNotFoundError as error:  # somebody has removed it since the folder was listed
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
 

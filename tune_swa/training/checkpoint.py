@@ -17,7 +17,7 @@ class CheckpointError(Exception):
     """The file cannot be used; the run falls back to an earlier one."""
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors, numbers, strings, and dicts and lists of them) to `path`.
 
     Raises:
@@ -54,7 +54,7 @@ class _Sink:
         self._file.flush()
 
 
-def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
@@ -87,7 +87,7 @@ def _tells_of_damage(error: Exception) -> bool:
     return "allocate memory" not in str(error)  # torch has no type for that on the CPU
 
 
-def shipped_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+def extract_shipped_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights one would ship from a checkpoint: the average where there is one, else the model.
 
     They load into a plain `torchvision.models.resnet18(num_classes=...)`.

@@ -12,7 +12,7 @@ from tune_swa.child_process import first_line
 from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
 from tune_swa.hardware.torch_probe import cudnn_version
-from tune_swa.training.numerics import Numerics, hardware, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics, describe_hardware
 
 
 def choose_numerics(recorded: Mapping[str, Any], train: TrainSpec, size: int) -> tuple[Numerics, str | None]:
@@ -32,7 +32,7 @@ def choose_numerics(recorded: Mapping[str, Any], train: TrainSpec, size: int) ->
         if why_not is None:
             try:
                 train = _as_recorded(recorded, train)
-                return resolve(train, size, device="cuda", threads=recorded["threads"]), None
+                return decide_numerics(train, size, device="cuda", threads=recorded["threads"]), None
             except RequestError as error:
                 why_not = str(error)
     return resolve_on_cpu(recorded, train, size), why_not
@@ -43,7 +43,7 @@ def resolve_on_cpu(recorded: Mapping[str, Any], train: TrainSpec, size: int) -> 
     train = _as_recorded(recorded, train)
     if recorded["device"] != "cpu":
         train = train.model_copy(update={"precision": "fp32"})
-    return resolve(train, size, device="cpu", threads=recorded["threads"])
+    return decide_numerics(train, size, device="cpu", threads=recorded["threads"])
 
 
 def _as_recorded(recorded: Mapping[str, Any], train: TrainSpec) -> TrainSpec:
@@ -74,7 +74,7 @@ def list_differences(about: Mapping[str, Any], numerics: Numerics, why_not: str 
         numerics: what is computed with here.
         why_not: why that is not a GPU, from `choose_numerics`.
     """
-    here, machine = hardware(), about["hardware"]
+    here, machine = describe_hardware(), about["hardware"]
     pairs = [(key, about["numerics"][key], getattr(numerics, key)) for key in ("device", "precision")]
     pairs.append(("torch", about["versions"]["torch"], importlib.metadata.version("torch")))
     if numerics.device == "cuda":

@@ -56,7 +56,7 @@ class Predictions:
         """[N] bool."""
         return self.predicted == self.label
 
-    def metrics(self) -> dict[str, float]:
+    def compute_metrics(self) -> dict[str, float]:
         """Means over the images, and the calibration error."""
         right, nll, gap, brier = _read_numbers(
             self.correct.sum(),
@@ -68,13 +68,13 @@ class Predictions:
         return {"accuracy": right / count, "nll": nll, "ece": gap / count, "brier": brier}
 
 
-def predict(
+def predict_images(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
 ) -> Predictions:
-    """What `model` says of each image; arguments and errors as of `evaluate`."""
-    logits, labels = _outputs(model, batches, autocast)
+    """What `model` says of each image; arguments and errors as of `evaluate_model`."""
+    logits, labels = _compute_logits(model, batches, autocast)
     log_probability = torch.log_softmax(logits, dim=1)
     log_confidence, predicted = log_probability.max(dim=1)
     of_label = log_probability.gather(1, labels[:, None])[:, 0]
@@ -91,7 +91,7 @@ def predict(
     )
 
 
-def evaluate(
+def evaluate_model(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
@@ -106,10 +106,10 @@ def evaluate(
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
-    return from_logits(*_outputs(model, batches, autocast))
+    return evaluate_logits(*_compute_logits(model, batches, autocast))
 
 
-def _outputs(
+def _compute_logits(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
@@ -128,7 +128,7 @@ def _outputs(
     return torch.cat(logits), torch.cat(labels)
 
 
-def from_logits(logits: Tensor, labels: Tensor) -> Evaluation:
+def evaluate_logits(logits: Tensor, labels: Tensor) -> Evaluation:
     """Metrics of logits [N, C] float32 against labels [N] int64."""
     log_probability = torch.log_softmax(logits, dim=1)
     nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean()

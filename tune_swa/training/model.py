@@ -67,7 +67,7 @@ def resolve_weights(spec: ModelSpec) -> StateDict | None:
     return _read(expanded(spec.weights, "model.weights:"))
 
 
-def fingerprint(weights: StateDict | None) -> str:
+def hash_weights(weights: StateDict | None) -> str:
     """Hash of the starting weights; `none` for random ones."""
     if weights is None:
         return "none"

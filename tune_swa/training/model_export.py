@@ -22,7 +22,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.data.splits import Indices
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.training.export_numerics import choose_numerics, list_differences, resolve_on_cpu
-from tune_swa.training.metrics import predict
+from tune_swa.training.metrics import predict_images
 from tune_swa.training.model import build_model
 from tune_swa.training.numerics import Numerics
 
@@ -327,8 +327,10 @@ class _Judge:
             batches = ImageBatches(
                 self._data, rows, self._numerics.device, channels_last=self._numerics.channels_last
             )
-            said = predict(_Frozen(model), batches.ordered(self._batch_size), self._numerics.autocast())
-            found[part] = said.metrics()["accuracy"]
+            said = predict_images(
+                _Frozen(model), batches.ordered(self._batch_size), self._numerics.autocast()
+            )
+            found[part] = said.compute_metrics()["accuracy"]
         return found
 
     def check_recorded(self, found: Mapping[str, float], recorded: Mapping[str, float]) -> None:

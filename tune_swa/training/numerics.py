@@ -66,7 +66,7 @@ CHANNELS_LAST_FROM = 64
 (benchmarks/step.py)."""
 
 
-def resolve(
+def decide_numerics(
     train: TrainSpec,
     image_size: int,
     *,
@@ -209,7 +209,7 @@ def _capability(gpu: Gpu) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
+def describe_hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
     """What this machine is, for the record. Leaves CUDA alone.
 
     Args:

@@ -18,9 +18,9 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import release_resident_images, resolve_device
 from tune_swa.data.splits import Indices
 from tune_swa.seeds import derive_seed
-from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate, predict
+from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate_model, predict_images
 from tune_swa.training.model import StateDict, build_model
-from tune_swa.training.numerics import Numerics, resolve
+from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.schedule import base_factor
 
 LOOP_VERSION = 1
@@ -61,8 +61,7 @@ class Run:
 
     Args:
         settings: learning rates, start of averaging, seed and the rest.
-        data: images and their division. Training and validation images are used; test images by `test`
-            alone.
+        data: images and their division. Only `predict_test_images` reads the test images.
         numerics: device and number formats; default: decided for this machine.
         weights: starting weights from `resolve_weights`; default: random by the seed.
         stream_images: keep no images on a GPU, and let go of those that earlier runs of this process left
@@ -79,7 +78,7 @@ class Run:
         stream_images: bool = False,
     ) -> None:
         self.settings = settings
-        self.numerics = numerics or resolve(settings.train, data.images.shape[1])
+        self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
         self.numerics.set_backends()
         self.device = resolve_device(self.numerics.device)
         model = build_model(data.num_classes, settings.seed, weights)
@@ -92,7 +91,7 @@ class Run:
         self.record: EpochRecord | None = None
         """What the last finished epoch reported."""
         self.trained: EpochRecord | None = None
-        """Epoch `self.epoch` of the live model alone, between `advance` and `finish_epoch`."""
+        """Epoch `self.epoch` of the live model alone, between `begin_epoch` and `finish_epoch`."""
         # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
         # of any batch size for both, which is slower
         compiled = self.numerics.compile
@@ -110,7 +109,7 @@ class Run:
         return self.epoch >= self.settings.train.epochs
 
     @property
-    def shipped(self) -> nn.Module:
+    def shipped_model(self) -> nn.Module:
         """The model one would ship now: the average once there is one, else the live model."""
         return self.averaging.average.module if self.averaging else self.model
 
@@ -124,10 +123,10 @@ class Run:
         Raises:
             NonFiniteError: a loss or an output is NaN or infinite.
         """
-        self.advance()
+        self.begin_epoch()
         return self.finish_epoch()
 
-    def advance(self) -> None:
+    def begin_epoch(self) -> None:
         """Train epoch `self.epoch` and evaluate the live model. An epoch that a trunk's state brought
         along is trained already.
 
@@ -136,15 +135,15 @@ class Run:
         """
         if self.trained is not None:
             return
-        start = self._clock()
+        start = self._read_clock()
         try:
             loss = self.train_epoch()
-            trained = self._clock()
-            live = self._evaluate(self.model)
+            trained = self._read_clock()
+            live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
             error.trunk_epoch = self.epoch if self.averaging is None else None
             raise
-        evaluated = self._clock()
+        evaluated = self._read_clock()
         self.trained = EpochRecord(
             epoch=self.epoch,
             phase="trunk",
@@ -162,18 +161,18 @@ class Run:
         )
 
     def finish_epoch(self) -> EpochRecord:
-        """Average, refresh and evaluate after `advance`; returns what the epoch reports.
+        """Average, refresh and evaluate after `begin_epoch`; returns what the epoch reports.
 
         Raises:
             NonFiniteError: an output of the average is NaN or infinite.
         """
         assert self.trained is not None
-        start = self._clock()
+        start = self._read_clock()
         self.average_epoch()
-        refreshed = self._clock()
+        refreshed = self._read_clock()
         self.record = self.trained
         if self.averaging is not None:
-            shipped = self._evaluate(self.averaging.average.module)
+            shipped = self._evaluate_on_validation(self.averaging.average.module)
             self.record = replace(
                 self.trained,
                 phase="branch",
@@ -182,7 +181,7 @@ class Run:
                 ece=shipped.ece,
                 n_averaged=self.averaging.n_averaged,
                 bn_seconds=refreshed - start,
-                eval_seconds=self.trained.eval_seconds + self._clock() - refreshed,
+                eval_seconds=self.trained.eval_seconds + self._read_clock() - refreshed,
             )
         self.trained = None
         self.epoch += 1
@@ -203,7 +202,7 @@ class Run:
         with torch.random.fork_rng(devices=devices):
             # for layers that draw; the global generators are the caller's again afterwards
             torch.manual_seed(derive_seed(self.settings.seed, epoch, "layers"))
-            for step, (images, labels) in enumerate(self._batches("train")):
+            for step, (images, labels) in enumerate(self.draw_batches("train")):
                 if self.averaging is None:
                     self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
                 total += self.train_batch(images, labels).double() * len(labels)
@@ -236,10 +235,10 @@ class Run:
             return
         if self.averaging is None:
             self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
-        self.averaging.update(self.model)
-        self.averaging.refresh(self._batches("bn"), self.numerics.autocast())
+        self.averaging.update_average(self.model)
+        self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
 
-    def test(self, *, refresh: bool = False) -> Predictions:
+    def predict_test_images(self, *, refresh: bool = False) -> Predictions:
         """What the finished run's model says of the test images.
 
         Args:
@@ -249,14 +248,16 @@ class Run:
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
-        model = self.shipped
+        model = self.shipped_model
         if refresh:
             model = copy.deepcopy(self.model)
             with self.numerics.autocast():
-                refresh_bn(model, (images for images, _ in self._batches("bn")))
+                refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
         # read once or twice in a trial: kept on a GPU, they would take from the next one what nobody counted
         test = self._open_images(self._data.test, 0)
-        return predict(model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast())
+        return predict_images(
+            model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State after the last finished epoch: tensors, numbers, strings, dicts and lists.
@@ -274,7 +275,7 @@ class Run:
         return state
 
     def trunk_state(self) -> dict[str, Any]:
-        """State between `advance` and `finish_epoch` of an epoch before any average.
+        """State between `begin_epoch` and `finish_epoch` of an epoch before any average.
 
         It depends on no SWA setting, so every run with the same trunk can go on from it.
         """
@@ -337,7 +338,7 @@ class Run:
             max_resident_bytes=max_resident_bytes,
         )
 
-    def _batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def draw_batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of the training images; the BN refresh draws its own order and augmentation."""
         train, averaging = self.settings.train, self.settings.averaging
         refresh = purpose == "bn"
@@ -351,11 +352,11 @@ class Run:
             max_batches=averaging.bn_batches if refresh else None,
         )
 
-    def _evaluate(self, model: nn.Module) -> Evaluation:
+    def _evaluate_on_validation(self, model: nn.Module) -> Evaluation:
         batches = self._val.ordered(self.settings.train.eval_batch_size)
-        return evaluate(model, batches, self.numerics.autocast())
+        return evaluate_model(model, batches, self.numerics.autocast())
 
-    def _clock(self) -> float:
+    def _read_clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

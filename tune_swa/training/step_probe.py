@@ -144,14 +144,14 @@ def _run_trial(workload: Workload) -> Run:
         run.run_epoch()
     with tempfile.TemporaryDirectory(prefix="tune_swa-probe-") as folder:
         path = Path(folder) / "epoch.pt"
-        checkpoints.save(run.state_dict(), path)
+        checkpoints.save_checkpoint(run.state_dict(), path)
         del run  # a worker's next trial begins when the last one has gone
         if numerics.device == "cuda":
             _forget_peak()
         run = Run(settings, data, numerics, stream_images=True)
-        run.load_state_dict(checkpoints.load(path, run.device))
+        run.load_state_dict(checkpoints.load_checkpoint(path, run.device))
     run.run_epoch()
-    run.test()
+    run.predict_test_images()
     return run
 
 
