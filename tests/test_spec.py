@@ -112,10 +112,10 @@ def test_run_settings_of_both_kinds() -> None:
         space={**SPACE, "train.weight_decay": {"choice": [0, 0.1]}, "averaging.anneal_epochs": 2},
         search={"seed": 7},
     )
-    swa = spec.swa_settings({"swa_start": 5, "swa_lr": 5e-4, "train.weight_decay": 0.1})
+    swa = spec.run_settings("swa", {"swa_start": 5, "swa_lr": 5e-4, "train.weight_decay": 0.1})
     assert (swa.lr, swa.swa_start, swa.swa_lr, swa.fork_epoch, swa.seed) == (1e-3, 5, 5e-4, 6, 7)
     assert (swa.train.weight_decay, swa.averaging.anneal_epochs) == (0.1, 2)
-    baseline = spec.baseline_settings({"train.weight_decay": 0.0}, seed=3)
+    baseline = spec.run_settings("baseline", {"train.weight_decay": 0.0}, seed=3)
     assert (baseline.swa_start, baseline.swa_lr, baseline.fork_epoch, baseline.seed) == (None, None, None, 3)
 
 
@@ -179,9 +179,9 @@ def test_tutorial_table_is_its_eight_rows() -> None:
         "SWA_90_0.05", "SWA_90_5e-4", "SWA_90_1e-4", "SWA_90_5e-5", "SWA_90_1e-5", "SWA_75_5e-5", "SWA_60_5e-5",
     ]  # fmt: skip
     assert (spec.swa_trials, spec.baseline_trials, spec.scheduler.asha) == (7, 1, False)
-    assert {spec.swa_settings(p).train.warmup_epochs for p in spec.swa_points} == {0}
+    assert {spec.run_settings("swa", p).train.warmup_epochs for p in spec.swa_points} == {0}
     assert spec.baseline_points is not None
-    assert spec.baseline_settings(spec.baseline_points[0]).train.warmup_epochs == 12
+    assert spec.run_settings("baseline", spec.baseline_points[0]).train.warmup_epochs == 12
     assert (spec.train.unit, spec.train.t_max, spec.data.normalize) == ("batch", 120, "none")
 
 
@@ -445,7 +445,7 @@ def test_any_document_is_a_space_or_a_readable_error(document: dict[str, object]
         if enumerated is not None:
             assert all(v in parameter.domain for v in enumerated)
     for point in spec.swa_points:
-        assert spec.swa_settings(point).fork_epoch is not None
+        assert spec.run_settings("swa", point).fork_epoch is not None
 
 
 @settings(max_examples=100, deadline=None)

@@ -115,7 +115,7 @@ def test_suggestions_lie_in_the_space(sampler: str) -> None:
         for parameter in spec.parameters:
             assert params[parameter.name] in parameter.domain
         assert type(params["swa_start"]) is int
-        spec.swa_settings(params)
+        spec.run_settings("swa", params)
 
 
 def test_baselines_first_then_points_then_the_sampler() -> None:

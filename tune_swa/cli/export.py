@@ -29,14 +29,13 @@ def export_model_command(options: argparse.Namespace) -> int:
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over
     model, about = load_handed_over(folder)
-    settings = experiment.swa_settings if about["kind"] == "swa" else experiment.baseline_settings
     data, why = images_of(experiment, options.data_dir, state)
     try:
         output.mkdir(parents=True, exist_ok=True)
         report = export_model(
             model,
             about,
-            settings(about["params"]).train,
+            experiment.run_settings(about["kind"], about["params"]).train,
             tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
             output,
             data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     NonNegativeInt,
@@ -150,14 +150,6 @@ class Experiment(SpaceFile):
         """Training seed of the search stage."""
         return self.search.seed if self.train.seed is None else self.train.seed
 
-    def baseline_settings(self, params: Mapping[str, Value], *, seed: int | None = None) -> RunSettings:
-        """Settings of a baseline run; `params` has no SWA settings."""
-        return self._settings(params, baseline=True, seed=seed)
-
-    def swa_settings(self, params: Mapping[str, Value], *, seed: int | None = None) -> RunSettings:
-        """Settings of an SWA run; `params` has every searched parameter."""
-        return self._settings(params, baseline=False, seed=seed)
-
     def complete_configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
         """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
         them, then the other searched parameters. A baseline has no SWA settings."""
@@ -180,7 +172,16 @@ class Experiment(SpaceFile):
             del dumped["data"]["duplicates"]
         return dumped
 
-    def _settings(self, params: Mapping[str, Value], *, baseline: bool, seed: int | None) -> RunSettings:
+    def run_settings(
+        self, kind: Literal["baseline", "swa"], params: Mapping[str, Value], seed: int | None = None
+    ) -> RunSettings:
+        """Build the settings of a run.
+
+        Args:
+            kind: of the run. A baseline has no SWA settings.
+            params: every searched parameter of that kind.
+            seed: of the training; None: the search's.
+        """
         merged = {**self.constants, **params}
         sections: dict[str, dict[str, Value]] = {"train": {}, "averaging": {}}
         core: dict[str, Value] = {}
@@ -188,7 +189,7 @@ class Experiment(SpaceFile):
             section, _, field = name.partition(".")
             if field:
                 sections[section][field] = value
-            elif not (baseline and name in SWA_CORE):
+            elif not (kind == "baseline" and name in SWA_CORE):
                 core[name] = value
         return RunSettings.model_validate(
             {

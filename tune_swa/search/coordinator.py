@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from optuna.exceptions import OptunaError
 
-from tune_swa.config import Experiment, RunSettings, params_key
+from tune_swa.config import Experiment, params_key
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import (
     SYNC_SECONDS,
@@ -113,7 +113,7 @@ class Coordinator:
         for number, event in enumerate(events, start=1):
             try:
                 if event["event"] == "suggested":
-                    settings_of(self.experiment, event["kind"], self.state.trials[event["trial"]].params)
+                    self.experiment.run_settings(event["kind"], self.state.trials[event["trial"]].params)
                 self._learn(event)
             except (ValueError, KeyError, TypeError, IndexError, OptunaError) as error:
                 raise RequestError(
@@ -319,7 +319,7 @@ class Coordinator:
 
     def add_trial(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
-        settings = settings_of(self.experiment, suggestion.kind, suggestion.params, suggestion.seed)
+        settings = self.experiment.run_settings(suggestion.kind, suggestion.params, suggestion.seed)
         self.record_event(
             "suggested",
             trial=suggestion.trial,
@@ -650,12 +650,3 @@ class Coordinator:
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}
         with self._litter_is_harmless():
             self.store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
-
-
-def settings_of(
-    experiment: Experiment, kind: str, params: dict[str, Any], seed: int | None = None
-) -> RunSettings:
-    """Settings of a trial of either kind."""
-    if kind == "baseline":
-        return experiment.baseline_settings(params, seed=seed)
-    return experiment.swa_settings(params, seed=seed)

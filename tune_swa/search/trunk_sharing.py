@@ -107,11 +107,7 @@ class TrunkSharing:
         """The trunk of a configuration, and the last epoch of it that can be taken over."""
         key = (kind, params_key(params), seed)
         if key not in self._places:
-            settings = (
-                self._experiment.baseline_settings(params, seed=seed)
-                if kind == "baseline"
-                else self._experiment.swa_settings(params, seed=seed)
-            )
+            settings = self._experiment.run_settings(kind, params, seed)
             self._places[key] = self._namer.name(settings), newest_start(self._experiment, settings)
         return self._places[key]
 

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 from tune_swa.config import Params
 from tune_swa.execution.slots import Placement
 from tune_swa.experiment.journal import Kind, TrialState
-from tune_swa.search.coordinator import Coordinator, settings_of
+from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion
 
 
@@ -135,7 +135,7 @@ class TrialSearcher(Searcher):
     def _settings(self, name: str) -> dict[str, Any]:
         """Those of a trial, as a worker is given them."""
         trial = self.coordinator.state.trials[name]
-        settings = settings_of(self.coordinator.experiment, trial.kind, trial.params, trial.seed)
+        settings = self.coordinator.experiment.run_settings(trial.kind, trial.params, trial.seed)
         return settings.model_dump(mode="json")
 
     def _go_out(self, trial_id: str, name: str | None) -> None:
