@@ -33,10 +33,8 @@ from tune_swa.cli import main
 from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare
-from tune_swa.data.locks import locked as turn
 from tune_swa.doctor import (
     checks,
-    finding,
     folders,
     gpus,
     images,
@@ -51,6 +49,7 @@ from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
 from tune_swa.execution import slots
 from tune_swa.experiment import folder as experiment_folder
 from tune_swa.experiment.journal import FORMAT
+from tune_swa.files import hold_lock as turn
 from tune_swa.hardware import torch_probe
 from tune_swa.hardware.gpu_survey import survey_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
@@ -130,14 +129,6 @@ def test_nothing_is_left_of_a_process_that_is_not_waited_for() -> None:
         pid = asked.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(5, "0 kB"), (67_108_864, "67.1 MB"), (25.3e9, "25.3 GB"), (412e9, "412 GB"), (1.2e12, "1.2 TB")],
-)
-def test_sizes(count: float, text: str) -> None:
-    assert finding.size(count) == text
 
 
 # ------------------------------------------------------------------------------ Python and packages
@@ -327,7 +318,7 @@ def test_a_place_that_is_full(
     free(monkeypatch, 90_000_000)
     found = one(folders.check_place(make(short)))
     assert found.level == "problem"
-    assert "90 MB free" in found.text
+    assert "90.0 MB free" in found.text
     free(monkeypatch, 900_000_000)
     assert one(folders.check_place(make(short))).level == "note"
 
@@ -339,7 +330,7 @@ def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytes
     monkeypatch.setattr(fcntl, "flock", refuse)
     found = one(folders.check_place(folders.results(short)))
     assert found.level == "problem"
-    assert "no locks: No locks available" in found.text
+    assert "no locks (No locks available)" in found.text
     monkeypatch.setattr(fcntl, "flock", lambda file, operation: None)
     found = one(folders.check_place(folders.results(short)))
     assert found.level == "problem"

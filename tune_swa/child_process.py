@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from tune_swa.errors import TuneSwaError
+from tune_swa.text import first_line
 
 CODE = """
 import json, sys
@@ -27,7 +28,7 @@ from tune_swa import child_process
 def find_function():
     from {module} import {name}
     return {name}
-isolation.run_child(find_function, call["arguments"])
+child_process.run_child(find_function, call["arguments"])
 """
 """What the child runs: with the same packages as here, however this process came to know them."""
 
@@ -127,10 +128,3 @@ def run_child(find_function: Callable[[], Callable[..., Any]], arguments: Sequen
     with os.fdopen(answer, "w") as file:
         json.dump(content, file)
     os._exit(0)  # taking torch and Ray apart takes seconds
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line; its type where it says nothing."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

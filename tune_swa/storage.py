@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tune_swa.errors import RequestError
-from tune_swa.paths import expanded
+from tune_swa.files import expand_home, replace_file
+from tune_swa.text import first_line
 
 ATTEMPTS = 3
 """How often a remote store is asked before its error counts."""
@@ -94,7 +95,7 @@ def resolved(where: str | Path) -> str:
     if colon:
         return f"{scheme}://{path.rstrip('/')}"
     # a link stays one: it may lead elsewhere on another machine
-    return os.path.abspath(expanded(where, "--storage"))  # noqa: PTH100
+    return os.path.abspath(expand_home(where, "--storage"))  # noqa: PTH100
 
 
 class FolderStore:
@@ -134,16 +135,7 @@ class FolderStore:
         return path
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(self._path(name), write, exclusive=False)
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self.root / name)
@@ -301,10 +293,9 @@ def check_usable(store: Store, option: str) -> None:
             same = path.read_text() == name
         store.remove(name)
     except OSError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RequestError(
-            f"{option} {store.where}: cannot be written to ({first[:200]}). Give a folder or a URI that "
-            "every machine of the search can write to, such as /mnt/shared/swa or s3://bucket/swa"
+            f"{option} {store.where}: cannot be written to ({first_line(error, 200)}). Give a folder or a "
+            "URI that every machine of the search can write to, such as /mnt/shared/swa or s3://bucket/swa"
         ) from None
     if not same:
         raise RequestError(f"{option} {store.where}: what was written there was not read back")

@@ -77,9 +77,9 @@ def test_a_failure_leaves_the_old_files_as_they_were(tmp_path: Path, monkeypatch
     write_table, calls = pq.write_table, []
 
     def full_disk(table: Any, file: Any, **options: Any) -> None:
-        calls.append(file.name)
+        calls.append(file)
         if len(calls) == 2:
-            file.write(b"PAR1")
+            file.write_bytes(b"PAR1")
             raise OSError("No space left on device")
         write_table(table, file, **options)
 

@@ -247,7 +247,7 @@ def test_beside_a_running_search_it_has_a_temporary_name_of_its_own(
 
     monkeypatch.setattr(Path, "replace", replace)
     write_report(state, tmp_path)
-    write_report(state, tmp_path, alone=False)
+    write_report(state, tmp_path, exclusive=False)
     assert renamed == [".report.html.tmp", f".report.html.{os.getpid()}.tmp"]
 
 

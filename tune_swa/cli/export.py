@@ -8,7 +8,8 @@ from functools import partial
 from tune_swa.cli.images import images_of
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
-from tune_swa.paths import refuse_links
+from tune_swa.files import refuse_links
+from tune_swa.text import format_bytes
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 """Those of `tune_swa.training.model_export`, which imports torch."""
@@ -46,7 +47,7 @@ def export_model_command(options: argparse.Namespace) -> int:
     say(f"{about['configuration']} ({about['trial']}), each file read again:")
     for outcome in report.outcomes:
         found = ", ".join(f"{part} {100 * value:.2f} %" for part, value in outcome.accuracy.items())
-        say(f"  {outcome.path}  {outcome.size / 1e6:.1f} MB  {found}")
+        say(f"  {outcome.path}  {format_bytes(outcome.size)}  {found}")
     for file, what in (("model.json", "what images it takes"), ("classify.py", "an example that uses it")):
         say(f"  {output / file}  {what}")
     recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())

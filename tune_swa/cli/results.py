@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tune_swa.cli.images import images_of, pictures_of, thumbnails_of
 from tune_swa.errors import RequestError
-from tune_swa.paths import refuse_links
+from tune_swa.files import refuse_links
 
 
 def compare_command(options: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def report_command(options: argparse.Namespace) -> int:
         print(f"note: images are named but not shown: {why}", file=sys.stderr)
     try:
         thumbnails = thumbnails_of(experiment, options.data_dir, data)
-        path = write_report(state, options.folder, thumbnails, picture=pictures_of(data), alone=False)
+        path = write_report(state, options.folder, thumbnails, picture=pictures_of(data), exclusive=False)
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
     print(path)

@@ -21,11 +21,11 @@ import PIL
 from tune_swa.config import DataSpec
 from tune_swa.data.decoding import decode_all
 from tune_swa.data.image_notes import Remarks
-from tune_swa.data.locks import held, locked
 from tune_swa.data.similarity import Copies, find_copies, hash_all
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
-from tune_swa.paths import expanded
+from tune_swa.files import expand_home, hold_lock, is_locked, sync_file
+from tune_swa.text import format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def cache_folder() -> Path:
     """`$TUNE_SWA_CACHE`, else `tune_swa` in the user's cache folder."""
     own = os.environ.get("TUNE_SWA_CACHE")
     if own:
-        return expanded(own, "TUNE_SWA_CACHE").absolute()
+        return expand_home(own, "TUNE_SWA_CACHE").absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tune_swa"
 
 
@@ -111,7 +111,7 @@ def decode(
     """
     folder = cache_folder() / key(source, spec)
     try:
-        with locked(folder.with_name(f"{folder.name}.lock")):
+        with hold_lock(folder.with_name(f"{folder.name}.lock")):
             found = read(folder)  # another process may have been faster
             if found is None:
                 _write(source.name, listing, spec, folder, progress)
@@ -209,7 +209,7 @@ def entries(verify_below: int = 0) -> Iterator[Entry]:
             continue
         size = sum(file.stat().st_size for file in folder.iterdir())
         if name.startswith("."):
-            if not held(folder.with_name(f"{name[1:-4]}.lock")):  # else it is being written
+            if not is_locked(folder.with_name(f"{name[1:-4]}.lock")):  # else it is being written
                 yield Entry(folder, size, "half written")
             continue
         found = read(folder)
@@ -286,15 +286,14 @@ def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have the content on the disk before the entry gets its name: after a power cut it is whole, too."""
     with path.open("wb") as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    sync_file(path)
 
 
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RequestError(
-            f"{folder}: decoding the images needs {_size(needed)}, but {_size(free)} are free. "
+            f"{folder}: decoding the images needs {format_bytes(needed)}, but {format_bytes(free)} are free. "
             "Free space there, lower data.image_size, or name another folder in the environment variable "
             "TUNE_SWA_CACHE"
         )
@@ -305,13 +304,6 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _fingerprint(decoded: Decoded) -> str:

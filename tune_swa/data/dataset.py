@@ -18,13 +18,13 @@ from tune_swa.data.cache import Pixels, ProgressCallback
 from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folders import ImageFolders
 from tune_swa.data.image_notes import NOTHING, Remarks
-from tune_swa.data.layouts import listed
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
 from tune_swa.data.similarity import Copies
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Labels, Listing, Source
 from tune_swa.data.splits import Division, Indices, divide
 from tune_swa.errors import RequestError
+from tune_swa.text import name_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +256,7 @@ def _divide(
             raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")
     counts = np.bincount(images.labels[division.train], minlength=len(images.class_names))
     if not counts.all():
-        without = listed([images.class_names[i] for i in np.flatnonzero(counts == 0)])
+        without = name_first([images.class_names[i] for i in np.flatnonzero(counts == 0)], 10)
         if same is not None:
             raise RequestError(
                 f"{name}: no images to train with in {without}, once all copies of an image are on one side "

@@ -17,6 +17,7 @@ from tune_swa.data.image_notes import Group, Remarks
 from tune_swa.data.similarity import Hashes, hash_images
 from tune_swa.data.sources import Listing
 from tune_swa.errors import RequestError
+from tune_swa.text import count_hidden, first_line
 
 CHUNK = 256
 """Images decoded between two reports of progress."""
@@ -66,7 +67,7 @@ def decode_all(
         except UnidentifiedImageError:
             failures[index] = "not an image that Pillow knows"
         except Exception as error:  # PIL's decoders raise a dozen types for damaged files
-            failures[index] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            failures[index] = first_line(error, 200)
         else:
             if opened.conversions:
                 converted[index] = opened.conversions
@@ -87,12 +88,10 @@ def decode_all(
         chunk.result()
     skipped = Group.of(f"{listing.names(index)} ({failures[index]})" for index in sorted(failures))
     if failures and spec.unreadable == "error":
-        more = (
-            [f"and {skipped.count - len(skipped.first)} more"] if skipped.count > len(skipped.first) else []
-        )
+        hidden = skipped.count - len(skipped.first)
         raise RequestError(
             f"{len(failures)} of {len(listing)} images cannot be decoded:\n  "
-            + "\n  ".join([*skipped.first, *more])
+            + "\n  ".join([*skipped.first, *([count_hidden(hidden)] if hidden else [])])
             + "\nReplace or remove them, or leave them out with --set data.unreadable=skip. Nothing was "
             "trained"
         )

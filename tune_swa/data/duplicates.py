@@ -12,6 +12,7 @@ import numpy as np
 from tune_swa.data.similarity import Copies, Rows
 from tune_swa.data.sources import Labels, Part, Parts
 from tune_swa.data.splits import Division
+from tune_swa.text import name_first
 
 SHOWN = 10
 """Pairs that are named of each kind."""
@@ -116,9 +117,8 @@ class Duplicates:
         """One line for each sentence, with the first few pairs."""
         lines = []
         for text, kind, sign in self.sentences():
-            named = kind.first[:most]
-            rest = f" and {kind.total - len(named):,} more" if kind.total > len(named) else ""
-            lines.append(f"{text} ({'; '.join(pair.describe(sign) for pair in named)}{rest})")
+            pairs = [pair.describe(sign) for pair in kind.first]
+            lines.append(f"{text} ({name_first(pairs, most, kind.total, separator='; ')})")
         return lines
 
     def summary(self) -> str:

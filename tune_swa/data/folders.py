@@ -15,13 +15,13 @@ from tune_swa.data.layouts import (
     ImageFile,
     find_parts,
     image_files,
-    listed,
     printable,
     subfolders,
 )
 from tune_swa.data.pixels import open_rgb
 from tune_swa.data.sources import Listing, Part
 from tune_swa.errors import RequestError
+from tune_swa.text import name_first
 
 INTEL = (
     "The tutorial's set is Intel Image Classification, on Kaggle as puneet6060/intel-image-classification "
@@ -127,8 +127,8 @@ def _check_classes(found: list[_Found]) -> None:
     for _, folder, classes in found:
         missing = sorted(train.classes.keys() - classes.keys())
         unknown = sorted(classes.keys() - train.classes.keys())
-        differences = [f"{listed(missing)} missing"] if missing else []
-        differences += [f"{listed(unknown)} not in train"] if unknown else []
+        differences = [f"{name_first(missing, 10)} missing"] if missing else []
+        differences += [f"{name_first(unknown, 10)} not in train"] if unknown else []
         if differences:
             raise RequestError(
                 f"{folder}: its classes differ from those of {train.folder}: {'; '.join(differences)}. "
@@ -137,8 +137,8 @@ def _check_classes(found: list[_Found]) -> None:
         empty = [name for name, files in classes.items() if not files]
         if empty:
             raise RequestError(
-                f"{folder}: no images ({', '.join(EXTENSIONS)}) in {listed(empty)}. Add some, or remove the "
-                "folders from every part"
+                f"{folder}: no images ({', '.join(EXTENSIONS)}) in {name_first(empty, 10)}. Add some, or "
+                "remove the folders from every part"
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune_swa.data.duplicates import Duplicates
+from tune_swa.text import name_first
 
 SHOWN = 10
 """Names that are kept of each kind."""
@@ -26,8 +27,7 @@ class Group:
         return cls(len(listed), tuple(listed[:SHOWN]))
 
     def __str__(self) -> str:
-        more = f" and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
-        return f"{self.count}: {', '.join(self.first)}{more}"
+        return f"{self.count}: {name_first(self.first, SHOWN, self.count)}"
 
 
 @dataclass(frozen=True)

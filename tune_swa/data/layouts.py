@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tune_swa.data.sources import Part
 from tune_swa.errors import RequestError
+from tune_swa.text import name_first
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """As torchvision's ImageFolder takes them."""
@@ -54,9 +55,11 @@ def find_parts(root: Path) -> dict[Part, Path]:
     if len(below) == 1:
         return next(iter(below.values()))
     if below:
-        raise RequestError(f"{root}: {listed(sorted(below))} hold training images each; give one of them")
+        raise RequestError(
+            f"{root}: {name_first(sorted(below), 10)} hold training images each; give one of them"
+        )
     if here:
-        found = listed([path.relative_to(root).parts[0] for path in here.values()])
+        found = name_first([path.relative_to(root).parts[0] for path in here.values()], 10)
         raise RequestError(f"{root}: holds {found}, but no training images. {LAYOUT}")
     if len(names) == 1 and _holds_classes(root / names[0]):
         return {Part.TRAIN: root / names[0]}
@@ -95,12 +98,6 @@ def printable(name: str) -> str:
         return name
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def listed(names: list[str], most: int = 10) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _identity(folder: str) -> tuple[int, int]:

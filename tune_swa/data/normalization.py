@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from tune_swa.files import replace_file
 
 Channels = tuple[float, float, float]
 Statistics = tuple[Channels, Channels]
@@ -42,7 +43,7 @@ def training_statistics(
     except (OSError, ValueError, TypeError):
         mean, std = _count(images, rows)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not results
-        _write(file, json.dumps([mean, std]))
+        replace_file(file, json.dumps([mean, std]).encode(), exclusive=False)
     return mean, std
 
 
@@ -64,9 +65,3 @@ def _count(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statis
 def _three(values: npt.NDArray[np.float64] | list[float]) -> Channels:
     first, second, third = (float(v) for v in values)
     return first, second, third
-
-
-def _write(file: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".", delete=False) as temporary:
-        temporary.write(text)
-    Path(temporary.name).replace(file)

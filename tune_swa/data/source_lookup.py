@@ -11,7 +11,7 @@ from tune_swa.data.folders import ImageFolders
 from tune_swa.data.sources import Source
 from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
 from tune_swa.errors import RequestError
-from tune_swa.paths import expanded
+from tune_swa.files import expand_home
 
 
 def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool = True) -> Source:
@@ -27,9 +27,9 @@ def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool 
     """
     folder = None
     if data_dir is not None:
-        folder = expanded(data_dir, "--data-dir")
+        folder = expand_home(data_dir, "--data-dir")
     elif spec.path is not None:
-        folder = expanded(spec.path, "data.path:")
+        folder = expand_home(spec.path, "data.path:")
     if spec.dataset == "digits":
         if folder is not None:
             raise RequestError(

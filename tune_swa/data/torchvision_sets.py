@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tune_swa.data.cache import cache_folder
-from tune_swa.data.locks import locked
 from tune_swa.data.pixels import to_rgb
 from tune_swa.data.sources import Labels, Listing, Opened, Part
 from tune_swa.errors import RequestError
+from tune_swa.files import hold_lock
+from tune_swa.text import first_line
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,20 @@ class TorchvisionSet:
     def list_images(self) -> Listing:
         try:
             # two searches that want the same set must not write the same files
-            with locked(self._lock_file()):
+            with hold_lock(self._lock_file()):
                 return self._read(download=self.download)
         except Exception as error:  # damaged archives raise whatever the format's reader raises
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             class_name = SETS[self.name].class_name
             if not self.download:
                 raise RequestError(
-                    f"data.dataset: {self.name} is not in {self.folder} ({first[:200]}), and is not "
-                    "downloaded for this. Give the folder that it is in with --data-dir"
+                    f"data.dataset: {self.name} is not in {self.folder} ({first_line(error, 200)}), and is "
+                    "not downloaded for this. Give the folder that it is in with --data-dir"
                 ) from None
             raise RequestError(
                 f"data.dataset: {self.name} could not be downloaded to {self.folder} or read there "
-                f"({first[:200]}). Where there is no network, let torchvision.datasets.{class_name} download "
-                "it elsewhere, copy its folder, and give that with --data-dir"
+                f"({first_line(error, 200)}). Where there is no network, let "
+                f"torchvision.datasets.{class_name} download it elsewhere, "
+                "copy its folder, and give that with --data-dir"
             ) from None
 
     def preview(self) -> Listing:

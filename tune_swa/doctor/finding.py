@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tune_swa.child_process import first_line
+from tune_swa.text import first_line
 
 Level = Literal["ok", "note", "problem"]
 
@@ -79,11 +79,3 @@ def _failed(area: str, error: Exception) -> Finding:
             "Install tune_swa with what it needs again: pip install --force-reinstall in its environment",
         )
     return note(area, f"could not be looked at ({text})")
-
-
-def size(count: float) -> str:
-    """Bytes as a person writes them."""
-    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}" if count < 100 * one else f"{count / one:.0f} {unit}"
-    return f"{count / 1e3:.0f} kB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import re
@@ -15,8 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.child_process import Child, ChildError, first_line
-from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.child_process import Child, ChildError
+from tune_swa.doctor.finding import Finding, note, ok, problem
+from tune_swa.files import hold_lock, is_locked, replace_file
+from tune_swa.text import first_line, format_bytes
 
 NETWORK_TYPES = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "9p", "virtiofs", "afs")
 """How names of file systems begin that other machines, or a program, stand behind."""
@@ -105,9 +106,11 @@ def check_place(place: Place) -> Iterator[Finding]:
     kind = file_system(existing)
     free = shutil.disk_usage(existing).free
     made = "" if folder.exists() else ", will be made"
-    text = f"{folder} ({kind}{made}): {size(free)} free"
+    text = f"{folder} ({kind}{made}): {format_bytes(free)} free"
     if free < place.least:
-        yield problem(area, f"{text}, {size(place.least)} are needed", f"Free space there. {place.elsewhere}")
+        yield problem(
+            area, f"{text}, {format_bytes(place.least)} are needed", f"Free space there. {place.elsewhere}"
+        )
     elif free < place.comfortable:
         yield note(area, f"{text}, which a long search may fill", f"Free space there. {place.elsewhere}")
     elif place.locks and kind.startswith(NETWORK_TYPES):
@@ -169,20 +172,15 @@ def _try(folder: Path, place: Place) -> None:
     """
     scratch = Path(tempfile.mkdtemp(prefix=".tune_swa-doctor-", dir=folder))
     try:
-        new, final = scratch / "new", scratch / "final"
-        with new.open("wb") as file:
-            file.write(bytes(TRIED_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-            if place.mapped:
-                os.posix_fallocate(file.fileno(), 0, TRIED_BYTES)
-        new.replace(final)
+        final = scratch / "final"
+        replace_file(final, bytes(TRIED_BYTES))
         if final.stat().st_size != TRIED_BYTES:
             raise OSError(errno.EIO, "what was written there was not kept")
         if place.locks:
             _try_lock(final)
         if place.mapped:
             with final.open("r+b") as written, mmap.mmap(written.fileno(), 0) as mapped:
+                os.posix_fallocate(written.fileno(), 0, TRIED_BYTES)
                 mapped[:4] = b"swa\n"
                 mapped.flush()
         if place.sockets:
@@ -193,16 +191,9 @@ def _try(folder: Path, place: Place) -> None:
 
 
 def _try_lock(path: Path) -> None:
-    with path.open("r+b") as one, path.open("r+b") as other:
-        try:
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(error.errno, f"its file system has no locks: {error.strerror}") from None
-        try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        raise OSError(errno.ENOLCK, "its file system gives one lock to two at once")
+    with hold_lock(path, wait=False):
+        if not is_locked(path):
+            raise OSError(errno.ENOLCK, "its file system gives one lock to two at once")
 
 
 def _check_length(folder: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.doctor.finding import Finding, note, ok, problem
 from tune_swa.hardware.gpu_survey import explain_missing_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
+from tune_swa.text import format_bytes
 
 NVIDIA = "0x10de"
 BUSY = 0.8
@@ -46,7 +47,7 @@ def gpus(survey: GpuSurvey, devices: Path = Path("/sys/bus/pci/devices")) -> Ite
 def _one(area: str, gpu: Gpu, survey: GpuSurvey) -> Finding:
     about = gpu.name
     if gpu.memory:
-        about = f"{gpu.name}, {size(gpu.memory)}, compute capability {gpu.capability}"
+        about = f"{gpu.name}, {format_bytes(gpu.memory)}, compute capability {gpu.capability}"
     if gpu.error is not None:
         return problem(
             area,
@@ -58,7 +59,7 @@ def _one(area: str, gpu: Gpu, survey: GpuSurvey) -> Finding:
     if gpu.free < BUSY * gpu.memory:
         return note(
             area,
-            f"{about}, {precision}; only {size(gpu.free)} are free: other programs use it",
+            f"{about}, {precision}; only {format_bytes(gpu.free)} are free: other programs use it",
             "See what runs there with nvidia-smi; leave it out with CUDA_VISIBLE_DEVICES",
         )
     return ok(area, f"{about}, {precision}; a training step works")

@@ -12,8 +12,9 @@ from tune_swa.config import DataSpec
 from tune_swa.data.cache import Entry, entries
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Part
-from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.doctor.finding import Finding, note, ok, problem
 from tune_swa.errors import RequestError
+from tune_swa.text import format_bytes
 
 VERIFIED_BYTES = 500_000_000
 """Larger entries are not read whole: a search does that with the one it uses."""
@@ -41,7 +42,7 @@ def cached() -> Iterator[Finding]:
 
 def _sets(found: list[Entry]) -> str:
     count = f"{len(found)} set{'s' * (len(found) != 1)} of decoded images"
-    return f"{count} ({size(sum(entry.size for entry in found))})"
+    return f"{count} ({format_bytes(sum(entry.size for entry in found))})"
 
 
 def given(folder: Path) -> Iterator[Finding]:

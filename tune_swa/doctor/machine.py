@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.doctor.finding import Finding, note, ok, problem
+from tune_swa.text import format_bytes
 
 ROOT = Path("/")
 TRIAL_BYTES = 1_500_000_000
@@ -52,12 +53,12 @@ def memory(root: Path = ROOT) -> Iterator[Finding]:
 
     have, usable = read_memory(root), usable_cores()
     whose = " (the container's limit)" if have.limited else ""
-    text = f"{size(have.available)} of {size(have.total)} are free{whose}"
+    text = f"{format_bytes(have.available)} of {format_bytes(have.total)} are free{whose}"
     fit = int(have.available / TRIAL_BYTES)
     if have.available < LEAST_BYTES:
         yield problem(
             "memory",
-            f"{text}; Ray and one trial need {size(LEAST_BYTES)} at the least",
+            f"{text}; Ray and one trial need {format_bytes(LEAST_BYTES)} at the least",
             "End other programs, or raise the limit of the container",
         )
     elif fit < usable:
@@ -79,12 +80,12 @@ def shared_memory(root: Path = ROOT) -> Iterator[Finding]:
         yield note("shared memory", f"{folder}: {error.strerror}; Ray uses its temporary folder instead")
         return
     wanted = OBJECT_STORE_SHARE * read_memory(root).available
-    text = f"{folder} has {size(usage.free)} of {size(usage.total)} free"
+    text = f"{folder} has {format_bytes(usage.free)} of {format_bytes(usage.total)} free"
     if usage.free < min(wanted, 10e9):  # Ray does with 10 GB, however much memory there is
         yield note(
             "shared memory",
-            f"{text}, less than Ray wants ({size(min(wanted, 10e9))}): it puts its object store into its "
-            "temporary folder instead. A search keeps little in it",
+            f"{text}, less than Ray wants ({format_bytes(min(wanted, 10e9))}): it puts its object store into "
+            "its temporary folder instead. A search keeps little in it",
             f"In a container: docker run --shm-size={min(wanted, 10e9) * 1.1 / 1e9:.1f}g",
         )
     else:

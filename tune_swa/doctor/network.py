@@ -7,9 +7,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from tune_swa.child_process import first_line
 from tune_swa.doctor.finding import Finding, note, ok
 from tune_swa.hardware.torch_probe import TorchFacts
+from tune_swa.text import first_line
 
 SECONDS = 3.0
 WORKS = "Digits, images of your own and weights: none need no network"

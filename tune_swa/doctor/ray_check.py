@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_swa.child_process import Child, ChildError
-from tune_swa.doctor.finding import Finding, note, ok, problem, size
+from tune_swa.doctor.finding import Finding, note, ok, problem
 from tune_swa.doctor.folders import ray_folder
+from tune_swa.text import format_bytes
 
 PROC = Path("/proc")
 SERVERS = ("raylet", "gcs_server")
@@ -87,12 +88,12 @@ def sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]
     if total > LEFT_BYTES:
         yield note(
             "Ray",
-            f"{ended} sessions that have ended left {size(total)} in {root}",
+            f"{ended} sessions that have ended left {format_bytes(total)} in {root}",
             f"Remove the folders {root}/session_* while no Ray runs",
         )
     elif ended:
         sessions = "1 session that has ended" if ended == 1 else f"{ended} sessions that have ended"
-        yield ok("Ray", f"{sessions} left {size(total)} in {root}")
+        yield ok("Ray", f"{sessions} left {format_bytes(total)} in {root}")
 
 
 def starts() -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tune_swa.doctor.finding import Finding, note, ok
 from tune_swa.errors import RequestError
-from tune_swa.experiment.folder import JOURNAL, SPACE, writer
+from tune_swa.experiment.folder import JOURNAL, SPACE, find_writer
 from tune_swa.experiment.journal import ExperimentState
 
 READ_BYTES = 200_000_000
@@ -21,7 +21,7 @@ def searches(results_dir: Path) -> Iterator[Finding]:
     finished, unread, left = 0, 0, READ_BYTES
     folders = sorted(path.parent for path in results_dir.glob(f"*/{JOURNAL}"))
     for folder in folders:
-        process = writer(folder)
+        process = find_writer(folder)
         if process is not None:
             yield ok("searches", f"{folder} runs now (process {process})")
             continue

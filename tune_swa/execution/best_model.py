@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from tune_swa.config import Experiment, is_swa_setting
 from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.files import replace_file
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 
@@ -67,17 +67,6 @@ def export_best(
         "hardware": state.header["hardware"],
         "versions": state.header["versions"],
     }
-    _replace(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
+    replace_file(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _replace(target: Path, write: Any) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(folder / DESCRIPTION, text.encode())

@@ -27,6 +27,7 @@ from tune_swa.search.confirm_cost import (
 )
 from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs, trunks_recur
+from tune_swa.text import format_bytes
 
 RESNET18_WEIGHTS = 11_176_512
 """Parameters of torchvision's ResNet-18 without its classifier."""
@@ -283,12 +284,5 @@ def _disk(plan: Plan) -> str:
     elif plan.images.cached:
         cache = "images are decoded already"
     else:
-        cache = f"{_bytes(plan.images.cache_bytes)} for decoded images"
-    return f"{cache}; at most {_bytes(plan.checkpoint_bytes)} for checkpoints at a time"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
+        cache = f"{format_bytes(plan.images.cache_bytes)} for decoded images"
+    return f"{cache}; at most {format_bytes(plan.checkpoint_bytes)} for checkpoints at a time"

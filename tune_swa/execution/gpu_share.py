@@ -11,6 +11,7 @@ from tune_swa.child_process import Child, ChildError
 from tune_swa.config import Choices, Experiment, RunSettings, Value, format_value
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.hardware.gpu_survey import select_gpu
+from tune_swa.text import format_bytes
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
 
@@ -62,9 +63,10 @@ def choose_fraction(cost: TrialCost, memory: int, image_bytes: int, cores: int) 
     holds = memory // (need + image_bytes if resident else need)
     if holds == 0:
         raise RequestError(
-            f"one trial needs {gigabytes(cost.trial_bytes)} of a GPU and {gigabytes(cost.context_bytes)} for "
-            f"CUDA itself, and {cost.device} has {gigabytes(memory)} to give. Use {SMALLER}; "
-            "or leave that GPU out with CUDA_VISIBLE_DEVICES, if there are larger ones"
+            f"one trial needs {format_bytes(cost.trial_bytes)} of a GPU and "
+            f"{format_bytes(cost.context_bytes)} for CUDA itself, and {cost.device} has "
+            f"{format_bytes(memory)} to give. Use {SMALLER}; or leave that GPU out with "
+            "CUDA_VISIBLE_DEVICES, if there are larger ones"
         )
     busy = math.ceil(cost.host_seconds / cost.device_seconds / WORTH)
     trials = max(1, min(holds, busy, MOST_TRIALS, cores))
@@ -90,9 +92,9 @@ def check_fraction(fraction: float, cost: TrialCost, memory: int) -> None:
     least = math.ceil(100 * (cost.trial_bytes * MARGIN + cost.context_bytes) / memory) / 100
     enough = f"auto, at least {format_value(least)}, or " if least <= 1 else ""
     raise RequestError(
-        f"resources.gpus_per_trial: {format_value(fraction)} of {cost.device} ({gigabytes(memory)}) leaves "
-        f"{gigabytes(max(0.0, has))} to a trial ({gigabytes(cost.context_bytes)} go to CUDA itself), but it "
-        f"needs {gigabytes(cost.trial_bytes)}. Use {enough}{SMALLER}"
+        f"resources.gpus_per_trial: {format_value(fraction)} of {cost.device} ({format_bytes(memory)}) "
+        f"leaves {format_bytes(max(0.0, has))} to a trial ({format_bytes(cost.context_bytes)} go to CUDA "
+        f"itself), but it needs {format_bytes(cost.trial_bytes)}. Use {enough}{SMALLER}"
     )
 
 
@@ -107,9 +109,9 @@ def check_memory(cost: TrialCost, workload: Workload) -> TrialCost:
     side, evaluated = workload.image_size, min(workload.settings.train.eval_batch_size, workload.val_images)
     others = ""
     if cost.free < 0.8 * cost.memory:
-        others = f" Only {gigabytes(cost.free)} of it are free: see with nvidia-smi what else runs there."
+        others = f" Only {format_bytes(cost.free)} of it are free: see with nvidia-smi what else runs there."
     raise RequestError(
-        f"one trial does not fit {cost.device} ({gigabytes(cost.memory)}; batches of "
+        f"one trial does not fit {cost.device} ({format_bytes(cost.memory)}; batches of "
         f"{workload.batch_size} images to train and {evaluated} to evaluate, of {side} x {side} pixels): "
         f"{cost.exhausted}.{others} Use {SMALLER}"
     )
@@ -118,9 +120,9 @@ def check_memory(cost: TrialCost, workload: Workload) -> TrialCost:
 def describe_cost(cost: TrialCost, trials: int, fraction: float, reason: str) -> str:
     """One line on what was measured, and what the search makes of it."""
     return (
-        f"a trial takes {gigabytes(cost.trial_bytes)} (measured on {cost.device}, {gigabytes(cost.memory)}) "
-        f"and {gigabytes(cost.context_bytes)} for CUDA itself: {trials} trial{'s' * (trials != 1)} a GPU, "
-        f"{format_value(round(fraction, 4))} each; {reason}"
+        f"a trial takes {format_bytes(cost.trial_bytes)} (measured on {cost.device}, "
+        f"{format_bytes(cost.memory)}) and {format_bytes(cost.context_bytes)} for CUDA itself: {trials} "
+        f"trial{'s' * (trials != 1)} a GPU, {format_value(round(fraction, 4))} each; {reason}"
     )
 
 
@@ -166,11 +168,6 @@ def measure_trial(workload: Workload, gpu: int) -> TrialCost:
                 "doctor` looks at the GPUs; with --gpus 0 the search runs on the CPU"
             ) from None
     return check_memory(cost, workload)
-
-
-def gigabytes(count: float) -> str:
-    """Bytes as people write what a GPU has."""
-    return f"{count / 1e9:.1f} GB"
 
 
 def _possible(experiment: Experiment, name: str) -> list[Value]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState
-from tune_swa.paths import expanded
+from tune_swa.files import expand_home
 from tune_swa.storage import FolderStore, Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ class Request:
     def images_dir(self) -> Path | None:
         """Where the images are, absolute, by the option or by the space file."""
         if self.data_dir:
-            return expanded(self.data_dir, "--data-dir").absolute()
+            return expand_home(self.data_dir, "--data-dir").absolute()
         path = self.experiment.data.path
-        return expanded(path, "data.path:").absolute() if path else None
+        return expand_home(path, "data.path:").absolute() if path else None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution.slots import Machine, Node, Placement
 from tune_swa.signals import interrupt_once
+from tune_swa.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +116,9 @@ def _start(placement: Placement) -> None:
         )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except (OSError, RuntimeError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SearchFailed(
-            f"Ray cannot be started on this machine ({first[:300]}). It needs room and write access in its "
-            "folder for sessions, /tmp/ray or the one that RAY_TMPDIR names"
+            f"Ray cannot be started on this machine ({first_line(error, 300)}). It needs room and write "
+            "access in its folder for sessions, /tmp/ray or the one that RAY_TMPDIR names"
         ) from error
 
 
@@ -249,17 +249,15 @@ def check_reachable(address: str) -> None:
 
 
 def _not_let_in(address: str, error: BaseException) -> RequestError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RequestError(
         f"--address {address}: something listens there, but no Ray cluster lets this machine in "
-        f"({first[:200]}). Give the address that `ray start --head` printed; a cluster with a token wants "
-        "the same file ~/.ray/auth_token on all machines, and the same version of Ray"
+        f"({first_line(error, 200)}). Give the address that `ray start --head` printed; a cluster with a "
+        "token wants the same file ~/.ray/auth_token on all machines, and the same version of Ray"
     )
 
 
 def _no_cluster(address: str, error: BaseException) -> RequestError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RequestError(
-        f"--address {address}: no Ray cluster answers there ({first[:200]}). Start one with "
+        f"--address {address}: no Ray cluster answers there ({first_line(error, 200)}). Start one with "
         "`ray start --head` and give its address, or leave --address out"
     )

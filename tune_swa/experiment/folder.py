@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import Event, ExperimentState, read_events
-from tune_swa.paths import refuse_links
+from tune_swa.files import NoLocksError, hold_lock, is_locked, refuse_links
 from tune_swa.storage import Store, check_usable, open_store, resolved
 
 JOURNAL = "journal.jsonl"
@@ -29,29 +28,24 @@ def locked(folder: Path) -> Iterator[None]:
     """
     refuse_links(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RequestError(
-            f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
-        ) from None
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(hold_lock(folder / LOCK, wait=False))
+            (folder / LOCK).write_text(str(os.getpid()))
         except BlockingIOError:
-            pid = os.pread(file, 32, 0).decode(errors="replace").strip()
             raise RequestError(
-                f"{folder}: another search is writing to it (process {pid or 'unknown'}). Wait for it, "
+                f"{folder}: another search is writing to it (process {_read_process(folder)}). Wait for it, "
                 "stop it, or give this one another --name"
+            ) from None
+        except NoLocksError as error:
+            raise RequestError(
+                f"{folder}: {error.strerror}. Choose a place on a local disk with --results-dir; --storage "
+                "is for what other machines have to see"
             ) from None
         except OSError as error:
             raise RequestError(
-                f"{folder}: its file system has no locks ({error.strerror}). Choose a place on a local disk "
-                "with --results-dir; --storage is for what other machines have to see"
+                f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
             ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, str(os.getpid()).encode(), 0)
         try:
             yield
         finally:
@@ -60,23 +54,17 @@ def locked(folder: Path) -> Iterator[None]:
                 for path in made or [folder]:
                     with suppress(OSError):  # somebody else uses it by now
                         path.rmdir()
-    finally:
-        os.close(file)
 
 
-def writer(folder: Path) -> str | None:
+def find_writer(folder: Path) -> str | None:
     """The process that writes to an experiment's folder now, as its lock names it; None: nobody does."""
-    try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for as long as this function takes
-    except BlockingIOError:
-        return os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
-    finally:
-        os.close(file)
-    return None
+    return _read_process(folder) if is_locked(folder / LOCK) else None
+
+
+def _read_process(folder: Path) -> str:
+    with suppress(OSError):
+        return (folder / LOCK).read_bytes()[:32].decode(errors="replace").strip() or "unknown"
+    return "unknown"
 
 
 def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:

@@ -8,6 +8,7 @@ import re
 import torch
 
 from tune_swa.hardware.gpu_memory import is_memory_exhausted
+from tune_swa.text import first_line
 
 STICKY_CODES = frozenset(
     {
@@ -61,8 +62,7 @@ def is_gpu_lost(error: BaseException, *, on_gpu: bool) -> bool:
 
 def describe_gpu_error(error: BaseException) -> str:
     """The first line of an error, without torch's advice on debugging."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {first}"[:300]
+    return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def describe_gpu() -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from tune_swa.text import format_bytes
+
 logger = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 600_000_000
@@ -80,14 +82,14 @@ def wait_for_memory(
             logger.warning(
                 "GPU %d has room for %s, and a trial here may need %s; it begins all the same after %.0f s. "
                 "Another process uses this GPU: see nvidia-smi",
-                device, _format_bytes(room), _format_bytes(needed_bytes), waited,
+                device, format_bytes(room), format_bytes(needed_bytes), waited,
             )  # fmt: skip
             return False
         sleep(poll_seconds)
     _missed.pop((device, needed_bytes), None)
     waited = clock() - begun
     if waited >= poll_seconds:
-        logger.info("waited %.1f s for %s of GPU %d", waited, _format_bytes(needed_bytes), device)
+        logger.info("waited %.1f s for %s of GPU %d", waited, format_bytes(needed_bytes), device)
     return True
 
 
@@ -112,7 +114,3 @@ def _count_room(device: int) -> int:
     """Bytes that this process's allocator holds or could get from the driver."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)
-
-
-def _format_bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tune_swa.child_process import first_line
+from tune_swa.text import first_line
 
 
 @dataclass(frozen=True)

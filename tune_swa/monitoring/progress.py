@@ -21,6 +21,7 @@ from rich.text import Text
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import Event, ExperimentState, Kind, Stage, TrialState, ranking
 from tune_swa.search.confirmation import Look, Round, Step
+from tune_swa.text import count_hidden
 
 REDRAW_SECONDS = 0.2
 """The live region is drawn at most this often, however fast the epochs come."""
@@ -600,7 +601,7 @@ def _picture(
     if shown:
         lines.append(_table([r.trial for r in shown], tally, screen, width))
     if len(tally.running) > len(shown):
-        lines.append(Text(f"and {len(tally.running) - len(shown)} more", style="dim"))
+        lines.append(Text(count_hidden(len(tally.running) - len(shown)), style="dim"))
     return Group(*lines, *foot)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from tune_swa.experiment.journal import Event, ExperimentState
+from tune_swa.text import name_first
 
 LEAST_SECONDS = 120.0
 """Silence that is nothing to speak of, whatever the length of an epoch."""
@@ -86,9 +87,9 @@ class Watchdog:
                 f"{name} (epoch {state.trials[name].next_epoch}, for {_minutes(now - self._since[name])})"
                 for name in at_work
             ]
-            parts.append(f"waiting for {_some(told)}")
+            parts.append(f"waiting for {name_first(told, SHOWN)}")
         if waiting:
-            parts.append(f"waiting for a place to run {_some(waiting)}")
+            parts.append(f"waiting for a place to run {name_first(waiting, SHOWN)}")
         if not live:
             parts.append("no trial is out, which is a fault of the search itself")
         nodes = self._nodes()
@@ -96,11 +97,6 @@ class Watchdog:
             parts.append(f"of {self._most_nodes} computers Ray has {nodes} left")
         self._most_nodes = max(self._most_nodes, nodes)
         return "; ".join(parts) + ". Ctrl-C stops the search, and --resume goes on with it"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _minutes(seconds: float) -> str:

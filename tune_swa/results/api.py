@@ -27,6 +27,7 @@ from tune_swa.results.provenance import load_experiment
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import compute_verdict
 from tune_swa.storage import FolderStore, Store, open_store
+from tune_swa.text import first_line, name_first
 
 JOURNAL = "journal.jsonl"
 LEADERBOARD = (
@@ -179,7 +180,7 @@ class Results:
         names = list(self.trials["trial"])
         if trial not in names:
             close = difflib.get_close_matches(trial, names, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"It has {_listed(names)}"
+            hint = f"Did you mean {close[0]}?" if close else f"It has {name_first(names, 10) or 'none yet'}"
             raise RequestError(f"{self.where}: no trial {trial!r}. {hint}")
         return self.epochs[self.epochs["trial"] == trial].drop(columns="trial").set_index("epoch")
 
@@ -281,8 +282,7 @@ def _fetched(store: Store, folder: Path) -> Path:
             "experiment's name: URI/NAME"
         ) from None
     except OSError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError(f"{store.where}: cannot be read ({first[:200]})") from None
+        raise RequestError(f"{store.where}: cannot be read ({first_line(error, 200)})") from None
     return folder / JOURNAL
 
 
@@ -299,16 +299,11 @@ def _journal(path: Path) -> Path:
     for around in (path, path.parent):
         found = sorted(p.parent.name for p in around.glob(f"*/{JOURNAL}"))
         if found:
-            hint = f" Experiments in {around}: {_listed(found)}"
+            hint = f" Experiments in {around}: {name_first(found, 10)}"
             break
     else:
         hint = " Give the folder of an experiment, such as results/NAME"
     raise RequestError(f"{path}: {what} (looked for {journal}).{hint}")
-
-
-def _listed(names: list[str], most: int = 10) -> str:
-    shown = ", ".join(names[:most]) or "none yet"
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _frame(table: Any) -> pd.DataFrame:

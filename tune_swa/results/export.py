@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState
+from tune_swa.files import Writer, replace_file, replace_files
 from tune_swa.results.tables import build_tables
-
-Writer = Callable[[BinaryIO], None]
 
 
 def write_tables(state: ExperimentState, folder: Path) -> None:
@@ -30,7 +26,7 @@ def write_tables(state: ExperimentState, folder: Path) -> None:
         OSError: the disk refused.
     """
     tables = build_tables(state, folder)._asdict()
-    _write_all({folder / f"{stem}.parquet": _parquet(t) for stem, t in tables.items() if t is not None})
+    replace_files({folder / f"{stem}.parquet": _parquet(t) for stem, t in tables.items() if t is not None})
 
 
 def write_space(experiment: Experiment, path: Path) -> None:
@@ -41,53 +37,14 @@ def write_space(experiment: Experiment, path: Path) -> None:
     """
     spec = experiment.model_dump(mode="json", by_alias=True)
     text = yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    _write_all({path: lambda file: _write_bytes(file, text.encode())})
-
-
-def write_file(path: Path, data: bytes, *, alone: bool = True) -> None:
-    """Write a whole file under its name, or none.
-
-    Args:
-        path: where.
-        data: its content.
-        alone: whether this process holds the experiment's lock; another one may be writing the same file
-            unless it does.
-
-    Raises:
-        OSError: the disk refused.
-    """
-    _write_all({path: lambda file: _write_bytes(file, data)}, alone=alone)
+    replace_file(path, text.encode())
 
 
 # --------------------------------------------------------------------------------------- writing
 
 
 def _parquet(table: Any) -> Writer:
-    return lambda file: pq.write_table(table, file, compression="zstd")
-
-
-def _write_bytes(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-
-
-def _write_all(writers: Mapping[Path, Writer], *, alone: bool = True) -> None:
-    """Write every file under a temporary name beside its own, then rename them."""
-    # always the same name, so that what a kill leaves is written over: there is one writer, by the lock
-    end = "tmp" if alone else f"{os.getpid()}.tmp"
-    temporary = {path: path.with_name(f".{path.name}.{end}") for path in writers}
-    try:
-        for path, write in writers.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-        for path, written in temporary.items():
-            written.replace(path)
-    finally:
-        for path in temporary.values():
-            with suppress(FileNotFoundError):
-                path.unlink()
+    return lambda path: pq.write_table(table, path, compression="zstd")
 
 
 # ------------------------------------------------------------------------------------------ YAML

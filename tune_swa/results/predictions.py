@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState
+from tune_swa.text import first_line
 
 FOLDER = "predictions"
 FIELDS = ("predicted", "probability", "confidence", "nll", "brier")
@@ -60,9 +61,8 @@ def _read_file(path: Path, images: int) -> dict[str, TestPredictions]:
         if sizes != {images} or SHIPPED not in found:
             raise ValueError(f"it is not of {images} images")
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise RequestError(
-            f"{path}: the predictions on the test images cannot be read ({why.splitlines()[0]}). Restore the "
+            f"{path}: the predictions on the test images cannot be read ({first_line(error)}). Restore the "
             "file from a copy"
         ) from None
     return found

@@ -19,8 +19,8 @@ from typing import Any
 from tune_swa.config import Experiment
 from tune_swa.experiment.journal import ExperimentState, Kind, TrialState
 from tune_swa.experiment.updates import Follower, News
+from tune_swa.files import replace_file
 from tune_swa.results.comparison import best_baseline
-from tune_swa.results.export import write_file
 from tune_swa.results.provenance import load_experiment
 
 FILE = "optuna.log"
@@ -77,7 +77,7 @@ class StudyFile:
         if known is None:
             known = _Known()
             lines = [*_studies(experiment), *known.lines(state, experiment)]
-            write_file(path, _encoded(lines))
+            replace_file(path, _encoded(lines))
         else:
             _append(path, _encoded(known.lines(state, experiment)))
         self._known = known

@@ -19,6 +19,7 @@ from tune_swa.config import Experiment, format_value
 from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.experiment.updates import SCALARS, Follower
+from tune_swa.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,9 @@ class Courier:
             self._callback = _callback(self.name, self._experiment, self._folder)
             self._callback.setup()
         except Exception as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RequestError(
-                f"--log {self.name}: {PACKAGES[self.name]} cannot be used ({said[:300]}). Put that right, or "
-                f"leave --log {self.name} out"
+                f"--log {self.name}: {PACKAGES[self.name]} cannot be used ({first_line(error, 300)}). Put "
+                f"that right, or leave --log {self.name} out"
             ) from error
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:

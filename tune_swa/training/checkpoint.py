@@ -10,6 +10,8 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from tune_swa.text import first_line
+
 FORMAT = 1
 
 
@@ -69,8 +71,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     except Exception as error:  # torch.load raises a dozen types for damaged files
         if not _tells_of_damage(error):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path.name}: cannot be read ({first[:200]})") from error
+        raise CheckpointError(f"{path.name}: cannot be read ({first_line(error, 200)})") from error
     if flipped:
         raise CheckpointError(f"{path.name}: is damaged (check sum of {flipped})")
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tune_swa.child_process import first_line
 from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
 from tune_swa.hardware.torch_probe import cudnn_version
+from tune_swa.text import first_line
 from tune_swa.training.numerics import Numerics, decide_numerics, describe_hardware
 
 

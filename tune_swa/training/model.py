@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from tune_swa.config import ModelSpec
 from tune_swa.errors import RequestError
+from tune_swa.files import expand_home
 from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
-from tune_swa.paths import expanded
 from tune_swa.seeds import derive_seed
+from tune_swa.text import name_first
 
 StateDict = Mapping[str, Tensor]
 CLASSIFIER = ("fc.weight", "fc.bias")
@@ -64,7 +65,7 @@ def resolve_weights(spec: ModelSpec) -> StateDict | None:
         return None
     if spec.weights == "imagenet":
         return _download()
-    return _read(expanded(spec.weights, "model.weights:"))
+    return _read(expand_home(spec.weights, "model.weights:"))
 
 
 def hash_weights(weights: StateDict | None) -> str:
@@ -164,13 +165,13 @@ def _check(state: StateDict, path: Path, remedy: str) -> None:
     ):
         if names:
             raise RequestError(
-                f"model.weights: {path} is not of torchvision's resnet18: it {what} {_listed(names)}. "
+                f"model.weights: {path} is not of torchvision's resnet18: it {what} {name_first(names, 3)}. "
                 f"{remedy}"
             )
     infinite = [name for name in known if not torch.isfinite(state[name]).all()]
     if infinite:
         raise RequestError(
-            f"model.weights: {path}: {_listed(infinite)}: not finite, so every trial would fail. Save "
+            f"model.weights: {path}: {name_first(infinite, 3)}: not finite, so every trial would fail. Save "
             "weights from before their training diverged"
         )
 
@@ -179,7 +180,3 @@ def _usable(tensor: Tensor, expected: Tensor) -> bool:
     """Whether a tensor holds the kind of numbers that are expected, and holds them as they are."""
     plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
     return plain and (tensor.is_floating_point() or not expected.is_floating_point())
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

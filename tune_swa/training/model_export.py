@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_swa.child_process import first_line
 from tune_swa.config import TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.splits import Indices
 from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.text import first_line
 from tune_swa.training.export_numerics import choose_numerics, list_differences, resolve_on_cpu
 from tune_swa.training.metrics import predict_images
 from tune_swa.training.model import build_model

@@ -15,6 +15,7 @@ import torch
 from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
 from tune_swa.hardware.torch_probe import Gpu, cudnn_version
+from tune_swa.text import first_line
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -149,8 +150,9 @@ def local_gpus() -> tuple[Gpu, ...]:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         return tuple(map(_describe_gpu, range(torch.cuda.device_count())))
     except (AssertionError, RuntimeError) as error:  # torch raises either, with or without a driver
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"no GPU can be used here ({reason}); train on the CPU with --gpus 0") from None
+        raise RequestError(
+            f"no GPU can be used here ({first_line(error)}); train on the CPU with --gpus 0"
+        ) from None
 
 
 def _describe_gpu(index: int) -> Gpu:

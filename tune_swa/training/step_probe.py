@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_swa.child_process import first_line
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
+from tune_swa.text import first_line
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run

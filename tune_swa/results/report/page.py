@@ -22,10 +22,10 @@ import yaml
 from markupsafe import Markup
 
 from tune_swa.experiment.journal import ExperimentState
+from tune_swa.files import replace_file
 from tune_swa.inference.statistics import mcnemar
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
-from tune_swa.results.export import write_file
 from tune_swa.results.importance import compute_importance
 from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata, require_header
@@ -63,7 +63,7 @@ def write_report(
     thumbnail: Thumbnail | None = None,
     *,
     picture: Picture | None = None,
-    alone: bool = True,
+    exclusive: bool = True,
 ) -> Path:
     """Write `report.html` into `folder`, and return its path.
 
@@ -72,14 +72,14 @@ def write_report(
         folder: the experiment's folder.
         thumbnail: shows test images; None: they are listed by number.
         picture: shows images that occur more than once; None: they are named only.
-        alone: whether this process is the search; else that one may be writing its report meanwhile.
+        exclusive: whether this process is the search; else that one may be writing its report meanwhile.
 
     Raises:
         RequestError: the journal is empty, or the predictions cannot be read.
         OSError: the disk refused.
     """
     path = folder / NAME
-    write_file(path, build_report(state, folder, thumbnail, picture=picture).encode(), alone=alone)
+    replace_file(path, build_report(state, folder, thumbnail, picture=picture).encode(), exclusive=exclusive)
     return path
 
 

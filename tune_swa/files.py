@@ -1,0 +1,157 @@
+"""Write files whole, lock them, and read paths as people write them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tune_swa.errors import RequestError
+
+Writer = Callable[[Path], object]
+"""Writes the file at the path that it is given."""
+
+
+def replace_files(writers: Mapping[Path, Writer], *, exclusive: bool = True) -> None:
+    """Write files under temporary names beside their own, then rename all of them.
+
+    All are complete on the disk before the first is renamed, so a full disk or a kill leaves the old files.
+
+    Args:
+        writers: what writes each file.
+        exclusive: whether this process is the only one that writes them. The temporary names are then always
+            the same, so that what a kill leaves is written over.
+
+    Raises:
+        OSError: the disk refused. The files are as they were.
+    """
+    suffix = "tmp" if exclusive else f"{os.getpid()}.tmp"
+    temporary = {path: path.with_name(f".{path.name}.{suffix}") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary[path])
+            sync_file(temporary[path])  # a rename may reach the disk before the bytes do
+        for path, written in temporary.items():
+            written.replace(path)
+    finally:
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, write: Writer | bytes, *, exclusive: bool = True) -> None:
+    """Write one file whole or not at all; see `replace_files`.
+
+    Args:
+        path: where.
+        write: what writes it, or its content.
+        exclusive: whether this process is the only one that writes it.
+
+    Raises:
+        OSError: the disk refused. The file is as it was.
+    """
+    writer: Writer = (lambda temporary: temporary.write_bytes(write)) if isinstance(write, bytes) else write
+    replace_files({path: writer}, exclusive=exclusive)
+
+
+def sync_file(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Take the lock at `path` and hold it; the system frees it when the process dies.
+
+    The file stays: removing it would let a third process lock a new file of that name while a second one
+    waits for the old.
+
+    Args:
+        path: the lock's file, which is made where it is missing.
+        wait: for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+        NoLocksError: the file system has no locks.
+        OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        _lock_descriptor(file.fileno(), fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock at `path` now.
+
+    Raises:
+        NoLocksError: the file system has no locks.
+        OSError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            _lock_descriptor(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed on closing
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_descriptor(descriptor: int, operation: int) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise NoLocksError(error.errno, f"its file system has no locks ({error.strerror})") from None
+
+
+def expand_home(path: str | Path, given_by: str) -> Path:
+    """Replace a leading `~` or `~USER` by that user's home folder.
+
+    Args:
+        path: as it was given.
+        given_by: the option or setting that gave it, for the message.
+
+    Raises:
+        RequestError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # which pathlib raises for this
+        user = Path(path).parts[0]
+        raise RequestError(
+            f"{given_by} {path}: no home folder is known for {user}. Write the whole path, or ./{path} for a "
+            "folder of that name"
+        ) from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a results folder in which a link leads outside, before anything is written there.
+
+    A folder that came from elsewhere could otherwise have a search write to, and remove, files that are not
+    its own. Links within the folder are harmless; wandb makes some. `folder` may be a link itself: whoever
+    starts the search has named it.
+
+    Args:
+        folder: of an experiment; need not exist.
+
+    Raises:
+        RequestError: naming the link and where it leads.
+    """
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):  # which does not follow links
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise RequestError(
+                    f"{path}: is a link that leads out of the experiment's folder, to {path.resolve()}. "
+                    "Nothing is written through it. Remove the link, or put what it leads to in its place"
+                )
