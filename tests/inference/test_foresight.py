@@ -9,7 +9,7 @@ import pytest
 
 from tune_swa.inference.foresight import PARTICULAR, RESIDUAL, foresee_looks
 from tune_swa.inference.looks import ALPHA
-from tune_swa.inference.statistics import Components
+from tune_swa.inference.power import VarianceComponents
 
 
 @pytest.mark.parametrize(("gain", "deviation", "images"), [(0.01, 0.005, 1000), (0.02, 0.01, 3000)])
@@ -18,8 +18,8 @@ def test_of_one_look_at_one_plain_arm_it_is_the_power_of_the_test(
 ) -> None:
     """4,000 studies: 3.2 points are four standard errors."""
     answer = 0.9 * 0.1
-    parts = Components(2 * deviation**2, 2 * PARTICULAR * answer, 2 * RESIDUAL * answer)
-    expected = parts.power(gain, 5, images, 2 * ALPHA)
+    parts = VarianceComponents(2 * deviation**2, 2 * PARTICULAR * answer, 2 * RESIDUAL * answer)
+    expected = parts.compute_power(gain, 5, images, 2 * ALPHA)
     found = foresee_looks(gain, deviation, images, (5,), plain=1)
     assert found.chance == pytest.approx(expected, abs=0.032)
     assert found.mean_seeds == found.mean_seeds_without == found.most_seeds == 5

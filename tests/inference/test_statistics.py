@@ -13,18 +13,16 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from tune_swa.inference.calibration import bin_reliability
+from tune_swa.inference.power import VarianceComponents, paired_power, seeds_needed
 from tune_swa.inference.statistics import (
-    Components,
+    adjust_holm,
     alpha_of_look,
-    bootstrap,
-    crossed,
+    bootstrap_interval,
+    crossed_interval,
     expected_best,
-    holm,
-    mcnemar,
+    mcnemar_test,
     paired_t,
-    power,
-    reliability,
-    seeds_needed,
 )
 
 
@@ -82,7 +80,7 @@ def table_of(seed: int, rows: int, columns: int, sd: tuple[float, float, float])
 def test_the_crossed_variance_is_that_of_an_analysis_of_variance() -> None:
     table = table_of(1, 5, 30, (1.0, 1.0, 0.5))
     rows, columns, residual = anova(table)
-    found = crossed(table)
+    found = crossed_interval(table)
     assert found.components.seed == pytest.approx((rows - residual) / 30, rel=1e-9)
     assert found.components.image == pytest.approx((columns - residual) / 5, rel=1e-9)
     assert found.components.residual == pytest.approx(residual, rel=1e-9)
@@ -97,7 +95,7 @@ def test_the_crossed_variance_is_that_of_an_analysis_of_variance() -> None:
 def test_where_images_do_not_differ_the_crossed_interval_is_the_paired_one() -> None:
     by_seed = draw(2).normal(0.2, 1.0, 6)
     table = np.repeat(by_seed[:, None], 50, axis=1)
-    wide, plain = crossed(table).interval, paired_t(by_seed)
+    wide, plain = crossed_interval(table).interval, paired_t(by_seed)
     assert (wide.low, wide.high, wide.p_value) == pytest.approx((plain.low, plain.high, plain.p_value))
 
 
@@ -108,7 +106,7 @@ def test_the_crossed_interval_is_never_that_of_too_little_variance(
     """Whatever the components are estimated to be."""
     drawn = draw(seed)
     table = table_of(seed, rows, columns, tuple(drawn.choice([0.0, 0.3, 2.0], 3)))
-    found = crossed(table).interval
+    found = crossed_interval(table).interval
     by_seed, by_image = table.mean(axis=1), table.mean(axis=0)
     for part in (by_seed, by_image):
         assert found.standard_error >= part.std(ddof=1) / math.sqrt(len(part)) * (1 - 1e-9)
@@ -119,7 +117,7 @@ def test_the_crossed_interval_covers(sd: tuple[float, float, float]) -> None:
     """Over both factors drawn anew. 1,000 tables: 92 % is three standard errors and more below 95 %."""
     inside = 0
     for seed in range(1000):
-        found = crossed(table_of(seed, 5, 40, sd)).interval
+        found = crossed_interval(table_of(seed, 5, 40, sd)).interval
         inside += found.low <= 0.1 <= found.high
     assert inside >= 920
 
@@ -127,8 +125,8 @@ def test_the_crossed_interval_covers(sd: tuple[float, float, float]) -> None:
 def test_holm_is_statsmodels() -> None:
     for seed in range(20):
         p = draw(seed).uniform(0, 0.2, 1 + seed % 6)
-        assert holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
-    assert holm([]) == []
+        assert adjust_holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
+    assert adjust_holm([]) == []
 
 
 # ---------------------------------------------------------------------------------------- power
@@ -139,7 +137,7 @@ def test_holm_is_statsmodels() -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.025])
 def test_power_is_statsmodels(effect: float, sd: float, seeds: int, alpha: float) -> None:
     expected = TTestPower().power(effect / sd, seeds, alpha, alternative="two-sided")
-    assert power(effect, sd, seeds, alpha) == pytest.approx(expected, abs=1e-8)
+    assert paired_power(effect, sd, seeds, alpha) == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("sd", [(1.0, 0.0, 0.0), (0.5, 2.0, 1.0), (0.3, 0.0, 2.0)])
@@ -148,30 +146,30 @@ def test_the_power_over_seeds_and_images_is_what_simulation_finds(sd: tuple[floa
     effect, found = 0.6, 0
     for seed in range(2000):
         table = table_of(seed, 5, 60, sd) - 0.1 + effect
-        found += crossed(table).interval.p_value <= 0.05
-    promised = Components(*(s**2 for s in sd)).power(effect, 5, 60)
+        found += crossed_interval(table).interval.p_value <= 0.05
+    promised = VarianceComponents(*(s**2 for s in sd)).compute_power(effect, 5, 60)
     assert found / 2000 == pytest.approx(promised, abs=0.035)
 
 
 def test_without_image_variance_it_is_the_power_of_the_paired_test() -> None:
-    only_seeds = Components(0.81, 0.0, 0.0)
-    assert only_seeds.power(1.0, 5, 100) == pytest.approx(power(1.0, 0.9, 5))
+    only_seeds = VarianceComponents(0.81, 0.0, 0.0)
+    assert only_seeds.compute_power(1.0, 5, 100) == pytest.approx(paired_power(1.0, 0.9, 5))
     assert only_seeds.seeds_needed(1.0, 100) == seeds_needed(1.0, 0.9)
-    assert power(only_seeds.detectable(5, 100), 0.9, 5) == pytest.approx(0.8, abs=1e-6)
-    images_limit = Components(0.0, 100.0, 0.0)
+    assert paired_power(only_seeds.detectable_difference(5, 100), 0.9, 5) == pytest.approx(0.8, abs=1e-6)
+    images_limit = VarianceComponents(0.0, 100.0, 0.0)
     assert images_limit.seeds_needed(0.1, 50) is None
     assert images_limit.seeds_needed(0.0, 50) is None
 
 
 def test_power_without_an_effect_is_the_level() -> None:
-    assert power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
-    assert power(1.0, 0.0, 5) == 1.0
-    assert power(100.0, 0.1, 5) == 1.0
+    assert paired_power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
+    assert paired_power(1.0, 0.0, 5) == 1.0
+    assert paired_power(100.0, 0.1, 5) == 1.0
 
 
 def test_the_figures_of_the_design() -> None:
     """0.9 points between seeds, five seeds, two finalists, a gain of one point."""
-    assert power(1.0, 0.9, 5, 0.05 / 2) == pytest.approx(0.31, abs=0.005)
+    assert paired_power(1.0, 0.9, 5, 0.05 / 2) == pytest.approx(0.31, abs=0.005)
 
 
 @pytest.mark.parametrize(("effect", "sd"), [(0.5, 1.0), (1.0, 0.9), (0.3, 1.0)])
@@ -179,7 +177,7 @@ def test_as_many_seeds_as_are_needed_and_no_more(effect: float, sd: float) -> No
     seeds = seeds_needed(effect, sd)
     assert seeds == math.ceil(TTestPower().solve_power(effect / sd, power=0.8, alpha=0.05))
     assert seeds is not None
-    assert power(effect, sd, seeds - 1) < 0.8 <= power(effect, sd, seeds)
+    assert paired_power(effect, sd, seeds - 1) < 0.8 <= paired_power(effect, sd, seeds)
 
 
 def test_no_number_of_seeds_finds_nothing() -> None:
@@ -190,9 +188,11 @@ def test_no_number_of_seeds_finds_nothing() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 5, 30])
 def test_what_is_detectable_is_detected(seeds: int) -> None:
-    parts = Components(0.3, 20.0, 50.0)
-    assert parts.power(parts.detectable(seeds, 300), seeds, 300) == pytest.approx(0.8, abs=1e-6)
-    assert Components(0.0, 0.0, 0.0).detectable(seeds, 300) == 0.0
+    parts = VarianceComponents(0.3, 20.0, 50.0)
+    assert parts.compute_power(parts.detectable_difference(seeds, 300), seeds, 300) == pytest.approx(
+        0.8, abs=1e-6
+    )
+    assert VarianceComponents(0.0, 0.0, 0.0).detectable_difference(seeds, 300) == 0.0
 
 
 def test_all_looks_together_call_too_much_better_within_the_level() -> None:
@@ -207,7 +207,7 @@ def test_all_looks_together_call_too_much_better_within_the_level() -> None:
 def test_the_bootstrap_draws_seeds_and_images(sd: tuple[float, float, float]) -> None:
     """Its variance is that of a mean over both, drawn with replacement: by hand, one by one."""
     table = table_of(11, 40, 50, sd)
-    low, high = bootstrap(table, resamples=4000)
+    low, high = bootstrap_interval(table, resamples=4000)
     drawn = draw(12)
     means = [table[drawn.integers(0, 40, 40)][:, drawn.integers(0, 50, 50)].mean() for _ in range(4000)]
     expected = np.quantile(means, [0.025, 0.975])
@@ -217,11 +217,11 @@ def test_the_bootstrap_draws_seeds_and_images(sd: tuple[float, float, float]) ->
 def test_the_bootstrap_has_the_mean_and_spread_of_its_table() -> None:
     """Without image and residual variance it is the bootstrap of a mean over seeds: sd / sqrt(S)."""
     by_seed = draw(3).normal(0, 1, 200)
-    low, high = bootstrap(np.repeat(by_seed[:, None], 10, axis=1), resamples=4000)
+    low, high = bootstrap_interval(np.repeat(by_seed[:, None], 10, axis=1), resamples=4000)
     error = by_seed.std() / math.sqrt(200)
     assert (low + high) / 2 == pytest.approx(by_seed.mean(), abs=0.2 * error)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06)
-    assert bootstrap(np.ones((3, 4))) == (1.0, 1.0)
+    assert bootstrap_interval(np.ones((3, 4))) == (1.0, 1.0)
     reference = stats.bootstrap((by_seed,), np.mean, method="percentile", rng=draw(4)).confidence_interval
     assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.3 * error)
 
@@ -229,7 +229,7 @@ def test_the_bootstrap_has_the_mean_and_spread_of_its_table() -> None:
 @given(st.integers(0, 500), st.integers(1, 200))
 def test_mcnemar_is_statsmodels(seed: int, images: int) -> None:
     first, second = draw(seed).random((2, images)) < 0.8
-    found = mcnemar(first, second)
+    found = mcnemar_test(first, second)
     cells = [[int((first & second).sum()), int((first & ~second).sum())],
              [int((~first & second).sum()), int((~first & ~second).sum())]]  # fmt: skip
     assert (found.gained, found.lost) == (cells[0][1], cells[1][0])
@@ -251,7 +251,7 @@ def test_expected_best_is_the_mean_over_all_draws() -> None:
 def test_every_image_is_in_one_bin(equal_mass: bool) -> None:
     confidence = np.concatenate([[0.0, 1.0, 1 / 15, 2 / 15], draw(6).random(100)])
     right = draw(7).random(104) < confidence
-    found = reliability(confidence, right, equal_mass=equal_mass)
+    found = bin_reliability(confidence, right, equal_mass=equal_mass)
     assert found.images.sum() == 104
     assert (found.confidence * found.images).sum() == pytest.approx(confidence.sum())
     assert (found.accuracy * found.images).sum() == pytest.approx(right.sum())
@@ -268,14 +268,14 @@ def test_ece_is_the_one_that_training_records(edges: bool) -> None:
     confidence = np.arange(16) / 15 if edges else draw(6).random(400).astype(np.float32)
     right = draw(7).random(len(confidence)) < 0.5
     recorded = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right))
-    assert reliability(confidence, right).ece == pytest.approx(recorded, abs=1e-12)
+    assert bin_reliability(confidence, right).ece == pytest.approx(recorded, abs=1e-12)
 
 
 def test_ece_by_hand() -> None:
     """Two bins of 0.5: (0.4 right 1 of 2) and (0.9 right 1 of 2)."""
-    found = reliability([0.4, 0.4, 0.9, 0.9], [True, False, True, False], bins=2)
+    found = bin_reliability([0.4, 0.4, 0.9, 0.9], [True, False, True, False], bins=2)
     assert found.ece == pytest.approx((2 * 0.1 + 2 * 0.4) / 4)
-    equal = reliability([0.4, 0.4, 0.9, 0.9], [True, False, True, False], bins=2, equal_mass=True)
+    equal = bin_reliability([0.4, 0.4, 0.9, 0.9], [True, False, True, False], bins=2, equal_mass=True)
     assert equal.ece == pytest.approx(found.ece)
 
 
@@ -285,7 +285,7 @@ def test_ece_is_that_of_calibration_curves() -> None:
 
     confidence = draw(8).random(150)
     right = draw(9).random(150) < confidence
-    found = reliability(confidence, right, bins=10, equal_mass=True)
+    found = bin_reliability(confidence, right, bins=10, equal_mass=True)
     accuracy, mean = calibration_curve(right, confidence, n_bins=10, strategy="quantile")
     assert found.accuracy == pytest.approx(accuracy)
     assert found.confidence == pytest.approx(mean)
@@ -293,6 +293,6 @@ def test_ece_is_that_of_calibration_curves() -> None:
 
 def test_confidences_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        reliability([1.2], [True])
+        bin_reliability([1.2], [True])
     with pytest.raises(ValueError, match="N > 0"):
-        reliability([], [])
+        bin_reliability([], [])

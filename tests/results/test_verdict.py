@@ -48,12 +48,12 @@ def test_a_difference_is_found_and_is_what_the_predictions_say(tmp_path: Path) -
         said[f"swa-0-seed{seed}"].correct.astype(float) - said[f"base-0-seed{seed}"].correct
         for seed in (8, 9, 10, 11, 12)
     ]
-    expected = statistics.crossed(np.array(table)).interval
+    expected = statistics.crossed_interval(np.array(table)).interval
     leading = found.leading
     assert leading is not None
     assert leading.crossed.interval == expected
     raw = [c.crossed.interval.p_value for c in found.against_plain]
-    assert [c.p_value for c in found.against_plain] == statistics.holm(raw)
+    assert [c.p_value for c in found.against_plain] == statistics.adjust_holm(raw)
     # SWA's part alone: each finalist against the baseline of its own rate, not corrected
     assert [(c.arm.name, c.against.name) for c in found.against_trunk] == [
         ("swa-0", "base-0"),

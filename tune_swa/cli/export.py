@@ -19,13 +19,13 @@ def export_model_command(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tune_swa.experiment.journal import ExperimentState
-    from tune_swa.results.provenance import load_experiment
+    from tune_swa.results.provenance import restore_experiment
 
     folder, output = options.folder, options.output or options.folder / "export"
     state = ExperimentState.read(journal_of(folder))
     if not options.output:
         refuse_links(folder)
-    experiment = load_experiment(state)
+    experiment = restore_experiment(state)
     console = Console(highlight=False)
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over

@@ -23,12 +23,12 @@ def compare_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     from tune_swa.experiment.journal import ExperimentState
-    from tune_swa.results.provenance import load_experiment
+    from tune_swa.results.provenance import restore_experiment
     from tune_swa.results.report.page import write_report
 
     state = ExperimentState.read(journal_of(options.folder))
     refuse_links(options.folder)
-    experiment = load_experiment(state)
+    experiment = restore_experiment(state)
     data, why = images_of(experiment, options.data_dir, state)
     if why and state.confirmations:
         print(f"note: images are named but not shown: {why}", file=sys.stderr)

@@ -60,12 +60,12 @@ def foresee_looks(
         plain: plain arms, one or more.
         plan: as in `looks.spend_alpha`.
     """
-    chance, seeds = _simulate(gain, deviation, images, looks, accuracy, plain, plan)
-    _, without = _simulate(0.0, deviation, images, looks, accuracy, plain, plan)
+    chance, seeds = _simulate_studies(gain, deviation, images, looks, accuracy, plain, plan)
+    _, without = _simulate_studies(0.0, deviation, images, looks, accuracy, plain, plan)
     return Foresight(chance, seeds, without, looks[-1])
 
 
-def _simulate(
+def _simulate_studies(
     gain: float, deviation: float, images: int, looks: Sequence[int], accuracy: float, plain: int, plan: int
 ) -> tuple[float, float]:
     """Share of studies that end with "better", and mean number of seeds."""

@@ -110,10 +110,10 @@ class _Nodes:
 def _solve_boundary(start: _Nodes, step: float, error: float) -> float:
     """Boundary that is exceeded after a normal step with a chance of `error`."""
 
-    def excess(boundary: float) -> float:
+    def excess_error(boundary: float) -> float:
         return float(start.mass @ scipy.stats.norm.sf((boundary - start.at) / step)) - error
 
-    return float(scipy.optimize.brentq(excess, -10.0, 40.0, xtol=1e-12))
+    return float(scipy.optimize.brentq(excess_error, -10.0, 40.0, xtol=1e-12))
 
 
 def _go_on(start: _Nodes, step: float, low: float, boundary: float) -> _Nodes:

@@ -78,7 +78,7 @@ def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[st
     """
     most = max((len(by_seed) for by_seed in scores.values()), default=0)
     ran = [name for name, by_seed in scores.items() if by_seed]
-    return tuple(sorted(ran, key=lambda name: (len(scores[name]) < most, -_mean(scores[name])))[:keep])
+    return tuple(sorted(ran, key=lambda name: (len(scores[name]) < most, -_mean_score(scores[name])))[:keep])
 
 
 def keep_plain(
@@ -139,5 +139,5 @@ def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike,
         return part & (behind > critical * np.sqrt(variance))
 
 
-def _mean(by_seed: Mapping[int, float]) -> float:
+def _mean_score(by_seed: Mapping[int, float]) -> float:
     return float(np.mean(list(by_seed.values())))

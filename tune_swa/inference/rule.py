@@ -13,8 +13,8 @@ A finalist is called better where both of these hold:
 
 The first alone is wrong in 12 % where the best plain arm is the noisiest one; the second alone, at 2.5 %,
 finds a third fewer gains of one point where all plain arms are equally good. Each comparison is
-a t-test for new seeds and new images (`statistics.crossed`), whose variance is that pair's own, so arms
-may vary unequally. Finalists are tested in the order of the race, the next one only after the one before
+a t-test for new seeds and new images (`statistics.crossed_interval`), whose variance is that pair's own, so
+arms may vary unequally. Finalists are tested in the order of the race, the next one only after the one before
 was better (a fixed sequence, which needs no correction: Maurer et al. 1995).
 
 "Worse" is a claim about the best of several plain arms, which chance favours; so it is made at the look's
@@ -33,7 +33,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.inference.statistics import Crossed, Interval, crossed
+from tune_swa.inference.statistics import Crossed, Interval, crossed_interval
 
 Bools = NDArray[np.bool_]
 Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds"]
@@ -129,9 +129,9 @@ def judge_look(
     judged: list[FinalistJudgement] = []
     in_turn = True
     for name in finalists:
-        compared = [_compare(name, other, correct, level) for other in plain]
+        compared = [_compare_arms(name, other, correct, level) for other in plain]
         found = _judge_finalist(name, [c for c in compared if c is not None], correct, level, tests)
-        found = replace(found, in_turn=in_turn, chance=_chance(found, looks[-1], levels[-1], correct))
+        found = replace(found, in_turn=in_turn, chance=_predict_chance(found, looks[-1], levels[-1], correct))
         if found.outcome == "better" and not in_turn:
             found = replace(found, outcome="not tested")
         judged.append(found)
@@ -151,7 +151,7 @@ def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | Non
     return "futility" if decisive is not None and decisive.chance < LEAST_CHANCE else None
 
 
-def _compare(
+def _compare_arms(
     finalist: str, against: str, correct: Mapping[str, Mapping[int, Bools]], level: float
 ) -> Comparison | None:
     first, second = correct.get(finalist, {}), correct.get(against, {})
@@ -159,7 +159,7 @@ def _compare(
     if len(seeds) < 2:
         return None
     table = np.stack([first[seed].astype(np.int8) - second[seed] for seed in seeds])
-    found = crossed(table, 1 - 2 * level)
+    found = crossed_interval(table, 1 - 2 * level)
     one_sided = found.interval.p_value / 2
     ahead = found.interval.mean > 0
     return Comparison(
@@ -220,7 +220,7 @@ def combine_p_values(best: ArrayLike, others: ArrayLike) -> Any:
     return np.maximum(np.asarray(best, dtype=np.float64), rest)
 
 
-def _chance(
+def _predict_chance(
     found: FinalistJudgement, last: int, level: float, correct: Mapping[str, Mapping[int, Bools]]
 ) -> float:
     """That the finalist is better than its best plain arm at the last look (`predict_success`)."""

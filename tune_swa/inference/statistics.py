@@ -1,16 +1,15 @@
-"""How sure is a difference, and how well do probabilities fit? On numpy and scipy alone.
+"""Intervals and tests of differences between two configurations.
 
-The verdict of a confirmation rests on two intervals of a paired difference (`paired_t`, `crossed`),
-on Holm's correction and on power by the noncentral t. What else is here describes: a bootstrap over
-seeds and images, McNemar's test of single pairs, the expected best of n trials, and calibration.
+A verdict rests on `crossed_interval`. The rest describes: the paired t interval over seeds alone, a bootstrap
+over seeds and images, McNemar's test of single pairs, and the expected best of n trials.
 
-Shapes: S seeds, N images, K classes. Accuracies and differences are fractions, not points.
+Shapes: S seeds, N images. Accuracies and differences are fractions, not points.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,9 @@ import numpy as np
 import scipy  # loads scipy.stats, which takes half a second, when it is first used
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from tune_swa.inference.power import LEVEL, VarianceComponents
 
-LEVEL = 0.95
-MOST_SEEDS = 1000
-"""`seeds_needed` gives up here."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -52,26 +49,26 @@ def paired_t(differences: ArrayLike, level: float = LEVEL) -> Interval:
     Raises:
         ValueError: fewer than two differences, or one that is not finite.
     """
-    values = _finite(differences, 1)
+    values = check_finite(differences, 1)
     if len(values) < 2:
         raise ValueError(f"{len(values)} difference, but a spread needs two or more")
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return _interval(float(values.mean()), error, len(values) - 1, level)
+    return _t_interval(float(values.mean()), error, len(values) - 1, level)
 
 
 @dataclass(frozen=True)
 class Crossed:
-    """The interval of `crossed`, and where its variance comes from."""
+    """An interval over seeds and images, and where its variance comes from."""
 
     interval: Interval
-    components: Components
+    components: VarianceComponents
     """As estimated, 0 where the estimate is negative: more seeds average out the first and the last
     one, more test images the second and the last one."""
     mean_squares: tuple[float, float, float]
     """Of seeds, images and the residual."""
 
 
-def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
+def crossed_interval(differences: ArrayLike, level: float = LEVEL) -> Crossed:
     """Interval of the mean of a seeds x images table of differences, for new seeds *and* new images.
 
     The table is a two-way random-effects layout with one value in each cell: difference = mean + seed
@@ -90,7 +87,7 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
     Raises:
         ValueError: a table of another shape, or with a value that is not finite.
     """
-    table = _finite(differences, 2)
+    table = check_finite(differences, 2)
     seeds, images = table.shape
     if seeds < 2 or images < 2:
         raise ValueError(f"{seeds} seeds and {images} images, but it needs two or more of each")
@@ -102,8 +99,8 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
     ms_residual = float((residuals**2).sum() / ((seeds - 1) * (images - 1)))
     variance, degrees = combine_mean_squares(ms_seed, ms_image, ms_residual, seeds, images)
     return Crossed(
-        interval=_interval(mean, math.sqrt(variance), float(degrees), level),
-        components=Components(
+        interval=_t_interval(mean, math.sqrt(variance), float(degrees), level),
+        components=VarianceComponents(
             seed=max(0.0, (ms_seed - ms_residual) / images),
             image=max(0.0, (ms_image - ms_residual) / seeds),
             residual=ms_residual,
@@ -115,7 +112,7 @@ def crossed(differences: ArrayLike, level: float = LEVEL) -> Crossed:
 def combine_mean_squares(
     ms_seed: ArrayLike, ms_image: ArrayLike, ms_residual: ArrayLike, seeds: int, images: int
 ) -> tuple[Any, Any]:
-    """Variance of the grand mean of `crossed`, and its degrees of freedom, of many tables at once.
+    """Variance of the grand mean of `crossed_interval`, and its degrees of freedom, of many tables at once.
 
     Args:
         ms_seed, ms_image, ms_residual: mean squares, of shapes that go together.
@@ -135,73 +132,17 @@ def combine_mean_squares(
     return total / (seeds * images), np.where(positive, degrees, of_larger)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given: one below alpha may be called significant
-    with a chance of at most alpha that any of those called so is not."""
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given.
+
+    With those at or below alpha called significant, any of them is wrong with a chance of at most alpha.
+    """
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for done, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (len(p_values) - done) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-# ---------------------------------------------------------------------------------------- power
-
-
-def power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL) -> float:
-    """Chance that the two-sided paired t-test finds a difference, by the noncentral t distribution
-    (Cohen 1988, chapter 2).
-
-    Args:
-        effect: true mean of the differences.
-        sd: their standard deviation between seeds, in the same unit.
-        seeds: number of pairs, two or more.
-        alpha: level of the test; for m finalists alpha / m, the first step of Holm's procedure.
-    """
-    if sd <= 0:
-        return 1.0 if effect else alpha
-    return _power(effect, sd / math.sqrt(seeds), seeds - 1, alpha)
-
-
-def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> int | None:
-    """The smallest number of seeds that finds `effect` with a chance of `wanted`; None: above 1,000."""
-    return _smallest(lambda seeds: power(effect, sd, seeds, alpha) >= wanted) if effect else None
-
-
-@dataclass(frozen=True)
-class Components:
-    """Variances of the differences between two configurations: of seeds, of images, and of the rest."""
-
-    seed: float
-    image: float
-    residual: float
-
-    def power(self, effect: float, seeds: int, images: int, alpha: float = 1 - LEVEL) -> float:
-        """Chance that the test of `crossed` finds `effect`, by the noncentral t distribution with
-        Satterthwaite's degrees of freedom of the expected mean squares."""
-        ms_residual = self.residual
-        ms_seed = ms_residual + images * self.seed
-        ms_image = ms_residual + seeds * self.image
-        total = ms_seed + ms_image - ms_residual
-        if total <= 0:
-            return 1.0 if effect else alpha
-        parts = (ms_seed**2 / (seeds - 1), ms_image**2 / (images - 1))
-        rest = ms_residual**2 / ((seeds - 1) * (images - 1))
-        return _power(effect, math.sqrt(total / (seeds * images)), total**2 / (sum(parts) + rest), alpha)
-
-    def seeds_needed(
-        self, effect: float, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL
-    ) -> int | None:
-        """The smallest number of seeds that finds `effect` on so many images; None: above 1,000, since
-        the images limit it or it is too small."""
-        return _smallest(lambda seeds: self.power(effect, seeds, images, alpha) >= wanted) if effect else None
-
-    def detectable(self, seeds: int, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> float:
-        """The smallest true difference that is found with a chance of `wanted`."""
-        if self.power(1e-12, seeds, images, alpha) >= wanted:
-            return 0.0
-        return _solve(lambda effect: self.power(effect, seeds, images, alpha) >= wanted)
 
 
 def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
@@ -214,14 +155,10 @@ def alpha_of_look(look: int, alpha: float = 1 - LEVEL) -> float:
     return alpha / 2.0 ** (look - 1)
 
 
-# ----------------------------------------------------------------------------------- description
-
-
-def bootstrap(
+def bootstrap_interval(
     differences: ArrayLike, level: float = LEVEL, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over seeds and images, both drawn anew with replacement (the
-    pigeonhole bootstrap of Owen 2007).
+    """Percentile interval of the mean, with seeds and images drawn anew (pigeonhole bootstrap, Owen 2007).
 
     A description only: with five seeds it is too short (in simulations of this design it left the
     truth out in up to 11 % of the cases instead of 5 %).
@@ -232,7 +169,7 @@ def bootstrap(
         resamples: how often to draw.
         seed: of the drawing.
     """
-    table = _finite(differences, 2)
+    table = check_finite(differences, 2)
     drawn = np.random.default_rng(seed)
     means = np.empty(resamples)
     seeds, images = table.shape
@@ -257,7 +194,7 @@ class McNemar:
     """Exact, two-sided, of both being equally likely."""
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemar:
     """McNemar's (1947) exact test of one pair of runs on the same images.
 
     It says whether these two *runs* differ, not whether the ways to train do: any two runs of the
@@ -287,7 +224,7 @@ def expected_best(values: ArrayLike) -> Floats:
     Returns:
         Shape (N,); empty for no values.
     """
-    ordered = np.sort(_finite(values, 1))
+    ordered = np.sort(check_finite(values, 1))
     count = len(ordered)
     if not count:
         return np.empty(0)
@@ -296,69 +233,7 @@ def expected_best(values: ArrayLike) -> Floats:
     return np.diff(share**n, axis=1) @ ordered
 
 
-# ---------------------------------------------------------------------------------- calibration
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Accuracy against confidence, bin by bin; bins without images are left out."""
-
-    low: Floats
-    """Lower edges of confidence, shape (B,)."""
-    high: Floats
-    confidence: Floats
-    """Mean confidence of the images in a bin."""
-    accuracy: Floats
-    """Fraction of them that is right."""
-    images: NDArray[np.int64]
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error (Guo et al. 2017): the mean gap, weighted by images."""
-        return float((np.abs(self.accuracy - self.confidence) * self.images).sum() / self.images.sum())
-
-
-def reliability(
-    confidence: ArrayLike, right: ArrayLike, bins: int = 15, *, equal_mass: bool = False
-) -> Reliability:
-    """Sort images into bins of confidence.
-
-    Args:
-        confidence: shape (N,), probability of the class that was chosen.
-        right: shape (N,), whether it is the image's class.
-        bins: how many at most.
-        equal_mass: as many images in each (Nixon et al. 2019), instead of edges at equal distances.
-            An image on an edge belongs to the bin above, and the last bin holds 1 too, so that every
-            image is in one bin: as in `tune_swa.training.metrics`, which the recorded ECE comes from.
-
-    Raises:
-        ValueError: no images, other shapes, or confidences outside [0, 1].
-    """
-    given, hits = _finite(confidence, 1), np.asarray(right, dtype=bool)
-    if given.shape != hits.shape or not len(given):
-        raise ValueError(f"shapes {given.shape} and {hits.shape}, expected twice the same (N,), N > 0")
-    if given.min() < 0 or given.max() > 1 + 1e-6:
-        raise ValueError("a confidence is not between 0 and 1")
-    order = np.argsort(given, kind="stable")
-    if equal_mass:
-        groups = [g for g in np.array_split(order, bins) if len(g)]
-    else:
-        number = np.clip((given * bins).astype(int), 0, bins - 1)
-        groups = [np.flatnonzero(number == b) for b in range(bins)]
-    kept = [(b, g) for b, g in enumerate(groups) if len(g)]
-    return Reliability(
-        low=np.array([given[g].min() if equal_mass else b / bins for b, g in kept]),
-        high=np.array([given[g].max() if equal_mass else (b + 1) / bins for b, g in kept]),
-        confidence=np.array([given[g].mean() for _, g in kept]),
-        accuracy=np.array([hits[g].mean() for _, g in kept]),
-        images=np.array([len(g) for _, g in kept]),
-    )
-
-
-# -------------------------------------------------------------------------------------- helpers
-
-
-def _interval(mean: float, error: float, degrees: float, level: float) -> Interval:
+def _t_interval(mean: float, error: float, degrees: float, level: float) -> Interval:
     if error <= 0:
         return Interval(mean, 0.0, degrees, mean, mean, 0.0 if mean else 1.0, level)
     half = float(scipy.stats.t.ppf((1 + level) / 2, degrees)) * error
@@ -366,42 +241,8 @@ def _interval(mean: float, error: float, degrees: float, level: float) -> Interv
     return Interval(mean, error, degrees, mean - half, mean + half, p, level)
 
 
-def _power(effect: float, error: float, degrees: float, alpha: float) -> float:
-    """Of a two-sided t-test whose estimate has the standard error `error`."""
-    critical = float(scipy.stats.t.isf(alpha / 2, degrees))
-    shift = effect / error
-    if abs(shift) > 30:  # scipy's noncentral t is NaN far out, where the power is 1
-        return 1.0
-    above = float(scipy.stats.nct.sf(critical, degrees, shift))
-    below = float(scipy.stats.nct.cdf(-critical, degrees, shift))
-    return above + (0.0 if math.isnan(below) else below)
-
-
-def _smallest(found: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds from 2 on that is enough; more than enough are enough, too."""
-    low, high = 1, 2
-    while not found(high):
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high if high <= MOST_SEEDS else None
-
-
-def _solve(found: Callable[[float], bool]) -> float:
-    """The smallest positive number that is enough."""
-    low, high = 0.0, 1.0
-    while not found(high):
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high
-
-
-def _finite(values: ArrayLike, dimensions: int) -> Floats:
+def check_finite(values: ArrayLike, dimensions: int) -> Floats:
+    """As an array of floats; ValueError where it has other dimensions or a value that is not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != dimensions:
         raise ValueError(f"{array.ndim} dimensions, expected {dimensions}")

@@ -23,7 +23,7 @@ from tune_swa.experiment.journal import ExperimentState
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.contrasts import Contrast, Verdict
 from tune_swa.results.predictions import FOLDER as PREDICTIONS
-from tune_swa.results.provenance import load_experiment
+from tune_swa.results.provenance import restore_experiment
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import compute_verdict
 from tune_swa.storage import FolderStore, Store, open_store
@@ -252,7 +252,7 @@ def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None =
     tables = build_tables(state, journal.parent)
     return Results(
         folder=journal.parent,
-        experiment=load_experiment(state),
+        experiment=restore_experiment(state),
         trials=_frame(tables.trials),
         epochs=_frame(tables.epochs),
         comparison=_frame(tables.comparison),

@@ -23,7 +23,7 @@ from tune_swa.experiment.journal import (
     params_of,
     ranking,
 )
-from tune_swa.results.provenance import load_experiment, validation_images
+from tune_swa.results.provenance import restore_experiment, validation_images
 
 _UNFINISHED = ("running", "interrupted", "pruned", "failed")
 """Order in which the rows without a rank are listed: what may still complete comes first."""
@@ -152,7 +152,7 @@ def compare_configurations(state: ExperimentState) -> Comparison:
     Raises:
         RequestError: the journal is empty, or lacks parameters of a trial.
     """
-    experiment = load_experiment(state)
+    experiment = restore_experiment(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
     baseline = best_baseline(state)
     references = _baselines(state)

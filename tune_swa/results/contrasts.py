@@ -167,7 +167,7 @@ def contrast(
     if len(pairs) < 2:
         return None
     table = differences([predictions[a.name] for a, _ in pairs], [predictions[b.name] for _, b in pairs])
-    wide = statistics.crossed(table, 1 - alpha)
+    wide = statistics.crossed_interval(table, 1 - alpha)
     return Contrast(
         arm=arm,
         against=against,

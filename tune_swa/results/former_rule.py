@@ -64,7 +64,7 @@ def compare_finalists(
     """
     tested = [c for arm in finalists if (c := contrast(arm, tuned, predictions, alpha)) is not None]
     failed = [1.0] * (len(finalists) - len(tested))
-    adjusted = statistics.holm([*(c.p_value for c in tested), *failed])
+    adjusted = statistics.adjust_holm([*(c.p_value for c in tested), *failed])
     judged = []
     for c, p in zip(tested, adjusted, strict=False):
         outcome = (

@@ -26,7 +26,7 @@ def require_header(state: ExperimentState) -> Event:
     return state.header
 
 
-def load_experiment(state: ExperimentState) -> Experiment:
+def restore_experiment(state: ExperimentState) -> Experiment:
     """The experiment as its newest session described it.
 
     Raises:
@@ -50,7 +50,7 @@ def validation_images(state: ExperimentState) -> int:
 def build_metadata(state: ExperimentState) -> dict[str, str]:
     """What a result file says about itself: `tune_swa.*` keys, and JSON where it is more than a word."""
     header = require_header(state)
-    experiment = load_experiment(state)
+    experiment = restore_experiment(state)
     data = header.get("data") or {}
     seeds = {
         "training": experiment.seed,

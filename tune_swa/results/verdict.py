@@ -22,7 +22,7 @@ from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contras
 from tune_swa.results.former_rule import former_verdict
 from tune_swa.results.look_evaluation import evaluate_look
 from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
-from tune_swa.results.provenance import load_experiment, validation_images
+from tune_swa.results.provenance import restore_experiment, validation_images
 
 
 def compute_verdict(state: ExperimentState, folder: Path) -> Verdict | None:
@@ -54,7 +54,7 @@ def _analyse_look(
     state: ExperimentState, predictions: Mapping[str, TestPredictions], look: Event
 ) -> Verdict | None:
     """What the runs of one look say; None before any was tested."""
-    arms = tuple(_build_arm(load_experiment(state), state, entry, look["seeds"]) for entry in look["arms"])
+    arms = tuple(_build_arm(restore_experiment(state), state, entry, look["seeds"]) for entry in look["arms"])
     images = next((len(s.label) for s in predictions.values()), 0)
     if not images:
         return None

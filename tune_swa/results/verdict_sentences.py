@@ -224,7 +224,7 @@ def _power(c: Contrast, found: Verdict) -> list[str]:
     tests = len(found.finalists) if found.plan is None else 1
     alpha = found.alpha / max(1, tests)
     parts, seeds = c.crossed.components, len(c.seeds)
-    least = parts.detectable(seeds, found.images, alpha=alpha)
+    least = parts.detectable_difference(seeds, found.images, alpha=alpha)
     if least == 0:
         return ["Its runs and the baseline's agree on every image, so there is no variance to go by."]
     lines = [

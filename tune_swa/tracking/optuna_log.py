@@ -21,7 +21,7 @@ from tune_swa.experiment.journal import ExperimentState, Kind, TrialState
 from tune_swa.experiment.updates import Follower, News
 from tune_swa.files import replace_file
 from tune_swa.results.comparison import best_baseline
-from tune_swa.results.provenance import load_experiment
+from tune_swa.results.provenance import restore_experiment
 
 FILE = "optuna.log"
 BASELINES = "-baseline"
@@ -69,7 +69,7 @@ class StudyFile:
             OSError: the disk refused. What is missing is written the next time.
         """
         path = folder / FILE
-        experiment = load_experiment(state)
+        experiment = restore_experiment(state)
         known = self._known if path.exists() else None
         self._known = None  # unless what follows succeeds
         if known is None and state.sessions > 1:  # else it is of a search whose journal was removed

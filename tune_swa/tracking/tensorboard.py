@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tune_swa.config import Experiment, Value, format_value
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.experiment.updates import SCALARS, Follower, News
-from tune_swa.results.provenance import load_experiment
+from tune_swa.results.provenance import restore_experiment
 
 FOLDER = "tensorboard"
 """Inside the experiment's folder; `tensorboard --logdir` takes it."""
@@ -54,7 +54,7 @@ class EventFiles:
             RequestError: the journal is empty.
             OSError: the disk refused. What is missing is written the next time.
         """
-        experiment = load_experiment(state)
+        experiment = restore_experiment(state)
         logs = folder / FOLDER
         if not self._begun:
             _remove_strangers(logs, state)

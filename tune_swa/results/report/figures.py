@@ -20,6 +20,7 @@ from scipy.spatial import QhullError
 from tune_swa.config import format_value
 from tune_swa.experiment.journal import ExperimentState, TrialState
 from tune_swa.inference import statistics
+from tune_swa.inference.calibration import bin_reliability
 from tune_swa.results.comparison import Comparison, Entry
 from tune_swa.results.contrasts import Arm, Verdict
 from tune_swa.results.predictions import TestPredictions
@@ -341,9 +342,9 @@ def calibration(arms: Sequence[Arm], predictions: dict[str, TestPredictions]) ->
             continue
         confidence = np.concatenate([r.confidence for r in runs])
         right = np.concatenate([r.correct for r in runs])
-        found = statistics.reliability(confidence, right, equal_mass=True)
+        found = bin_reliability(confidence, right, equal_mass=True)
         # over runs, as the recorded one and as nll and Brier: pooled runs would hide errors that cancel
-        masses = [statistics.reliability(r.confidence, r.correct, equal_mass=True).ece for r in runs]
+        masses = [bin_reliability(r.confidence, r.correct, equal_mass=True).ece for r in runs]
         figure.add_trace(
             go.Scatter(
                 x=100 * found.confidence, y=100 * found.accuracy, name=arm.label, mode="lines+markers",

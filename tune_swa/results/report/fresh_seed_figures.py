@@ -64,7 +64,7 @@ def forest(found: Verdict) -> Figure:
     rows = []
     for c, other in shown:
         at, near = c.interval, c.paired
-        low, high = statistics.bootstrap(c.differences, at.level)
+        low, high = statistics.bootstrap_interval(c.differences, at.level)
         rows.append(
             [c.arm.label, other, len(c.seeds), points(at.mean), f"{points(at.low)} to {points(at.high)}",
              f"{c.p_value:.3g}", f"{points(near.low)} to {points(near.high)}",

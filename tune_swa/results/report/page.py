@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from tune_swa.experiment.journal import ExperimentState
 from tune_swa.files import replace_file
-from tune_swa.inference.statistics import mcnemar
+from tune_swa.inference.statistics import mcnemar_test
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.contrasts import Arm, Contrast, Verdict
 from tune_swa.results.importance import compute_importance
@@ -191,7 +191,7 @@ def _sides(c: Contrast, predictions: dict[str, TestPredictions]) -> list[list[ob
     others = {run.seed: run.name for run in c.against.runs}
     rows: list[list[object]] = []
     for seed in c.seeds:
-        pair = mcnemar(predictions[runs[seed]].correct, predictions[others[seed]].correct)
+        pair = mcnemar_test(predictions[runs[seed]].correct, predictions[others[seed]].correct)
         rows.append([seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"])
     return rows
 
