@@ -25,7 +25,7 @@ from common import spread, table, where
 from PIL import Image, ImageEnhance, ImageOps
 
 from tune_swa.config import DataSpec
-from tune_swa.data.decoding import decode_all, resize
+from tune_swa.data.decoding import decode_images, resize_image
 from tune_swa.data.folders import ImageFolders
 from tune_swa.data.similarity import Copies, Pixels, find_copies, hash_all
 
@@ -71,10 +71,10 @@ def measure(folder: Path, size: int, repeats: int) -> list[str]:
     rows = np.arange(len(listing))
     decoding, hashing, finding, walls = [], [], [], []
     for _ in range(repeats):
-        whole, _, (_, _, hashes) = seconds(lambda: decode_all(listing, spec, images))
+        whole, _, (_, _, hashes) = seconds(lambda: decode_images(listing, spec, images))
         hashed, wall, _ = seconds(lambda: hash_all(images))
         found, wall_of_finding, copies = seconds(lambda: find_copies(images, hashes, rows))  # noqa: B023
-        decoding.append(whole - hashed)  # decode_all hashes them, too
+        decoding.append(whole - hashed)  # decode_images hashes them, too
         hashing.append(hashed)
         finding.append(found)
         walls.append(wall + wall_of_finding)
@@ -114,7 +114,7 @@ WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def squash(images: list[Image.Image], size: int) -> Pixels:
-    return np.stack([np.asarray(resize(image, size, "squash")) for image in images])
+    return np.stack([np.asarray(resize_image(image, size, "squash")) for image in images])
 
 
 def look(images: Pixels) -> Copies:

@@ -34,13 +34,13 @@ def measure(size: int, threads: int, repeat: int) -> dict[str, Any]:
     import torch
 
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
     from tune_swa.training.numerics import decide_numerics
     from tune_swa.training.run import Run
 
     torch.set_num_threads(threads)
     spec = {"dataset": "digits", "image_size": size, "train_images": IMAGES, "val_fraction": 0.25}
-    data = prepare(DataSpec.model_validate(spec))
+    data = prepare_dataset(DataSpec.model_validate(spec))
     train = TrainSpec(epochs=10_000, batch_size=BATCH, augment=("hflip", "crop"))
     numerics = decide_numerics(train, size, device="cpu", threads=threads)
     run = Run(RunSettings(lr=1e-3, swa_start=0, swa_lr=5e-4, train=train), data, numerics)

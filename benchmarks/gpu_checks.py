@@ -189,7 +189,7 @@ def check_streaming(bench: Bench, record: Record) -> str:
             expect(not streamed.resident, "images are kept on the GPU although they may not be")
         for purpose in ("train", "bn"):
             draws = {"augment": ("hflip", "vflip", "crop"), "seed": 3, "epoch": 5, "purpose": purpose}
-            triples = zip(*(b.train(16, **draws) for b in (resident, streamed, host)), strict=True)
+            triples = zip(*(b.iterate_training(16, **draws) for b in (resident, streamed, host)), strict=True)
             for (a, labels), (b, other), (c, own) in triples:
                 expect(
                     torch.equal(a, b) and torch.equal(labels, other), "resident and streamed images differ"

@@ -29,8 +29,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from tune_swa.config import RunSettings, TrainSpec
-from tune_swa.data.batches import batch_sizes
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.batches import list_batch_sizes
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.run import Run
 
@@ -40,7 +40,7 @@ from tune_swa.training.run import Run
 def open_images(bench: Bench, size: int) -> Dataset:
     """The drawn folder at `size` pixels, decoded by the first part that asks."""
     os.environ["TUNE_SWA_CACHE"] = str(bench.folder / "decoded")
-    return prepare(folder_spec(size), bench.images)
+    return prepare_dataset(folder_spec(size), bench.images)
 
 
 def new_run(
@@ -114,7 +114,7 @@ def measure_throughput(bench: Bench, record: Record, size: int) -> str:
     rate = find_rate(run)
     data = shorten_epoch(bench, whole, rate)
     run, streamed = new_run(bench, data), new_run(bench, data, stream_images=True)
-    count, sizes = len(data.train), batch_sizes(len(data.train), bench.batch_size)
+    count, sizes = len(data.train), list_batch_sizes(len(data.train), bench.batch_size)
     ways: dict[str, Callable[[], float]] = {
         "one resident batch": lambda: count / seconds_resident(run, sizes),
         "a trial": lambda: count / seconds_of_epoch(run),

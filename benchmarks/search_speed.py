@@ -82,7 +82,7 @@ def full_speed(_: int) -> tuple[float, float, float]:
     import torch
 
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
     from tune_swa.hardware.allocator import keep_freed_memory
     from tune_swa.training.numerics import decide_numerics
     from tune_swa.training.run import Run
@@ -93,7 +93,7 @@ def full_speed(_: int) -> tuple[float, float, float]:
     settings = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=train)
     run = Run(
         settings,
-        prepare(DataSpec.model_validate(DATA)),
+        prepare_dataset(DataSpec.model_validate(DATA)),
         decide_numerics(train, DATA["image_size"], device="cpu", threads=1),
     )
     records = list(run)[2:]

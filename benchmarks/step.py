@@ -18,7 +18,7 @@ import torch
 from common import spread, table, where
 
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
@@ -26,7 +26,7 @@ from tune_swa.training.run import Run
 def images(size: int) -> Dataset:
     """The digits of the other benchmarks."""
     spec = {"dataset": "digits", "image_size": size, "train_images": 400, "val_fraction": 0.25}
-    return prepare(DataSpec.model_validate(spec))
+    return prepare_dataset(DataSpec.model_validate(spec))
 
 
 def seconds(what: object) -> float:

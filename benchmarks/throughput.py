@@ -27,8 +27,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
-from tune_swa.data.batches import batch_sizes
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.batches import list_batch_sizes
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.run import Run
 
@@ -113,17 +113,18 @@ def main() -> None:
         folder: torch.utils.data.Dataset[Any]
         if given.images == "jpeg":
             write_jpegs(Path(temporary), given.count * 10 // 8 + 6, 150)
-            data = prepare(DataSpec.model_validate({"dataset": "folder", **spec}), Path(temporary))
+            data = prepare_dataset(DataSpec.model_validate({"dataset": "folder", **spec}), Path(temporary))
             folder = torch.utils.data.Subset(ImageFolder(temporary, usual), range(given.count))
         else:
-            data = prepare(DataSpec.model_validate({"dataset": "digits", **spec}))
+            data = prepare_dataset(DataSpec.model_validate({"dataset": "digits", **spec}))
             folder = InMemory(
-                prepare(DataSpec.model_validate({"dataset": "digits", **spec, "image_size": 8})), usual
+                prepare_dataset(DataSpec.model_validate({"dataset": "digits", **spec, "image_size": 8})),
+                usual,
             )
         loader = DataLoader(folder, given.batch_size, shuffle=True, num_workers=given.workers)
         numerics = decide_numerics(TrainSpec(), given.size, device=given.device, threads=given.threads)
         run = new_run(data, numerics, given.batch_size)
-        sizes = batch_sizes(given.count, given.batch_size)
+        sizes = list_batch_sizes(given.count, given.batch_size)
         ways = {
             "one resident batch": lambda: seconds_resident(run, sizes),
             "a trial": lambda: seconds_of_epoch(run),

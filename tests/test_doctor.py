@@ -32,7 +32,7 @@ from tune_swa.child_process import Child, ChildError
 from tune_swa.cli import main
 from tune_swa.config import DataSpec
 from tune_swa.data import cache
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 from tune_swa.doctor import (
     checks,
     folders,
@@ -567,7 +567,7 @@ def test_the_folder_of_images(photos: Path) -> None:
 
 def test_the_cache(photos: Path) -> None:
     assert one(images.cached()) == ok("image cache", "holds no decoded images yet")
-    first = prepare(DataSpec(dataset="folder", image_size=8), photos).cache_path
+    first = prepare_dataset(DataSpec(dataset="folder", image_size=8), photos).cache_path
     assert first is not None
     entries = [first.with_name(24 * digit) for digit in "abcd"]
     for entry in entries:

@@ -10,12 +10,12 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from tune_swa.config import DataSpec
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 
 
 def tensors(data: dict[str, Any]) -> tuple[TensorDataset, TensorDataset]:
     """Training and validation images [N, 3, H, W] float32 in [0, 1] with labels."""
-    found = prepare(DataSpec.model_validate(data))
+    found = prepare_dataset(DataSpec.model_validate(data))
 
     def of(rows: np.ndarray) -> TensorDataset:
         pixels = torch.from_numpy(np.ascontiguousarray(found.images[rows]))
@@ -30,7 +30,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
     """The same as 8x8 PIL images with a transform, as image folders are loaded."""
 
     def __init__(self, data: dict[str, Any], transform: Any) -> None:
-        small = prepare(DataSpec.model_validate({**data, "image_size": 8}))
+        small = prepare_dataset(DataSpec.model_validate({**data, "image_size": 8}))
         self.labels = small.labels[small.train]
         self.images = [Image.fromarray(np.asarray(small.images[row])) for row in small.train]
         self.transform = transform

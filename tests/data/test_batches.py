@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torchvision import transforms
 
 from tune_swa.config import DataSpec
-from tune_swa.data.batches import ImageBatches, batch_sizes
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.batches import ImageBatches, list_batch_sizes
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.seeds import derive_seed
 
 DRAW = {"seed": 3, "epoch": 5, "purpose": "train"}
@@ -35,7 +35,7 @@ def plain(data: Dataset) -> torch.Tensor:
 @given(count=st.integers(2, 500), size=st.integers(2, 64))
 @settings(max_examples=200, deadline=None)
 def test_batch_sizes(count: int, size: int) -> None:
-    sizes = batch_sizes(count, size)
+    sizes = list_batch_sizes(count, size)
     assert sum(sizes) == count
     assert min(sizes) >= 2
     assert all(s == size for s in sizes[:-1])
@@ -44,16 +44,16 @@ def test_batch_sizes(count: int, size: int) -> None:
 
 def test_one_image_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        batch_sizes(1, 8)
+        list_batch_sizes(1, 8)
 
 
 def test_batches_and_splits_of_one_image(tiny_data: Dataset) -> None:
     with pytest.raises(ValueError, match="batch_size: training needs at least 2, got 1"):
-        batch_sizes(10, 1)
+        list_batch_sizes(10, 1)
     one = ImageBatches(tiny_data, tiny_data.train[:1], "cpu", channels_last=True)
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        next(one.train(8, **DRAW))
-    assert len(joined(one.ordered(8))[1]) == 1  # evaluation has no such need
+        next(one.iterate_training(8, **DRAW))
+    assert len(joined(one.iterate_ordered(8))[1]) == 1  # evaluation has no such need
 
 
 @pytest.mark.parametrize("rows", [[-1, 2], [0, 48]])
@@ -63,7 +63,7 @@ def test_rows_that_are_not_there(rows: list[int], tiny_data: Dataset) -> None:
 
 
 def test_every_image_once_with_its_label(batches: ImageBatches, tiny_data: Dataset) -> None:
-    images, labels = joined(batches.train(8, **DRAW))
+    images, labels = joined(batches.iterate_training(8, **DRAW))
     expected = plain(tiny_data)
     order = [int((expected == image).flatten(1).all(1).nonzero()[0]) for image in images]
     assert sorted(order) == list(range(len(tiny_data.train)))
@@ -72,7 +72,7 @@ def test_every_image_once_with_its_label(batches: ImageBatches, tiny_data: Datas
 
 
 def test_in_order_they_are_totensors_bits(batches: ImageBatches, tiny_data: Dataset) -> None:
-    images, labels = joined(batches.ordered(5))
+    images, labels = joined(batches.iterate_ordered(5))
     assert torch.equal(images, plain(tiny_data))
     np.testing.assert_array_equal(labels, tiny_data.labels[tiny_data.train])
 
@@ -80,20 +80,25 @@ def test_in_order_they_are_totensors_bits(batches: ImageBatches, tiny_data: Data
 def test_draws_are_a_function_of_seed_epoch_and_purpose(batches: ImageBatches, tiny_data: Dataset) -> None:
     augment = ("hflip", "vflip", "crop")
     other = ImageBatches(tiny_data, tiny_data.train, "cpu", channels_last=False)
-    images, labels = joined(batches.train(8, augment=augment, **DRAW))
+    images, labels = joined(batches.iterate_training(8, augment=augment, **DRAW))
     torch.manual_seed(0)  # the global generator has no say
-    for again in (batches.train(8, augment=augment, **DRAW), other.train(5, augment=augment, **DRAW)):
+    for again in (
+        batches.iterate_training(8, augment=augment, **DRAW),
+        other.iterate_training(5, augment=augment, **DRAW),
+    ):
         same_images, same_labels = joined(again)
         assert torch.equal(same_images, images)
         assert torch.equal(same_labels, labels)
     for change in ({"seed": 4}, {"epoch": 6}, {"purpose": "bn"}):
-        changed, _ = joined(batches.train(8, augment=augment, **{**DRAW, **change}))
+        changed, _ = joined(batches.iterate_training(8, augment=augment, **{**DRAW, **change}))
         assert not torch.equal(changed, images)
 
 
 def test_augmentation_against_one_image_at_a_time(batches: ImageBatches, tiny_data: Dataset) -> None:
     padding = 3
-    images, _ = joined(batches.train(8, augment=("hflip", "vflip", "crop"), crop_padding=padding, **DRAW))
+    images, _ = joined(
+        batches.iterate_training(8, augment=("hflip", "vflip", "crop"), crop_padding=padding, **DRAW)
+    )
     count = len(tiny_data.train)
 
     def generator(what: str) -> torch.Generator:
@@ -119,8 +124,8 @@ def test_augmentation_against_one_image_at_a_time(batches: ImageBatches, tiny_da
 
 def test_normalisation_is_torchvisions() -> None:
     for how in ("imagenet", "dataset"):
-        data = prepare(DataSpec(image_size=8, normalize=how, train_images=100))
-        images, _ = joined(ImageBatches(data, data.train, "cpu", channels_last=False).ordered(64))
+        data = prepare_dataset(DataSpec(image_size=8, normalize=how, train_images=100))
+        images, _ = joined(ImageBatches(data, data.train, "cpu", channels_last=False).iterate_ordered(64))
         normalize = transforms.Normalize(data.mean, data.std)
         assert torch.equal(images, torch.stack([normalize(image) for image in plain(data)]))
         if how == "dataset":
@@ -131,7 +136,7 @@ def test_normalisation_is_torchvisions() -> None:
 def test_memory_formats(tiny_data: Dataset) -> None:
     for channels_last in (True, False):
         source = ImageBatches(tiny_data, tiny_data.train, "cpu", channels_last=channels_last)
-        for images, _ in source.train(8, augment=("hflip",), **DRAW):
+        for images, _ in source.iterate_training(8, augment=("hflip",), **DRAW):
             assert images.dtype == torch.float32
             assert images.is_contiguous(memory_format=torch.channels_last) == channels_last
             assert images.is_contiguous() != channels_last
@@ -139,10 +144,10 @@ def test_memory_formats(tiny_data: Dataset) -> None:
 
 def test_max_batches_and_the_merged_last_batch(tiny_data: Dataset) -> None:
     source = ImageBatches(tiny_data, tiny_data.train[:17], "cpu", channels_last=True)
-    assert [len(labels) for _, labels in source.train(8, **DRAW)] == [8, 9]
-    assert [len(labels) for _, labels in source.train(8, max_batches=1, **DRAW)] == [8]
+    assert [len(labels) for _, labels in source.iterate_training(8, **DRAW)] == [8, 9]
+    assert [len(labels) for _, labels in source.iterate_training(8, max_batches=1, **DRAW)] == [8]
     assert source.batch_count(8) == 2
-    assert [len(labels) for _, labels in source.ordered(8)] == [8, 8, 1]
+    assert [len(labels) for _, labels in source.iterate_ordered(8)] == [8, 8, 1]
 
 
 def every_value() -> Dataset:
@@ -159,7 +164,7 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_every_value_is_totensors(device: str) -> None:
     data = every_value()
     assert len(np.unique(data.images)) == 256
-    images, _ = joined(ImageBatches(data, data.train, device, channels_last=True).ordered(4))
+    images, _ = joined(ImageBatches(data, data.train, device, channels_last=True).iterate_ordered(4))
     assert torch.equal(images.cpu(), plain(data))
 
 
@@ -172,7 +177,9 @@ def test_a_gpu_gives_the_same_batches(tiny_data: Dataset) -> None:
         assert there.resident == (limit is None)
         augment = ("hflip", "vflip", "crop")
         for left, right in zip(
-            here.train(8, augment=augment, **DRAW), there.train(8, augment=augment, **DRAW), strict=True
+            here.iterate_training(8, augment=augment, **DRAW),
+            there.iterate_training(8, augment=augment, **DRAW),
+            strict=True,
         ):
             assert torch.equal(left[0], right[0].cpu())
             assert torch.equal(left[1], right[1].cpu())

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from tune_swa.config import DataSpec
 from tune_swa.data import cache, decoding
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 from tune_swa.errors import RequestError
 
 SPEC = DataSpec(dataset="folder", image_size=24)
@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
     ],
 )
 def test_pixels_are_torchvisions(resize: str, reference: list[object], photos: Path) -> None:
-    data = prepare(SPEC.model_copy(update={"resize": resize}), photos)
+    data = prepare_dataset(SPEC.model_copy(update={"resize": resize}), photos)
     transform = transforms.Compose([*reference, transforms.ToTensor()])
     rows = 0
     for part in ("train", "test"):
@@ -66,10 +66,10 @@ def test_pixels_are_torchvisions(resize: str, reference: list[object], photos: P
 
 def test_images_are_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
-    first = prepare(SPEC, photos, progress=lambda done, total: calls.append((done, total)))
+    first = prepare_dataset(SPEC, photos, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (40, 40)
-    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
-    second = prepare(SPEC, photos)
+    monkeypatch.setattr(decoding, "resize_image", None)  # would fail if anything were decoded
+    second = prepare_dataset(SPEC, photos)
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(second.images, first.images)
     assert isinstance(second.images, np.memmap)
@@ -77,7 +77,7 @@ def test_images_are_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("change", ["content", "size", "added", "how"])
 def test_what_changes_pixels_is_decoded_anew(change: str, photos: Path) -> None:
-    before = prepare(SPEC, photos)
+    before = prepare_dataset(SPEC, photos)
     spec = SPEC
     if change == "content":
         Image.new("RGB", (30, 30), "red").save(photos / "train" / "one" / "a.jpg")
@@ -87,27 +87,27 @@ def test_what_changes_pixels_is_decoded_anew(change: str, photos: Path) -> None:
         shutil.copy(photos / "train" / "one" / "a.jpg", photos / "train" / "one" / "z.jpg")
     else:
         spec = SPEC.model_copy(update={"resize": "crop"})
-    after = prepare(spec, photos)
+    after = prepare_dataset(spec, photos)
     assert after.cache_path != before.cache_path
     assert after.fingerprint != before.fingerprint
 
 
 def test_a_touched_file_decodes_to_the_same_fingerprint(photos: Path) -> None:
     """The fingerprint is of the pixels, so touching the files changes no results."""
-    before = prepare(SPEC, photos)
+    before = prepare_dataset(SPEC, photos)
     os.utime(photos / "train" / "one" / "a.jpg", (1, 1))
-    after = prepare(SPEC, photos)
+    after = prepare_dataset(SPEC, photos)
     assert after.cache_path != before.cache_path
     assert after.fingerprint == before.fingerprint
 
 
 def test_it_does_not_matter_how_the_folder_is_reached(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = prepare(SPEC, photos)
-    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
+    before = prepare_dataset(SPEC, photos)
+    monkeypatch.setattr(decoding, "resize_image", None)  # would fail if anything were decoded
     monkeypatch.chdir(photos.parent)
     moved = photos.rename(photos.with_name("elsewhere"))
     for folder in (Path("elsewhere"), moved, moved.parent):
-        after = prepare(SPEC, folder)
+        after = prepare_dataset(SPEC, folder)
         assert (after.cache_path, after.fingerprint) == (before.cache_path, before.fingerprint)
 
 
@@ -117,7 +117,7 @@ def test_it_does_not_matter_how_the_folder_is_reached(photos: Path, monkeypatch:
      "remarks", "file"],
 )  # fmt: skip
 def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = prepare(SPEC, photos)
+    data = prepare_dataset(SPEC, photos)
     assert data.cache_path is not None
     pixels = np.array(data.images)
     meta = data.cache_path / cache.META
@@ -146,7 +146,7 @@ def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path, caplog: pytest.Lo
         np.save(data.cache_path / cache.LABELS, np.zeros(3, dtype=np.int64))
     else:
         np.save(data.cache_path / cache.LABELS, data.labels + 1)
-    again = prepare(SPEC, photos, verify=True)
+    again = prepare_dataset(SPEC, photos, verify=True)
     np.testing.assert_array_equal(again.images, pixels)
     assert again.fingerprint == data.fingerprint
     assert "the decoded images there are damaged; they are decoded again" in caplog.text
@@ -155,7 +155,7 @@ def test_a_damaged_entry_is_rebuilt(damage: str, photos: Path, caplog: pytest.Lo
 def _prepare_and_count(photos: str, folder: str, queue: multiprocessing.Queue[int]) -> None:
     os.environ["TUNE_SWA_CACHE"] = folder
     calls: list[int] = []
-    prepare(SPEC, Path(photos), progress=lambda done, total: calls.append(done))
+    prepare_dataset(SPEC, Path(photos), progress=lambda done, total: calls.append(done))
     queue.put(len(calls))
 
 
@@ -174,17 +174,17 @@ def test_two_processes_decode_once(photos: Path, tmp_path: Path) -> None:
 def test_too_little_room_is_told_before_decoding(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 5))
-    monkeypatch.setattr(decoding, "resize", None)
+    monkeypatch.setattr(decoding, "resize_image", None)
     with pytest.raises(RequestError, match=r"needs 69\.1 kB, but 5 bytes are free.*TUNE_SWA_CACHE"):
-        prepare(SPEC, photos)
+        prepare_dataset(SPEC, photos)
 
 
 def test_an_impossible_division_is_told_before_decoding(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "resize", None)  # would fail if anything were decoded
+    monkeypatch.setattr(decoding, "resize_image", None)  # would fail if anything were decoded
     with pytest.raises(RequestError, match=r"data\.train_images: 500 were asked for"):
-        prepare(SPEC.model_copy(update={"train_images": 500}), photos)
+        prepare_dataset(SPEC.model_copy(update={"train_images": 500}), photos)
 
 
 def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RequestError, match=r"cannot be written \(No space left on device\)"):
-        prepare(SPEC, photos)
+        prepare_dataset(SPEC, photos)
     assert not list(cache.cache_folder().glob(".*"))
 
 
@@ -205,16 +205,16 @@ def test_what_a_killed_process_left_is_removed(photos: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patched:
         patched.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # no clean-up, as after a kill
-        patched.setattr(cache, "decode_all", die)
+        patched.setattr(cache, "decode_images", die)
         with pytest.raises(KeyboardInterrupt):
-            prepare(SPEC, photos)
+            prepare_dataset(SPEC, photos)
     assert len(list(cache.cache_folder().glob(".*"))) == 1
-    assert len(prepare(SPEC, photos).labels) == 40
+    assert len(prepare_dataset(SPEC, photos).labels) == 40
     assert not list(cache.cache_folder().glob(".*"))
 
 
 def test_an_entry_says_what_it_is(photos: Path) -> None:
-    data = prepare(SPEC, photos)
+    data = prepare_dataset(SPEC, photos)
     assert data.cache_path is not None
     meta = json.loads((data.cache_path / cache.META).read_text())
     assert (meta["source"], meta["image_size"], meta["resize"]) == ("photos", 24, "squash")
@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(RequestError, match="the decoded images cannot be written"):
-        prepare(SPEC, photos)
+        prepare_dataset(SPEC, photos)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -240,6 +240,6 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_nobody_can_change_the_cache_through_a_dataset(photos: Path) -> None:
-    data = prepare(SPEC, photos)
+    data = prepare_dataset(SPEC, photos)
     with pytest.raises(ValueError, match="read-only"):
         data.images[:] = 0

@@ -12,14 +12,14 @@ import pytest
 
 from tune_swa.config import DataSpec
 from tune_swa.data import normalization
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.errors import RequestError
 
 DIGITS = DataSpec(image_size=8)
 
 
 def test_a_dataset_travels_by_reference(tiny_data: Dataset) -> None:
-    data = prepare(DIGITS)
+    data = prepare_dataset(DIGITS)
     packed = pickle.dumps(data)
     assert len(packed) < 40_000 < data.images.nbytes  # labels and rows travel
     again = pickle.loads(packed)
@@ -31,7 +31,7 @@ def test_a_dataset_travels_by_reference(tiny_data: Dataset) -> None:
 
 def test_a_reference_to_images_that_are_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNE_SWA_CACHE", str(tmp_path))
-    packed = pickle.dumps(prepare(DIGITS))
+    packed = pickle.dumps(prepare_dataset(DIGITS))
     shutil.rmtree(tmp_path)
     with pytest.raises(RequestError, match=r"have gone.*Prepare it again"):
         pickle.loads(packed)
@@ -81,7 +81,7 @@ def test_fingerprints_tell_datasets_apart(tiny_data: Dataset) -> None:
 
 def test_normalisation_takes_part_in_the_fingerprint() -> None:
     kinds = ("none", "imagenet", "dataset")
-    data = [prepare(DIGITS.model_copy(update={"normalize": kind})) for kind in kinds]
+    data = [prepare_dataset(DIGITS.model_copy(update={"normalize": kind})) for kind in kinds]
     assert len({d.fingerprint for d in data}) == 3
     assert (data[0].mean, data[0].std) == ((0, 0, 0), (1, 1, 1))
     assert data[1].mean == (0.485, 0.456, 0.406)
@@ -91,7 +91,7 @@ def test_training_statistics_are_kept_and_rebuilt(
     tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def statistics() -> tuple[np.ndarray, np.ndarray]:
-        found = normalization.training_statistics(tiny_data.images, tiny_data.train, tmp_path)
+        found = normalization.compute_statistics(tiny_data.images, tiny_data.train, tmp_path)
         return np.array(found[0]), np.array(found[1])
 
     pixels = tiny_data.images[tiny_data.train].reshape(-1, 3) / 255
@@ -101,13 +101,13 @@ def test_training_statistics_are_kept_and_rebuilt(
         np.testing.assert_allclose(std, pixels.std(axis=0), rtol=1e-12)
         (file,) = tmp_path.iterdir()
         with monkeypatch.context() as patched:
-            patched.setattr(normalization, "_count", None)  # would fail if anything were counted
+            patched.setattr(normalization, "_count_values", None)  # would fail if anything were counted
             np.testing.assert_array_equal(statistics()[1], std)
         file.write_text("[1")  # damaged: counted again
 
 
 def test_a_channel_of_one_value_is_not_divided_by_zero(tmp_path: Path) -> None:
     images = np.full((2, 8, 8, 3), 51, dtype=np.uint8)
-    mean, std = normalization.training_statistics(images, np.arange(2), tmp_path)
+    mean, std = normalization.compute_statistics(images, np.arange(2), tmp_path)
     assert mean == pytest.approx((0.2,) * 3)
     assert std == (1, 1, 1)

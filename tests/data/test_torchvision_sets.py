@@ -15,7 +15,7 @@ import torchvision
 from helpers.drawn_images import draw
 from tune_swa.config import DataSpec
 from tune_swa.data.cache import cache_folder
-from tune_swa.data.dataset import estimate, prepare
+from tune_swa.data.dataset import estimate_dataset, prepare_dataset
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Part
 from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
@@ -47,23 +47,23 @@ def test_a_set_of_torchvisions_from_small_files(tmp_path: Path) -> None:
             write_idx(raw / f"{name}-{what}-ubyte.gz", content)
             with gzip.open(raw / f"{name}-{what}-ubyte.gz") as packed:
                 (raw / f"{name}-{what}-ubyte").write_bytes(packed.read())
-    before = estimate(DataSpec(dataset="mnist", image_size=28), tmp_path)
+    before = estimate_dataset(DataSpec(dataset="mnist", image_size=28), tmp_path)
     assert (before.train, before.val, before.test) == (48, 12, 20)  # of what is there
-    data = prepare(DataSpec(dataset="mnist", image_size=28), tmp_path)
+    data = prepare_dataset(DataSpec(dataset="mnist", image_size=28), tmp_path)
     assert data.class_names[3] == "3 - three"
     assert data.num_classes == 10
     assert (len(data.train), len(data.val), len(data.test)) == (48, 12, 20)
     np.testing.assert_array_equal(data.images[:60, ..., 0], images["train"])
     np.testing.assert_array_equal(data.images[60:, ..., 2], images["t10k"])
     shutil.rmtree(raw)  # decoded once: the files are not needed again
-    assert prepare(DataSpec(dataset="mnist", image_size=28), tmp_path).fingerprint == data.fingerprint
+    assert prepare_dataset(DataSpec(dataset="mnist", image_size=28), tmp_path).fingerprint == data.fingerprint
 
 
 def test_a_set_of_class_folders_without_a_test_part(tmp_path: Path) -> None:
     for label in ("AnnualCrop", "Forest"):
         for i in range(20):
             draw(tmp_path / "eurosat" / "2750" / label / f"{label}_{i}.jpg", seed=i, size=(64, 64))
-    data = prepare(DataSpec(dataset="eurosat", image_size=16), tmp_path)
+    data = prepare_dataset(DataSpec(dataset="eurosat", image_size=16), tmp_path)
     assert data.class_names == ("AnnualCrop", "Forest")
     assert len(data.test) == 10
 
@@ -74,7 +74,7 @@ def test_a_set_with_names_of_its_own_for_labels(tmp_path: Path) -> None:
             folder = tmp_path / "caltech101" / "101_ObjectCategories"
             draw(folder / label / f"image_{i + 1:04}.jpg", seed=i, mode="L")
     (folder / "BACKGROUND_Google").mkdir()
-    data = prepare(DataSpec(dataset="caltech101", image_size=16), tmp_path)
+    data = prepare_dataset(DataSpec(dataset="caltech101", image_size=16), tmp_path)
     assert data.class_names == ("airplanes", "ant")
     np.testing.assert_array_equal(data.labels, np.repeat([0, 1], 10))
 
@@ -89,7 +89,7 @@ def test_without_a_network_the_message_says_what_to_do(
         "with --data-dir"
     )
     with pytest.raises(RequestError, match=message):
-        prepare(DataSpec(dataset=name), tmp_path)
+        prepare_dataset(DataSpec(dataset=name), tmp_path)
 
 
 def test_a_damaged_file_is_answered_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_answered_likewise(tmp_path: Path, monkeypatch: pytest
         for what in ("images-idx3", "labels-idx1"):
             (raw / f"{part}-{what}-ubyte").write_bytes(b"torn")
     with pytest.raises(RequestError, match="mnist could not be downloaded to"):
-        prepare(DataSpec(dataset="mnist"), tmp_path)
+        prepare_dataset(DataSpec(dataset="mnist"), tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
@@ -109,7 +109,7 @@ def test_an_estimate_downloads_nothing(name: str, tmp_path: Path, monkeypatch: p
         pytest.fail("tried to download")
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
-    found = estimate(DataSpec(dataset=name, image_size=8), tmp_path)
+    found = estimate_dataset(DataSpec(dataset=name, image_size=8), tmp_path)
     entry = SETS[name]
     assert found.num_classes == entry.classes
     assert not found.cached

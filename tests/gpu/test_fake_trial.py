@@ -98,8 +98,8 @@ def test_batches_are_gathered_without_waiting(limit: int, fake: FakeCuda) -> Non
     assert batches.resident is (limit > 0)
     fake.waits.clear()
     augment = ("hflip", "vflip", "crop")
-    drawn = list(batches.train(BATCH, augment=augment, seed=0, epoch=0, purpose="train"))
-    drawn += batches.ordered(BATCH)
+    drawn = list(batches.iterate_training(BATCH, augment=augment, seed=0, epoch=0, purpose="train"))
+    drawn += batches.iterate_ordered(BATCH)
     assert len(drawn) == 6
     for images, labels in drawn:
         assert images.device == labels.device == GPU

@@ -179,14 +179,14 @@ def test_a_trial_after_one_that_exhausted_the_memory(
     """On a GPU, one with a share of almost nothing fails with advice; the next in that process trains."""
     pytest.importorskip("ray", reason="the worker is Ray's (pip install 'ray[tune]')")
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
     from tune_swa.execution import trainable
     from tune_swa.storage import FolderStore
     from tune_swa.training.numerics import decide_numerics
 
     spec = DataSpec(image_size=64, train_images=64)
     train = TrainSpec(epochs=2, batch_size=64)
-    data = prepare(spec)
+    data = prepare_dataset(spec)
     shared = trainable.Shared(
         FolderStore(tmp_path), spec, None, data.fingerprint,
         decide_numerics(train, 64, device=device, threads=1),

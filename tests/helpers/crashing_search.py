@@ -167,7 +167,7 @@ def arrange(where: str, number: int, folder: Path) -> None:
     elif where == "data":
         from tune_swa.data import cache
 
-        before(cache, "read", count)
+        before(cache, "read_entry", count)
     elif where == "ray":
         import ray
 

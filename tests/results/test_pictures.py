@@ -16,7 +16,7 @@ from PIL import Image
 from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.cli import main
 from tune_swa.config import DataSpec
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 
 LABELS = ("a", "b")
 
@@ -45,7 +45,11 @@ def searched(folder: Path, photos: Path) -> Writer:
     writer = confirmed(folder, images=60, writer=usual(folder, spec=spec))
     first, rest = writer.path.read_text().split("\n", 1)
     created = json.loads(first)
-    created["data"] |= {"fingerprint": prepare(data).fingerprint, "class_names": list(LABELS), "test": 60}
+    created["data"] |= {
+        "fingerprint": prepare_dataset(data).fingerprint,
+        "class_names": list(LABELS),
+        "test": 60,
+    }
     writer.path.write_text(json.dumps(created) + "\n" + rest)
     return writer
 

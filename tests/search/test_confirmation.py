@@ -377,7 +377,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     import torchvision
 
     from tune_swa.config import yaml_file
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
 
     folder, _ = confirmed
     about = json.loads((folder / "best_model.json").read_text())
@@ -391,7 +391,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     assert about["validation"]["accuracy"] == own.accuracy.max() or (means == means.max()).sum() > 1
     model = torchvision.models.resnet18(num_classes=10)
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
-    data = prepare(yaml_file.load_experiment(folder / "space.yaml").data)
+    data = prepare_dataset(yaml_file.load_experiment(folder / "space.yaml").data)
     model.eval().to(memory_format=torch.channels_last)
     for rows, expected in ((data.val, about["validation"]), (data.test, about["test"])):
         if expected is None:  # a run of the search, which is not tested

@@ -16,7 +16,7 @@ import torch
 
 import tune_swa
 from tune_swa.config import yaml_file
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_analysis(ended: Path) -> None:
     gain = results.gain()
     assert set(gain.columns) == set(averaged.trial)
     assert gain.notna().sum().sum() == len(averaged)
-    data = prepare(results.experiment.data)
+    data = prepare_dataset(results.experiment.data)
     about = json.loads((ended / "best_model.json").read_text())
     images = torch.from_numpy(data.images[data.val]).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(about["preprocessing"][k])[:, None, None] for k in ("mean", "std"))
@@ -97,7 +97,7 @@ def test_export_model(ended: Path, tmp_path: Path) -> None:
     assert "That is the recorded accuracy." in out
     recorded: dict[str, Any] = json.loads((ended / "best_model.json").read_text())
     assert recorded["configuration"] in out
-    data = prepare(yaml_file.load_experiment(ended / "space.yaml").data)
+    data = prepare_dataset(yaml_file.load_experiment(ended / "space.yaml").data)
     np.savez(tmp_path / "images.npz", images=data.images[data.val], labels=data.labels[data.val])
     said = subprocess.run(
         [sys.executable, "-c", STRANGER],

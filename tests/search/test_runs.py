@@ -141,9 +141,9 @@ def test_the_best_model_is_the_best_configurations(finished: tuple[Path, str]) -
     assert about["validation"]["accuracy"] == completed.accuracy.max()
     model = torchvision.models.resnet18(num_classes=about["num_classes"])
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
 
-    data = prepare(yaml_file.load_experiment(folder / "space.yaml").data)
+    data = prepare_dataset(yaml_file.load_experiment(folder / "space.yaml").data)
     model.eval()
     images = torch.from_numpy(data.images[data.val]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():

@@ -58,7 +58,7 @@ def documented_loop(
 
     def loader(epoch: int, purpose: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(
-            batches.train(
+            batches.iterate_training(
                 train.batch_size,
                 augment=train.augment,
                 crop_padding=train.crop_padding,
@@ -98,7 +98,7 @@ def documented_loop(
         evaluated.eval()
         correct = 0
         with torch.no_grad():
-            for images, labels in validation.ordered(train.eval_batch_size):
+            for images, labels in validation.iterate_ordered(train.eval_batch_size):
                 correct += int((evaluated(images).argmax(1) == labels).sum())
         yield correct / len(data.val), rate, model.state_dict(), evaluated.state_dict()
 

@@ -126,7 +126,7 @@ def test_the_example_classifies_files(name: str, handed: Handed, tmp_path: Path)
     from tune_swa.training.numerics import Numerics
 
     numerics = Numerics(**handed.about["numerics"])
-    batches = ImageBatches(only, chosen, "cpu", channels_last=False).ordered(6)
+    batches = ImageBatches(only, chosen, "cpu", channels_last=False).iterate_ordered(6)
     said = predict_images(handed.model, batches, numerics.autocast())
     expected = [
         f"{file}: {'abc'[int(c)]} ({100 * float(p):.1f} %)"
@@ -178,12 +178,12 @@ def test_the_documented_recipe_says_what_the_example_says(bits: int, handed: Han
 
 
 def test_a_crop_is_taken_as_the_search_took_it(handed: Handed, tmp_path: Path) -> None:
-    from tune_swa.data.decoding import resize
+    from tune_swa.data.decoding import resize_image
 
     handed.export(tmp_path / "export")
     big = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 64, 3), dtype=np.uint8))
     big.save(tmp_path / "big.png")
-    resize(big, 16, "crop").save(tmp_path / "small.png")
+    resize_image(big, 16, "crop").save(tmp_path / "small.png")
     out = stranger(tmp_path / "export" / "classify.py", tmp_path / "big.png", tmp_path / "small.png")
     big_says, small_says = (line.partition(": ")[2] for line in out.splitlines())
     assert big_says == small_says

@@ -239,7 +239,7 @@ def test_fused_compile_and_eval_batch_size_reach_what_they_name(
 ) -> None:
     sizes: list[int] = []
     compiled: list[Any] = []
-    ordered = ImageBatches.ordered
+    ordered = ImageBatches.iterate_ordered
 
     def spy(batches: ImageBatches, size: int) -> Iterator[Any]:
         sizes.append(size)

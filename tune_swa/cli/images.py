@@ -24,11 +24,11 @@ def images_of(
     Raises:
         RequestError: those in `data_dir` are others.
     """
-    from tune_swa.data.dataset import prepare
+    from tune_swa.data.dataset import prepare_dataset
 
     assert state.header is not None
     try:
-        data = prepare(experiment.data, data_dir, download=False)
+        data = prepare_dataset(experiment.data, data_dir, download=False)
     except RequestError as error:
         if data_dir is not None:
             raise
@@ -49,9 +49,9 @@ def thumbnails_of(experiment: Experiment, data_dir: Path | None, data: Dataset |
     """
     if data is None:
         return None
-    from tune_swa.data.dataset import file_names
+    from tune_swa.data.dataset import find_file_names
 
-    names = file_names(experiment.data, data_dir, data)
+    names = find_file_names(experiment.data, data_dir, data)
 
     def thumbnail(number: int) -> tuple[bytes, str] | None:
         if number >= len(data.test):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune_swa.data.batches import ImageBatches
-    from tune_swa.data.dataset import Dataset, Estimate, estimate, prepare
+    from tune_swa.data.dataset import Dataset, Estimate, estimate_dataset, prepare_dataset
 
-__all__ = ["Dataset", "Estimate", "ImageBatches", "estimate", "prepare"]
+__all__ = ["Dataset", "Estimate", "ImageBatches", "estimate_dataset", "prepare_dataset"]
 
 
 def __getattr__(name: str) -> Any:

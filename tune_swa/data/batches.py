@@ -14,7 +14,7 @@ from tune_swa.data.splits import Indices
 from tune_swa.seeds import derive_seed
 
 
-def batch_sizes(count: int, batch_size: int) -> list[int]:
+def list_batch_sizes(count: int, batch_size: int) -> list[int]:
     """Sizes of the batches that `count` images make.
 
     The last one may be smaller; one image alone joins the batch before it, since batch normalisation
@@ -90,9 +90,9 @@ class ImageBatches:
 
     def batch_count(self, batch_size: int) -> int:
         """Number of training batches in an epoch."""
-        return len(batch_sizes(len(self), batch_size))
+        return len(list_batch_sizes(len(self), batch_size))
 
-    def train(
+    def iterate_training(
         self,
         batch_size: int,
         *,
@@ -130,40 +130,40 @@ class ImageBatches:
 
         order = torch.randperm(count, generator=generator("order"))
         flips = {
-            axis: self._move(torch.rand(count, generator=generator(name)) < 0.5)
+            axis: self._move_to_device(torch.rand(count, generator=generator(name)) < 0.5)
             for name, axis in (("hflip", 2), ("vflip", 1))
             if name in augment
         }
         shifts = None
         if "crop" in augment:
-            shifts = self._move(
+            shifts = self._move_to_device(
                 torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator("crop"))
             )
         start = 0
-        for images, labels in self._iterate(order, batch_sizes(count, batch_size)[:max_batches]):
+        for images, labels in self._gather_batches(order, list_batch_sizes(count, batch_size)[:max_batches]):
             place = slice(start, start + len(labels))
             for axis, chosen in flips.items():
-                images = _flip(images, chosen[place], axis)
+                images = _flip_images(images, chosen[place], axis)
             if shifts is not None:
-                images = _crop(images, shifts[place], crop_padding)
-            yield self._finish(images), labels
+                images = _crop_images(images, shifts[place], crop_padding)
+            yield self._convert_pixels(images), labels
             start = place.stop
 
-    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, as it is. Yields as `train` does."""
+    def iterate_ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, as it is. Yields as `iterate_training` does."""
         count = len(self)
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-        for images, labels in self._iterate(torch.arange(count), sizes):
-            yield self._finish(images), labels
+        for images, labels in self._gather_batches(torch.arange(count), sizes):
+            yield self._convert_pixels(images), labels
 
-    def _iterate(self, order: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _gather_batches(self, order: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 images [B, H, W, 3] and labels [B] in the given order, [n] int64 on the CPU."""
-        moved = self._move(order)  # once per epoch: a copy for each batch costs more than the batch
+        moved = self._move_to_device(order)  # once per epoch: a copy for each batch costs more than the batch
         labels = self._labels[moved]
         batches = self._gather.iterate_batches(order, moved, sizes)
         return zip(batches, torch.split(labels[: sum(sizes)], list(sizes)), strict=True)
 
-    def _finish(self, images: Tensor) -> Tensor:
+    def _convert_pixels(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8 to [B, 3, H, W] float32, as ToTensor (and Normalize) give it."""
         result = images.permute(0, 3, 1, 2)  # which torch calls channels_last; nothing is moved
         if not self._channels_last:
@@ -173,16 +173,16 @@ class ImageBatches:
             result = result.sub_(self._mean).div_(self._std)
         return result
 
-    def _move(self, tensor: Tensor) -> Tensor:
+    def _move_to_device(self, tensor: Tensor) -> Tensor:
         return to_device(tensor, self._device)
 
 
-def _flip(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
+def _flip_images(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
     """Mirror the chosen images of [B, H, W, 3]."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(axis), images)
 
 
-def _crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
+def _crop_images(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
     """Pad [B, H, W, 3] with zeros and cut each image out again at its own offset, [B, 2]."""
     count, height, width, _ = images.shape
     padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import PIL
 
 from tune_swa.config import DataSpec
-from tune_swa.data.decoding import decode_all
-from tune_swa.data.image_notes import Remarks
+from tune_swa.data.decoding import decode_images
+from tune_swa.data.image_notes import ImageNotes
 from tune_swa.data.similarity import Copies, find_copies, hash_all
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
@@ -55,7 +55,7 @@ class Decoded:
     class_names: tuple[str, ...]
     fingerprint: str
     """Hash of pixels, labels, parts and names."""
-    remarks: Remarks
+    image_notes: ImageNotes
     """What was skipped and converted."""
 
 
@@ -67,14 +67,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tune_swa"
 
 
-def key(source: Source, spec: DataSpec) -> str:
+def name_entry(source: Source, spec: DataSpec) -> str:
     """Name of a source's entry: a hash of everything that its pixels depend on."""
     settings = [spec.image_size, spec.resize, spec.unreadable]
-    facts = [FORMAT, source.identity(), *settings, PIL.__version__]
+    facts = [FORMAT, source.identify_images(), *settings, PIL.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
 
 
-def find(source: Source, spec: DataSpec, *, verify: bool = False) -> Decoded | None:
+def find_entry(source: Source, spec: DataSpec, *, verify: bool = False) -> Decoded | None:
     """The entry of a source if it is there and whole, without decoding anything.
 
     Args:
@@ -83,17 +83,17 @@ def find(source: Source, spec: DataSpec, *, verify: bool = False) -> Decoded | N
         verify: read all pixels and compare their hash, which notices bits that have flipped. Costs what
             reading them costs (about a second for a gigabyte), and leaves them in the system's cache.
     """
-    folder = cache_folder() / key(source, spec)
-    found = read(folder)
-    if found is not None and verify and _fingerprint(found) != found.fingerprint:
+    folder = cache_folder() / name_entry(source, spec)
+    found = read_entry(folder)
+    if found is not None and verify and _hash_content(found) != found.fingerprint:
         found = None
     if found is None and folder.exists():
         logger.warning("%s: the decoded images there are damaged; they are decoded again", folder)
-        _remove(folder)
+        _remove_entry(folder)
     return found
 
 
-def decode(
+def decode_source(
     source: Source, listing: Listing, spec: DataSpec, progress: ProgressCallback | None = None
 ) -> Decoded:
     """Decode the images of a source into its entry.
@@ -109,13 +109,13 @@ def decode(
     Raises:
         RequestError: images that cannot be decoded, or no room for them.
     """
-    folder = cache_folder() / key(source, spec)
+    folder = cache_folder() / name_entry(source, spec)
     try:
         with hold_lock(folder.with_name(f"{folder.name}.lock")):
-            found = read(folder)  # another process may have been faster
+            found = read_entry(folder)  # another process may have been faster
             if found is None:
-                _write(source.name, listing, spec, folder, progress)
-                found = read(folder)
+                _write_entry(source.name, listing, spec, folder, progress)
+                found = read_entry(folder)
     except OSError as error:
         raise RequestError(
             f"{folder.parent}: the decoded images cannot be written ({error.strerror or error}). Name a "
@@ -125,7 +125,7 @@ def decode(
     return found
 
 
-def read(folder: Path) -> Decoded | None:
+def read_entry(folder: Path) -> Decoded | None:
     """Open an entry; None where it is missing, damaged or of another version."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -143,11 +143,11 @@ def read(folder: Path) -> Decoded | None:
             and 0 <= labels.min() <= labels.max() < len(class_names)
             and all(isinstance(name, str) for name in class_names)
         )
-        remarks = Remarks.from_dict(meta["remarks"])
+        notes = ImageNotes.from_dict(meta["remarks"])
         fingerprint = meta["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Decoded(folder, images, labels, parts, class_names, fingerprint, remarks) if whole else None
+    return Decoded(folder, images, labels, parts, class_names, fingerprint, notes) if whole else None
 
 
 def read_copies(decoded: Decoded) -> Copies | None:
@@ -189,7 +189,7 @@ class Entry:
     state: Literal["whole", "damaged", "other version", "half written"]
 
 
-def entries(verify_below: int = 0) -> Iterator[Entry]:
+def list_entries(verify_below: int = 0) -> Iterator[Entry]:
     """What the cache holds, by name.
 
     Args:
@@ -212,10 +212,10 @@ def entries(verify_below: int = 0) -> Iterator[Entry]:
             if not is_locked(folder.with_name(f"{name[1:-4]}.lock")):  # else it is being written
                 yield Entry(folder, size, "half written")
             continue
-        found = read(folder)
+        found = read_entry(folder)
         if found is None:
             yield Entry(folder, size, "other version" if _of_other_version(folder) else "damaged")
-        elif size <= verify_below and _fingerprint(found) != found.fingerprint:
+        elif size <= verify_below and _hash_content(found) != found.fingerprint:
             yield Entry(folder, size, "damaged")
         else:
             yield Entry(folder, size, "whole")
@@ -229,7 +229,7 @@ def _of_other_version(folder: Path) -> bool:
         return False
 
 
-def _write(
+def _write_entry(
     name: str, listing: Listing, spec: DataSpec, folder: Path, progress: ProgressCallback | None
 ) -> None:
     """Decode into a temporary folder beside `folder`, which takes its name when it is whole.
@@ -243,12 +243,12 @@ def _write(
     temporary.mkdir()
     try:
         images = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
-        _reserve(temporary / IMAGES)
-        skipped, remarks, hashes = decode_all(listing, spec, images, progress)
+        _reserve_space(temporary / IMAGES)
+        skipped, notes, hashes = decode_images(listing, spec, images, progress)
         images.flush()
         parts = listing.parts.copy()
         parts[skipped] = SKIPPED  # the rows stay, in no part
-        decoded = Decoded(folder, images, listing.labels, parts, listing.class_names, "", remarks)
+        decoded = Decoded(folder, images, listing.labels, parts, listing.class_names, "", notes)
         _save_copies(temporary / COPIES, find_copies(images, hashes, np.flatnonzero(parts != SKIPPED)))
         _save(temporary / LABELS, lambda file: np.save(file, listing.labels))
         _save(temporary / PARTS, lambda file: np.save(file, parts))
@@ -260,11 +260,11 @@ def _write(
             "shape": list(shape),
             "class_names": list(listing.class_names),
             "images_per_class": np.bincount(listing.labels, minlength=len(listing.class_names)).tolist(),
-            "remarks": remarks.as_dict(),
-            "fingerprint": _fingerprint(decoded),
+            "remarks": notes.as_dict(),
+            "fingerprint": _hash_content(decoded),
         }
         _save(temporary / META, lambda file: file.write(json.dumps(meta, indent=1).encode()))
-        _remove(folder)  # a damaged one
+        _remove_entry(folder)  # a damaged one
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -299,14 +299,14 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _reserve(path: Path) -> None:
+def _reserve_space(path: Path) -> None:
     """Take the room now: a full disk is an error here, and would kill the process that writes the pixels."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _fingerprint(decoded: Decoded) -> str:
+def _hash_content(decoded: Decoded) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(decoded.images), CHUNK):
         digest.update(np.ascontiguousarray(decoded.images[start : start + CHUNK]).data)
@@ -316,7 +316,7 @@ def _fingerprint(decoded: Decoded) -> str:
     return digest.hexdigest()
 
 
-def _remove(entry: Path) -> None:
+def _remove_entry(entry: Path) -> None:
     """Remove an entry, or a file that stands in its place."""
     if entry.is_file():
         entry.unlink()

@@ -17,12 +17,12 @@ from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
 from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folders import ImageFolders
-from tune_swa.data.image_notes import NOTHING, Remarks
-from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, training_statistics
+from tune_swa.data.image_notes import NO_NOTES, ImageNotes
+from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, compute_statistics
 from tune_swa.data.similarity import Copies
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Labels, Listing, Source
-from tune_swa.data.splits import Division, Indices, divide
+from tune_swa.data.splits import Division, Indices, divide_images
 from tune_swa.errors import RequestError
 from tune_swa.text import name_first
 
@@ -54,7 +54,7 @@ class Dataset:
     """What the difference is divided by."""
     cache_path: Path | None = None
     """The cache entry that the images lie in; None for images from arrays."""
-    remarks: Remarks = NOTHING
+    image_notes: ImageNotes = NO_NOTES
     """What was skipped and converted when they were decoded, and which images occur more than once."""
 
     @property
@@ -101,7 +101,7 @@ class Dataset:
         digest = hashlib.blake2b(json.dumps([images.shape, list(class_names)]).encode(), digest_size=16)
         for array in (images, classes):
             digest.update(np.ascontiguousarray(array).data)
-        fingerprint = _fingerprint(digest.hexdigest(), parts, NONE)
+        fingerprint = _hash_dataset(digest.hexdigest(), parts, NONE)
         return cls(name, tuple(class_names), images, classes, *parts, fingerprint)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Dataset:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state["cache_path"] is not None:
-            found = cache.read(state["cache_path"])
+            found = cache.read_entry(state["cache_path"])
             if found is None:
                 raise RequestError(
                     f"{state['cache_path']}: the decoded images have gone since the dataset was prepared. "
@@ -140,7 +140,7 @@ class Estimate:
     """Images that occur more than once; None while that is not known."""
 
 
-def prepare(
+def prepare_dataset(
     spec: DataSpec,
     data_dir: Path | None = None,
     progress: ProgressCallback | None = None,
@@ -162,18 +162,18 @@ def prepare(
             refuse that; nothing is left half done.
     """
     source = find_source(spec, data_dir, download=download)
-    found = cache.find(source, spec, verify=verify)
+    found = cache.find_entry(source, spec, verify=verify)
     if found is None:
         listing = source.list_images()
-        _divide(source.name, listing, spec)  # what cannot be divided need not be decoded
-        found = cache.decode(source, listing, spec, progress)
+        _divide_checked(source.name, listing, spec)  # what cannot be divided need not be decoded
+        found = cache.decode_source(source, listing, spec, progress)
     copies = cache.look_for_copies(found)
-    division = _divide(source.name, found, spec, copies)
+    division = _divide_checked(source.name, found, spec, copies)
     duplicates = _describe_duplicates(source, found, division, spec, copies)
-    if spec.duplicates == "error" and (refusal := duplicates.refusal(source.name)):
+    if spec.duplicates == "error" and (refusal := duplicates.explain_refusal(source.name)):
         raise RequestError(refusal)
     parts = (division.train, division.val, division.test)
-    statistics = _statistics(spec, found, division.train)
+    statistics = _choose_statistics(spec, found, division.train)
     return Dataset(
         name=source.name,
         class_names=found.class_names,
@@ -182,29 +182,29 @@ def prepare(
         train=division.train,
         val=division.val,
         test=division.test,
-        fingerprint=_fingerprint(found.fingerprint, parts, statistics),
+        fingerprint=_hash_dataset(found.fingerprint, parts, statistics),
         mean=statistics[0],
         std=statistics[1],
         cache_path=found.folder,
-        remarks=replace(found.remarks, duplicates=duplicates),
+        image_notes=replace(found.image_notes, duplicates=duplicates),
     )
 
 
-def file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable[[int], str] | None:
+def find_file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable[[int], str] | None:
     """Which file each row of `data` is, below the folder of the images; None for sets that are no files.
 
     Args:
         spec: the data settings.
-        data_dir: as of `prepare`.
+        data_dir: as of `prepare_dataset`.
         data: what that gave.
 
     Raises:
         RequestError: the images are not there any more.
     """
-    return _file_names(find_source(spec, data_dir, download=False), len(data.labels))
+    return _make_file_namer(find_source(spec, data_dir, download=False), len(data.labels))
 
 
-def _file_names(source: Source, count: int) -> Callable[[int], str] | None:
+def _make_file_namer(source: Source, count: int) -> Callable[[int], str] | None:
     if not isinstance(source, ImageFolders):
         return None
     listing = source.list_images()
@@ -214,8 +214,8 @@ def _file_names(source: Source, count: int) -> Callable[[int], str] | None:
     return lambda row: listing.names(row).removeprefix(above)
 
 
-def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
-    """What `prepare` would give, without decoding or downloading anything.
+def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
+    """What `prepare_dataset` would give, without decoding or downloading anything.
 
     With `data.duplicates: group` the numbers are those without copies while the images are not decoded.
 
@@ -227,10 +227,10 @@ def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
         RequestError: the images are missing or too few.
     """
     source = find_source(spec, data_dir)
-    found = cache.find(source, spec)
+    found = cache.find_entry(source, spec)
     copies = cache.read_copies(found) if found is not None else None
-    listing = found or source.preview()
-    division = _divide(source.name, listing, spec, copies)
+    listing = found or source.preview_images()
+    division = _divide_checked(source.name, listing, spec, copies)
     duplicates = None
     if found is not None and copies is not None:
         duplicates = _describe_duplicates(source, found, division, spec, copies)
@@ -246,11 +246,11 @@ def estimate(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     )
 
 
-def _divide(
+def _divide_checked(
     name: str, images: cache.Decoded | Listing, spec: DataSpec, copies: Copies | None = None
 ) -> Division:
     same = copies.near if copies is not None and spec.duplicates == "group" else None
-    division = divide(images.labels, images.parts, spec, same)
+    division = divide_images(images.labels, images.parts, spec, same)
     for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):
         if len(rows) < 2:
             raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")
@@ -275,7 +275,7 @@ def _describe_duplicates(
         found.parts,
         found.labels,
         class_names=found.class_names,
-        names=lambda: _file_names(source, len(found.labels)) or "image {}".format,
+        names=lambda: _make_file_namer(source, len(found.labels)) or "image {}".format,
         setting=spec.duplicates,
     )
 
@@ -285,13 +285,13 @@ def _check_range(what: str, values: npt.NDArray[np.int64], stop: int) -> None:
         raise ValueError(f"{what}: expected 0 to {stop - 1}, got {values.min()} to {values.max()}")
 
 
-def _statistics(spec: DataSpec, found: cache.Decoded, train: Indices) -> Statistics:
+def _choose_statistics(spec: DataSpec, found: cache.Decoded, train: Indices) -> Statistics:
     if spec.normalize == "dataset":
-        return training_statistics(found.images, train, found.folder)
+        return compute_statistics(found.images, train, found.folder)
     return IMAGENET if spec.normalize == "imagenet" else NONE
 
 
-def _fingerprint(content: str, parts: tuple[Indices, Indices, Indices], statistics: Statistics) -> str:
+def _hash_dataset(content: str, parts: tuple[Indices, Indices, Indices], statistics: Statistics) -> str:
     digest = hashlib.blake2b(content.encode(), digest_size=16)
     for rows in parts:
         digest.update(len(rows).to_bytes(8, "big") + rows.astype(np.int64).tobytes())

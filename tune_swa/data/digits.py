@@ -13,7 +13,7 @@ class Digits:
 
     name = "digits"
 
-    def identity(self) -> str:
+    def identify_images(self) -> str:
         import sklearn
 
         return f"scikit-learn digits {sklearn.__version__}"
@@ -31,5 +31,5 @@ class Digits:
             names=lambda index: f"digit {index}",
         )
 
-    def preview(self) -> Listing:
+    def preview_images(self) -> Listing:
         return self.list_images()

@@ -113,7 +113,7 @@ class Duplicates:
             found.append((f"images left out: {text}", self.left_out, "~"))
         return found
 
-    def lines(self, most: int = SHOWN) -> list[str]:
+    def format_lines(self, most: int = SHOWN) -> list[str]:
         """One line for each sentence, with the first few pairs."""
         lines = []
         for text, kind, sign in self.sentences():
@@ -121,29 +121,29 @@ class Duplicates:
             lines.append(f"{text} ({name_first(pairs, most, kind.total, separator='; ')})")
         return lines
 
-    def summary(self) -> str:
+    def format_summary(self) -> str:
         """All of it briefly, a line for each kind, and what to do; empty where no image occurs twice."""
-        lines = self.lines(BRIEFLY)
+        lines = self.format_lines(BRIEFLY)
         if self.setting == "warn" and any(self._spoils(kind) for kind in (self.identical, self.near)):
             lines.append("--set data.duplicates=group keeps all copies of an image on one side of each split")
         return "\n".join(lines)
 
-    def outlook(self) -> str:
+    def format_plan(self) -> str:
         """What a plan says of it."""
-        found = self.lines(BRIEFLY) or ["no two images are identical"]
+        found = self.format_lines(BRIEFLY) or ["no two images are identical"]
         if self.near is None:
             found.append("nearly identical images are not counted, since different ones are too much alike")
         if self.setting == "error" and self.identical.total:
             found.append("the search refuses them (data.duplicates: error)")
         return "\n".join(found)
 
-    def refusal(self, name: str) -> str | None:
+    def explain_refusal(self, name: str) -> str | None:
         """Why a search with `error` cannot begin, and what to do; None where no two images are identical."""
         if not self.identical.total:
             return None
         return (
             f"{name}: images occur more than once, and data.duplicates is error:\n  "
-            + "\n  ".join(self.lines())
+            + "\n  ".join(self.format_lines())
             + "\nRemove the copies, keep all copies of an image on one side of each split with "
             "--set data.duplicates=group, or search in spite of them with --set data.duplicates=warn. "
             "Nothing was trained"

@@ -13,10 +13,10 @@ from tune_swa.data.layouts import (
     EXTENSIONS,
     LAYOUT,
     ImageFile,
+    escape_name,
     find_parts,
-    image_files,
-    printable,
-    subfolders,
+    list_image_files,
+    list_subfolders,
 )
 from tune_swa.data.pixels import open_rgb
 from tune_swa.data.sources import Listing, Part
@@ -53,7 +53,7 @@ class ImageFolders:
     def name(self) -> str:
         return "folder" if self.root is None else self.root.resolve().name
 
-    def identity(self) -> str:
+    def identify_images(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for part, folder, classes in self._found:
             # relative to its part, so that neither moving the images nor another way of writing their
@@ -78,10 +78,10 @@ class ImageFolders:
             labels=np.array(labels, dtype=np.int64),
             parts=np.array(parts, dtype=np.int8),
             open_image=lambda i: open_rgb(paths[i], exif_rotation=self.exif_rotation),
-            names=lambda i: printable(paths[i]),
+            names=lambda i: escape_name(paths[i]),
         )
 
-    def preview(self) -> Listing:
+    def preview_images(self) -> Listing:
         return self.list_images()
 
     @cached_property
@@ -91,7 +91,9 @@ class ImageFolders:
         try:
             parts = find_parts(root)
             found = [
-                _Found(part, folder, {name: image_files(folder / name) for name in subfolders(folder)})
+                _Found(
+                    part, folder, {name: list_image_files(folder / name) for name in list_subfolders(folder)}
+                )
                 for part, folder in sorted(parts.items())
             ]
         except OSError as error:
@@ -152,8 +154,8 @@ def _check_names(folder: Path, names: list[str]) -> None:
                 f"{folder}: {other} and {name} differ in upper and lower case only. Put their images into "
                 "one folder, or give them different names"
             )
-        if printable(name) != name:
+        if escape_name(name) != name:
             raise RequestError(
-                f"{folder}: the name of the class {printable(name)} holds characters that cannot be written. "
-                "Rename the folder"
+                f"{folder}: the name of the class {escape_name(name)} holds characters that cannot be "
+                "written. Rename the folder"
             )

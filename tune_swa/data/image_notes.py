@@ -14,7 +14,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Group:
+class NamedImages:
     """Images of one kind."""
 
     count: int
@@ -22,7 +22,7 @@ class Group:
     """Names of the first few, with the reason where there is one."""
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Group:
+    def from_names(cls, names: Iterable[str]) -> NamedImages:
         listed = list(names)
         return cls(len(listed), tuple(listed[:SHOWN]))
 
@@ -31,28 +31,28 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Remarks:
+class ImageNotes:
     """Images that were skipped, converted (by kind of conversion), or occur more than once."""
 
-    skipped: Group = Group(0, ())
-    converted: Mapping[str, Group] = field(default_factory=dict)
+    skipped: NamedImages = NamedImages(0, ())
+    converted: Mapping[str, NamedImages] = field(default_factory=dict)
     duplicates: Duplicates | None = None
     """None: they are not divided yet, or were not compared."""
 
-    def lines(self) -> list[str]:
+    def format_lines(self) -> list[str]:
         """One line for each kind, with names."""
         lines = (
             [f"images skipped, since they cannot be decoded, {self.skipped}"] if self.skipped.count else []
         )
         lines += [f"images converted to RGB, {kind}, {group}" for kind, group in self.converted.items()]
-        return lines + (self.duplicates.lines() if self.duplicates else [])
+        return lines + (self.duplicates.format_lines() if self.duplicates else [])
 
-    def summary(self) -> str:
+    def format_summary(self) -> str:
         """All of it in a few words; empty where there is nothing to tell."""
         parts = [f"{group.count} {kind}" for kind, group in self.converted.items()]
         told = [f"{self.skipped.count} images skipped"] if self.skipped.count else []
         decoded = "; ".join(told + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
-        twice = self.duplicates.summary() if self.duplicates else ""
+        twice = self.duplicates.format_summary() if self.duplicates else ""
         return "\n".join(filter(None, (decoded, twice)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,20 +68,20 @@ class Remarks:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Remarks:
+    def from_dict(cls, values: Mapping[str, Any]) -> ImageNotes:
         """The inverse of `as_dict`, but for the duplicates, which depend on the division.
 
         Raises:
             KeyError, TypeError: the values are of another shape.
         """
         return cls(
-            skipped=Group(values["skipped"]["count"], tuple(values["skipped"]["first"])),
+            skipped=NamedImages(values["skipped"]["count"], tuple(values["skipped"]["first"])),
             converted={
-                kind: Group(group["count"], tuple(group["first"]))
+                kind: NamedImages(group["count"], tuple(group["first"]))
                 for kind, group in values["converted"].items()
             },
         )
 
 
-NOTHING = Remarks()
+NO_NOTES = ImageNotes()
 """Nothing was skipped, and all images were RGB."""

@@ -47,11 +47,11 @@ def find_parts(root: Path) -> dict[Part, Path]:
         RequestError: the layout can be read in more than one way, or has no training images.
         OSError: a folder cannot be read.
     """
-    here = _parts(root)
+    here = _find_part_folders(root)
     if Part.TRAIN in here:
         return here
-    names = subfolders(root)
-    below = {name: parts for name in names if Part.TRAIN in (parts := _parts(root / name))}
+    names = list_subfolders(root)
+    below = {name: parts for name in names if Part.TRAIN in (parts := _find_part_folders(root / name))}
     if len(below) == 1:
         return next(iter(below.values()))
     if below:
@@ -66,15 +66,15 @@ def find_parts(root: Path) -> dict[Part, Path]:
     return {Part.TRAIN: root} if _holds_classes(root) else {}
 
 
-def subfolders(folder: Path) -> list[str]:
+def list_subfolders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted as ImageFolder sorts classes, hidden ones left out."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
 
 
-def image_files(folder: Path) -> list[ImageFile]:
+def list_image_files(folder: Path) -> list[ImageFile]:
     """Image files in `folder` and below, in ImageFolder's order, hidden files and folders left out."""
-    pending, found = [(str(folder), frozenset({_identity(str(folder))}))], []
+    pending, found = [(str(folder), frozenset({_identify_folder(str(folder))}))], []
     while pending:
         base, above = pending.pop()
         files = []
@@ -83,7 +83,7 @@ def image_files(folder: Path) -> list[ImageFile]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    here = _identity(entry.path)
+                    here = _identify_folder(entry.path)
                     if here not in above:  # a link to a folder that it is in
                         pending.append((entry.path, above | {here}))
                 elif entry.name.lower().endswith(EXTENSIONS):
@@ -92,7 +92,7 @@ def image_files(folder: Path) -> list[ImageFile]:
     return [file for _, files in sorted(found) for file in files]
 
 
-def printable(name: str) -> str:
+def escape_name(name: str) -> str:
     """A file's name on one line, whatever bytes it is made of."""
     if name.isprintable():
         return name
@@ -100,7 +100,7 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _identity(folder: str) -> tuple[int, int]:
+def _identify_folder(folder: str) -> tuple[int, int]:
     facts = Path(folder).stat()
     return facts.st_dev, facts.st_ino
 
@@ -113,14 +113,14 @@ def _image_file(entry: os.DirEntry[str]) -> ImageFile:
     return ImageFile(entry.path, facts.st_size, facts.st_mtime_ns)
 
 
-def _parts(root: Path) -> dict[Part, Path]:
+def _find_part_folders(root: Path) -> dict[Part, Path]:
     return {part: folder for part in Part if (folder := _part_folder(root, part)) is not None}
 
 
 def _part_folder(root: Path, part: Part) -> Path | None:
     """`root/train`, or `root/seg_train/seg_train` as Kaggle packs it; `Train` will do."""
     present: dict[str, list[str]] = {}
-    for name in subfolders(root):
+    for name in list_subfolders(root):
         present.setdefault(name.lower(), []).append(name)
     for name in _NAMES[part]:
         found = present.get(name, [])
@@ -139,7 +139,7 @@ def _holds_classes(folder: Path) -> bool:
     """Whether there are folders with images in `folder`; stops at the first image."""
     return folder.is_dir() and any(
         name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        for label in subfolders(folder)
+        for label in list_subfolders(folder)
         for _, _, names in os.walk(folder / label)
         for name in names
     )

@@ -23,7 +23,7 @@ CHUNK = 64
 """Images counted at a time: counting takes eight bytes for each value."""
 
 
-def training_statistics(
+def compute_statistics(
     images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], folder: Path
 ) -> Statistics:
     """Statistics of some images, exact whatever their number.
@@ -39,15 +39,15 @@ def training_statistics(
     file = folder / f"channels-{name}.json"
     try:
         mean, std = json.loads(file.read_text(encoding="utf-8"))
-        return _three(mean), _three(std)
+        return _to_channels(mean), _to_channels(std)
     except (OSError, ValueError, TypeError):
-        mean, std = _count(images, rows)
+        mean, std = _count_values(images, rows)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not results
         replace_file(file, json.dumps([mean, std]).encode(), exclusive=False)
     return mean, std
 
 
-def _count(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statistics:
+def _count_values(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statistics:
     """From how often each of the 256 values occurs in each channel: whole numbers, no rounding."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for start in range(0, len(rows), CHUNK):
@@ -59,9 +59,9 @@ def _count(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statis
     mean = shares @ values
     variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
     # a channel of one single value has no deviation to divide by
-    return _three(mean), _three(np.where(variance > 0, np.sqrt(variance), 1.0))
+    return _to_channels(mean), _to_channels(np.where(variance > 0, np.sqrt(variance), 1.0))
 
 
-def _three(values: npt.NDArray[np.float64] | list[float]) -> Channels:
+def _to_channels(values: npt.NDArray[np.float64] | list[float]) -> Channels:
     first, second, third = (float(v) for v in values)
     return first, second, third

@@ -32,7 +32,7 @@ def open_rgb(path: str, *, exif_rotation: bool) -> Opened:
     with Path(path).open("rb") as file, Image.open(file) as image:
         if image.width * image.height > LARGEST:
             raise ValueError(f"{image.width} x {image.height} pixels; at most {LARGEST:,} are decoded")
-        with _turn(image):
+        with _take_turn(image):
             return to_rgb(image, exif_rotation=exif_rotation)
 
 
@@ -50,7 +50,7 @@ def to_rgb(image: Image.Image, *, exif_rotation: bool = False) -> Opened:
     Raises:
         ValueError: pixels are floating-point numbers, or whole ones of more than 16 bits.
     """
-    conversions = list(_kinds(image))
+    conversions = list(_list_conversions(image))
     turned = image.getexif().get(_ORIENTATION) not in _UPRIGHT
     if image.mode.startswith("I"):
         image = _high_byte(image)
@@ -64,7 +64,7 @@ def to_rgb(image: Image.Image, *, exif_rotation: bool = False) -> Opened:
     return Opened(image.convert("RGB"), tuple(conversions))
 
 
-def _kinds(image: Image.Image) -> list[str]:
+def _list_conversions(image: Image.Image) -> list[str]:
     mode = image.mode
     kinds = []
     if mode.startswith("I"):
@@ -93,5 +93,5 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return result
 
 
-def _turn(image: Image.Image) -> AbstractContextManager[object]:
+def _take_turn(image: Image.Image) -> AbstractContextManager[object]:
     return _one_at_a_time if image.width * image.height > LARGE else nullcontext()

@@ -17,6 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 """Of each image a number for the pixels sampled from it and its difference hash, [N, 2]."""
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 CHUNK = 256
 """Images hashed at a time."""
@@ -79,12 +80,12 @@ def hash_images(images: Pixels) -> Hashes:
     """
     height, width = images.shape[1:3]
     rows, columns = (
-        _sample(side, cells * SAMPLES) for side, cells in zip((height, width), CELLS, strict=True)
+        _sample_positions(side, cells * SAMPLES) for side, cells in zip((height, width), CELLS, strict=True)
     )
     green = (rows[:, None] * width + columns) * 3 + 1  # [32, 36]
     sampled = np.take(images.reshape(len(images), -1), green, axis=1)  # [n, 32, 36]
     words = sampled.reshape(len(images), -1).view(np.uint64)
-    numbers = (words * _weights(words.shape[1])).sum(axis=1, dtype=np.uint64)  # modulo 2^64
+    numbers = (words * _draw_weights(words.shape[1])).sum(axis=1, dtype=np.uint64)  # modulo 2^64
 
     sums = sampled.astype(np.uint16)
     sums = sum(sums[:, i::SAMPLES] for i in range(1, SAMPLES)) + sums[:, ::SAMPLES]
@@ -115,14 +116,14 @@ def find_copies(images: Pixels, hashes: Hashes, rows: Rows) -> Copies:
     outlines = hashes[:, 1]
     firsts = rows[(identical[rows] == rows) & (outlines[rows] != 0)]
     large = min(images.shape[1:3]) >= SMALLEST
-    if not large or not tells_apart(images, outlines, firsts):
+    if not large or not is_hash_credible(images, outlines, firsts):
         return Copies(identical, identical, near_compared=False)
     pairs = firsts[find_candidates(outlines[firsts])]
-    linked = _link(len(images), pairs[compare_pixels(images, pairs)])
+    linked = _link_pairs(len(images), pairs[compare_pixels(images, pairs)])
     return Copies(identical, linked[identical], near_compared=True)
 
 
-def tells_apart(images: Pixels, outlines: Hashes, rows: Rows) -> bool:
+def is_hash_credible(images: Pixels, outlines: Hashes, rows: Rows) -> bool:
     """Whether images of a set with like hashes are alike, tried on some of them.
 
     In sets of small drawings (digits on a plain ground) many different images have like outlines, and
@@ -133,10 +134,10 @@ def tells_apart(images: Pixels, outlines: Hashes, rows: Rows) -> bool:
         outlines: their difference hashes, [N].
         rows: the images to choose from.
     """
-    probe = rows[_spread(len(rows), PROBE)]
+    probe = rows[_spread_evenly(len(rows), PROBE)]
     distances = np.bitwise_count(outlines[probe][:, None] ^ outlines[probe][None, :])
     first, second = np.nonzero(np.triu(distances <= NEAR_BITS, k=1))
-    chosen = _spread(len(first), PROBED_PAIRS)
+    chosen = _spread_evenly(len(first), PROBED_PAIRS)
     if not len(chosen):
         return True
     alike = compare_pixels(images, np.stack([probe[first[chosen]], probe[second[chosen]]], axis=1))
@@ -189,10 +190,12 @@ def compare_pixels(images: Pixels, pairs: Rows) -> npt.NDArray[np.bool_]:
         [m].
     """
     alike = np.zeros(len(pairs), dtype=np.bool_)
-    for part in _slices(len(pairs), images):
-        first, second = (_reduce(images[pairs[part, side]]) for side in (0, 1))
-        close = _correlate(first, second) >= LIKENESS
-        alike[part] = close & (_correlate(_differences(first), _differences(second)) >= DETAIL)
+    for part in _slice_pairs(len(pairs), images):
+        first, second = (_reduce_pixels(images[pairs[part, side]]) for side in (0, 1))
+        close = _correlate_pairs(first, second) >= LIKENESS
+        alike[part] = close & (
+            _correlate_pairs(_stack_differences(first), _stack_differences(second)) >= DETAIL
+        )
     return alike
 
 
@@ -209,7 +212,7 @@ def _find_identical(images: Pixels, numbers: Hashes, rows: Rows) -> Rows:
     return identical
 
 
-def _link(count: int, pairs: Rows) -> Rows:
+def _link_pairs(count: int, pairs: Rows) -> Rows:
     """First row of what each row is linked to, directly or through others, [count]."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -222,29 +225,29 @@ def _link(count: int, pairs: Rows) -> Rows:
     return linked
 
 
-def _sample(side: int, count: int) -> Rows:
+def _sample_positions(side: int, count: int) -> Rows:
     """Positions of `count` pixels along a side, evenly spread; some twice where there are fewer."""
     return (2 * np.arange(count, dtype=np.int64) + 1) * side // (2 * count)
 
 
-def _spread(count: int, most: int) -> Rows:
+def _spread_evenly(count: int, most: int) -> Rows:
     """At most `most` of the first `count` whole numbers, evenly spread."""
     taken = min(count, most)
     return np.arange(taken, dtype=np.int64) * count // max(1, taken)
 
 
-def _weights(count: int) -> Hashes:
+def _draw_weights(count: int) -> Hashes:
     return np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64) | np.uint64(1)
 
 
-def _slices(count: int, images: Pixels) -> Iterator[slice]:
+def _slice_pairs(count: int, images: Pixels) -> Iterator[slice]:
     """Of so many pairs at a time that their pixels take some ten megabytes."""
     size = max(1, 4_000_000 // int(np.prod(images.shape[1:])))
     for start in range(0, count, size):
         yield slice(start, start + size)
 
 
-def _reduce(pixels: Pixels) -> npt.NDArray[np.float64]:
+def _reduce_pixels(pixels: Pixels) -> Floats:
     """Sums over squares of pixels, so that about `COMPARED` a side are left, [n, k, k, 3]."""
     factor = max(1, min(pixels.shape[1:3]) // COMPARED)
     height, width = (side // factor for side in pixels.shape[1:3])
@@ -257,12 +260,12 @@ def _reduce(pixels: Pixels) -> npt.NDArray[np.float64]:
     return sums
 
 
-def _differences(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _stack_differences(pixels: Floats) -> Floats:
     down, right = np.diff(pixels, axis=1), np.diff(pixels, axis=2)
     return np.concatenate([down.reshape(len(pixels), -1), right.reshape(len(pixels), -1)], axis=1)
 
 
-def _correlate(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _correlate_pairs(first: Floats, second: Floats) -> Floats:
     """Pearson's correlation of two images each, of whole numbers, [n]; 0 where one of them is plain."""
     x, y = first.reshape(len(first), -1), second.reshape(len(second), -1)
     count, sum_x, sum_y = x.shape[1], x.sum(axis=1), y.sum(axis=1)
@@ -271,6 +274,6 @@ def _correlate(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) 
         for a, b, sum_a, sum_b in ((x, y, sum_x, sum_y), (x, x, sum_x, sum_x), (y, y, sum_y, sum_y))
     )
     variances = variance_x * variance_y
-    found: npt.NDArray[np.float64] = np.zeros(len(x))
+    found: Floats = np.zeros(len(x))
     np.divide(covariance, np.sqrt(variances), out=found, where=variances > 0)
     return found

@@ -61,7 +61,7 @@ class Source(Protocol):
     def name(self) -> str:
         """What it is called in the results."""
 
-    def identity(self) -> str:
+    def identify_images(self) -> str:
         """A text that changes when the images do; cheap to work out, nothing is decoded for it.
 
         Raises:
@@ -75,7 +75,7 @@ class Source(Protocol):
             RequestError: they are not there and cannot be fetched, or cannot be used.
         """
 
-    def preview(self) -> Listing:
+    def preview_images(self) -> Listing:
         """As `list_images`, but nothing is downloaded for it.
 
         Of a set that is not here yet, numbers of images and classes are right, and the labels made up.

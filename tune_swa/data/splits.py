@@ -26,7 +26,7 @@ class Division:
     """Taken out of train or val, since test or val, which the set brings, hold copies of them."""
 
 
-def divide(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | None = None) -> Division:
+def divide_images(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | None = None) -> Division:
     """Divide images as the settings say.
 
     Parts that the set brings are kept. Where it brings no test images they are held out of the
@@ -53,7 +53,7 @@ def divide(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | None = 
     if not len(rows[Part.VAL]):
         train, val = _hold_out(train, labels, spec.val_fraction, spec, "val", same)
     if spec.train_images is not None:
-        train = _limit(train, labels, spec)
+        train = _limit_training(train, labels, spec)
     return Division(train, val, test, np.sort(np.concatenate([in_test, elsewhere])))
 
 
@@ -89,7 +89,7 @@ def _hold_out(
     return every[~held], every[held]
 
 
-def _limit(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
+def _limit_training(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
     assert spec.train_images is not None
     if spec.train_images > len(rows):
         raise RequestError(

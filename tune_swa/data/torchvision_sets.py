@@ -37,38 +37,38 @@ class _Set:
     parts: dict[Part, _Part]
 
 
-def _by_flag(class_name: str, classes: int, train: int, test: int) -> _Set:
+def _split_by_flag(class_name: str, classes: int, train: int, test: int) -> _Set:
     parts = {Part.TRAIN: _Part(train, {"train": True}), Part.TEST: _Part(test, {"train": False})}
     return _Set(class_name, classes, parts)
 
 
-def _by_split(class_name: str, classes: int, **splits: tuple[str, int]) -> _Set:
+def _split_by_name(class_name: str, classes: int, **splits: tuple[str, int]) -> _Set:
     """`splits`: part to torchvision's name of the split and its number of images."""
     parts = {Part[part.upper()]: _Part(count, {"split": name}) for part, (name, count) in splits.items()}
     return _Set(class_name, classes, parts)
 
 
-def _undivided(class_name: str, classes: int, count: int) -> _Set:
+def _without_split(class_name: str, classes: int, count: int) -> _Set:
     return _Set(class_name, classes, {Part.TRAIN: _Part(count, {})})
 
 
 SETS = {
-    "cifar10": _by_flag("CIFAR10", 10, 50_000, 10_000),
-    "cifar100": _by_flag("CIFAR100", 100, 50_000, 10_000),
-    "mnist": _by_flag("MNIST", 10, 60_000, 10_000),
-    "fashion_mnist": _by_flag("FashionMNIST", 10, 60_000, 10_000),
-    "kmnist": _by_flag("KMNIST", 10, 60_000, 10_000),
-    "svhn": _by_split("SVHN", 10, train=("train", 73_257), test=("test", 26_032)),
-    "stl10": _by_split("STL10", 10, train=("train", 5_000), test=("test", 8_000)),
-    "flowers102": _by_split(
+    "cifar10": _split_by_flag("CIFAR10", 10, 50_000, 10_000),
+    "cifar100": _split_by_flag("CIFAR100", 100, 50_000, 10_000),
+    "mnist": _split_by_flag("MNIST", 10, 60_000, 10_000),
+    "fashion_mnist": _split_by_flag("FashionMNIST", 10, 60_000, 10_000),
+    "kmnist": _split_by_flag("KMNIST", 10, 60_000, 10_000),
+    "svhn": _split_by_name("SVHN", 10, train=("train", 73_257), test=("test", 26_032)),
+    "stl10": _split_by_name("STL10", 10, train=("train", 5_000), test=("test", 8_000)),
+    "flowers102": _split_by_name(
         "Flowers102", 102, train=("train", 1_020), val=("val", 1_020), test=("test", 6_149)
     ),
-    "oxford_pets": _by_split("OxfordIIITPet", 37, train=("trainval", 3_680), test=("test", 3_669)),
-    "food101": _by_split("Food101", 101, train=("train", 75_750), test=("test", 25_250)),
-    "dtd": _by_split("DTD", 47, train=("train", 1_880), val=("val", 1_880), test=("test", 1_880)),
-    "gtsrb": _by_split("GTSRB", 43, train=("train", 26_640), test=("test", 12_630)),
-    "eurosat": _undivided("EuroSAT", 10, 27_000),
-    "caltech101": _undivided("Caltech101", 101, 8_677),
+    "oxford_pets": _split_by_name("OxfordIIITPet", 37, train=("trainval", 3_680), test=("test", 3_669)),
+    "food101": _split_by_name("Food101", 101, train=("train", 75_750), test=("test", 25_250)),
+    "dtd": _split_by_name("DTD", 47, train=("train", 1_880), val=("val", 1_880), test=("test", 1_880)),
+    "gtsrb": _split_by_name("GTSRB", 43, train=("train", 26_640), test=("test", 12_630)),
+    "eurosat": _without_split("EuroSAT", 10, 27_000),
+    "caltech101": _without_split("Caltech101", 101, 8_677),
 }
 """Sets without a test part get one held out, as folders without one do."""
 
@@ -87,7 +87,7 @@ class TorchvisionSet:
         self.download = download
         self.folder = folder if folder is not None else cache_folder() / "downloads"
 
-    def identity(self) -> str:
+    def identify_images(self) -> str:
         # the published files do not change, so they need not be read to know what is in them
         return f"torchvision {self.name} {os.path.realpath(self.folder)}"
 
@@ -95,7 +95,7 @@ class TorchvisionSet:
         try:
             # two searches that want the same set must not write the same files
             with hold_lock(self._lock_file()):
-                return self._read(download=self.download)
+                return self._read_parts(download=self.download)
         except Exception as error:  # damaged archives raise whatever the format's reader raises
             class_name = SETS[self.name].class_name
             if not self.download:
@@ -110,18 +110,18 @@ class TorchvisionSet:
                 "copy its folder, and give that with --data-dir"
             ) from None
 
-    def preview(self) -> Listing:
+    def preview_images(self) -> Listing:
         try:
-            return self._read(download=False)
+            return self._read_parts(download=False)
         except Exception:  # not here, or not whole: `list_images` tells which
-            return self._as_published()
+            return self._list_as_published()
 
     def _lock_file(self) -> Path:
         # not in the folder itself, which may be one that cannot be written
         name = hashlib.blake2b(os.path.realpath(self.folder).encode(), digest_size=8).hexdigest()
         return cache_folder() / f"download-{name}.lock"
 
-    def _read(self, *, download: bool) -> Listing:
+    def _read_parts(self, *, download: bool) -> Listing:
         import torchvision
 
         entry = SETS[self.name]
@@ -134,19 +134,19 @@ class TorchvisionSet:
         class_names: tuple[str, ...] = ()
         for part, about in entry.parts.items():
             dataset = build(str(self.folder), download=download, **about.arguments)
-            class_names = class_names or _class_names(dataset, entry.classes)
-            labels.append(_labels(dataset))
+            class_names = class_names or _read_class_names(dataset, entry.classes)
+            labels.append(_read_labels(dataset))
             images += [(dataset, i) for i in range(len(dataset))]
             numbers += [part] * len(dataset)
         return Listing(
             class_names=class_names,
             labels=np.concatenate(labels),
             parts=np.array(numbers, dtype=np.int8),
-            open_image=lambda index: _image(*images[index]),
+            open_image=lambda index: _open_image(*images[index]),
             names=lambda index: f"{self.name}, image {index}",
         )
 
-    def _as_published(self) -> Listing:
+    def _list_as_published(self) -> Listing:
         entry = SETS[self.name]
 
         def open_image(index: int) -> Opened:
@@ -165,7 +165,7 @@ class TorchvisionSet:
         )
 
 
-def _labels(dataset: Any) -> Labels:
+def _read_labels(dataset: Any) -> Labels:
     """Labels without decoding the images; the sets keep them under different names."""
     for attribute in ("targets", "labels", "_labels", "y"):
         values = getattr(dataset, attribute, None)
@@ -174,7 +174,7 @@ def _labels(dataset: Any) -> Labels:
     return np.array([label for _, label in dataset._samples], dtype=np.int64)
 
 
-def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+def _read_class_names(dataset: Any, count: int) -> tuple[str, ...]:
     """torchvision's names where it has some, else numbers."""
     for attribute in ("classes", "categories"):
         names = getattr(dataset, attribute, None)
@@ -183,5 +183,5 @@ def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _image(dataset: Any, index: int) -> Opened:
+def _open_image(dataset: Any, index: int) -> Opened:
     return to_rgb(dataset[index][0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tune_swa.config import DataSpec
-from tune_swa.data.cache import Entry, entries
+from tune_swa.data.cache import Entry, list_entries
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Part
 from tune_swa.doctor.finding import Finding, note, ok, problem
@@ -27,7 +27,7 @@ STATES = {
 
 def cached() -> Iterator[Finding]:
     """The entries of the cache."""
-    found = list(entries(VERIFIED_BYTES))
+    found = list(list_entries(VERIFIED_BYTES))
     whole = [entry for entry in found if entry.state == "whole"]
     yield ok("image cache", f"holds {_sets(whole)}" if whole else "holds no decoded images yet")
     for state, what in STATES.items():
@@ -56,7 +56,7 @@ def given(folder: Path) -> Iterator[Finding]:
         )
         return
     try:
-        listing = find_source(DataSpec(dataset="folder"), folder).preview()
+        listing = find_source(DataSpec(dataset="folder"), folder).preview_images()
     except RequestError as error:
         yield note("images", str(error), "For a set that torchvision downloads there this does not matter")
         return

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tune_swa.config import Experiment
-from tune_swa.data.dataset import prepare
+from tune_swa.data.dataset import prepare_dataset
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution.gpu_share import check_memory
 from tune_swa.execution.slots import Node, Placement
@@ -65,7 +65,7 @@ def ask(question: Question) -> Answer:
             threads=question.threads,
             gpus=question.gpus,
         )
-        data = prepare(experiment.data, question.data_dir)
+        data = prepare_dataset(experiment.data, question.data_dir)
     except RequestError as error:
         return Answer(wrong=str(error))
     try:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune_swa.config import Choices, Experiment, Params, count_space, format_value
-from tune_swa.data.dataset import Estimate, estimate
+from tune_swa.data.dataset import Estimate, estimate_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.site import Measure, measure_placement
 from tune_swa.execution.slots import Machine, Measured, Placement, describe, place, total_trials
@@ -87,7 +87,7 @@ def make_plan(
     placement = divide(None)
     images: Estimate | str
     try:
-        images = estimate(experiment.data, data_dir)
+        images = estimate_dataset(experiment.data, data_dir)
         classes = images.num_classes
     except RequestError as error:
         if data_dir is not None or experiment.data.path is not None:
@@ -166,7 +166,7 @@ def _duplicates(images: Estimate | str) -> list[tuple[str, str]]:
     """Known where the images are decoded already."""
     if isinstance(images, str) or images.duplicates is None:
         return []
-    return [("duplicates", images.duplicates.outlook())]
+    return [("duplicates", images.duplicates.format_plan())]
 
 
 def _space(experiment: Experiment) -> str:

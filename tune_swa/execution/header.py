@@ -50,7 +50,7 @@ def header(
             "train": len(data.train),
             "val": len(data.val),
             "test": len(data.test),
-            **data.remarks.as_dict(),
+            **data.image_notes.as_dict(),
         },
         "weights": hash_weights(weights),
         "numerics": numerics.as_dict(),

@@ -18,7 +18,7 @@ import torch
 from ray import tune
 
 from tune_swa.config import Experiment
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.execution import session
 from tune_swa.execution.best_model import export_best
@@ -162,10 +162,10 @@ def search(
 def _prepare_data(request: Request) -> Dataset:
     """Find, decode and divide the images, with a progress bar where there is something to decode."""
     with Decoding(request.console, quiet=request.quiet) as decoding:
-        data = prepare(request.experiment.data, request.images_dir, progress=decoding, verify=True)
-    for line in data.remarks.lines():
+        data = prepare_dataset(request.experiment.data, request.images_dir, progress=decoding, verify=True)
+    for line in data.image_notes.format_lines():
         logger.info("%s", line)
-    tell(request, data.remarks.summary())
+    tell(request, data.image_notes.format_summary())
     return data
 
 

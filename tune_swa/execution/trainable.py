@@ -19,7 +19,7 @@ import torch
 from ray import tune
 
 from tune_swa.config import DataSpec, RunSettings, format_value
-from tune_swa.data.dataset import Dataset, prepare
+from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import MARGIN
@@ -378,7 +378,7 @@ def _data(shared: Shared) -> Dataset:
     key = (shared.data, shared.data_dir)
     if _dataset is None or _dataset[0] != key:
         try:
-            _dataset = (key, prepare(shared.data, shared.data_dir))
+            _dataset = (key, prepare_dataset(shared.data, shared.data_dir))
         except RequestError as error:
             raise MachineError(f"on {os.uname().nodename}: {error}") from error
     data = _dataset[1]

@@ -328,7 +328,7 @@ class _Judge:
                 self._data, rows, self._numerics.device, channels_last=self._numerics.channels_last
             )
             said = predict_images(
-                _Frozen(model), batches.ordered(self._batch_size), self._numerics.autocast()
+                _Frozen(model), batches.iterate_ordered(self._batch_size), self._numerics.autocast()
             )
             found[part] = said.compute_metrics()["accuracy"]
         return found

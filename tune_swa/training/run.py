@@ -256,7 +256,7 @@ class Run:
         # read once or twice in a trial: kept on a GPU, they would take from the next one what nobody counted
         test = self._open_images(self._data.test, 0)
         return predict_images(
-            model, test.ordered(self.settings.train.eval_batch_size), self.numerics.autocast()
+            model, test.iterate_ordered(self.settings.train.eval_batch_size), self.numerics.autocast()
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -342,7 +342,7 @@ class Run:
         """Batches of the training images; the BN refresh draws its own order and augmentation."""
         train, averaging = self.settings.train, self.settings.averaging
         refresh = purpose == "bn"
-        return self._train.train(
+        return self._train.iterate_training(
             (averaging.bn_batch_size or train.batch_size) if refresh else train.batch_size,
             augment=train.augment,
             crop_padding=train.crop_padding,
@@ -353,7 +353,7 @@ class Run:
         )
 
     def _evaluate_on_validation(self, model: nn.Module) -> Evaluation:
-        batches = self._val.ordered(self.settings.train.eval_batch_size)
+        batches = self._val.iterate_ordered(self.settings.train.eval_batch_size)
         return evaluate_model(model, batches, self.numerics.autocast())
 
     def _read_clock(self) -> float:
