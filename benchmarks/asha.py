@@ -31,7 +31,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.schedulers.trial_scheduler import TrialScheduler
 
 from tune_swa.config import SchedulerSpec
-from tune_swa.experiment.journal import TrialState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.asha import PhaseAsha
 
 CURVES = Path(__file__).parent / "asha_curves.parquet"

@@ -28,7 +28,8 @@ from rich.console import Console
 
 from tune_swa.config import Experiment
 from tune_swa.errors import SearchFailed
-from tune_swa.experiment.journal import FORMAT, ExperimentState
+from tune_swa.experiment.events import FORMAT
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.results.api import load_results

@@ -48,7 +48,7 @@ from tune_swa.doctor import (
 from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
 from tune_swa.execution import slots
 from tune_swa.experiment import folder as experiment_folder
-from tune_swa.experiment.journal import FORMAT
+from tune_swa.experiment.events import FORMAT
 from tune_swa.files import hold_lock as turn
 from tune_swa.hardware import torch_probe
 from tune_swa.hardware.gpu_survey import survey_gpus

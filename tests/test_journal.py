@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import FORMAT, ExperimentState, Journal, read_events
+from tune_swa.experiment.events import FORMAT
+from tune_swa.experiment.journal import Journal, read_events
+from tune_swa.experiment.state import ExperimentState
 
 FACTS: dict[str, Any] = {
     "version": "0", "identity": {}, "numerics": {}, "hardware": {}, "versions": {},

@@ -24,7 +24,7 @@ from PIL import Image
 from tune_swa import signals
 from tune_swa.cli import run_search
 from tune_swa.config.yaml_file import load_experiment
-from tune_swa.experiment.journal import FORMAT
+from tune_swa.experiment.events import FORMAT
 
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")

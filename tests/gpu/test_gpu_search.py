@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from made_up_gpus import MadeUpGpus, h100_80gb  # type: ignore[import-not-found]
 
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 
 SCRIPT = Path(__file__).parent / "gpu_search.py"
 EPOCHS, TRIALS = 12, 20

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState, Journal
+from tune_swa.experiment.journal import Journal
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import spend_alpha
 
 SPACE: dict[str, Any] = {

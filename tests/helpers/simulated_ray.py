@@ -13,7 +13,9 @@ import numpy as np
 from tune_swa.config import Experiment
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.slots import Placement
-from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
 
 

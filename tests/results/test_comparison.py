@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.journals import Writer, experiment, usual
-from tune_swa.experiment.journal import ExperimentState, Status, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import Status, TrialState
 from tune_swa.results.comparison import Entry, best_trial, compare_configurations
 from tune_swa.results.tables import build_tables
 

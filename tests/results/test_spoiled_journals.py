@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import tune_swa
 from helpers.journals import Writer, experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
 

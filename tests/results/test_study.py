@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from helpers.journals import Writer, experiment, usual
 from tune_swa.config.optuna_distributions import to_distribution
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.tracking.optuna_log import StudyFile
 
 SWA = {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}

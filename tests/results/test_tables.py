@@ -13,7 +13,7 @@ import pytest
 
 from helpers.journals import Writer, experiment, usual
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns
 from tune_swa.results.tables import build_tables
 

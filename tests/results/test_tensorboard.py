@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from helpers.journals import Writer, usual
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import SCALARS
 from tune_swa.tracking.tensorboard import FILE, EventFiles
 

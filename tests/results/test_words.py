@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from helpers.journals import Writer, experiment, usual
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.summary import summary_text
 from tune_swa.results.terminal_table import comparison_table, points
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_swa.config import SchedulerSpec
-from tune_swa.experiment.journal import TrialState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.asha import PhaseAsha, branch_rungs, trunk_rungs
 
 EPOCHS = 20

@@ -21,7 +21,7 @@ from tune_swa.errors import RequestError
 from tune_swa.execution import session
 from tune_swa.execution.cluster_check import Answer, Question, agree, ask_all
 from tune_swa.execution.slots import Node, Placement
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.storage import FolderStore, open_store
 from tune_swa.training.numerics import Numerics
 

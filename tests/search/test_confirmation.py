@@ -21,7 +21,9 @@ from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
 from tune_swa.execution.site import divide
 from tune_swa.execution.slots import Machine
-from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, Step, next_step
 from tune_swa.search.coordinator import Coordinator

@@ -24,7 +24,7 @@ from helpers.serial_search import (
     signalled,
     stop,
 )
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 
 # the lines of the journal number about 85, the epochs 35
 MOMENTS = [

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.copied_photos import ALMOST, copy_pixels, draw_folders, draw_photo
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -15,7 +15,8 @@ from helpers import ray_trials
 from helpers.local_worker import Worker
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState, Journal, read_events
+from tune_swa.experiment.journal import Journal, read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion
 from tune_swa.training.run import Run

@@ -27,7 +27,8 @@ from helpers.serial_search import (
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import trainable, trial_checkpoints
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.storage import FolderStore
 

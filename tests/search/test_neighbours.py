@@ -28,7 +28,7 @@ from tune_swa.cli import main, run_search
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import run
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import SCALARS, Log
 from tune_swa.monitoring.publishing import ResultPublisher
 from tune_swa.tracking.trackers import Courier, Run

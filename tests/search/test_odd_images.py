@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.odd_images import HOPELESS, SENSIBLE, odd_tree
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 
 ROOT = Path(__file__).parent.parent.parent
 

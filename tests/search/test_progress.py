@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, TrialState
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.progress import Progress
 
 EPOCHS = 10

@@ -12,7 +12,8 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.summary import summary_text
 from tune_swa.search.confirm_cost import looks_cost, race_configurations, race_cost
 

@@ -11,9 +11,12 @@ import pytest
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
+from tune_swa.experiment.events import FORMAT, Event
 from tune_swa.experiment.folder import differences, earlier_events, locked, same_storage
-from tune_swa.experiment.journal import FORMAT, Event, ExperimentState, ranking, read_events
+from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.layout import CHECKPOINTS
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import ranking
 from tune_swa.monitoring import publishing
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion

@@ -24,7 +24,7 @@ from torchvision import transforms
 
 import tune_swa
 from tune_swa.config import yaml_file
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns
 
 ROOT = Path(__file__).parent.parent.parent

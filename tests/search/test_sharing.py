@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 
 ROOT = Path(__file__).parent.parent.parent
 OWN_COST = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]

@@ -9,7 +9,8 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.confirm_cost import max_fresh_states
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion

@@ -18,7 +18,7 @@ from helpers import ray_trials
 from tune_swa.config import Experiment
 from tune_swa.execution import run, site
 from tune_swa.execution.slots import Machine
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import best_trial
 from tune_swa.results.export import write_space
 from tune_swa.training.numerics import decide_numerics

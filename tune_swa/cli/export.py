@@ -18,7 +18,7 @@ MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 def export_model_command(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
 
     folder, output = options.folder, options.output or options.folder / "export"

@@ -11,7 +11,7 @@ from tune_swa.errors import RequestError
 if TYPE_CHECKING:
     from tune_swa.config import Experiment
     from tune_swa.data.dataset import Dataset
-    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.report.duplicates import Picture
     from tune_swa.results.report.page import Thumbnail
 

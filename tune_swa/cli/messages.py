@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_result(console: Console, folder: Path) -> None:
-    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.summary import summary_text
     from tune_swa.results.terminal_table import comparison_table
     from tune_swa.results.verdict import compute_verdict

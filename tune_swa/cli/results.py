@@ -22,7 +22,7 @@ def compare_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    from tune_swa.experiment.journal import ExperimentState
+    from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
     from tune_swa.results.report.page import write_report
 

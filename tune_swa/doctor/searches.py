@@ -10,7 +10,7 @@ from pathlib import Path
 from tune_swa.doctor.finding import Finding, note, ok
 from tune_swa.errors import RequestError
 from tune_swa.experiment.folder import JOURNAL, SPACE, find_writer
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 
 READ_BYTES = 200_000_000
 """Journals beyond this many bytes in all are not read: that would take long."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from tune_swa.config import Experiment, is_swa_setting
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.files import replace_file
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints

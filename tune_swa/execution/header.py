@@ -11,7 +11,7 @@ import tune_swa
 from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import FORMAT
+from tune_swa.experiment.events import FORMAT
 from tune_swa.hardware.torch_probe import GpuSurvey
 from tune_swa.training.model import StateDict, hash_weights
 from tune_swa.training.numerics import Numerics, describe_hardware

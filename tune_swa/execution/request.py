@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import expand_home
 from tune_swa.storage import FolderStore, Store, open_store
 

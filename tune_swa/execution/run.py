@@ -31,7 +31,7 @@ from tune_swa.execution.site import agree_on_numerics, divide, open_site, resolv
 from tune_swa.execution.slots import Placement
 from tune_swa.execution.trainable import Shared, train_trial
 from tune_swa.experiment.folder import SPACE, check_storage, earlier_events, locked, same_storage
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import Log
 from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.monitoring.log_file import log_file

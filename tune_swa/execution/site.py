@@ -15,7 +15,8 @@ from tune_swa.execution import cluster_check, session
 from tune_swa.execution.gpu_share import largest_workload, measure_trial
 from tune_swa.execution.request import Request, show_status, tell
 from tune_swa.execution.slots import Machine, Measured, Placement, place, total_trials
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.search.confirm_cost import max_runs_per_step
 from tune_swa.search.confirmation import next_step

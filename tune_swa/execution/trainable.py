@@ -26,8 +26,7 @@ from tune_swa.execution.gpu_share import MARGIN
 from tune_swa.execution.training_thread import run_in_training_thread
 from tune_swa.execution.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
 from tune_swa.execution.warm_up import warm_up
-from tune_swa.experiment.journal import KEPT_WHILE_RUNNING
-from tune_swa.experiment.layout import CHECKPOINTS, PAYLOAD, TRUNKS, state_name
+from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, PAYLOAD, TRUNKS, state_name
 from tune_swa.hardware.allocator import give_back_memory, keep_freed_memory
 from tune_swa.hardware.gpu_failure import describe_gpu, describe_gpu_error, is_gpu_lost
 from tune_swa.hardware.gpu_memory import (

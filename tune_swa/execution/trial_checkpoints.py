@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from tune_swa.experiment.journal import KEPT_WHILE_RUNNING
-from tune_swa.experiment.layout import epoch_of, state_name
+from tune_swa.experiment.layout import KEPT_WHILE_RUNNING, epoch_of, state_name
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.run import Run

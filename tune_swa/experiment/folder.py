@@ -10,7 +10,9 @@ from typing import Any
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import Event, ExperimentState, read_events
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import NoLocksError, hold_lock, is_locked, refuse_links
 from tune_swa.storage import Store, check_usable, open_store, resolved
 

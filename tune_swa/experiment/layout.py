@@ -11,6 +11,9 @@ PREDICTIONS = "predictions"
 PAYLOAD = "payload"
 """The one key that a trial reports: JSON, since Ray flattens nested results and adds its own keys."""
 
+KEPT_WHILE_RUNNING = 2
+"""Checkpoints that a running trial keeps: if the last one is damaged there is the one before."""
+
 
 def state_name(folder: str, epoch: int) -> str:
     """The file in `folder` that holds the state after training `epoch`."""
@@ -20,3 +23,8 @@ def state_name(folder: str, epoch: int) -> str:
 def epoch_of(name: str) -> int:
     """The epoch of a state's file."""
     return int(name.rpartition("epoch-")[2].removesuffix(".pt"))
+
+
+def fresh_run_name(arm: str, stage: str, seed: int) -> str:
+    """Name of the run of an arm on a fresh seed."""
+    return f"{arm}-{'race' if stage == 'race' else 'seed'}{seed}"

@@ -19,7 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, Kind, Stage, TrialState, ranking
+from tune_swa.experiment.events import Event, Kind, Stage
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, ranking
 from tune_swa.search.confirmation import Look, Round, Step
 from tune_swa.text import count_hidden
 

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import Event, ExperimentState
+from tune_swa.experiment.events import Event
 from tune_swa.experiment.layout import PREDICTIONS
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import Log
 from tune_swa.results.export import write_tables
 from tune_swa.storage import Store

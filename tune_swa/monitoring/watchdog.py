@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tune_swa.experiment.journal import Event, ExperimentState
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import name_first
 
 LEAST_SECONDS = 120.0

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.contrasts import Contrast, Verdict
 from tune_swa.results.predictions import FOLDER as PREDICTIONS

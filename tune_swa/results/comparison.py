@@ -14,15 +14,10 @@ from tune_swa.config import (
     is_swa_setting,
     params_key,
 )
-from tune_swa.experiment.journal import (
-    DamagedError,
-    Event,
-    ExperimentState,
-    TrialState,
-    fresh_run_name,
-    params_of,
-    ranking,
-)
+from tune_swa.experiment.events import DamagedError, Event, params_of
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, ranking
 from tune_swa.results.provenance import restore_experiment, validation_images
 
 _UNFINISHED = ("running", "interrupted", "pruned", "failed")

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tune_swa.config import Params, is_swa_setting, params_key
-from tune_swa.experiment.journal import Stop, TrialState
+from tune_swa.experiment.events import Stop
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
 from tune_swa.results.predictions import SHIPPED, TestPredictions

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import Writer, replace_file, replace_files
 from tune_swa.results.tables import build_tables
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tune_swa.experiment.journal import Event
+from tune_swa.experiment.events import Event
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, against_own_trunks, contrast

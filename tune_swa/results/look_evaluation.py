@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_swa.experiment.journal import Event, ExperimentState, fresh_run_name
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference import rule
 
 Bools = NDArray[np.bool_]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import first_line
 
 FOLDER = "predictions"

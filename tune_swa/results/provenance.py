@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import Event, ExperimentState
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.state import ExperimentState
 
 PREFIX = "tune_swa."
 """Of every key in the metadata of a parquet file."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from tune_swa.experiment.journal import ExperimentState, fresh_run_name
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import count_within_one_error
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_accuracies
 

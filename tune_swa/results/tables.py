@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from tune_swa.config import Parameter, format_value
-from tune_swa.experiment.journal import DamagedError, ExperimentState, TrialState, fresh_run_name
+from tune_swa.experiment.events import DamagedError
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.columns import (
     EPOCHS,
     PREDICTIONS,

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations
 
 _STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}

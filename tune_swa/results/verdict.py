@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, fresh_run_name, params_of
+from tune_swa.experiment.events import Event, params_of
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import Judgement
 from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contrast

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tune_swa.config import Experiment, Params, count_space, is_swa_setting, params_key
-from tune_swa.experiment.journal import ExperimentState, Kind, TrialState, params_of, ranking
+from tune_swa.experiment.events import Kind, params_of
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, ranking
 
 CANDIDATE, FINALIST, BASELINE, TRUNK = "candidate", "finalist", "baseline", "trunk"
 """Roles of an arm: an SWA configuration in the race and one that is confirmed, plain training that the search

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tune_swa.config import SchedulerSpec
-from tune_swa.experiment.journal import TrialState
+from tune_swa.experiment.trial_state import TrialState
 
 
 @dataclass(frozen=True)

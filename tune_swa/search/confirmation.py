@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import Event, ExperimentState, Stage, Stop, fresh_run_name
+from tune_swa.experiment.events import Event, Stage, Stop
+from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
 from tune_swa.search.arms import (

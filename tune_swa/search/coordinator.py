@@ -19,17 +19,11 @@ from optuna.exceptions import OptunaError
 
 from tune_swa.config import Experiment, params_key
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import (
-    SYNC_SECONDS,
-    Event,
-    ExperimentState,
-    Journal,
-    Stage,
-    Stop,
-    TrialState,
-    ranking,
-)
+from tune_swa.experiment.events import Event, Stage, Stop
+from tune_swa.experiment.journal import SYNC_SECONDS, Journal
 from tune_swa.experiment.layout import CHECKPOINTS, PREDICTIONS, TRUNKS, state_name
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, ranking
 from tune_swa.results.look_evaluation import evaluate_look
 from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.search.asha import PhaseAsha

@@ -30,7 +30,7 @@ from tune_swa.config import (
 )
 from tune_swa.config.optuna_distributions import decode_value, encode_value, to_distribution
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import Event, Kind, Stage
+from tune_swa.experiment.events import Event, Kind, Stage
 from tune_swa.search.sobol_points import sobol_point
 from tune_swa.seeds import derive_seed
 

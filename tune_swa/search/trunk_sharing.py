@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from tune_swa.config import Choices, Experiment, Params, RunSettings, count_space, params_key
-from tune_swa.experiment.journal import ExperimentState, Kind, Stage, TrialState, TrunkState
+from tune_swa.experiment.events import Kind, Stage
 from tune_swa.experiment.layout import epoch_of
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, TrunkState
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.proposer import Planner, Proposer
 from tune_swa.search.trunk_names import TrunkNamer

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.journal import ExperimentState, Kind, TrialState
+from tune_swa.experiment.events import Kind
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import Follower, News
 from tune_swa.files import replace_file
 from tune_swa.results.comparison import best_baseline

@@ -19,7 +19,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from tune_swa.config import Experiment, Value, format_value
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import SCALARS, Follower, News
 from tune_swa.results.provenance import restore_experiment
 

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from tune_swa.config import Experiment, format_value
 from tune_swa.errors import RequestError
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import SCALARS, Follower
 from tune_swa.text import first_line
 

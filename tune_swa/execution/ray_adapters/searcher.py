@@ -9,7 +9,8 @@ from ray.tune.search import Searcher
 
 from tune_swa.config import Params
 from tune_swa.execution.slots import Placement
-from tune_swa.experiment.journal import Kind, TrialState
+from tune_swa.experiment.events import Kind
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion
 

@@ -18,7 +18,8 @@ from scipy import interpolate
 from scipy.spatial import QhullError
 
 from tune_swa.config import format_value
-from tune_swa.experiment.journal import ExperimentState, TrialState
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.calibration import bin_reliability
 from tune_swa.results.comparison import Comparison, Entry

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from tune_swa.experiment.journal import ExperimentState, params_of
+from tune_swa.experiment.events import params_of
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference import statistics
 from tune_swa.results.comparison import Comparison, last_race, race_accuracies
 from tune_swa.results.contrasts import Verdict

@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from tune_swa.experiment.journal import ExperimentState
+from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import replace_file
 from tune_swa.inference.statistics import mcnemar_test
 from tune_swa.results.comparison import Comparison, compare_configurations

@@ -1,0 +1,108 @@
+"""What is known of one trial, and of a trunk that trials share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tune_swa.experiment.events import STAGES, Event, Kind, Stage
+
+Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
+
+ENDED: frozenset[str] = frozenset({"completed", "pruned", "failed"})
+"""Statuses that a trial does not leave again, unless it failed for GPU memory and gets more. An interrupted
+one goes on after a resume."""
+
+
+@dataclass
+class TrialState:
+    """What is known of one trial."""
+
+    name: str
+    kind: Kind
+    stage: Stage
+    params: dict[str, Any]
+    seed: int
+    source: str
+    index: int
+    """Counts suggestions of this kind, from 0."""
+    trunk: str
+    """Hash of everything that influences its epochs before averaging."""
+    fork_epoch: int | None
+    """Epoch of the first average (swa_start + 1; `first_average` in the journal), None for a baseline."""
+    status: Status = "running"
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
+    rungs: dict[int, str] = field(default_factory=dict)
+    """Rungs this trial was judged at, with the decision."""
+    checkpoints: list[str] = field(default_factory=list)
+    """Existing checkpoint files, relative to the experiment's folder, oldest first."""
+    device: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    started: float | None = None
+    tested: Event | None = None
+    """Its metrics on the test images; runs of the search have none."""
+    suggested: float | None = None
+    """When it was suggested, in seconds since 1970, like the times below."""
+    reported: list[float] = field(default_factory=list)
+    """When each of `records` became known."""
+    finished: float | None = None
+    """When it ended; None until it has one of the statuses that it does not leave again."""
+    session: int = 0
+    """The last one in which it was suggested or started."""
+    exhausted: float | None = None
+    """The share of a GPU, in [0, 1], with which it failed because memory was exhausted."""
+
+    @property
+    def next_epoch(self) -> int:
+        return len(self.records)
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        return self.records[-1] if self.records else None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    def may_reopen(self, stage: Stage) -> bool:
+        """Whether it failed for GPU memory and can be tried again with more.
+
+        Args:
+            stage: the present one. What the stages before it chose stands.
+        """
+        return self.exhausted is not None and STAGES.index(self.stage) >= STAGES.index(stage)
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether its last report was answered with stop."""
+        return bool(self.records) and self.rungs.get(self.records[-1]["epoch"]) == "stop"
+
+
+@dataclass
+class TrunkState:
+    """What is known of the epochs that trials have in common before they average."""
+
+    trials: list[str] = field(default_factory=list)
+    """Everyone who has it, in the order of their suggestions."""
+    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Who trained each epoch first, and what it reported of the live model; from epoch 0 on."""
+    published: set[int] = field(default_factory=set)
+    """Epochs after which there is a state to go on from."""
+    diverged: tuple[int, str, str] | None = None
+    """The epoch whose loss or outputs were not finite, who trained it, and the reason it failed with."""
+
+
+OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
+"""Fields of a record that are null where another trial spent the time."""
+
+
+def ranking(trial: TrialState) -> tuple[float, float, str]:
+    """Sorts trials that have reported, the best first: by accuracy, then nll, then name.
+
+    Everything that asks for the best asks by this, so that ties cannot be answered in two ways.
+    """
+    last = trial.records[-1]
+    return -last["accuracy"], math.inf if last["nll"] is None else last["nll"], trial.name
