@@ -1,4 +1,4 @@
-"""Journals of an earlier version: the same state, the same result files, and a resume that goes on as before."""
+"""Journals of an earlier version give the same state and result files, and a resume goes on as before."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def made_up_correctness(trial: TrialState) -> Any:
 
 
 def without_trunk_names(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Trunks by the order in which they come: their names are hashes of numbers that may differ in a digit."""
+    """Trunks by their order: their names are hashes of numbers that may differ in a digit."""
     order: dict[str, int] = {}
     for event in events:
         if "trunk" in event:
