@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from driver import Driver  # type: ignore[import-not-found]
 
+from helpers.simulated_ray import Driver
 from tune_swa.config import yaml_file
 from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
-from tune_swa.results.export import export
+from tune_swa.results.export import write_tables
 
-JOURNALS = Path(__file__).parent.parent / "experiment" / "journals"
+JOURNALS = Path(__file__).parent / "journals"
 NAMES = ["tpe", "grid", "looks"]
-FORMER_NAMES: dict[str, str] = {}
+FORMER_NAMES = {"first_average": "fork_epoch"}
 """Fields of the state that had other names: of each its name today."""
 FLOAT_TOLERANCE = 1e-9
 """Suggestions are computed with exp and log, whose last digit differs between processors."""
@@ -58,7 +58,7 @@ def test_a_former_journal_gives_equal_result_files(name: str, tmp_path: Path) ->
     folder = tmp_path / name
     shutil.copytree(JOURNALS / name, folder, ignore=shutil.ignore_patterns("*.parquet"))
     journal = folder / "journal.jsonl"
-    export(ExperimentState.fold(read_events(journal), journal), folder)
+    write_tables(ExperimentState.fold(read_events(journal), journal), folder)
     expected = sorted(file.name for file in (JOURNALS / name).glob("*.parquet"))
     assert sorted(file.name for file in folder.glob("*.parquet")) == expected
     for file in expected:
