@@ -15,7 +15,8 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import yaml_file
-from tune_swa.experiment.journal import ExperimentState, TrialState, read_events
+from tune_swa.experiment.journal import read_events
+from tune_swa.experiment.state import ExperimentState, TrialState
 from tune_swa.results.export import write_tables
 
 JOURNALS = Path(__file__).parent / "journals"
