@@ -17,6 +17,7 @@ from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
+from tune_swa.search.resume import replay_events
 
 
 def predictions_of(right: Any) -> bytes:
@@ -68,7 +69,7 @@ class Driver:
         events = list(read_events(folder / "journal.jsonl"))
         state = ExperimentState.fold(events, folder / "journal.jsonl")
         self.coordinator = Coordinator(spec, folder, state, confirm=True)
-        self.coordinator.replay_events(events)
+        replay_events(self.coordinator, events)
         self.coordinator.record_event(
             "session", number=state.sessions + 1, slots=slots, gpus=0, cpus=1, resumed=True, storage=None,
             spec=spec.model_dump(mode="json", by_alias=True),

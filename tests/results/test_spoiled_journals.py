@@ -17,6 +17,7 @@ from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
+from tune_swa.search.resume import replay_events
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -42,7 +43,7 @@ def resume(journal: Path) -> None:
     """What a resume rebuilds."""
     state = ExperimentState.read(journal)
     coordinator = Coordinator(experiment(), journal.parent, state)
-    coordinator.replay_events(list(read_events(journal)))
+    replay_events(coordinator, list(read_events(journal)))
     coordinator.proposer.next_suggestion()
     coordinator.close()
 

@@ -28,6 +28,7 @@ from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, Step, next_step
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later
+from tune_swa.search.resume import replay_events
 
 ROOT = Path(__file__).parent.parent.parent
 SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -301,7 +302,7 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
         (folder / "journal.jsonl").write_text("".join(lines))
         known = ExperimentState.read(folder / "journal.jsonl")
         again = Coordinator(spec, folder, known, confirm=True)
-        again.replay_events(list(read_events(folder / "journal.jsonl")))
+        replay_events(again, list(read_events(folder / "journal.jsonl")))
         assert again.step is not None
         suggestion = again.proposer.next_suggestion()
         assert suggestion not in (None, Later.HELD_BACK)

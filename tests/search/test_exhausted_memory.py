@@ -19,6 +19,7 @@ from tune_swa.experiment.journal import Journal, read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion
+from tune_swa.search.resume import replay_events, retry_exhausted
 from tune_swa.training.run import Run
 
 # ------------------------------------------------------------------------------- in the worker
@@ -125,13 +126,13 @@ class Driver:
         state = ExperimentState.fold(iter(events), journal)
         self.coordinator = Coordinator(self.spec, folder, state)
         if events:
-            self.coordinator.replay_events(events)
+            replay_events(self.coordinator, events)
         else:
             spec = self.spec.model_dump(mode="json", by_alias=True)
             self.coordinator.record_event("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
 
     def begin_session(self, share: float) -> list[str]:
-        again = self.coordinator.retry_exhausted(share)
+        again = retry_exhausted(self.coordinator, share)
         number = self.coordinator.state.sessions + 1
         self.coordinator.record_event("session", number=number, slots=1, gpus=1, cpus=1, resumed=True)
         return again

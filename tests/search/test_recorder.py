@@ -20,6 +20,7 @@ from tune_swa.experiment.trial_state import ranking
 from tune_swa.monitoring import publishing
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Suggestion
+from tune_swa.search.resume import replay_events
 
 EPOCHS = 10
 
@@ -152,7 +153,7 @@ def test_only_the_best_of_each_kind_keeps_its_last_checkpoint(tmp_path: Path) ->
     }
     # the next session knows the best again
     resumed = Coordinator(coordinator.experiment, tmp_path, state)
-    resumed.replay_events(list(read_events(tmp_path / "journal.jsonl")))
+    replay_events(resumed, list(read_events(tmp_path / "journal.jsonl")))
     name = suggest(resumed)
     play(resumed, name, 0.85)
     assert kept(resumed) == ["baseline-0001/epoch-00009.pt", "swa-0001/epoch-00009.pt"]
@@ -181,7 +182,7 @@ def test_a_replayed_coordinator_decides_as_the_first_one_would(tmp_path: Path) -
         play(first, suggest(first), accuracy)
     events = list(read_events(tmp_path / "journal.jsonl"))
     again = Coordinator(spec, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay_events(events)
+    replay_events(again, events)
     for rung in (1, 5):
         assert again.asha.rung_values("trunk", rung) == first.asha.rung_values("trunk", rung)
     assert again.proposer.next_suggestion() == first.proposer.next_suggestion()
@@ -201,7 +202,7 @@ def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
         (folder / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
         events = list(read_events(folder / "journal.jsonl"))
         again = Coordinator(first.experiment, folder, ExperimentState.fold(events, folder))
-        again.replay_events(events)
+        replay_events(again, events)
         for trial in again.state.trials.values():
             over = trial.next_epoch == EPOCHS or trial.told_to_stop
             assert trial.status == (statuses[trial.name] if over else "running"), (cut, trial.name)
@@ -271,7 +272,7 @@ def test_checkpoints_of_trials_that_the_journal_does_not_know_are_removed(keep: 
     (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:until]))
     events = list(read_events(tmp_path / "journal.jsonl"))
     again = Coordinator(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay_events(events)
+    replay_events(again, events)
     assert {path.parent.name for path in tmp_path.rglob("*.pt")} <= {names[0]}
     assert suggest(again) == names[1]
 
@@ -291,7 +292,7 @@ def test_a_resume_finishes_the_tidying_of_a_trial_that_is_kept(tmp_path: Path) -
     for file in states:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    Coordinator(first.experiment, tmp_path, state).replay_events(events)
+    replay_events(Coordinator(first.experiment, tmp_path, state), events)
     assert state.trials[name].checkpoints == states[-1:]
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt")] == states[-1:]
 
@@ -323,7 +324,7 @@ def test_the_last_line_reaches_the_disk_without_another_one(
     monkeypatch.setattr(os, "fsync", synced.append)
     coordinator.sync_journal()
     assert synced == []  # in the last second
-    monkeypatch.setattr("tune_swa.search.coordinator.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr("tune_swa.search.event_recorder.SYNC_SECONDS", 0.0)
     coordinator.sync_journal()
     coordinator.sync_journal()
     assert len(synced) == 1
@@ -347,8 +348,7 @@ def test_a_run_whose_predictions_are_lost_is_not_tested(left: bytes | None, tmp_
         lost.write_bytes(left)
     events = list(read_events(tmp_path / "journal.jsonl"))
     again = Coordinator(first.experiment, tmp_path, ExperimentState.fold(events, tmp_path))
-    again.replay_events(events)
-    [told] = again.lost_files
+    [told] = replay_events(again, events)
     assert told.startswith(f"{lost}: the predictions on the test images cannot be read (")
     assert f"{names[0]} does not count as tested" in told
     read = ExperimentState.read(tmp_path / "journal.jsonl").trials

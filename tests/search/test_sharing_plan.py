@@ -14,6 +14,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.confirm_cost import max_fresh_states
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import Later, Suggestion
+from tune_swa.search.resume import replay_events
 from tune_swa.search.trunk_sharing import MAX_STATES, TrunkSharing, fork_points, max_states, planned_epochs
 
 GRID = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
@@ -334,5 +335,5 @@ def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
     assert again.trials == driver.coordinator.state.trials
     assert again.trunks == driver.coordinator.state.trunks
     replayed = Coordinator(driver.coordinator.experiment, tmp_path, again)
-    replayed.replay_events(list(read_events(tmp_path / "journal.jsonl")))
+    replay_events(replayed, list(read_events(tmp_path / "journal.jsonl")))
     assert replayed.proposer.next_suggestion() is None

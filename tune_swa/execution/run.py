@@ -40,6 +40,7 @@ from tune_swa.monitoring.publishing import ReportWriter, ResultPublisher
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.proposer import quiet_optuna
+from tune_swa.search.resume import replay_events, retry_exhausted
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.signals import set_on_signal
 from tune_swa.training.checkpoint import CheckpointError
@@ -111,9 +112,9 @@ def search(
                     )
                 else:
                     check_same(state.header, data, weights, numerics)
-                    coordinator.replay_events(events)
-                    coordinator.retry_exhausted(placement.gpus_per_trial)
-                    for line in (other_suggestions(state.header), *coordinator.lost_files):
+                    lost = replay_events(coordinator, events)
+                    retry_exhausted(coordinator, placement.gpus_per_trial)
+                    for line in (other_suggestions(state.header), *lost):
                         tell(request, line)
                 tell(request, placement.memory_line)
                 log.begin()
@@ -275,7 +276,7 @@ def _finish(
     choose: Callable[[ExperimentState], Any],
 ) -> Outcome:
     coordinator.interrupt_trials()
-    coordinator.remove_stray_states()
+    coordinator.retention.remove_stray_states()
     state, folder = coordinator.state, request.folder
     chosen = choose(state)
     if not interrupted and coordinator.halt_reason is None:

@@ -67,9 +67,10 @@ class Suggestion:
 
 
 class Later(Enum):
-    """Why there is no suggestion although there will be."""
+    """Why there is nothing to begin now although there will be."""
 
     HELD_BACK = "everything left waits for something"
+    UNDECIDED = "what follows depends on how the live trials end"
 
 
 PlannedTrial = tuple[Kind, Params, int | None]

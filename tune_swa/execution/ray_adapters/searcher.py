@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from tune_swa.config import Params
 from tune_swa.execution.slots import Placement
-from tune_swa.experiment.events import Kind
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Later, Suggestion
+from tune_swa.search.proposer import Later
 
 
 class TrialSearcher(Searcher):
@@ -28,8 +25,6 @@ class TrialSearcher(Searcher):
         self.coordinator = coordinator
         self.placement = placement
         self.slots = placement.slots
-        self._waiting = deque(coordinator.unfinished_trials())
-        """Trials that were suggested and are not out, oldest first."""
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
         """Most that were out at once: so many workers have been started."""
@@ -47,14 +42,11 @@ class TrialSearcher(Searcher):
             return str(Searcher.FINISHED)
         if self._taken() >= self.slots:
             return None
-        name = self._choose()
-        if name is None and self._live and self.coordinator.may_confirm:
-            return None  # what follows depends on how they end
-        while name is None and self.coordinator.begin_next_step():
-            self._waiting.extend(self.coordinator.unfinished_trials())
-            name = self._choose()
+        name = self.coordinator.next_trial(self._live.values(), self.slots)
         if name is None:
             return str(Searcher.FINISHED)
+        if name is Later.UNDECIDED:
+            return None
         if name is Later.HELD_BACK:
             if len(self._live) < self._workers:
                 return None
@@ -142,37 +134,3 @@ class TrialSearcher(Searcher):
     def _go_out(self, trial_id: str, name: str | None) -> None:
         self._live[trial_id] = name
         self._workers = max(self._workers, len(self._live))
-
-    def _choose(self) -> str | Later | None:
-        """The next trial that need not wait for another one's state."""
-        for name in list(self._waiting):
-            if self._ready(name):
-                self._waiting.remove(name)
-                if self.coordinator.take_over_trunk(name):
-                    return name
-        while not self.coordinator.is_stopping:
-            suggestion = self.coordinator.proposer.next_suggestion(
-                self._accept, draw=len(self._waiting) < self.slots
-            )
-            if not isinstance(suggestion, Suggestion):
-                return suggestion or (Later.HELD_BACK if self._waiting else None)
-            self.coordinator.add_trial(suggestion)
-            if self.coordinator.write_error is not None:
-                break
-            if not self._ready(suggestion.trial):
-                self._waiting.append(suggestion.trial)
-            elif self.coordinator.take_over_trunk(suggestion.trial):
-                return suggestion.trial
-        return None
-
-    def _ready(self, name: str) -> bool:
-        """Trials with epochs of their own go on with them."""
-        trial = self.coordinator.state.trials[name]
-        sharing = self.coordinator.sharing
-        if sharing is None or trial.records:
-            return True
-        return sharing.is_ready(trial.trunk, sharing.last_shared_epoch(trial), self.live)
-
-    def _accept(self, kind: Kind, params: Params, seed: int | None) -> bool:
-        sharing = self.coordinator.sharing
-        return sharing is None or sharing.is_ready(*sharing.locate_trunk(kind, params, seed), self.live)

@@ -1,0 +1,165 @@
+"""Keep the checkpoints and trunk states that somebody may still need, and remove all others.
+
+What is removed is recorded first: a file without a record is litter, a record without a file would be a lie.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tune_swa.config import Experiment, params_key
+from tune_swa.experiment.events import Stage
+from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, state_name
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState, ranking
+from tune_swa.search.proposer import Planner
+from tune_swa.search.trunk_sharing import TrunkSharing
+from tune_swa.storage import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Retention:
+    """Decides which files of an experiment's store stay.
+
+    Args:
+        experiment: the settings.
+        state: the fold of the journal, which goes on.
+        store: where the files are.
+        record_event: writes an event to the journal.
+        sync_journal: has the journal reach the disk, unless that was done in so many seconds; returns
+            whether it did.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        state: ExperimentState,
+        store: Store,
+        record_event: Callable[..., None],
+        sync_journal: Callable[[float], bool],
+    ) -> None:
+        self._experiment, self._state, self._store = experiment, state, store
+        self._record_event, self._sync_journal = record_event, sync_journal
+        self._keeps_all = experiment.search.keep_checkpoints == "all"
+        self._best: dict[object, list[str]] = {}
+        """Trials whose last checkpoint is kept, the best first, by the group that they are compared in."""
+        for trial in state.trials.values():
+            if trial.status == "completed":
+                self._rank_trial(trial)
+
+    def begin_stage(self, stage: Stage, planner: Planner, sharing: TrunkSharing | None) -> None:
+        """Keep what the trials of a stage need from now on."""
+        self._stage, self._planner, self._sharing = stage, planner, sharing
+        self._released = False  # whether all trunks were looked through since the sampler's last suggestion
+
+    def tidy_ended_trial(self, trial: TrialState) -> None:
+        """Remove what nobody needs any more now that a trial has ended."""
+        self.tidy_trial(trial)
+        if trial.ended and not self._released and not self._planner.draws_more():
+            # a sampler that has made its last suggestion releases the trunks of all others, too
+            self._released = True
+            for trunk in self._state.trunks:
+                self._collect_trunk(trunk)
+
+    def tidy_trial(self, trial: TrialState) -> None:
+        """Remove a trial's checkpoints and the states of its trunk, as far as nobody needs them."""
+        if not self._keeps_all and not trial.may_reopen(self._stage):
+            self._tidy_checkpoints(trial)
+        if trial.ended:
+            self._collect_trunk(trial.trunk)
+
+    def remove_leftovers(self) -> None:
+        """Finish the removals that a kill cut off: recorded files first, then those without a record."""
+        for name in self._store.folders(CHECKPOINTS):
+            if name not in self._state.trials:  # its lines were cut off; another trial may get its name
+                with _tolerate_leftovers():
+                    self._store.keep_only(f"{CHECKPOINTS}/{name}", set())
+        if not self._keeps_all:
+            kept = {name for names in self._best.values() for name in names}
+            for trial in self._state.trials.values():
+                needless = trial.checkpoints[: -1 if trial.name in kept else None]
+                if trial.ended and needless and not trial.may_reopen(self._stage):
+                    self._remove_checkpoints(trial, needless)
+            for name in self._store.folders(CHECKPOINTS):
+                known = self._state.trials.get(name)
+                if known is not None and known.ended:
+                    self._remove_checkpoints(known, [])
+        for trunk in self._state.trunks:
+            self._collect_trunk(trunk)
+        self.remove_stray_states()
+
+    def remove_stray_states(self) -> None:
+        """Remove files among the published states that are none. Nothing may be running."""
+        with _tolerate_leftovers():
+            for trunk in self._store.folders(TRUNKS):
+                known = self._state.trunks.get(trunk)
+                epochs = known.published if known else ()
+                self._store.keep_only(f"{TRUNKS}/{trunk}", {state_name("", e)[1:] for e in epochs})
+            if not any(known.published for known in self._state.trunks.values()):
+                self._store.keep_only(TRUNKS, set())
+
+    def _collect_trunk(self, trunk: str) -> None:
+        """Remove the published states of a trunk that nobody needs any more."""
+        if self._sharing is not None:
+            unneeded = self._sharing.unneeded_states(trunk)
+        else:
+            unneeded = sorted(self._state.trunks[trunk].published)
+        if not unneeded:
+            return
+        self._record_event("collected", trunk=trunk, epochs=unneeded)
+        with _tolerate_leftovers():
+            for epoch in unneeded:  # one by one: a worker may be writing another one beside them
+                self._store.remove(state_name(f"{TRUNKS}/{trunk}", epoch))
+
+    def _tidy_checkpoints(self, trial: TrialState) -> None:
+        """Keep the last checkpoints of the best completed trials, remove all others."""
+        if trial.status != "completed":
+            self._remove_checkpoints(trial, trial.checkpoints)
+            return
+        for name in self._rank_trial(trial):
+            self._remove_checkpoints(self._state.trials[name], self._state.trials[name].checkpoints)
+        if trial.checkpoints:
+            self._remove_checkpoints(trial, trial.checkpoints[:-1])
+
+    def _rank_trial(self, trial: TrialState) -> list[str]:
+        """Rank a completed trial among the best of its group; return those that drop out.
+
+        Of the search as many are kept as there are finalists, and the best baseline; of each tested
+        configuration the best run; of the race none, since it only chooses.
+        """
+        if trial.stage == "race":
+            return [trial.name]
+        if trial.stage == "search":
+            group: object = trial.kind
+            most = self._experiment.confirm.top if trial.kind == "swa" else 1
+        else:
+            group, most = (trial.kind, params_key(trial.params)), 1
+        best = self._best.setdefault(group, [])
+        best.append(trial.name)
+        best.sort(key=lambda name: ranking(self._state.trials[name]))
+        dropped = best[most:]
+        del best[most:]
+        return dropped
+
+    def _remove_checkpoints(self, trial: TrialState, checkpoints: list[str]) -> None:
+        removed = list(checkpoints)
+        if removed:
+            self._record_event("checkpoints", trial=trial.name, removed=removed)
+        if not self._sync_journal(0.0):  # a power cut must not leave the record and take the file
+            return
+        # by what is there, not by what is recorded: a worker that died leaves files of its own
+        kept = {name.rpartition("/")[2] for name in trial.checkpoints}
+        with _tolerate_leftovers():
+            self._store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
+
+
+@contextmanager
+def _tolerate_leftovers() -> Iterator[None]:
+    """Log files that cannot be removed. They take room, but no result depends on them."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("files that are not needed any more could not be removed: %s", error)
