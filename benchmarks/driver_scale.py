@@ -35,7 +35,8 @@ from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.results.api import load_results
 from tune_swa.results.export import write_tables
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Suggestion, quiet_optuna
+from tune_swa.search.planner import Suggestion
+from tune_swa.search.samplers import quiet_optuna
 
 EPOCHS = 120
 BLOCK = 20

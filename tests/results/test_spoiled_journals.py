@@ -16,8 +16,8 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.resume import replay_events
+from tune_swa.search.samplers import quiet_optuna
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -27,7 +27,7 @@ from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.confirmation import Look, Step, next_step
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Later
+from tune_swa.search.planner import Later
 from tune_swa.search.resume import replay_events
 
 ROOT = Path(__file__).parent.parent.parent

@@ -18,7 +18,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.journal import Journal, read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Suggestion
+from tune_swa.search.planner import Suggestion
 from tune_swa.search.resume import replay_events, retry_exhausted
 from tune_swa.training.run import Run
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tune_swa.config import Choices, Experiment, Parameter, Params, Range, params_key
 from tune_swa.config.optuna_distributions import encode_value, to_distribution
-from tune_swa.search.proposer import OptunaSource, Proposer
+from tune_swa.search.proposer import Proposer
+from tune_swa.search.samplers import SampledSource
 from tune_swa.search.sobol_points import sobol_point
 
 SAMPLERS = ("grid", "random", "tpe", "qmc", "gp", "cmaes")
@@ -167,7 +168,7 @@ def test_tpe_learns_and_pruned_trials_are_told_as_pruned() -> None:
     early, late = found[:10], found[-10:]
     assert sum(map(quality, late)) > sum(map(quality, early))
     source = proposer._sources["swa"]
-    assert isinstance(source, OptunaSource)
+    assert isinstance(source, SampledSource)
     trials = source.study.get_trials()
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert pruned

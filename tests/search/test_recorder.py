@@ -19,7 +19,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import ranking
 from tune_swa.monitoring import publishing
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Suggestion
+from tune_swa.search.planner import Suggestion
 from tune_swa.search.resume import replay_events
 
 EPOCHS = 10

@@ -13,7 +13,7 @@ from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.search.confirm_cost import max_fresh_states
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Later, Suggestion
+from tune_swa.search.planner import Later, Suggestion
 from tune_swa.search.resume import replay_events
 from tune_swa.search.trunk_sharing import MAX_STATES, TrunkSharing, fork_points, max_states, planned_epochs
 

@@ -25,7 +25,7 @@ from tune_swa.search.confirm_cost import (
     race_configurations,
     race_cost,
 )
-from tune_swa.search.proposer import quiet_optuna
+from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs, trunks_recur
 from tune_swa.text import format_bytes
 

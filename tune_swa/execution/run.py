@@ -39,8 +39,8 @@ from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.publishing import ReportWriter, ResultPublisher
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import quiet_optuna
 from tune_swa.search.resume import replay_events, retry_exhausted
+from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.signals import set_on_signal
 from tune_swa.training.checkpoint import CheckpointError

@@ -35,7 +35,7 @@ from tune_swa.search.arms import (
     rank_searched,
 )
 from tune_swa.search.confirm_cost import race_configurations
-from tune_swa.search.proposer import Accept, Later, PlannedTrial, Suggestion
+from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
 
 Judge = Callable[[Event], Stop | None]
 """Says of a recorded look, all of whose runs have ended, why no more seeds follow; None: they do."""
@@ -355,9 +355,7 @@ class ConfirmPlanner:
         self._all = {suggestion.trial: suggestion for suggestion in step.suggestions()}
         self._left = {name: s for name, s in self._all.items() if name not in state.trials}
 
-    def next_suggestion(
-        self, accept: Accept = lambda kind, params, seed: True, *, draw: bool = True
-    ) -> Suggestion | Later | None:
+    def next_suggestion(self, accept: Accept = accept_any, *, draw: bool = True) -> Suggestion | Later | None:
         for suggestion in self._left.values():
             if accept(suggestion.kind, suggestion.params, suggestion.seed):
                 return suggestion

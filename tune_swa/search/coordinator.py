@@ -23,7 +23,8 @@ from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirmation import ConfirmPlanner, Step, next_step
 from tune_swa.search.event_recorder import EventRecorder
-from tune_swa.search.proposer import Later, Planner, Proposer, Suggestion
+from tune_swa.search.planner import Later, Planner, Suggestion
+from tune_swa.search.proposer import Proposer
 from tune_swa.search.retention import Retention
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.search.trunk_sharing import TrunkSharing

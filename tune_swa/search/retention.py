@@ -14,7 +14,7 @@ from tune_swa.experiment.events import Stage
 from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, state_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
-from tune_swa.search.proposer import Planner
+from tune_swa.search.planner import Planner
 from tune_swa.search.trunk_sharing import TrunkSharing
 from tune_swa.storage import Store
 

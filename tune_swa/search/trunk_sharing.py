@@ -17,7 +17,8 @@ from tune_swa.experiment.layout import epoch_of
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, TrunkState
 from tune_swa.search.asha import PhaseAsha
-from tune_swa.search.proposer import Planner, Proposer
+from tune_swa.search.planner import Planner
+from tune_swa.search.proposer import Proposer
 from tune_swa.search.trunk_names import TrunkNamer
 
 MAX_STATES = 8

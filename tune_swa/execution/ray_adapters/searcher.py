@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 from tune_swa.execution.slots import Placement
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
-from tune_swa.search.proposer import Later
+from tune_swa.search.planner import Later
 
 
 class TrialSearcher(Searcher):
