@@ -119,7 +119,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         from tune_swa.results.export import write_space
         from tune_swa.tracking.optuna_log import StudyFile
         from tune_swa.tracking.tensorboard import EventFiles
-        from tune_swa.tracking.trackers import Courier
+        from tune_swa.tracking.trackers import TrackerThread
 
     request = Request(
         experiment=experiment,
@@ -146,10 +146,10 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         write_report(state, folder, thumbnails, picture=pictures_of(data))
 
     def prepare_logs() -> None:
-        for courier in couriers:
-            courier.prepare()
+        for tracker in trackers:
+            tracker.connect()
 
-    couriers = [Courier(name, experiment, request.folder) for name in tools]
+    trackers = [TrackerThread(name, experiment, request.folder) for name in tools]
     files: list[Log] = [StudyFile()] if "none" in options.log else [StudyFile(), EventFiles()]
     patience = 2.0  # a search that was asked to stop has to
     try:
@@ -159,12 +159,12 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
             best_trial,
             prepare_logs,
             write_report=write_page,
-            logs=[*files, *couriers],
+            logs=[*files, *trackers],
         )
         patience = 60.0
     finally:
-        for courier in couriers:
-            courier.close(patience)
+        for tracker in trackers:
+            tracker.close(patience)
     print_result(console, outcome.folder)
     return 0
 

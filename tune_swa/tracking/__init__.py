@@ -1,1 +1,1 @@
-"""The logs of other programs that a search can write: TensorBoard, Optuna, MLflow, Weights & Biases."""
+"""Logs for experiment trackers: TensorBoard, Optuna, MLflow, Weights & Biases."""

@@ -1,4 +1,4 @@
-"""Ray's callback for MLflow, with runs that an earlier session has begun."""
+"""Log trials to MLflow through Ray's callback, and continue runs of an earlier session."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mlflow.entities import Metric
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from tune_swa.experiment.updates import SCALARS
-from tune_swa.tracking.trackers import Run
+from tune_swa.tracking.base import TrackedRun, select_scalars
 
 STORE = "mlflow.db"
-"""Where runs go, inside the experiment's folder, unless MLFLOW_TRACKING_URI says otherwise."""
+"""Where runs go inside the experiment's folder, unless MLFLOW_TRACKING_URI says otherwise."""
 EXPERIMENT_TAG, RUN_TAG = "tune_swa.experiment", "tune_swa.run"
 
 
@@ -27,7 +27,7 @@ class MlflowRuns(MLflowLoggerCallback):
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        for noisy in ("mlflow", "alembic"):  # they tell of every table that they create
+        for noisy in ("mlflow", "alembic"):  # they report every table that they create
             logging.getLogger(noisy).setLevel(logging.ERROR)
         super().__init__(
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / STORE}",
@@ -39,6 +39,7 @@ class MlflowRuns(MLflowLoggerCallback):
         """Runs of earlier sessions by their tag."""
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Connect, and look for runs of earlier sessions."""
         super().setup(*args, **kwargs)
         self._client = self.mlflow_util._get_client()
         token = None
@@ -53,25 +54,25 @@ class MlflowRuns(MLflowLoggerCallback):
             if not token:
                 return
 
-    def is_complete(self, trial: Run) -> bool:
+    def is_complete(self, trial: TrackedRun) -> bool:
         run = self._earlier.get(trial.trial_id)
         return run is not None and run.info.status != "RUNNING"
 
-    def next_epoch(self, trial: Run) -> int:
+    def next_epoch(self, trial: TrackedRun) -> int:
         if trial.trial_id not in self._earlier:
             return 0
         known = self._client.get_metric_history(self._trial_runs[trial], SCALARS[0])
         return max((metric.step + 1 for metric in known), default=0)
 
-    def log_trial_start(self, trial: Run) -> None:
+    def log_trial_start(self, trial: TrackedRun) -> None:
         if trial.trial_id in self._earlier:
             self._trial_runs[trial] = self._earlier[trial.trial_id].info.run_id
         else:
             self.tags[RUN_TAG] = trial.trial_id
             super().log_trial_start(trial)
 
-    def log_trial_result(self, iteration: int, trial: Run, result: dict[str, Any]) -> None:
-        """All of an epoch in one request, with the time it is of; Ray's makes two for each number."""
+    def log_trial_result(self, iteration: int, trial: TrackedRun, result: dict[str, Any]) -> None:
+        """Log an epoch in one request, with its own time; Ray's makes two requests for each number."""
         time = int(1000 * result["timestamp"])
-        metrics = [Metric(name, result[name], time, iteration) for name in SCALARS if name in result]
+        metrics = [Metric(name, value, time, iteration) for name, value in select_scalars(result).items()]
         self._client.log_batch(self._trial_runs[trial], metrics=metrics)

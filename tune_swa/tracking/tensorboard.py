@@ -1,9 +1,9 @@
-"""How do the curves of all trials get to TensorBoard?
+"""Write the curves and settings of all trials for TensorBoard.
 
 Each trial has a folder with one event file, which is a function of the journal: the file's version,
-the trial's settings, its epochs, and how it ended, in this order. So it is appended to while the search
-runs, and that of a trial that has not ended is written over with the same bytes when the search goes on
-in another session: TensorBoard reads on where it was, and nothing is there twice.
+the trial's settings, its epochs, and how it ended, in this order. So a running search appends to it, and a
+later session overwrites the file of a trial that has not ended with the same bytes: TensorBoard reads on
+from where it was, and nothing is shown twice.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from tensorboardX.record_writer import masked_crc32c
 from tune_swa.config import Experiment, Value, format_value
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.experiment.updates import SCALARS, Follower, News
+from tune_swa.experiment.updates import Follower, News
 from tune_swa.results.provenance import restore_experiment
+from tune_swa.tracking.base import select_scalars
 
 FOLDER = "tensorboard"
 """Inside the experiment's folder; `tensorboard --logdir` takes it."""
 FILE = "events.out.tfevents.tune_swa"
-"""TensorBoard takes every file for one of its own that has `tfevents` in its name."""
+"""TensorBoard reads every file that has `tfevents` in its name."""
 
 _FRAME = 3
 """Records besides the epochs of a trial that has ended: version, settings, end."""
@@ -38,7 +39,7 @@ _SUCCESS, _FAILURE = 1, 2
 
 
 class EventFiles:
-    """Keeps the event files of all trials up to date. No file stays open between two times."""
+    """Keeps the event files of all trials up to date. No file stays open between two updates."""
 
     what = "TensorBoard's files"
 
@@ -46,7 +47,7 @@ class EventFiles:
         self._follower = Follower()
         self._begun = False
         self._sizes: dict[str, int] = {}
-        """Bytes of each trial's file that this session has written or written over."""
+        """Bytes of each trial's file that this session has written."""
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:
         """Write what is new.
@@ -60,17 +61,17 @@ class EventFiles:
         if not self._begun:
             _remove_strangers(logs, state)
             for trial in state.trials.values():
-                if trial.ended and _records(logs / trial.name / FILE) == _FRAME + len(trial.records):
+                if trial.ended and _count_records(logs / trial.name / FILE) == _FRAME + len(trial.records):
                     self._follower.remember(trial.name, len(trial.records), ended=True)
             self._begun = True
         for news in self._follower.news(state):
-            data = b"".join(_framed(event) for event in _events(news, experiment))
-            self._write(logs / news.trial.name / FILE, data, self._sizes.get(news.trial.name, 0))
+            data = b"".join(_frame_event(event) for event in _make_events(news, experiment))
+            self._write_events(logs / news.trial.name / FILE, data, self._sizes.get(news.trial.name, 0))
             self._sizes[news.trial.name] = self._sizes.get(news.trial.name, 0) + len(data)
 
     @staticmethod
-    def _write(path: Path, data: bytes, at: int) -> None:
-        """What stands there from `at` on gives way; that it is the same is the rule (see above)."""
+    def _write_events(path: Path, data: bytes, at: int) -> None:
+        """Replace what the file has from `at` on, normally by the same bytes (see above)."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         with path.open("r+b") as file:
@@ -80,7 +81,7 @@ class EventFiles:
 
 
 def _remove_strangers(logs: Path, state: ExperimentState) -> None:
-    """Remove what an earlier search of this name has left, where the journal was removed and not this."""
+    """Remove files of an earlier search of this name, whose journal was removed."""
     for file in logs.glob(f"*/{FILE}"):
         if state.sessions <= 1 or file.parent.name not in state.trials:
             file.unlink()
@@ -88,8 +89,8 @@ def _remove_strangers(logs: Path, state: ExperimentState) -> None:
                 file.parent.rmdir()
 
 
-def _records(path: Path) -> int | None:
-    """How many whole records a file has; None without one, and where it ends in the middle of one.
+def _count_records(path: Path) -> int | None:
+    """Count the records of a file; None where it is missing or ends in the middle of one.
 
     Encoding the trials of a long search again takes seconds, counting does not.
     """
@@ -107,26 +108,23 @@ def _records(path: Path) -> int | None:
 # ------------------------------------------------------------------------------------ the events
 
 
-def _events(news: News, experiment: Experiment) -> Iterator[Event]:
+def _make_events(news: News, experiment: Experiment) -> Iterator[Event]:
     trial = news.trial
     if news.begins:
         yield Event(wall_time=trial.suggested, file_version="brain.Event:2")
-        yield _beginning(trial, experiment)
+        yield _describe_settings(trial, experiment)
     for record, time in zip(trial.records[news.since :], trial.reported[news.since :], strict=True):
-        values = [
-            Summary.Value(tag=name, simple_value=record[name])
-            for name in SCALARS
-            if record.get(name) is not None
-        ]
+        scalars = select_scalars(record)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         yield Event(wall_time=time, step=record["epoch"], summary=Summary(value=values))
     if news.ends:
         status = _FAILURE if trial.status == "failed" else _SUCCESS
         end = HParamsPluginData(session_end_info={"status": status, "end_time_secs": trial.finished})
-        yield _hparams("_hparams_/session_end_info", end, trial.finished)
+        yield _hparams_event("_hparams_/session_end_info", end, trial.finished)
 
 
-def _beginning(trial: TrialState, experiment: Experiment) -> Event:
-    """The trial's settings, for the HPARAMS tab, which takes its results from the curves."""
+def _describe_settings(trial: TrialState, experiment: Experiment) -> Event:
+    """Return the trial's settings for the HPARAMS tab, which takes its results from the curves."""
     swa = trial.kind == "swa"
     settings: dict[str, Value] = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed}
     settings |= experiment.complete_configuration(trial.params, swa=swa)
@@ -140,21 +138,21 @@ def _beginning(trial: TrialState, experiment: Experiment) -> Event:
             target.number_value = value
         else:
             target.string_value = format_value(value)
-    return _hparams("_hparams_/session_start_info", about, trial.suggested)
+    return _hparams_event("_hparams_/session_start_info", about, trial.suggested)
 
 
-def _hparams(tag: str, content: HParamsPluginData, time: float | None) -> Event:
+def _hparams_event(tag: str, content: HParamsPluginData, time: float | None) -> Event:
     plugin = {"plugin_name": "hparams", "content": content.SerializeToString(deterministic=True)}
     value = Summary.Value(tag=tag, metadata={"plugin_data": plugin})
     return Event(wall_time=time, summary=Summary(value=[value]))
 
 
-def _framed(event: Message) -> bytes:
-    """A record of the file: length, its check sum, the event, its check sum."""
+def _frame_event(event: Message) -> bytes:
+    """Return a record of the file: length, its checksum, the event, its checksum."""
     data = event.SerializeToString(deterministic=True)
     length = _LENGTH.pack(len(data))
-    return b"".join((length, _check(length), data, _check(data)))
+    return b"".join((length, _checksum(length), data, _checksum(data)))
 
 
-def _check(data: bytes) -> bytes:
+def _checksum(data: bytes) -> bytes:
     return _CHECK.pack(masked_crc32c(data))

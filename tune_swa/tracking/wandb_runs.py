@@ -1,4 +1,4 @@
-"""Ray's callback for Weights & Biases, in one process, with runs that an earlier session has begun."""
+"""Log trials to Weights & Biases through Ray's callback, and continue runs of an earlier session."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import wandb
 from ray.air.integrations.wandb import WandbLoggerCallback
 
-from tune_swa.experiment.updates import SCALARS
-from tune_swa.tracking.trackers import Run
+from tune_swa.tracking.base import TrackedRun, select_scalars
 
 PROJECT = "tune_swa"
 """Unless WANDB_PROJECT says otherwise."""
@@ -19,8 +18,8 @@ PROJECT = "tune_swa"
 class WandbRuns(WandbLoggerCallback):
     """One run of Weights & Biases for each trial, in a group of the experiment's name.
 
-    Ray's has two processes of its own for each trial, one that holds the run and one for the way there. A
-    search of thousands of short trials would mostly start these, so the runs are held here.
+    Ray's starts two processes for each trial, one that holds the run and one that passes it data. A search of
+    thousands of short trials would spend its time on these, so the runs are held in this process.
 
     Args:
         folder: the experiment's folder, where `wandb/` goes unless WANDB_DIR says otherwise.
@@ -38,40 +37,40 @@ class WandbRuns(WandbLoggerCallback):
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
         )
         self._directory = directory / "wandb"
-        self._runs: dict[Run, Any] = {}
+        self._runs: dict[TrackedRun, Any] = {}
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Look for credentials where wandb itself does; Ray's asks in a way that wandb warns about."""
+        """Look for credentials where wandb itself does; Ray's way makes wandb print a warning."""
         online = os.environ.get("WANDB_MODE", "online") in ("online", "shared")
         if online and not wandb.login(prompt=False):
             raise ValueError("no API key: run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline")
 
-    def is_complete(self, trial: Run) -> bool:
-        """By what is on this machine: the service cannot be asked when it is not connected.
+    def is_complete(self, trial: TrackedRun) -> bool:
+        """Look at the files on this machine: an offline search cannot ask the service.
 
         A kill -9 right after the end of a trial can take its last epochs from its run.
         """
         return any(self._directory.glob(f"*run-*-{trial.trial_id}"))
 
-    def next_epoch(self, trial: Run) -> int:
-        """A run that goes on without a connection is told every epoch again, under the same number."""
+    def next_epoch(self, trial: TrackedRun) -> int:
+        """Log every epoch again under the same number where a run continues offline."""
         run = self._runs[trial]
         return int(run.step) if run.resumed else 0
 
-    def _start_logging_actor(self, trial: Run, exclude_results: list[str], **settings: Any) -> None:
+    def _start_logging_actor(self, trial: TrackedRun, exclude_results: list[str], **settings: Any) -> None:
         self._runs[trial] = wandb.init(**settings)
 
-    def log_trial_result(self, iteration: int, trial: Run, result: dict[str, Any]) -> None:
-        self._runs[trial].log({name: result[name] for name in SCALARS if name in result}, step=iteration)
+    def log_trial_result(self, iteration: int, trial: TrackedRun, result: dict[str, Any]) -> None:
+        self._runs[trial].log(select_scalars(result), step=iteration)
 
-    def log_trial_end(self, trial: Run, failed: bool = False) -> None:
+    def log_trial_end(self, trial: TrackedRun, failed: bool = False) -> None:
         self._runs.pop(trial).finish(exit_code=int(failed))
 
-    def on_experiment_end(self, trials: list[Run], **info: Any) -> None:
-        """Put down the runs that are not at their end, and wait until all is on the disk or sent."""
+    def on_experiment_end(self, trials: list[TrackedRun], **info: Any) -> None:
+        """Close the runs that have not ended, and wait until all is written or sent."""
         for trial in list(self._runs):
             self.log_trial_end(trial)
         wandb.teardown()
 
     def __del__(self) -> None:
-        """Ray's would look for its processes."""
+        """Do nothing: Ray's would look for its processes."""

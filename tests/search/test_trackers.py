@@ -31,7 +31,8 @@ from tune_swa.execution import run
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import SCALARS, Log
 from tune_swa.monitoring.publishing import ResultPublisher
-from tune_swa.tracking.trackers import Courier, Run
+from tune_swa.tracking.base import TrackedRun
+from tune_swa.tracking.trackers import TrackerThread
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
@@ -238,15 +239,17 @@ def test_a_resumed_trial_goes_on_in_its_run(tmp_path: Path) -> None:
     state = played.coordinator.state
     assert len(state.trials["swa-0000"].records) == 3
     for stage in range(2):
-        couriers = [Courier(name, played.coordinator.experiment, tmp_path) for name in ("mlflow", "wandb")]
-        for courier in couriers:
-            courier.prepare()
-            courier(state, tmp_path)
+        trackers = [
+            TrackerThread(name, played.coordinator.experiment, tmp_path) for name in ("mlflow", "wandb")
+        ]
+        for tracker in trackers:
+            tracker.connect()
+            tracker(state, tmp_path)
         if stage:
             played.run(config)
-        for courier in couriers:
-            courier(state, tmp_path)
-            courier.close(60)
+        for tracker in trackers:
+            tracker(state, tmp_path)
+            tracker.close(60)
         expected = {name: epochs_of(state, name) for name in state.trials}
         statuses = ["FINISHED", "FINISHED" if stage else "RUNNING"]
         found = in_mlflow(tmp_path)
@@ -272,10 +275,10 @@ def test_their_own_variables_say_where(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "other").mkdir()
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("wandb", played.coordinator.experiment, tmp_path)
-    courier.prepare()
-    courier(played.coordinator.state, tmp_path)
-    courier.close(60)
+    tracker = TrackerThread("wandb", played.coordinator.experiment, tmp_path)
+    tracker.connect()
+    tracker(played.coordinator.state, tmp_path)
+    tracker.close(60)
     assert list(in_wandb(tmp_path / "other")) == ["baseline-0000"]
     assert {path.name for path in tmp_path.iterdir()} == {"other", "journal.jsonl"}
 
@@ -294,7 +297,7 @@ def test_what_cannot_be_used_is_told_before_anything_starts(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(RequestError, match=f"--log {name}: .* cannot be used .*{said}"):
-        Courier(name, driver(tmp_path).coordinator.experiment, tmp_path).prepare()
+        TrackerThread(name, driver(tmp_path).coordinator.experiment, tmp_path).connect()
 
 
 @pytest.mark.parametrize("package", ["mlflow", "wandb"])
@@ -377,15 +380,15 @@ def test_a_callback_that_fails_is_told_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Gone:
-        def is_complete(self, trial: Run) -> bool:
+        def is_complete(self, trial: TrackedRun) -> bool:
             raise OSError("the server is gone")
 
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("mlflow", played.coordinator.experiment, tmp_path)
-    monkeypatch.setattr(courier, "_callback", Gone())
-    courier(played.coordinator.state, tmp_path)
-    courier.close(60)
+    tracker = TrackerThread("mlflow", played.coordinator.experiment, tmp_path)
+    monkeypatch.setattr(tracker, "_run_logger", Gone())
+    tracker(played.coordinator.state, tmp_path)
+    tracker.close(60)
     assert caplog.messages == ["the runs for MLflow end here: the server is gone"]
 
 
@@ -395,20 +398,20 @@ def test_a_server_that_is_slow_holds_nothing_up(
     answers = threading.Event()
 
     class Slow:
-        def is_complete(self, trial: Run) -> bool:
+        def is_complete(self, trial: TrackedRun) -> bool:
             answers.wait(60)
             return True
 
-        def on_experiment_end(self, trials: list[Run]) -> None:
+        def on_experiment_end(self, trials: list[TrackedRun]) -> None:
             pass
 
     played = driver(tmp_path)
     played.run(played.suggest())
-    courier = Courier("wandb", played.coordinator.experiment, tmp_path)
-    monkeypatch.setattr(courier, "_callback", Slow())
+    tracker = TrackerThread("wandb", played.coordinator.experiment, tmp_path)
+    monkeypatch.setattr(tracker, "_run_logger", Slow())
     begun = time.monotonic()
-    courier(played.coordinator.state, tmp_path)
-    courier.close(0.1)
+    tracker(played.coordinator.state, tmp_path)
+    tracker.close(0.1)
     assert time.monotonic() - begun < 10
     assert caplog.messages == [
         "the runs for Weights & Biases are not complete: they were too slow for the end of the search"

@@ -1,0 +1,44 @@
+"""Describe what an experiment tracker is given: runs, and the numbers of their epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tune_swa.experiment.updates import SCALARS
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A trial as Ray's logger callbacks see one: its names and its settings."""
+
+    name: str
+    trial_id: str
+    """Unique among experiments of the same name."""
+    config: dict[str, Any] = field(compare=False)
+    experiment_dir_name: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RunLogger(Protocol):
+    """A logger callback of Ray's that can continue the runs of an earlier session."""
+
+    def setup(self) -> None: ...
+    def log_trial_start(self, trial: TrackedRun) -> None: ...
+    def log_trial_result(self, iteration: int, trial: TrackedRun, result: dict[str, Any]) -> None: ...
+    def log_trial_end(self, trial: TrackedRun, failed: bool = False) -> None: ...
+    def on_experiment_end(self, trials: list[TrackedRun]) -> None: ...
+
+    def is_complete(self, trial: TrackedRun) -> bool:
+        """Return whether an earlier session logged all of a trial that has ended."""
+
+    def next_epoch(self, trial: TrackedRun) -> int:
+        """Return the first epoch that a started run lacks."""
+
+
+def select_scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return an epoch's numbers that trackers show, without those it does not have."""
+    return {name: record[name] for name in SCALARS if record.get(name) is not None}
