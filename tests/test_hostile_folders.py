@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from helpers.folder_contents import contents_of
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, run_program
 from tune_swa.cli import main
 
 SPACE = """
@@ -34,13 +37,12 @@ def run(*arguments: str) -> int:
 @pytest.fixture(scope="module")
 def ended(module_path: Path) -> Path:
     """A whole search with fresh seeds, as it ended."""
-    root = module_path
-    (root / "space.yaml").write_text(SPACE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNE_SWA_CACHE", str(root / "cache"))
-        options = ["--gpus", "0", "--cpus", "1", "--results-dir", str(root / "results"), "--quiet"]
-        assert run("search", "--space", str(root / "space.yaml"), *options) == 0
-    return root / "results" / "there"
+    (module_path / "space.yaml").write_text(SPACE)
+    options = ["--gpus", "0", "--cpus", "1", "--results-dir", "results", "--quiet"]
+    environment = narrow_environment({**os.environ, "TUNE_SWA_CACHE": str(module_path / "cache")})
+    done = run_program([RUN_SEARCH, "--space", "space.yaml", *options], cwd=module_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return module_path / "results" / "there"
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ def machine(make_up_gpus: Callable[..., MadeUpGpus], tmp_path: Path) -> dict[str
     """The environment of a machine with four H100s."""
     gpus = make_up_gpus(*(h100_80gb() for _ in range(4)))
     (tmp_path / "space.yaml").write_text(SPACE)
-    return {**os.environ, **gpus.environment()}
+    environment = {**os.environ, **gpus.environment()}
+    return {**environment, "PYTHONPATH": f"{environment['PYTHONPATH']}:{SCRIPT.parent.parent}"}
 
 
 def command(folder: Path, *more: str) -> list[str]:

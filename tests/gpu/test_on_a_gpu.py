@@ -29,6 +29,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 from gpu_catalogue import CHECKS, MEASURES  # type: ignore[import-not-found]  # noqa: E402
 from gpu_parts import Part, Worker, choose_sizes  # type: ignore[import-not-found]  # noqa: E402
 
+from helpers.narrow_resnet import narrow_environment  # noqa: E402
+
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 ON_GPU = [pytest.mark.gpu, NEEDS_GPU]
 EACH_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
@@ -88,8 +90,10 @@ started: list[subprocess.Popen[str]] = []
 
 
 def start_command(home: Path, *words: str) -> subprocess.Popen[str]:
-    """A command of the program, in a session of its own."""
+    """A command of the program, in a session of its own; without a GPU it trains the narrow network."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if not torch.cuda.is_available():
+        environment = narrow_environment(environment)
     process = subprocess.Popen(
         [sys.executable, "-m", "tune_swa", *words], cwd=home, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -3,8 +3,7 @@
     python crashing_search.py MOMENT --space FILE ...
 
 A moment is `WHERE:NUMBER`, the number counting from 1. Where is one of `MOMENTS`, or `event-KIND`: before a
-line of that kind is written. With `SIGNAL@` before it
-the process sends itself that signal instead.
+line of that kind is written. With `SIGNAL@` before it the process sends itself that signal instead.
 """
 
 from __future__ import annotations
@@ -15,25 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-MOMENTS = (
-    "import",  # torch and Ray are being imported
-    "data",  # the images are being prepared
-    "ray",  # Ray is being started
-    "space",  # the journal is begun, space.yaml is being written
-    "suggest",  # the sampler has proposed, nothing is written yet
-    "line-before", "line-half", "line-after",  # a line of the journal
-    "training",  # a little after an epoch was recorded, in the middle of the next one
-    "checkpoint",  # a worker is writing a checkpoint
-    "trunk",  # a worker is publishing the state of a trunk
-    "tidy",  # old checkpoints are being removed
-    "parquet",  # a result file is half written
-    "rename",  # result files are written, and about to take their names
-    "model",  # best_model.pt is being written
-)  # fmt: skip
-
 
 SENT = signal.SIGKILL
 
@@ -105,8 +88,9 @@ def kill_at_event(kind: str, count: Countdown) -> None:
     before(Journal, "append", act)
 
 
-def kill_when_a_state_is_written(folder: Path, count: Countdown) -> None:
+def kill_while_a_state_is_written(kind: str, count: Countdown) -> None:
     """Watch from a thread: checkpoints and trunks are written by workers."""
+    folder = Path(sys.argv[sys.argv.index("--results-dir") + 1]) / "crash" / kind
 
     def watch() -> None:
         seen: set[str] = set()
@@ -120,80 +104,104 @@ def kill_when_a_state_is_written(folder: Path, count: Countdown) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def arrange(where: str, number: int, folder: Path) -> None:
-    """Set up the kill."""
-    count = Countdown(number)
-    if where == "import":
-        threading.Timer(0.3 * number, kill).start()
-        return
-    if where.startswith("line-"):
-        kill_at_line(where.removeprefix("line-"), count)
-    elif where.startswith("event-"):
-        kill_at_event(where.removeprefix("event-"), count)
-    elif where in ("checkpoint", "trunk"):
-        kill_when_a_state_is_written(folder / f"{where}s", count)
-    elif where == "training":
-        from tune_swa.search.coordinator import Coordinator
+def kill_while_importing(count: Countdown) -> None:
+    threading.Timer(0.3 * count.left, kill).start()
 
-        def later(*_: Any, **__: Any) -> None:
-            if count.due():
-                threading.Timer(0.1, kill).start()
 
-        before(Coordinator, "record_epoch", later)
-    elif where == "suggest":
-        from tune_swa.search.coordinator import Coordinator
+def kill_while_training(count: Countdown) -> None:
+    from tune_swa.search.coordinator import Coordinator
 
-        before(Coordinator, "add_trial", count)
-    elif where == "tidy":
-        from tune_swa.storage import FolderStore
+    def kill_later(*_: Any, **__: Any) -> None:
+        if count.due():
+            threading.Timer(0.1, kill).start()
 
-        before(FolderStore, "keep_only", count)
-    elif where == "parquet":
-        import pyarrow.parquet as pq
+    before(Coordinator, "record_epoch", kill_later)
 
-        def half(table: Any, file: Any, **_: Any) -> None:
-            if count.due():
-                file.write(b"PAR1 and no more")
-                kill()
 
-        before(pq, "write_table", half)
-    elif where == "rename":
+def kill_before_a_suggestion(count: Countdown) -> None:
+    from tune_swa.search.coordinator import Coordinator
 
-        def renaming(path: Path, target: Path) -> None:
-            if str(target).endswith(".parquet"):
-                count()
+    before(Coordinator, "add_trial", count)
 
-        before(Path, "replace", renaming)
-    elif where == "data":
-        from tune_swa.data import cache
 
-        before(cache, "read_entry", count)
-    elif where == "ray":
-        import ray
+def kill_before_tidying(count: Countdown) -> None:
+    from tune_swa.storage import FolderStore
 
-        if number == 1:
-            before(ray, "init", count)
-        else:  # while its processes start
-            before(ray, "init", lambda **_: threading.Timer(0.5, kill).start())
-    elif where == "space":
-        import yaml
+    before(FolderStore, "keep_only", count)
 
-        before(yaml, "dump", count)
-    elif where == "model":
-        from tune_swa.execution import best_model
 
-        before(best_model.torch, "save", count)
-    else:
-        raise SystemExit(f"unknown moment {where}")
+def kill_within_a_table(count: Countdown) -> None:
+    import pyarrow.parquet as pq
+
+    def write_half(table: Any, file: Any, **_: Any) -> None:
+        if count.due():
+            file.write(b"PAR1 and no more")
+            kill()
+
+    before(pq, "write_table", write_half)
+
+
+def kill_before_a_rename(count: Countdown) -> None:
+    def rename(path: Path, target: Path) -> None:
+        if str(target).endswith(".parquet"):
+            count()
+
+    before(Path, "replace", rename)
+
+
+def kill_before_decoding(count: Countdown) -> None:
+    from tune_swa.data import cache
+
+    before(cache, "read_entry", count)
+
+
+def kill_at_the_start_of_ray(count: Countdown) -> None:
+    import ray
+
+    if count.left == 1:
+        before(ray, "init", count)
+    else:  # while its processes start
+        before(ray, "init", lambda **_: threading.Timer(0.5, kill).start())
+
+
+def kill_before_the_space_file(count: Countdown) -> None:
+    import yaml
+
+    before(yaml, "dump", count)
+
+
+def kill_before_the_model(count: Countdown) -> None:
+    from tune_swa.execution import best_model
+
+    before(best_model.torch, "save", count)
+
+
+MOMENTS: dict[str, Callable[[Countdown], None]] = {
+    "import": kill_while_importing,  # torch and Ray
+    "data": kill_before_decoding,  # the images are being prepared
+    "ray": kill_at_the_start_of_ray,
+    "space": kill_before_the_space_file,  # the journal is begun, space.yaml is being written
+    "suggest": kill_before_a_suggestion,  # the sampler has proposed, nothing is written yet
+    "line-before": partial(kill_at_line, "before"),  # a line of the journal
+    "line-half": partial(kill_at_line, "half"),
+    "line-after": partial(kill_at_line, "after"),
+    "training": kill_while_training,  # a little after an epoch was recorded, in the middle of the next one
+    "checkpoint": partial(kill_while_a_state_is_written, "checkpoints"),  # by a worker
+    "trunk": partial(kill_while_a_state_is_written, "trunks"),
+    "tidy": kill_before_tidying,  # old checkpoints are being removed
+    "parquet": kill_within_a_table,  # a result file is half written
+    "rename": kill_before_a_rename,  # result files are written, and about to take their names
+    "model": kill_before_the_model,  # best_model.pt is being written
+}
 
 
 if __name__ == "__main__":
     moment, *given = sys.argv[1:]
     before_at, at, moment = moment.rpartition("@")
     SENT = signal.Signals[before_at] if at else signal.SIGKILL
-    place, _, nth = moment.partition(":")
-    results = Path(given[given.index("--results-dir") + 1])
-    arrange(place, int(nth), results / "crash")
+    where, _, number = moment.partition(":")
+    arrange = partial(kill_at_event, where[6:]) if where.startswith("event-") else MOMENTS[where]
+    arrange(Countdown(int(number)))
     from tune_swa.cli import run_search
 
     sys.exit(run_search(given))

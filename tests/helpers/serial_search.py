@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).parent.parent.parent
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, Program, run_program
+
+CRASHING = Path(__file__).parent / "crashing_search.py"
 SPACE = """
 name: crash
 data: {dataset: digits, image_size: 8, train_images: 40, val_fraction: 0.2, test_fraction: 0.9}
@@ -33,54 +36,55 @@ TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 
 
 def command(results: Path, trials: int, *program: str) -> list[str]:
-    """The command line, with --resume where there is something to go on with, as a user would."""
+    """The program and its options, with --resume where there is something to go on with."""
     given = [
         "--space", str(results.parent / "space.yaml"), "--gpus", "0", "--cpus", "1",
         "--trials", str(trials), "--results-dir", str(results), "--no-confirm",
     ]  # fmt: skip
     resume = ["--resume"] if journal_of(results).exists() else []
-    return [sys.executable, *(program or (str(ROOT / "run_search.py"),)), *given, *resume]
+    return [*(program or (str(RUN_SEARCH),)), *given, *resume]
 
 
 def journal_of(results: Path) -> Path:
     return results / "crash" / "journal.jsonl"
 
 
-def run(results: Path, trials: int, *program: str) -> subprocess.CompletedProcess[str]:
-    """Start or go on."""
-    return subprocess.run(command(results, trials, *program), capture_output=True, text=True, timeout=400)
+def run(results: Path, trials: int, *program: str, wide: bool = False) -> subprocess.CompletedProcess[str]:
+    """Start or go on; `wide`: with ResNet-18 as it is, whose checkpoints take 134 MB."""
+    return run_program(command(results, trials, *program), env=None if wide else narrow_environment())
 
 
-def go_on(results: Path, trials: int) -> str:
+def go_on(results: Path, trials: int, *, wide: bool = False) -> str:
     """Start or go on, to the end; returns the output."""
-    result = run(results, trials)
+    result = run(results, trials, wide=wide)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 def crash(moment: str, results: Path, trials: int) -> None:
     """Start or go on, and be killed."""
-    result = run(results, trials, str(ROOT / "tests/helpers/crashing_search.py"), moment)
+    if moment.startswith("import:"):  # which takes a process that has not imported anything
+        given = [sys.executable, *command(results, trials, str(CRASHING), moment)]
+        result = subprocess.run(given, capture_output=True, text=True, env=narrow_environment())
+    else:
+        result = run(results, trials, str(CRASHING), moment)
     assert result.returncode == -signal.SIGKILL, f"{moment}: {result.stdout}{result.stderr}"
 
 
 def signalled(number: int, moment: str, results: Path, trials: int) -> list[str]:
     """Start or go on, get a signal at a moment, and return the lines on stderr."""
     moment = f"{signal.Signals(number).name}@{moment}"
-    result = run(results, trials, str(ROOT / "tests/helpers/crashing_search.py"), moment)
+    result = run(results, trials, str(CRASHING), moment)
     assert result.returncode == 130, f"{moment}: {result.stdout}{result.stderr}"
     return result.stderr.strip().splitlines()
 
 
 @contextmanager
-def started(results: Path, trials: int, *, epochs: int) -> Iterator[subprocess.Popen[str]]:
+def started(results: Path, trials: int, *, epochs: int) -> Iterator[Program]:
     """Start or go on in the background; entered after so many more epochs."""
     journal = journal_of(results)
     wanted = count_epochs(journal) + epochs
-    process = subprocess.Popen(
-        command(results, trials),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = Program(command(results, trials), env=narrow_environment(), start_new_session=True)
     try:
         while process.poll() is None and count_epochs(journal) < wanted:
             time.sleep(0.05)
@@ -132,8 +136,8 @@ def new_search(folder: Path, space: str = SPACE) -> Path:
     return folder / "results"
 
 
-def never_interrupted(folder: Path, trials: int, space: str = SPACE) -> Path:
+def never_interrupted(folder: Path, trials: int, space: str = SPACE, *, wide: bool = False) -> Path:
     """The search as it ends by itself."""
     results = new_search(folder, space)
-    go_on(results, trials)
+    go_on(results, trials, wide=wide)
     return results

@@ -189,7 +189,7 @@ class Actor:
         return "an actor answered"
 
 try:
-    with ray_session.cluster(sys.argv[1]):
+    with session.cluster(sys.argv[1]):
         print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
 except RequestError as error:
     print(error)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,9 @@ import pandas as pd
 import pytest
 
 import tune_swa
+from helpers.narrow_resnet import build_narrow_resnet, narrow_environment
+from helpers.programs import RUN_SEARCH, TUNE_SWA, run_program
+from helpers.serial_search import CRASHING
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
@@ -30,7 +30,6 @@ from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.planner import Later
 from tune_swa.search.resume import replay_events
 
-ROOT = Path(__file__).parent.parent.parent
 SPACE = {"lr": {"choice": [1e-2, 1e-3]}, "swa_start": {"choice": [1, 4]}, "swa_lr": {"choice": [1e-3, 1e-2]}}
 
 
@@ -327,13 +326,13 @@ confirm: {top: 1, seeds: 5, max_seeds: 6, race: {configurations: 3, seeds: 2}}
 def command(folder: Path, *more: str) -> list[str]:
     (folder / "space.yaml").write_text(TINY)
     return [
-        sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
+        str(RUN_SEARCH), "--space", str(folder / "space.yaml"), "--gpus", "0",
         "--cpus", "1", "--results-dir", str(folder / "results"), *more,
     ]  # fmt: skip
 
 
 def run(arguments: list[str]) -> str:
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=500)
+    result = run_program(arguments, env=narrow_environment())
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -377,7 +376,6 @@ def test_a_search_ends_with_a_verdict(confirmed: tuple[Path, str]) -> None:
 
 def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirmed: tuple[Path, str]) -> None:
     import torch
-    import torchvision
 
     from tune_swa.config import yaml_file
     from tune_swa.data.dataset import prepare_dataset
@@ -392,7 +390,7 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
     arm = found.confirm.set_index("arm").loc[[means.idxmax()]]
     own = found.trials[found.trials.trial.isin([means.idxmax(), *arm.trial])]
     assert about["validation"]["accuracy"] == own.accuracy.max() or (means == means.max()).sum() > 1
-    model = torchvision.models.resnet18(num_classes=10)
+    model = build_narrow_resnet(num_classes=10)
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
     data = prepare_dataset(yaml_file.load_experiment(folder / "space.yaml").data)
     model.eval().to(memory_format=torch.channels_last)
@@ -408,17 +406,13 @@ def test_the_model_handed_over_is_the_best_run_by_the_validation_images(confirme
 def test_killed_among_the_fresh_seeds_it_ends_the_same(confirmed: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = confirmed
     lines = [e["event"] for e in read_events(folder / "journal.jsonl")]
-    crashing = str(ROOT / "tests/helpers/crashing_search.py")
     # in the first run of the race, before its second round, in the first tested run, and when all are
     race = lines.index("race")
     moments = [f"line-after:{race + 8}", "event-race:1", "event-confirm:1", "line-after:12", "event-judged:1"]
     for moment in moments:
         program = command(tmp_path)
         resume = ["--resume"] if (tmp_path / "results" / "tiny" / "journal.jsonl").exists() else []
-        killed = subprocess.run(
-            [program[0], crashing, moment, *program[2:], *resume],
-            capture_output=True, text=True, timeout=500,
-        )  # fmt: skip
+        killed = run_program([CRASHING, moment, *program[1:], *resume], env=narrow_environment())
         assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     out = run([*command(tmp_path), "--resume"])
     assert "fresh seeds" in out
@@ -440,7 +434,7 @@ def test_more_seeds_later_are_a_further_plan(confirmed: tuple[Path, str], tmp_pa
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     out = run([
-        str(Path(sys.executable).parent / "tune-swa"), "confirm", str(copy), "--seeds", "7", "--gpus", "0",
+        str(TUNE_SWA), "confirm", str(copy), "--seeds", "7", "--gpus", "0",
         "--cpus", "1",
     ])  # fmt: skip
     assert "It belongs to plan 2 of looks at these test images" in " ".join(out.split())
@@ -457,10 +451,7 @@ def test_more_seeds_later_are_a_further_plan(confirmed: tuple[Path, str], tmp_pa
 
 
 def test_a_folder_without_an_experiment_is_refused(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [str(Path(sys.executable).parent / "tune-swa"), "confirm", str(tmp_path)],
-        capture_output=True, text=True, env=os.environ,
-    )  # fmt: skip
+    result = run_program([TUNE_SWA, "confirm", tmp_path])
     assert result.returncode == 2
     assert result.stderr == (
         f"error: {tmp_path}: no experiment (looked for journal.jsonl and space.yaml). Give the folder of a "

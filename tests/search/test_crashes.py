@@ -6,7 +6,6 @@ signal, and gone on with. Every metric and every status has to be the same, bit 
 
 from __future__ import annotations
 
-import shutil
 import signal
 from pathlib import Path
 
@@ -88,7 +87,6 @@ def test_killed_once(moment: str, tmp_path: Path, long: Path) -> None:
     crash(moment, results, 12)
     go_on(results, 12)
     assert_same(results, long)
-    shutil.rmtree(results)  # 200 MB
 
 
 @pytest.mark.parametrize(
@@ -128,4 +126,3 @@ def test_stopped_once(number: int, group: bool, epochs: int, tmp_path: Path, lon
     assert "running" not in set(tune_swa.load_results(results / "crash").trials.status)
     go_on(results, 12)
     assert_same(results, long)
-    shutil.rmtree(results)

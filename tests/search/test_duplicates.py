@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.copied_photos import ALMOST, copy_pixels, draw_folders, draw_photo
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, run_program
 from tune_swa.experiment.state import ExperimentState
-
-ROOT = Path(__file__).parent.parent.parent
 
 SPACE = """
 name: copied
@@ -42,20 +41,9 @@ def photos(tmp_path: Path) -> Path:
 def search(photos: Path, *more: str) -> subprocess.CompletedProcess[str]:
     folder = photos.parent
     (folder / "space.yaml").write_text(SPACE)
-    program = [
-        sys.executable,
-        str(ROOT / "run_search.py"),
-        "--space",
-        "space.yaml",
-        "--data-dir",
-        str(photos),
-    ]
-    return subprocess.run(
-        [*program, "--gpus", "0", "--cpus", "1", "--no-confirm", *more],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    program = [RUN_SEARCH, "--space", "space.yaml", "--data-dir", photos]
+    return run_program(
+        [*program, "--gpus", "0", "--cpus", "1", "--no-confirm", *more], cwd=folder, env=narrow_environment()
     )
 
 

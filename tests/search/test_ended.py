@@ -15,22 +15,27 @@ import pytest
 import torch
 
 import tune_swa
+from helpers.programs import TUNE_SWA, run_program
+from helpers.serial_search import never_interrupted
 from tune_swa.config import yaml_file
 from tune_swa.data.dataset import prepare_dataset
 
 
+@pytest.fixture(scope="module")
+def searched(module_path: Path, decoded: None) -> Path:
+    """The folder of a small search of the network as it is."""
+    return never_interrupted(module_path, 2, wide=True) / "crash"
+
+
 @pytest.fixture
-def ended(short: Path, tmp_path: Path) -> Path:
-    """A copy of its folder, which others compare with."""
-    return Path(shutil.copytree(short / "crash", tmp_path / "crash"))
+def ended(searched: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(searched, tmp_path / "crash"))
 
 
 def tune_swa_does(*arguments: object) -> str:
     """Run a command as a user does; returns its output."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tune_swa", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "160"},
-    )  # fmt: skip
+    result = run_program([TUNE_SWA, *arguments], env={**os.environ, "COLUMNS": "160"})
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     return result.stdout

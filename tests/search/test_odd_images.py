@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.narrow_resnet import narrow_environment
 from helpers.odd_images import HOPELESS, SENSIBLE, odd_tree
+from helpers.programs import RUN_SEARCH, run_program
 from tune_swa.experiment.state import ExperimentState
-
-ROOT = Path(__file__).parent.parent.parent
 
 SPACE = """
 name: odd
@@ -32,20 +31,8 @@ def photos(module_path: Path) -> Path:
 
 def search(photos: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (folder / "space.yaml").write_text(SPACE)
-    program = [
-        sys.executable,
-        str(ROOT / "run_search.py"),
-        "--space",
-        "space.yaml",
-        "--gpus",
-        "0",
-        "--cpus",
-        "1",
-        "--no-confirm",
-    ]
-    return subprocess.run(
-        [*program, "--data-dir", str(photos), *more], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    program = [RUN_SEARCH, "--space", "space.yaml", "--gpus", "0", "--cpus", "1", "--no-confirm"]
+    return run_program([*program, "--data-dir", photos, *more], cwd=folder, env=narrow_environment())
 
 
 def test_hopeless_ones_are_refused_by_name_before_anything_trains(photos: Path, tmp_path: Path) -> None:

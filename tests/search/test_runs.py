@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ from PIL import Image
 from torchvision import transforms
 
 import tune_swa
+from helpers.narrow_resnet import build_narrow_resnet, narrow_environment
+from helpers.programs import ROOT, RUN_SEARCH, run_program
 from tune_swa.config import yaml_file
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.columns import EPOCHS, comparison_columns, trials_columns
 
-ROOT = Path(__file__).parent.parent.parent
 DIGITS = ROOT / "search_spaces" / "digits.yaml"
 TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 SMALL = [
@@ -39,13 +39,13 @@ SMALL = [
 
 
 def run(
-    *arguments: str, cwd: Path, check: bool = True, **environment: str
+    *arguments: str, cwd: Path, check: bool = True, narrow: bool = False, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `run_search.py` as a user does, in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "run_search.py"), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=500, env={**os.environ, **environment},
-    )  # fmt: skip
+    environment = {**os.environ, **more}
+    result = run_program(
+        [RUN_SEARCH, *arguments], cwd=cwd, env=narrow_environment(environment) if narrow else environment
+    )
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
@@ -210,7 +210,7 @@ def test_swa_grid_on_the_cpu(photos: Path, tmp_path: Path, cache: None) -> None:
         "--data-dir", str(photos),
         "--set", "train.epochs=4", "--set", "train.warmup_epochs=1", "--set", "data.image_size=16",
         "--set", "space.swa_start={choice: [0, 1, 2]}", "--set", "model.weights=none",
-        "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path,
+        "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path, narrow=True,
     )  # fmt: skip
     trials = tune_swa.load_results(tmp_path / "results" / "swa_grid").trials
     assert trials.kind.value_counts().to_dict() == {"swa": 45, "baseline": 3}
@@ -238,7 +238,7 @@ def test_the_tutorials_table_ends_with_its_eight_rows(photos: Path, tmp_path: Pa
         "--data-dir", "intel", "--set", "data.image_size=16", "--set", "model.weights=none",
         "--set", "train.epochs=12", "--set", "train.batch_size=16",
         "--set", "space.swa_start={choice: [6, 7, 9]}", "--set", f"points={json.dumps(shorter)}",
-        cwd=tmp_path, COLUMNS="160",
+        cwd=tmp_path, narrow=True, COLUMNS="160",
     ).stdout  # fmt: skip
     folder = tmp_path / "results" / "tutorial_table"
     trials = pd.read_parquet(folder / "trials.parquet")
@@ -266,7 +266,7 @@ def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
         "--set", "train.epochs=5", "--set", "train.batch_size=16",
         "--set", "space.swa_start={choice: [0, 1, 3]}", "--set", "model.weights=none", "--trials", "3",
         "--set", "points=[{swa_start: 1, swa_lr: 5e-5, train.warmup_epochs: 0}]",
-        "--set", "search.keep_checkpoints=all", cwd=tmp_path,
+        "--set", "search.keep_checkpoints=all", cwd=tmp_path, narrow=True,
     )  # fmt: skip
     folder = tmp_path / "results" / "tutorial_table"
     epochs = pd.read_parquet(folder / "epochs.parquet")
@@ -281,7 +281,7 @@ def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
         of = row.trial if own else row.shared_from
         path = folder / "checkpoints" / of / f"epoch-{row.epoch:05d}.pt"
         saved = torch.load(path, weights_only=True)
-        model = torchvision.models.resnet18(num_classes=6)
+        model = build_narrow_resnet(num_classes=6)
         for weights, expected in (
             (saved["averaging"]["average"] if saved["averaging"] else saved["model"], row.accuracy),
             (saved["model"], row.live_accuracy),

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, Program, run_program
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 
-ROOT = Path(__file__).parent.parent.parent
 OWN_COST = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 COMMON = """
 name: shared
@@ -48,14 +47,14 @@ search: {sampler: tpe, trials: 12, seed: 5, checkpoint_every: 1}
 def command(folder: Path, space: str, *more: str) -> list[str]:
     (folder / "space.yaml").write_text(COMMON + space)
     return [
-        sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
+        str(RUN_SEARCH), "--space", str(folder / "space.yaml"), "--gpus", "0",
         "--no-confirm", "--results-dir", str(folder / "results"), *more,
     ]  # fmt: skip
 
 
 def search(folder: Path, space: str, *more: str) -> Path:
     folder.mkdir(exist_ok=True)
-    result = subprocess.run(command(folder, space, *more), capture_output=True, text=True, timeout=500)
+    result = run_program(command(folder, space, *more), env=narrow_environment())
     assert result.returncode == 0, result.stdout + result.stderr
     return folder / "results" / "shared"
 
@@ -151,9 +150,9 @@ def test_kills_cost_neither_numbers_nor_states(slots: str, grid_alone: Path, tmp
     journal = tmp_path / "results" / "shared" / "journal.jsonl"
     for epochs in (3, 9, 22):  # before any state, with the first trunk, in the middle of branches
         resume = ["--resume"] if journal.exists() else []
-        process = subprocess.Popen(
+        process = Program(
             command(tmp_path, GRID, "--cpus", slots, *resume),
-            start_new_session=True, stdout=subprocess.DEVNULL,
+            env=narrow_environment(), start_new_session=True,
         )  # fmt: skip
         while process.poll() is None and (
             not journal.exists() or journal.read_bytes().count(b'"event":"epoch"') < epochs

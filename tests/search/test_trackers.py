@@ -22,6 +22,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from wandb.proto import wandb_internal_pb2
 
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, run_program
 from helpers.simulated_ray import Driver
 from tune_swa import signals
 from tune_swa.cli import main, run_search
@@ -34,7 +36,6 @@ from tune_swa.monitoring.publishing import ResultPublisher
 from tune_swa.tracking.base import TrackedRun
 from tune_swa.tracking.trackers import TrackerThread
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = """
 name: tiny
 data: {dataset: digits, image_size: 8, train_images: 40, val_fraction: 0.2, test_fraction: 0.9}
@@ -118,11 +119,11 @@ def epochs_of(state: ExperimentState, name: str) -> list[dict[str, float]]:
 def searched(module_path: Path, decoded: None) -> tuple[Path, str]:
     folder = module_path
     (folder / "space.yaml").write_text(TINY)
-    program = [sys.executable, str(ROOT / "run_search.py"), "--space", "space.yaml", "--no-confirm"]
+    program = [RUN_SEARCH, "--space", "space.yaml", "--no-confirm"]
     own = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "WANDB_"))}
-    result = subprocess.run(
+    result = run_program(
         [*program, "--gpus", "0", "--cpus", "1", "--log", "mlflow", "--log", "wandb"],
-        cwd=folder, capture_output=True, text=True, timeout=300, env={**own, "WANDB_MODE": "offline"},
+        cwd=folder, env=narrow_environment({**own, "WANDB_MODE": "offline"}),
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
