@@ -46,3 +46,29 @@ def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from helpers.local_worker import Worker  # not above: it imports Ray
 
     return Worker(tiny_data, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images that all searches of the session share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNE_SWA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
+    """Results of the search with four SWA trials."""
+    from helpers.serial_search import never_interrupted
+
+    results: Path = never_interrupted(tmp_path_factory.mktemp("short"), 4)
+    return results
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
+    """Results of the search with twelve SWA trials."""
+    from helpers.serial_search import never_interrupted
+
+    results: Path = never_interrupted(tmp_path_factory.mktemp("long"), 12)
+    return results

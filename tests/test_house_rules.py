@@ -11,18 +11,25 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted(f for folder in ("tune_swa", "tests", "benchmarks") for f in (ROOT / folder).rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 400, 60
 LONG_FILES = {
-    "tune_swa/execution/trainable.py", "tune_swa/experiment/journal.py", "tune_swa/inference/statistics.py",
-    "tune_swa/monitoring/progress.py", "tune_swa/results/report/figures.py", "tune_swa/search/coordinator.py",
-    "tune_swa/search/proposer.py",
-    "tests/search/test_confirmation.py", "tests/search/test_neighbours.py", "tests/search/test_progress.py",
-    "tests/search/test_recorder.py", "tests/search/test_runs.py", "tests/test_doctor.py",
-    "tests/test_spec.py", "tests/training/test_parts.py",
-}  # fmt: skip
+    "tests/config/test_spec.py",
+    "tests/doctor/test_doctor.py",
+    "tests/execution/test_runs.py",
+    "tests/monitoring/test_progress.py",
+    "tests/search/test_confirmation.py",
+    "tests/search/test_recorder.py",
+    "tests/tracking/test_trackers.py",
+    "tests/training/test_parts.py",
+    "tune_swa/execution/trainable.py",
+    "tune_swa/monitoring/progress.py",
+    "tune_swa/results/report/figures.py",
+}
 LONG_FUNCTIONS = {
-    "tune_swa/cli/parser.py build_parser", "tune_swa/cli/search.py _run_experiment",
-    "tune_swa/execution/run.py _run_trials", "tune_swa/execution/run.py search",
+    "tune_swa/cli/parser.py build_parser",
+    "tune_swa/cli/search.py _run_experiment",
+    "tune_swa/execution/run.py search",
+    "tune_swa/execution/run.py _run_trials",
     "tune_swa/results/report/fresh_seed_figures.py forest",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -2,7 +2,7 @@
 
     python -m pytest -m gpu tests/gpu/test_on_a_gpu.py
 
-The same bodies run on the CPU in every run of the tests, but for the checks: tests/test_gpu_benchmark.py
+The same bodies run on the CPU in every run of the tests, but for the checks: tests/gpu/test_gpu_benchmark.py
 has them walk there.
 """
 

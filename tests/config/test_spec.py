@@ -24,7 +24,7 @@ from tune_swa.config import (
 )
 from tune_swa.errors import RequestError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 SPACE = {"lr": 1e-3, "swa_start": {"choice": [5, 10]}, "swa_lr": {"log_uniform": [1e-4, 1e-2]}}
 

@@ -17,7 +17,7 @@ from tune_swa.execution.dry_run import make_plan, print_plan
 from tune_swa.execution.slots import Machine
 from tune_swa.results.export import write_space
 
-SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parent.parent.parent / "search_spaces").glob("*.yaml"))
 TEXTS = [path.read_text() for path in SHIPPED]
 
 quick = settings(max_examples=150, deadline=None)

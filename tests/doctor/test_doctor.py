@@ -54,7 +54,7 @@ from tune_swa.hardware import torch_probe
 from tune_swa.hardware.gpu_survey import survey_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 GB = 1_000_000_000
 Usage = namedtuple("Usage", "total used free")
 

@@ -16,7 +16,7 @@ from tune_swa.cli import main, run_search
 from tune_swa.cli.messages import continue_command
 from tune_swa.cli.parser import build_parser
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 

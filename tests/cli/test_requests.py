@@ -26,7 +26,7 @@ from tune_swa.cli import run_search
 from tune_swa.config.yaml_file import load_experiment
 from tune_swa.experiment.events import FORMAT
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")
 Make = Callable[[Path], list[str]]
 
