@@ -17,8 +17,10 @@ from tune_swa.monitoring.publishing import REPORT_SECONDS, ResultPublisher
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.importance import MOST_TRIALS, compute_importance
 from tune_swa.results.predictions import SHIPPED, read_predictions
-from tune_swa.results.report import figures, fresh_seed_figures
+from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
 from tune_swa.results.report.page import build_report, write_report
+from tune_swa.results.report.prediction_figures import draw_calibration
+from tune_swa.results.report.style import format_percent, format_points
 from tune_swa.results.verdict import analyse_confirmation
 
 FIGURES = (
@@ -66,7 +68,7 @@ def test_it_has_the_verdict_every_figure_and_every_table(tmp_path: Path) -> None
     assert "93.00" in page.text
     assert "f00d" in page.text  # the fingerprint of the images
     assert "swa_lr: log_uniform" in page.text or "log_uniform:" in page.text
-    assert "while the search was not finished" not in page.text
+    assert "the search has not finished" not in page.text
 
 
 def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> None:
@@ -78,9 +80,9 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
     assert found.leading is not None
     pair = [found.leading.against, found.leading.arm]
     drawings = (
-        (fresh_seed_figures.forest(found), figures.points, "x"),
-        (fresh_seed_figures.seeds(found), figures.percent, "y"),
-        (figures.calibration(pair, said), figures.percent, "y"),
+        (draw_contrasts(found), format_points, "x"),
+        (draw_runs(found), format_percent, "y"),
+        (draw_calibration(pair, said), format_percent, "y"),
     )
     for drawn, written, axis in drawings:
         table = " ".join(str(cell) for row in drawn.rows for cell in row)
@@ -90,7 +92,7 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
         assert all(written(v / 100) in table for values in markers for v in values), drawn.name
     of_arm = [row for row in drawings[2][0].rows if row[0] == pair[1].label]
     assert of_arm[0][1] == "all"
-    assert of_arm[0][7] == figures.percent(pair[1].mean_of("ece"))  # the recorded one
+    assert of_arm[0][7] == format_percent(pair[1].mean_of("ece"))  # the recorded one
     assert sum(int(str(row[2])) for row in of_arm[1:]) == of_arm[0][2] == 5 * 400
 
 
@@ -111,8 +113,8 @@ def test_a_search_that_has_just_begun_has_a_report_too(tmp_path: Path, trials: i
         writer.start(f"swa-{k}")
         writer.epoch(f"swa-{k}", 0, 0.5)
     page = Page(build_report(writer.state(), tmp_path))
-    assert "No fresh seeds have been run, so there is no verdict yet." in page.text
-    assert "while the search was not finished" in page.text
+    assert "No verdict yet: nothing has been run on fresh seeds." in page.text
+    assert "the search has not finished" in page.text
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_images_that_occur_twice_are_counted_shown_and_told_beside_the_verdict(t
     assert "duplicates" in page.ids
     warning = "3 of 100 test images are among the training images, too: accuracies on the test images look"
     assert warning in page.text
-    assert page.text.index(warning) < page.text.index("The table")
+    assert page.text.index(warning) < page.text.index("Configurations")
     assert "identical test images, also in training 3 of 100" in page.text
     assert "identical training images, also in the same part 2 of 400" in page.text
     assert "in more than one class anywhere 1" in page.text
@@ -210,8 +212,8 @@ def test_what_was_stopped_shared_and_skipped_is_counted(tmp_path: Path) -> None:
     writer.epoch("swa-7", 1, 0.5)
     writer.end("swa-7", "pruned")
     text = Page(build_report(writer.state(), tmp_path)).text
-    assert "17 epochs were trained and 1 taken over from trials with the same trunk" in text
-    assert "early stopping ended 1 trials, 2 epochs before their last" in text
+    assert "17 epochs were trained and 1 shared with another trial of the same trunk." in text
+    assert "Early stopping ended 1 trial and saved 2 epochs." in text
 
 
 def test_many_trials_stay_a_page_for_a_phone(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_many_trials_stay_a_page_for_a_phone(tmp_path: Path) -> None:
         writer.trial(f"swa-{k}", params, [0.5, 0.6, 0.7, 0.8 + k / 6000])
     text = build_report(writer.state(), tmp_path)
     assert len(text.encode()) < SIX_MEGABYTES
-    assert "more are in comparison.parquet" in Page(text).text
+    assert "more rows are in comparison.parquet" in Page(text).text
 
 
 def test_it_is_written_beside_its_old_self_and_renamed(tmp_path: Path) -> None:

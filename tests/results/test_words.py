@@ -11,7 +11,7 @@ from rich.console import Console
 from helpers.journals import Writer, experiment, usual
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.summary import summary_text
-from tune_swa.results.terminal_table import comparison_table, points
+from tune_swa.results.terminal_table import color_points, comparison_table
 
 SWA = {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}
 
@@ -74,10 +74,10 @@ def test_an_output_without_unicode(tmp_path: Path) -> None:
 
 
 def test_colours_follow_the_sign() -> None:
-    assert (points(0.0064).plain, points(0.0064).style) == ("+0.64", "green")
-    assert (points(-0.0064).plain, points(-0.0064).style) == ("-0.64", "red")
-    assert points(-0.00001).plain == "0.00"
-    assert points(None).plain == "-"
+    assert (color_points(0.0064).plain, color_points(0.0064).style) == ("+0.64", "green")
+    assert (color_points(-0.0064).plain, color_points(-0.0064).style) == ("-0.64", "red")
+    assert color_points(-0.00001).plain == "0.00"
+    assert color_points(None).plain == "-"
 
 
 def test_a_limit_keeps_the_baseline_and_says_what_it_hides(tmp_path: Path) -> None:

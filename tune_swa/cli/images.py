@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tune_swa.config import Experiment
     from tune_swa.data.dataset import Dataset
     from tune_swa.experiment.state import ExperimentState
+    from tune_swa.results.report.changed_images import Thumbnail
     from tune_swa.results.report.duplicates import Picture
-    from tune_swa.results.report.page import Thumbnail
 
 
 def images_of(

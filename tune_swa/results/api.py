@@ -1,4 +1,4 @@
-"""How does one look at the results of a search in Python?"""
+"""Read the results of a search in Python, as data frames."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import compare_configurations
-from tune_swa.results.contrasts import Contrast, Verdict
+from tune_swa.results.contrasts import Contrast, Verdict, interval_columns
 from tune_swa.results.predictions import FOLDER as PREDICTIONS
-from tune_swa.results.provenance import restore_experiment
+from tune_swa.results.provenance import require_header, restore_experiment
 from tune_swa.results.tables import build_tables
 from tune_swa.results.verdict import compute_verdict
 from tune_swa.storage import FolderStore, Store, open_store
@@ -105,17 +105,7 @@ class Results:
             contrasts += [("trunk", c) for c in found.against_trunk if (c.arm.name, c.against.name) in own]
             contrasts += [("plain", c) for c in others]
         rows = [
-            {
-                "configuration": c.arm.label,
-                "against": c.against.label,
-                "role": role,
-                "seeds": len(c.seeds),
-                "delta": c.interval.mean,
-                "interval_low": c.interval.low,
-                "interval_high": c.interval.high,
-                "p_value": c.p_value,
-                "verdict": c.outcome,
-            }
+            {"configuration": c.arm.label, "role": role, "seeds": len(c.seeds), **interval_columns(c)}
             for role, c in contrasts
         ]
         return pd.DataFrame(rows, columns=list(COMPARED))
@@ -194,33 +184,31 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     Raises:
         RequestError: one of them cannot be read.
     """
-    rows = []
-    for path in paths:
-        results = load_results(path)
-        compared = compare_configurations(results.state)
-        swa, baseline, found = compared.best_swa, compared.baseline, results.verdict
-        leading = found.leading if found else None
-        at = leading.interval if leading else None
-        header = results.state.header or {}
-        rows.append(
-            {
-                "experiment": results.where,
-                "data": header["data"]["fingerprint"][:8],
-                "trials": len(results.trials),
-                "best_swa": swa.label if swa else None,
-                "swa_accuracy": swa.accuracy if swa else None,
-                "best_baseline": baseline.label if baseline else None,
-                "baseline_accuracy": baseline.accuracy if baseline else None,
-                "finalist": leading.arm.label if leading else None,
-                "against": leading.against.label if leading else None,
-                "seeds": len(leading.seeds) if leading else 0,
-                "delta": at.mean if at else None,
-                "interval_low": at.low if at else None,
-                "interval_high": at.high if at else None,
-                "verdict": leading.outcome if leading else None,
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_headline_record(load_results(path)) for path in paths])
+
+
+def _headline_record(results: Results) -> dict[str, Any]:
+    """An experiment's row of `side_by_side`."""
+    compared = compare_configurations(results.state)
+    swa, baseline = compared.best_swa, compared.baseline
+    leading = results.verdict.leading if results.verdict else None
+    interval = interval_columns(leading)
+    return {
+        "experiment": results.where,
+        "data": require_header(results.state)["data"]["fingerprint"][:8],
+        "trials": len(results.trials),
+        "best_swa": swa.label if swa else None,
+        "swa_accuracy": swa.accuracy if swa else None,
+        "best_baseline": baseline.label if baseline else None,
+        "baseline_accuracy": baseline.accuracy if baseline else None,
+        "finalist": leading.arm.label if leading else None,
+        "against": interval["against"],
+        "seeds": len(leading.seeds) if leading else 0,
+        "delta": interval["delta"],
+        "interval_low": interval["interval_low"],
+        "interval_high": interval["interval_high"],
+        "verdict": interval["verdict"],
+    }
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:

@@ -1,8 +1,8 @@
-"""Which configuration is best, and how far is each of them from the baseline?"""
+"""Rank the configurations of a search, and measure each against the baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tune_swa.config import (
     is_swa_setting,
     params_key,
 )
-from tune_swa.experiment.events import DamagedError, Event, params_of
+from tune_swa.experiment.events import DamagedError, Event, Stage, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
@@ -45,6 +45,11 @@ class Entry:
     def accuracy(self) -> float | None:
         """At the last reported epoch, 0 to 1."""
         return None if self.trial.last is None else self.trial.last["accuracy"]
+
+    @property
+    def nll(self) -> float | None:
+        """At the last reported epoch, nats per image."""
+        return (self.trial.last or {}).get("nll")
 
 
 @dataclass(frozen=True)
@@ -87,36 +92,45 @@ def best_trial(state: ExperimentState) -> TrialState | None:
     last epoch (not the best over the epochs, which would be a second selection), then the lowest nll,
     then the first name.
     """
-    return _best_confirmed(state) or _best(t for t in state.trials.values() if t.stage == "search")
+    return _best_confirmed(state) or _best_of(t for t in state.trials.values() if t.stage == "search")
 
 
 def best_baseline(state: ExperimentState) -> TrialState | None:
     """The baseline of the search that all are measured against; None without a completed one."""
-    return _best(t for t in state.trials.values() if t.stage == "search" and t.kind == "baseline")
+    return _best_of(t for t in state.trials.values() if t.stage == "search" and t.kind == "baseline")
 
 
 def _best_confirmed(state: ExperimentState) -> TrialState | None:
-    """None as long as a run of the last look is missing, or the search has gone on since."""
+    """The best run of the arm that did best on fresh seeds.
+
+    None while a run of the last look is missing, or if the search has gone on since.
+    """
     searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
     if not state.confirmations or state.confirmations[-1]["searched"] != searched:
         return None
     look = state.confirmations[-1]
-    means = []
-    for arm in look["arms"]:
-        found = [state.trials.get(fresh_run_name(arm["name"], "confirm", seed)) for seed in look["seeds"]]
-        runs = [t for t in found if t is not None]
-        if len(runs) < len(found) or not all(t.ended for t in runs):
-            return None
-        if runs and all(is_completed(t) for t in runs):
-            key = (arm["kind"], params_key(params_of(arm)))
-            accuracy = sum(t.records[-1]["accuracy"] for t in runs) / len(runs)
-            nll = sum(ranking(t)[1] for t in runs) / len(runs)
-            means.append((-accuracy, nll, arm["name"], key))
-    if not means:
+    runs = {arm["name"]: find_runs(state, arm["name"], "confirm", look["seeds"]) for arm in look["arms"]}
+    if not all(len(found) == len(look["seeds"]) and all(t.ended for t in found) for found in runs.values()):
         return None
-    chosen = min(means)[3]
-    same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == chosen]
-    return _best(t for t in same if t.checkpoints)
+    complete = [arm for arm in look["arms"] if all(map(is_completed, runs[arm["name"]]))]
+    if not complete:
+        return None
+    chosen = min(complete, key=lambda arm: _mean_ranking(arm["name"], runs[arm["name"]]))
+    configuration = (chosen["kind"], params_key(params_of(chosen)))
+    same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == configuration]
+    return _best_of(t for t in same if t.checkpoints)
+
+
+def _mean_ranking(name: str, runs: Sequence[TrialState]) -> tuple[float, float, str]:
+    """Sorts arms by their mean over the runs, as `ranking` sorts trials."""
+    accuracy = sum(t.records[-1]["accuracy"] for t in runs) / len(runs)
+    return -accuracy, sum(ranking(t)[1] for t in runs) / len(runs), name
+
+
+def find_runs(state: ExperimentState, arm: str, stage: Stage, seeds: Iterable[int]) -> list[TrialState]:
+    """The runs of an arm on fresh seeds, as far as the journal has them."""
+    names = [fresh_run_name(arm, stage, seed) for seed in seeds]
+    return [state.trials[name] for name in names if name in state.trials]
 
 
 def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
@@ -124,10 +138,8 @@ def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for event in last_race(state):
         for arm in event["arms"]:
-            runs = [state.trials.get(fresh_run_name(arm["name"], "race", seed)) for seed in event["seeds"]]
-            accuracies = [
-                run.records[-1]["accuracy"] for run in runs if run is not None and is_completed(run)
-            ]
+            runs = find_runs(state, arm["name"], "race", event["seeds"])
+            accuracies = [run.records[-1]["accuracy"] for run in runs if is_completed(run)]
             found.setdefault(arm["name"], []).extend(accuracies)
     return found
 
@@ -150,13 +162,13 @@ def compare_configurations(state: ExperimentState) -> Comparison:
     experiment = restore_experiment(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
     baseline = best_baseline(state)
-    references = _baselines(state)
+    references = _baseline_accuracies(state)
     try:
-        entries = {t.name: _entry(experiment, t, baseline, references) for t in state.trials.values()}
+        entries = {t.name: _build_entry(experiment, t, baseline, references) for t in state.trials.values()}
     except DamagedError as error:
         raise state.damaged(error) from None
     completed = sorted((t for t in search if is_completed(t)), key=ranking)
-    others = sorted((t for t in search if not is_completed(t)), key=_progress)
+    others = sorted((t for t in search if not is_completed(t)), key=_unfinished_order)
     rows = _one_per_configuration(entries[t.name] for t in (*completed, *others))
     return Comparison(
         experiment=experiment,
@@ -171,12 +183,12 @@ def compare_configurations(state: ExperimentState) -> Comparison:
 # ------------------------------------------------------------------------------------- ordering
 
 
-def _best(trials: Iterable[TrialState]) -> TrialState | None:
+def _best_of(trials: Iterable[TrialState]) -> TrialState | None:
     return min((t for t in trials if is_completed(t)), key=ranking, default=None)
 
 
-def _progress(trial: TrialState) -> tuple[int, int, str]:
-    """Sorts the others. Not by accuracy: theirs are of different epochs."""
+def _unfinished_order(trial: TrialState) -> tuple[int, int, str]:
+    """Sorts trials that have not completed. Not by accuracy: theirs are of different epochs."""
     status = _UNFINISHED.index(trial.status) if trial.status in _UNFINISHED else len(_UNFINISHED)
     return status, -len(trial.records), trial.name
 
@@ -194,19 +206,20 @@ def _one_per_configuration(entries: Iterable[Entry]) -> list[Entry]:
 _Key = tuple[str, int, tuple[tuple[str, Value], ...]]
 
 
-def _key(trial: TrialState, like: TrialState) -> _Key:
+def _reference_key(trial: TrialState, like: TrialState) -> _Key:
     """Stage and seed of `trial`, with the non-SWA settings of `like`."""
     settings = {n: v for n, v in like.params.items() if not is_swa_setting(n)}
     return trial.stage, trial.seed, params_key(settings)
 
 
-def _baselines(state: ExperimentState) -> dict[_Key, float]:
+def _baseline_accuracies(state: ExperimentState) -> dict[_Key, float]:
     """Accuracy of the best completed baseline at each stage, seed and setting."""
     completed = [t for t in state.trials.values() if t.kind == "baseline" and is_completed(t)]
-    return {_key(t, t): t.records[-1]["accuracy"] for t in sorted(completed, key=ranking, reverse=True)}
+    best_last = sorted(completed, key=ranking, reverse=True)
+    return {_reference_key(t, t): t.records[-1]["accuracy"] for t in best_last}
 
 
-def _entry(
+def _build_entry(
     experiment: Experiment, trial: TrialState, baseline: TrialState | None, references: dict[_Key, float]
 ) -> Entry:
     swa = trial.kind == "swa"
@@ -221,10 +234,11 @@ def _entry(
     tuned = same = None
     if is_completed(trial):
         accuracy = trial.records[-1]["accuracy"]
-        tuned = _difference(accuracy, None if baseline is None else references.get(_key(trial, baseline)))
-        same = _difference(accuracy, references.get(_key(trial, trial)))
+        if baseline is not None:
+            tuned = _subtract(accuracy, references.get(_reference_key(trial, baseline)))
+        same = _subtract(accuracy, references.get(_reference_key(trial, trial)))
     return Entry(trial, params, format_label(params), tuned, same)
 
 
-def _difference(accuracy: float, reference: float | None) -> float | None:
+def _subtract(accuracy: float, reference: float | None) -> float | None:
     return None if reference is None else accuracy - reference

@@ -158,6 +158,19 @@ class Verdict:
         return words.pop() if one else None
 
 
+def interval_columns(c: Contrast | None) -> dict[str, Any]:
+    """A difference as columns of tables and data frames; nulls without one."""
+    at = c.interval if c else None
+    return {
+        "against": c.against.label if c else None,
+        "delta": at.mean if at else None,
+        "interval_low": at.low if at else None,
+        "interval_high": at.high if at else None,
+        "p_value": c.p_value if c else None,
+        "verdict": c.outcome if c else None,
+    }
+
+
 def contrast(
     arm: Arm, against: Arm, predictions: Mapping[str, TestPredictions], alpha: float
 ) -> Contrast | None:

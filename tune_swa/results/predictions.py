@@ -52,6 +52,11 @@ def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str
     }
 
 
+def read_shipped(state: ExperimentState, folder: Path) -> dict[str, TestPredictions]:
+    """By trial, the predictions of the model to ship; errors as in `read_predictions`."""
+    return {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
+
+
 def _read_file(path: Path, images: int) -> dict[str, TestPredictions]:
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""How does the fold of a journal become tables with a fixed schema?"""
+"""Build the tables of an experiment from the fold of its journal, each with a fixed schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from tune_swa.results.columns import (
     trials_columns,
 )
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_accuracies
-from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
+from tune_swa.results.contrasts import interval_columns
 from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
 from tune_swa.results.verdict import analyse_confirmation
@@ -61,30 +62,32 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     compared = compare_configurations(state)
     parameters = compared.experiment.parameters
     about = build_metadata(state)
-    trials = [_trial_row(entry, parameters) for entry in compared.trials]
     predictions = {} if folder is None else read_predictions(state, folder)
-    found = (
-        analyse_confirmation(state, {n: v[SHIPPED] for n, v in predictions.items()})
-        if state.confirmations
-        else None
-    )
-    comparison = _comparison_rows(compared, parameters, state, found)
+    shipped = {name: variants[SHIPPED] for name, variants in predictions.items()}
     looks = state.confirmations
+    found = analyse_confirmation(state, shipped) if looks else None
+    comparison = [
+        _comparison_record(row, compared)
+        for row in build_comparison_rows(compared, found, race_accuracies(state))
+    ]
+    trials = [_trial_record(entry, parameters) for entry in compared.trials]
     try:
+        confirm = tested = None
+        if looks:
+            confirm = _from_rows(confirm_columns(parameters), _confirm_records(compared, state), about)
+            tested = _from_columns(PREDICTIONS, _prediction_columns(predictions), about)
         return Tables(
             trials=_from_rows(trials_columns(parameters), trials, about),
-            epochs=_from_columns(EPOCHS, _epochs(list(state.trials.values())), about),
+            epochs=_from_columns(EPOCHS, _epoch_columns(list(state.trials.values())), about),
             comparison=_from_rows(comparison_columns(parameters), comparison, about),
-            confirm=_from_rows(confirm_columns(parameters), _confirm_rows(compared, state), about)
-            if looks
-            else None,
-            predictions=_from_columns(PREDICTIONS, _predictions(predictions), about) if looks else None,
+            confirm=confirm,
+            predictions=tested,
         )
     except DamagedError as error:
         raise state.damaged(error) from None
 
 
-def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
+def build_schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
     """The arrow schema of a file; each field carries its meaning as `description`."""
     fields = [
         pa.field(c.name, pa.type_for_alias(c.type), metadata={"description": c.meaning}) for c in columns
@@ -93,11 +96,11 @@ def schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
 
 
 def _from_columns(columns: Sequence[Column], values: Mapping[str, Any], about: Mapping[str, str]) -> pa.Table:
-    arrays = [_array(column, values[column.name]) for column in columns]
-    return pa.Table.from_arrays(arrays, schema=schema(columns, about))
+    arrays = [_typed_array(column, values[column.name]) for column in columns]
+    return pa.Table.from_arrays(arrays, schema=build_schema(columns, about))
 
 
-def _array(column: Column, values: Any) -> pa.Array:
+def _typed_array(column: Column, values: Any) -> pa.Array:
     try:
         return pa.array(values, type=pa.type_for_alias(column.type))
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
@@ -111,7 +114,7 @@ def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Map
 # ----------------------------------------------------------------------------------- the tables
 
 
-def _epochs(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
+def _epoch_columns(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
     """Columns, one sequence each: there can be hundreds of thousands of epochs."""
     records = [record for trial in trials for record in trial.records]
     names = [c.name for c in EPOCHS if c.name != "trial"]
@@ -123,7 +126,7 @@ def _epochs(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
     return {"trial": trial, **columns}
 
 
-def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
+def _trial_record(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
     trial = entry.trial
     last = trial.last or {}
     best = max(trial.records, key=itemgetter("accuracy"), default={})  # max keeps the first of equals
@@ -133,7 +136,7 @@ def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
         "stage": trial.stage,
         "kind": trial.kind,
         "seed": trial.seed,
-        **_parameters(entry, parameters),
+        **_parameter_values(entry, parameters),
         "status": trial.status,
         "epochs": len(trial.records),
         "epochs_trained": len(trial.records) - shared,
@@ -141,7 +144,7 @@ def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
         "accuracy": entry.accuracy,
         "best_accuracy": best.get("accuracy"),
         "best_epoch": best.get("epoch"),
-        "nll": last.get("nll"),
+        "nll": entry.nll,
         "ece": last.get("ece"),
         "live_accuracy": last.get("live_accuracy"),
         "delta_vs_baseline": entry.delta_vs_baseline,
@@ -153,61 +156,34 @@ def _trial_row(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
     }
 
 
-def _comparison_rows(
-    compared: Comparison, parameters: Sequence[Parameter], state: ExperimentState, found: Verdict | None
-) -> list[dict[str, Any]]:
-    baseline = compared.baseline
-    fresh = {arm.name: arm for arm in found.arms} if found else {}
-    against = {c.arm.name: c for c in found.against_plain} if found else {}
-    raced = race_accuracies(state)
-    return [
-        {
-            "rank": rank + 1 if entry.completed else None,
-            "configuration": entry.label,
-            "trial": entry.trial.name,
-            "kind": entry.trial.kind,
-            "best_baseline": baseline is not None and entry.trial.name == baseline.trial.name,
-            **_parameters(entry, parameters),
-            "status": entry.trial.status,
-            "epochs": len(entry.trial.records),
-            "accuracy": entry.accuracy,
-            "nll": (entry.trial.last or {}).get("nll"),
-            "baseline": None if baseline is None else baseline.label,
-            "baseline_accuracy": None if baseline is None else baseline.accuracy,
-            "delta_vs_baseline": entry.delta_vs_baseline,
-            "delta_vs_same_lr": entry.delta_vs_same_lr,
-            "images": compared.images,
-            **_raced(raced.get(entry.trial.name, [])),
-            **_fresh(fresh.get(entry.trial.name), against.get(entry.trial.name)),
-        }
-        for rank, entry in enumerate((*compared.ranked, *compared.unfinished))
-    ]
-
-
-def _raced(accuracies: Sequence[float]) -> dict[str, Any]:
-    """What the last race says of a configuration."""
-    mean = float(np.mean(accuracies)) if accuracies else None
-    return {"race_seeds": len(accuracies), "race_accuracy": mean}
-
-
-def _fresh(arm: Arm | None, found: Contrast | None) -> dict[str, Any]:
-    """What the runs on fresh seeds say of a configuration."""
-    test = arm.test if arm else []
-    at = found.interval if found else None
+def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, Any]:
+    entry, baseline = row.entry, compared.baseline
     return {
-        "seeds": len(test),
-        "mean": float(np.mean(test)) if test else None,
-        "sd": float(np.std(test, ddof=1)) if len(test) > 1 else None,
-        "against": found.against.label if found else None,
-        "delta": at.mean if at else None,
-        "interval_low": at.low if at else None,
-        "interval_high": at.high if at else None,
-        "p_value": found.p_value if found else None,
-        "verdict": found.outcome if found else None,
+        "rank": row.rank,
+        "configuration": entry.label,
+        "trial": entry.trial.name,
+        "kind": entry.trial.kind,
+        "best_baseline": row.best_baseline,
+        **_parameter_values(entry, compared.experiment.parameters),
+        "status": entry.trial.status,
+        "epochs": len(entry.trial.records),
+        "accuracy": entry.accuracy,
+        "nll": entry.nll,
+        "baseline": None if baseline is None else baseline.label,
+        "baseline_accuracy": None if baseline is None else baseline.accuracy,
+        "delta_vs_baseline": entry.delta_vs_baseline,
+        "delta_vs_same_lr": entry.delta_vs_same_lr,
+        "images": compared.images,
+        "race_seeds": len(row.race_accuracies),
+        "race_accuracy": row.race_mean,
+        "seeds": len(row.test_accuracies),
+        "mean": row.test_mean,
+        "sd": row.test_sd,
+        **interval_columns(row.contrast),
     }
 
 
-def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str, Any]]:
+def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[str, Any]]:
     arms: dict[str, tuple[dict[str, Any], int]] = {}
     for event in state.confirmations:
         for planned in event["arms"]:
@@ -233,7 +209,7 @@ def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str
                 "roles": "+".join(arm["roles"]),
                 "seed": trial.seed,
                 "look": look,
-                **_parameters(entry, compared.experiment.parameters),
+                **_parameter_values(entry, compared.experiment.parameters),
                 "status": trial.status,
                 "images": tested.get("images"),
                 "val_accuracy": entry.accuracy if entry.completed else None,
@@ -247,28 +223,28 @@ def _confirm_rows(compared: Comparison, state: ExperimentState) -> list[dict[str
     return rows
 
 
-def _predictions(predictions: Mapping[str, Mapping[str, TestPredictions]]) -> dict[str, Any]:
+def _prediction_columns(predictions: Mapping[str, Mapping[str, TestPredictions]]) -> dict[str, Any]:
     """Columns as arrays: there can be hundreds of thousands of rows."""
     each = [(trial, model, s) for trial, models in predictions.items() for model, s in models.items()]
 
-    def joined(values: list[Any]) -> Any:
+    def join_arrays(values: list[Any]) -> Any:
         return np.concatenate(values) if values else []
 
     return {
         "trial": [trial for trial, _, s in each for _ in s.label],
         "model": [model for _, model, s in each for _ in s.label],
-        "image": joined([np.arange(len(s.label)) for _, _, s in each]),
+        "image": join_arrays([np.arange(len(s.label)) for _, _, s in each]),
         **{
-            name: joined([getattr(s, name) for _, _, s in each])
+            name: join_arrays([getattr(s, name) for _, _, s in each])
             for name in ("label", "predicted", "probability", "confidence", "nll", "brier")
         },
     }
 
 
-def _parameters(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
+def _parameter_values(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for column in parameter_columns(parameters):
         value = entry.params.get(column.name)
-        words = column.type == "string" and value is not None
-        values[column.name] = format_value(value) if words else value
+        as_text = column.type == "string" and value is not None
+        values[column.name] = format_value(value) if as_text else value
     return values

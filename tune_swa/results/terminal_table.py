@@ -1,4 +1,4 @@
-"""What does the comparison look like in a terminal?"""
+"""Tables for the terminal: the comparison of a search, and experiments side by side."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.results.comparison import Comparison, Entry, compare_configurations
+from tune_swa.results.comparison import Comparison, compare_configurations
+from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 
 _STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}
+_HEADINGS = (
+    "#", "configuration", "status", "accuracy\n%", "vs base-\nline", "vs same\nlr", "nll", "epochs",
+)  # fmt: skip
 _NONE = "-"
 
 
@@ -29,27 +33,17 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
         RequestError: the journal is empty.
     """
     compared = compare_configurations(state)
-    ranked = [(str(rank), entry) for rank, entry in enumerate(compared.ranked, start=1)]
-    rows = [*ranked, *((_NONE, entry) for entry in compared.unfinished)]
+    rows = build_comparison_rows(compared)
     cut = len(rows) if limit is None else limit
-    shown = rows[:cut] + [row for row in rows[cut:] if row[1] is compared.baseline]
+    shown = rows[:cut] + [row for row in rows[cut:] if row.best_baseline]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption_justify="left")
-    table.caption = Text(_caption(compared, hidden=len(rows) - len(shown)))
-    for heading in (
-        "#",
-        "configuration",
-        "status",
-        "accuracy\n%",
-        "vs base-\nline",
-        "vs same\nlr",
-        "nll",
-        "epochs",
-    ):
-        words = heading in ("configuration", "status")
+    table.caption = Text(_write_caption(compared, hidden=len(rows) - len(shown)))
+    for heading in _HEADINGS:
+        text = heading in ("configuration", "status")
         # fold, not cut: below 80 columns every column gives way a little and nothing is lost
-        table.add_column(heading, justify="left" if words else "right", overflow="fold")
-    for rank, entry in shown:
-        _add_row(table, rank, entry, compared)
+        table.add_column(heading, justify="left" if text else "right", overflow="fold")
+    for row in shown:
+        _add_row(table, row, compared.experiment.train.epochs)
     return table
 
 
@@ -72,13 +66,13 @@ def side_by_side_table(frame: Any) -> Table:
     for row in frame.to_dict("records"):
         difference = Text(_NONE)
         if row["seeds"]:
-            difference = points(row["delta"]).append(
+            difference = color_points(row["delta"]).append(
                 f" ({100 * row['interval_low']:+.2f} to {100 * row['interval_high']:+.2f})", style="default"
             )
         table.add_row(
             Text(row["experiment"]),
-            _best(row["best_swa"], row["swa_accuracy"]),
-            _best(row["best_baseline"], row["baseline_accuracy"]),
+            _name_accuracy(row["best_swa"], row["swa_accuracy"]),
+            _name_accuracy(row["best_baseline"], row["baseline_accuracy"]),
             Text(str(row["seeds"])),
             difference,
             Text(row["verdict"] or _NONE),
@@ -86,11 +80,11 @@ def side_by_side_table(frame: Any) -> Table:
     return table
 
 
-def _best(name: str | None, accuracy: float | None) -> Text:
+def _name_accuracy(name: str | None, accuracy: float | None) -> Text:
     return Text(_NONE) if name is None or accuracy is None else Text(f"{name}, {100 * accuracy:.2f}")
 
 
-def points(difference: float | None) -> Text:
+def color_points(difference: float | None) -> Text:
     """A difference in accuracy (0 to 1) as signed percentage points, green where better."""
     if difference is None:
         return Text(_NONE, style="dim")
@@ -100,28 +94,25 @@ def points(difference: float | None) -> Text:
     return Text(f"{rounded:+.2f}", style="green" if rounded > 0 else "red")
 
 
-def _add_row(table: Table, rank: str, entry: Entry, compared: Comparison) -> None:
-    trial = entry.trial
-    reference = entry is compared.baseline
-    nll = (trial.last or {}).get("nll")
+def _add_row(table: Table, row: ComparisonRow, epochs: int) -> None:
+    entry, trial = row.entry, row.entry.trial
+    rank = _NONE if row.rank is None else str(row.rank)
     table.add_row(
-        Text(f"* {rank}" if reference else rank),
+        Text(f"* {rank}" if row.best_baseline else rank),
         Text(entry.label),  # a Text, in which [brackets] are not markup
         Text(trial.status, style=_STATUS_STYLES.get(trial.status, "")),
         Text(_NONE if entry.accuracy is None else f"{100 * entry.accuracy:.2f}"),
-        points(entry.delta_vs_baseline),
-        points(entry.delta_vs_same_lr),
-        Text(_NONE if nll is None else f"{nll:.3f}"),
-        Text(f"{len(trial.records)}/{compared.experiment.train.epochs}"),
-        style="bold" if reference else "" if entry.completed else "dim",
+        color_points(entry.delta_vs_baseline),
+        color_points(entry.delta_vs_same_lr),
+        Text(_NONE if entry.nll is None else f"{entry.nll:.3f}"),
+        Text(f"{len(trial.records)}/{epochs}"),
+        style="bold" if row.best_baseline else "" if entry.completed else "dim",
     )
 
 
-def _caption(compared: Comparison, hidden: int) -> str:
+def _write_caption(compared: Comparison, hidden: int) -> str:
     parts = [
-        "* the best baseline, which the others are measured against"
-        if compared.baseline
-        else "no baseline has completed, so there is nothing to measure against",
+        "* best baseline, the reference" if compared.baseline else "no baseline has completed yet",
         f"accuracy on {compared.images} validation images, differences in points",
     ]
     if hidden:

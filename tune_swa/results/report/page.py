@@ -1,60 +1,48 @@
-"""How does a search look on one page that needs nothing else?
+"""Build the report: one HTML page that holds plotly.js, the figures and their tables, and loads nothing.
 
-`report.html` holds plotly.js, the figures and their tables, and asks the network for nothing. What
-comes from outside (names of classes, files and experiments) is escaped by jinja2, and JSON inside the
-page cannot end its script element.
+Names of classes, files and experiments are escaped by jinja2, and JSON inside the page cannot end its script
+element.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import yaml
 from markupsafe import Markup
 
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import replace_file
-from tune_swa.inference.statistics import mcnemar_test
 from tune_swa.results.comparison import Comparison, compare_configurations
-from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
+from tune_swa.results.contrasts import Verdict
 from tune_swa.results.importance import compute_importance
-from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.predictions import TestPredictions, read_shipped
 from tune_swa.results.provenance import build_metadata, require_header
-from tune_swa.results.report import figures, fresh_seed_figures
+from tune_swa.results.report.changed_images import Thumbnail, count_changes, list_changed_images
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
-from tune_swa.results.report.figures import Figure
+from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
+from tune_swa.results.report.landscape import draw_landscape
+from tune_swa.results.report.prediction_figures import draw_calibration, draw_classes
+from tune_swa.results.report.race_figure import draw_race
+from tune_swa.results.report.search_figures import (
+    draw_curves,
+    draw_epochs_spent,
+    draw_expected_best,
+    draw_importance,
+)
+from tune_swa.results.report.style import Figure, format_percent, format_points, format_range
 from tune_swa.results.summary import close_text, summary_text
 from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.results.verdict_sentences import verdict_text
 
 NAME = "report.html"
-MOST_CHANGED = 24
-"""Images shown that changed sides."""
-
-Thumbnail = Callable[[int], "tuple[bytes, str] | None"]
-"""PNG and name of a test image by its number; None where it is not at hand."""
-
-
-@dataclass(frozen=True)
-class Changed:
-    """An image on which the finalist and the baseline disagree."""
-
-    number: int
-    name: str
-    label: str
-    gained: int
-    """Seeds on which only the finalist is right, less those on which only the baseline is."""
-    picture: str | None
-    """As a data URI."""
 
 
 def write_report(
@@ -90,116 +78,101 @@ def build_report(
     *,
     picture: Picture | None = None,
 ) -> str:
-    """The page; arguments and errors as of `write_report`."""
+    """Build the page; arguments and errors as in `write_report`."""
     compared = compare_configurations(state)
     header = require_header(state)
-    predictions = {name: models[SHIPPED] for name, models in read_predictions(state, folder).items()}
+    predictions = read_shipped(state, folder)
     found = analyse_confirmation(state, predictions) if state.confirmations else None
-    names = [str(name) for name in header["data"]["class_names"]]
-    sections = list(_figures(state, compared, found, predictions, names))
+    leading = found.leading if found else None
+    class_names = [str(name) for name in header["data"]["class_names"]]
+    figures = _draw_figures(state, compared, found, predictions, class_names)
+    lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tune_swa.results.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["script"] = _script
-    lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
-    leading = found.leading if found else None
-    # the colour is of what is said of SWA; older journals said that of the leading finalist alone
-    said_of_swa = found.agreed if found and found.plan is not None else leading and leading.outcome
+    environment.filters["script"] = _embed_json
     return environment.get_template("report.html.j2").render(
         name=compared.experiment.name,
         verdict=lines,
-        words=said_of_swa or "",
+        outcome=_overall_outcome(found),
         summary=summary_text(state).splitlines(),
         running=state.finished is None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        table=figures.entry_rows(compared, found),
+        table=[_table_cells(row) for row in build_comparison_rows(compared, found)],
         images=compared.images,
         test_images=found.images if found else None,
         former=found is not None and found.plan is None,
         as_good=close_text(compared),
-        sections=sections,
-        changed=list(_changed(leading, predictions, names, thumbnail)) if leading else [],
-        sides=_sides(leading, predictions) if leading else [],
+        sections=[_describe_figure(figure) for figure in figures],
+        changed=list(list_changed_images(leading, predictions, class_names, thumbnail)) if leading else [],
+        changes=count_changes(leading, predictions) if leading else [],
         duplicates=describe_duplicates(header, picture),
         space=yaml.safe_dump(header["spec"], sort_keys=False, allow_unicode=True, width=100),
-        about=_about(state),
-        plotly=Markup(_plotly()),
+        about=_list_provenance(state),
+        plotly=Markup(_plotly_source()),
     )
 
 
-def _figures(
+def _overall_outcome(found: Verdict | None) -> str:
+    """What colours the verdict: the outcome for SWA, in older journals that of the leading finalist."""
+    if found is None:
+        return ""
+    if found.plan is not None:
+        return found.agreed or ""
+    return (found.leading.outcome if found.leading else None) or ""
+
+
+def _draw_figures(
     state: ExperimentState,
     compared: Comparison,
     found: Verdict | None,
-    predictions: dict[str, TestPredictions],
-    names: Sequence[str],
-) -> Iterator[dict[str, Any]]:
-    shown: list[Figure] = []
-    leading = found.leading if found else None
+    predictions: Mapping[str, TestPredictions],
+    class_names: Sequence[str],
+) -> Iterator[Figure]:
     if found is not None and (found.against_plain or found.against_trunk):
-        shown += [fresh_seed_figures.forest(found), fresh_seed_figures.seeds(found)]
-    raced = fresh_seed_figures.race(state, compared)
-    shown += [raced] if raced else []
-    shown += [figures.landscape(compared), figures.curves(compared), figures.work(state)]
-    values, why = compute_importance(compared)
-    shown += [figures.importance(values, why), figures.best_of(compared)]
+        yield draw_contrasts(found)
+        yield draw_runs(found)
+    race = draw_race(state, compared)
+    if race:
+        yield race
+    yield draw_landscape(compared)
+    yield draw_curves(compared)
+    yield draw_epochs_spent(state)
+    yield draw_importance(*compute_importance(compared))
+    yield draw_expected_best(compared)
+    leading = found.leading if found else None
     if leading is not None:
-        pair: list[Arm] = [leading.against, leading.arm]
-        shown += [
-            figures.calibration(pair, predictions),
-            figures.classes(leading.arm, leading.against, predictions, names),
-        ]
-    for figure in shown:
-        yield {
-            "name": figure.name,
-            "title": figure.title,
-            "text": figure.text,
-            "json": None if figure.figure is None else figure.figure.to_plotly_json(),
-            "header": figure.header,
-            "rows": figure.rows,
-            "numeric": figure.numeric,
-        }
+        yield draw_calibration([leading.against, leading.arm], predictions)
+        yield draw_classes(leading.arm, leading.against, predictions, class_names)
 
 
-def _changed(
-    c: Contrast, predictions: dict[str, TestPredictions], names: Sequence[str], thumbnail: Thumbnail | None
-) -> Iterator[Changed]:
-    """The images that most seeds agree on."""
-    gained = c.differences.sum(axis=0).astype(int)
-    order = sorted(np.flatnonzero(gained), key=lambda i: (-abs(gained[i]), gained[i], i))
-    labels = next(iter(predictions.values())).label
-    for i in order[:MOST_CHANGED]:
-        shown = thumbnail(int(i)) if thumbnail else None
-        picture = None
-        if shown is not None:
-            picture = "data:image/png;base64," + base64.b64encode(shown[0]).decode()
-        yield Changed(
-            number=int(i),
-            name=shown[1] if shown else f"test image {i}",
-            label=names[labels[i]] if labels[i] < len(names) else str(labels[i]),
-            gained=int(gained[i]),
-            picture=picture,
-        )
+def _describe_figure(figure: Figure) -> dict[str, Any]:
+    """A figure as the template takes it."""
+    return {**vars(figure), "json": None if figure.figure is None else figure.figure.to_plotly_json()}
 
 
-def _sides(c: Contrast, predictions: dict[str, TestPredictions]) -> list[list[object]]:
-    """Seed by seed, how many images changed sides, and McNemar's test of that pair."""
-    runs = {run.seed: run.name for run in c.arm.runs}
-    others = {run.seed: run.name for run in c.against.runs}
-    rows: list[list[object]] = []
-    for seed in c.seeds:
-        pair = mcnemar_test(predictions[runs[seed]].correct, predictions[others[seed]].correct)
-        rows.append([seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"])
-    return rows
+def _table_cells(row: ComparisonRow) -> list[object]:
+    """A row of the page's table of configurations."""
+    at = row.contrast.interval if row.contrast else None
+    return [
+        row.rank or "",
+        row.entry.label,
+        row.entry.trial.status,
+        format_percent(row.entry.accuracy),
+        format_points(row.entry.delta_vs_baseline),
+        format_points(row.entry.delta_vs_same_lr),
+        format_percent(row.test_mean),
+        f"{format_points(at.mean)} ({format_range(at.low, at.high)})" if at else "",
+    ]
 
 
-def _about(state: ExperimentState) -> list[tuple[str, str]]:
-    found = build_metadata(state)
+def _list_provenance(state: ExperimentState) -> list[tuple[str, str]]:
+    """What the metadata of the parquet files say, as rows of a table."""
     rows = []
-    for key, value in found.items():
+    for key, value in build_metadata(state).items():
         name = key.partition(".")[2]
         if name == "space":
             continue
@@ -209,23 +182,23 @@ def _about(state: ExperimentState) -> list[tuple[str, str]]:
             loaded = value
         if name == "data" and isinstance(loaded, dict):
             loaded.pop("duplicates", None)  # they have a section of their own
-        rows.append((name.replace("_", " "), _plain(loaded)))
+        rows.append((name.replace("_", " "), _plain_text(loaded)))
     statuses = Counter(trial.status for trial in state.trials.values())
     rows.append(("trials", ", ".join(f"{n} {status}" for status, n in statuses.items())))
     rows.append(("sessions", str(state.sessions)))
     return rows
 
 
-def _plain(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v not in (None, [], {}))
+        return ", ".join(f"{k} {_plain_text(v)}" for k, v in value.items() if v not in (None, [], {}))
     if isinstance(value, list):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_plain_text, value))
     return str(value)
 
 
-def _script(value: Any) -> Markup:
-    """JSON that can stand in a script element, whatever its strings say."""
+def _embed_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element, whatever its strings contain."""
     from plotly.io import to_json
 
     text: str = to_json(value, validate=False)
@@ -233,8 +206,8 @@ def _script(value: Any) -> Markup:
     return Markup(escaped.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _plotly() -> str:
+def _plotly_source() -> str:
     from plotly.offline import get_plotlyjs
 
-    text: str = get_plotlyjs()
-    return text
+    source: str = get_plotlyjs()
+    return source

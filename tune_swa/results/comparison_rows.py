@@ -1,0 +1,74 @@
+"""The comparison row: a configuration with its rank, its race, and its runs on fresh seeds.
+
+comparison.parquet, the table in the terminal and that of the report show these rows, each in its own format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tune_swa.results.comparison import Comparison, Entry
+from tune_swa.results.contrasts import Arm, Contrast, Verdict
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One configuration of the search."""
+
+    rank: int | None
+    """1 is best; None unless completed."""
+    entry: Entry
+    best_baseline: bool
+    race_accuracies: Sequence[float]
+    """Validation accuracy of its runs in the last race."""
+    arm: Arm | None
+    """Its runs on fresh seeds, if it was tested."""
+    contrast: Contrast | None
+    """Against the best plain training, of a finalist."""
+
+    @property
+    def race_mean(self) -> float | None:
+        return float(np.mean(self.race_accuracies)) if self.race_accuracies else None
+
+    @property
+    def test_accuracies(self) -> list[float]:
+        """Test accuracy of each run on a fresh seed, 0 to 1."""
+        return self.arm.test if self.arm else []
+
+    @property
+    def test_mean(self) -> float | None:
+        return float(np.mean(self.test_accuracies)) if self.test_accuracies else None
+
+    @property
+    def test_sd(self) -> float | None:
+        return float(np.std(self.test_accuracies, ddof=1)) if len(self.test_accuracies) > 1 else None
+
+
+def build_comparison_rows(
+    compared: Comparison,
+    found: Verdict | None = None,
+    race_accuracies: Mapping[str, Sequence[float]] | None = None,
+) -> list[ComparisonRow]:
+    """Every configuration of the search, completed ones first and best first.
+
+    Args:
+        compared: the ranking.
+        found: the verdict, if fresh seeds have run.
+        race_accuracies: of `comparison.race_accuracies`.
+    """
+    arms = {arm.name: arm for arm in found.arms} if found else {}
+    contrasts = {c.arm.name: c for c in found.against_plain} if found else {}
+    return [
+        ComparisonRow(
+            rank=rank if entry.completed else None,
+            entry=entry,
+            best_baseline=entry is compared.baseline,
+            race_accuracies=(race_accuracies or {}).get(entry.trial.name, ()),
+            arm=arms.get(entry.trial.name),
+            contrast=contrasts.get(entry.trial.name),
+        )
+        for rank, entry in enumerate((*compared.ranked, *compared.unfinished), start=1)
+    ]

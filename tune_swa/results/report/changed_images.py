@@ -1,0 +1,61 @@
+"""The report's section on test images that one side classifies correctly and the other does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tune_swa.inference.statistics import mcnemar_test
+from tune_swa.results.contrasts import Contrast
+from tune_swa.results.predictions import TestPredictions
+from tune_swa.results.report.style import encode_png
+
+MOST_CHANGED = 24
+"""Images shown that changed sides."""
+
+Thumbnail = Callable[[int], "tuple[bytes, str] | None"]
+"""PNG and name of a test image by its number; None where it is not at hand."""
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image on which the finalist and the baseline disagree."""
+
+    number: int
+    name: str
+    label: str
+    gained: int
+    """Seeds on which only the finalist is right, less those on which only the baseline is."""
+    picture: str | None
+    """As a data URI."""
+
+
+def list_changed_images(
+    c: Contrast,
+    predictions: Mapping[str, TestPredictions],
+    class_names: Sequence[str],
+    thumbnail: Thumbnail | None,
+) -> Iterator[ChangedImage]:
+    """The images that changed sides on the most seeds."""
+    gained = c.differences.sum(axis=0).astype(int)
+    order = sorted(np.flatnonzero(gained), key=lambda i: (-abs(gained[i]), gained[i], i))
+    labels = next(iter(predictions.values())).label
+    for i in order[:MOST_CHANGED]:
+        shown = thumbnail(int(i)) if thumbnail else None
+        yield ChangedImage(
+            number=int(i),
+            name=shown[1] if shown else f"test image {i}",
+            label=class_names[labels[i]] if labels[i] < len(class_names) else str(labels[i]),
+            gained=int(gained[i]),
+            picture=encode_png(shown[0]) if shown else None,
+        )
+
+
+def count_changes(c: Contrast, predictions: Mapping[str, TestPredictions]) -> list[list[object]]:
+    """By seed: images gained, images lost, and the p-value of McNemar's test of that pair of runs."""
+    runs = {run.seed: predictions[run.name] for run in c.arm.runs if run.seed in c.seeds}
+    others = {run.seed: predictions[run.name] for run in c.against.runs if run.seed in c.seeds}
+    pairs = [(seed, mcnemar_test(runs[seed].correct, others[seed].correct)) for seed in c.seeds]
+    return [[seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"] for seed, pair in pairs]

@@ -1,0 +1,96 @@
+"""Figure of the race: which configurations are tested, by validation accuracy on fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from tune_swa.experiment.events import params_of
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.results.comparison import Comparison, last_race, race_accuracies
+from tune_swa.results.report.style import (
+    BASELINE,
+    SWA,
+    Figure,
+    add_seed_markers,
+    blank_figure,
+    escape_html,
+    format_percent,
+)
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    label: str
+    kind: str
+    accuracies: list[float]
+    tested: bool
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.accuracies)) if self.accuracies else None
+
+
+def draw_race(state: ExperimentState, compared: Comparison) -> Figure | None:
+    """Draw the validation accuracy of every run of the last race; None without one."""
+    entrants = _list_entrants(state, compared)
+    if not entrants:
+        return None
+    return Figure(
+        "race",
+        "The race for the test images",
+        f"Accuracy of the search's best SWA configurations and the baselines on {compared.images} validation "
+        "images, on fresh seeds. Diamonds are means, filled for configurations that went on to the test "
+        "images: after each round the better half of the SWA configurations stays, and all plain training "
+        "that is not clearly worse.",
+        _draw_chart(entrants),
+        ["configuration", "kind", "seeds", "mean validation %", "after the race"],
+        [
+            [e.label, e.kind, len(e.accuracies), format_percent(e.mean), "tested" if e.tested else ""]
+            for e in entrants
+        ],
+        frozenset({2, 3}),
+    )
+
+
+def _list_entrants(state: ExperimentState, compared: Comparison) -> list[_Entrant]:
+    """All that entered the last race: SWA first, best first."""
+    rounds, accuracies = last_race(state), race_accuracies(state)
+    if not rounds:
+        return []
+    look = state.confirmations[-1] if state.confirmations else None
+    after = look is not None and look["searched"] == rounds[0]["searched"]
+    tested = {arm["name"] for arm in look["arms"]} if look is not None and after else set()
+    entrants = [
+        _Entrant(
+            label=compared.experiment.format_label(params_of(arm), swa=arm["kind"] == "swa"),
+            kind=arm["kind"],
+            accuracies=accuracies[arm["name"]],
+            tested=arm["name"] in tested,
+        )
+        for arm in rounds[0]["arms"]
+    ]
+    return sorted(entrants, key=lambda e: (e.kind != "swa", -(e.mean or 0)))
+
+
+def _draw_chart(entrants: Sequence[_Entrant]) -> go.Figure:
+    figure = blank_figure(max(240, 90 + 26 * len(entrants)))
+    for k, entrant in enumerate(entrants):
+        color = SWA if entrant.kind == "swa" else BASELINE
+        add_seed_markers(figure, entrant.accuracies, k, color, "%{x:.2f} %<extra></extra>")
+        if entrant.mean is not None:
+            symbol = "diamond" if entrant.tested else "diamond-open"
+            figure.add_trace(
+                go.Scatter(
+                    x=[100 * entrant.mean], y=[k], mode="markers", showlegend=False,
+                    marker={"size": 12, "color": color, "symbol": symbol},
+                    hovertemplate="mean %{x:.2f} %<extra></extra>",
+                )
+            )  # fmt: skip
+    names = [escape_html(e.label) for e in entrants]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
+    figure.update_xaxes(title="validation accuracy, %")
+    return figure

@@ -1,0 +1,167 @@
+"""Figures of the search: learning curves, epochs spent, importance, and the expected best."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
+from tune_swa.inference.statistics import expected_best
+from tune_swa.results.comparison import Comparison
+from tune_swa.results.report.style import (
+    BASELINE,
+    INK,
+    LIVE,
+    SHARED,
+    SKIPPED,
+    SWA,
+    Figure,
+    blank_figure,
+    format_percent,
+)
+
+MOST_BARS = 200
+"""Trials whose epochs are drawn; the table has all of them."""
+
+
+def draw_curves(compared: Comparison) -> Figure:
+    """Draw the best SWA trial, its live model and the best baseline, epoch by epoch."""
+    figure = blank_figure(400)
+    swa, baseline = compared.best_swa, compared.baseline
+    columns: dict[str, list[float | None]] = {}
+    epochs = compared.experiment.train.epochs
+    for entry, metric, name, color, dash in (
+        (baseline, "accuracy", "best baseline", BASELINE, "solid"),
+        (swa, "live_accuracy", "best SWA, live model", LIVE, "dot"),
+        (swa, "accuracy", "best SWA, model to ship", SWA, "solid"),
+    ):
+        if entry is None:
+            continue
+        values = [record[metric] for record in entry.trial.records]
+        columns[name] = [*values, *[None] * (epochs - len(values))]
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(values))), y=[100 * v for v in values], name=name, mode="lines",
+                line={"color": color, "dash": dash, "width": 2},
+            )
+        )  # fmt: skip
+    if swa is not None and swa.trial.fork_epoch is not None:
+        figure.add_vline(
+            x=swa.trial.fork_epoch, line={"color": INK, "width": 1, "dash": "dash"},
+            annotation_text="averaging starts", annotation_position="bottom right",
+        )  # fmt: skip
+    figure.update_xaxes(title="epoch")
+    figure.update_yaxes(title="validation accuracy, %")
+    shown = " and ".join(e.label for e in (swa, baseline) if e is not None)
+    return Figure(
+        "curves",
+        "Validation accuracy by epoch",
+        f"{shown or 'No trial has completed yet'}.",
+        figure,
+        ["epoch", *columns],
+        [[k, *(format_percent(values[k]) for values in columns.values())] for k in range(epochs)],
+        frozenset(range(1 + len(columns))),
+    )
+
+
+def draw_epochs_spent(state: ExperimentState) -> Figure:
+    """Draw the epochs of every trial of the search: trained, shared, and saved by early stopping."""
+    trials = [t for t in state.trials.values() if t.stage == "search"]
+    epochs = state.header["spec"]["train"]["epochs"] if state.header else 0
+    shared = [_count_shared(t) for t in trials]
+    trained = [len(t.records) - s for t, s in zip(trials, shared, strict=True)]
+    saved = [epochs - len(t.records) if t.status == "pruned" else 0 for t in trials]
+    figure = blank_figure(max(220, 80 + 15 * len(trials[:MOST_BARS])))
+    for values, name, color in (
+        (shared, "shared", SHARED),
+        (trained, "trained", SWA),
+        (saved, "saved by early stopping", SKIPPED),
+    ):
+        figure.add_trace(
+            go.Bar(
+                x=values[:MOST_BARS], y=[t.name for t in trials[:MOST_BARS]], name=name, orientation="h",
+                marker={"color": color}, hovertemplate="%{y}: %{x} epochs " + name + "<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_yaxes(autorange="reversed", type="category", tickfont={"size": 10})
+    figure.update_xaxes(title="epochs")
+    pruned = sum(t.status == "pruned" for t in trials)
+    rows = [
+        [t.name, t.kind, t.status, own, taken, _stopped_after(t)]
+        for t, own, taken in zip(trials, trained, shared, strict=True)
+    ]
+    return Figure(
+        "work",
+        "Epochs trained, shared and saved",
+        f"{sum(trained):,} epochs were trained and {sum(shared):,} shared with another trial of the same "
+        f"trunk. Early stopping ended {pruned} {'trial' if pruned == 1 else 'trials'} and saved "
+        f"{sum(saved):,} epochs.",
+        figure,
+        ["trial", "kind", "status", "trained", "shared", "stopped after epoch"],
+        rows,
+        frozenset({3, 4, 5}),
+    )
+
+
+def draw_importance(values: dict[str, float] | None, text: str) -> Figure:
+    """Draw the share of the accuracy's variance that each setting explains."""
+    if not values:
+        return Figure("importance", "Importance of the settings", text, None, [], [])
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure = blank_figure(110 + 34 * len(ordered))
+    figure.add_trace(
+        go.Bar(
+            x=[100 * v for _, v in ordered], y=[n for n, _ in ordered], orientation="h",
+            marker={"color": SWA}, hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="share of the variance, %", rangemode="tozero")
+    return Figure(
+        "importance",
+        "Importance of the settings",
+        text,
+        figure,
+        ["setting", "share %"],
+        [[name, f"{100 * value:.1f}"] for name, value in reversed(ordered)],
+        frozenset({1}),
+    )
+
+
+def draw_expected_best(compared: Comparison) -> Figure:
+    """Draw how the best of n trials grows with n alone."""
+    accuracies = [e.accuracy for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
+    expected = expected_best(accuracies)
+    figure = blank_figure(320)
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(1, len(expected) + 1)), y=[100 * v for v in expected], mode="lines",
+            showlegend=False, line={"color": SWA, "width": 2},
+        )
+    )  # fmt: skip
+    if compared.baseline is not None and compared.baseline.accuracy is not None:
+        figure.add_hline(
+            y=100 * compared.baseline.accuracy, line={"color": BASELINE, "dash": "dot", "width": 2},
+            annotation_text="best baseline", annotation_position="bottom right",
+        )  # fmt: skip
+    figure.update_xaxes(title="completed SWA trials")
+    figure.update_yaxes(title="expected best, validation %")
+    return Figure(
+        "best_of",
+        "Expected best by number of trials",
+        "Expected highest validation accuracy of n trials drawn from the completed ones. The best of many is "
+        "high by chance alone; results on fresh seeds are free of that.",
+        figure if len(expected) else None,
+        ["trials", "expected best %"],
+        [[k, format_percent(float(v))] for k, v in enumerate(expected, start=1)],
+        frozenset({0, 1}),
+    )
+
+
+def _count_shared(trial: TrialState) -> int:
+    return sum(record.get("shared_from") is not None for record in trial.records)
+
+
+def _stopped_after(trial: TrialState) -> object:
+    """The rung that stopped it, or an empty cell."""
+    return next((rung for rung, decision in sorted(trial.rungs.items()) if decision == "stop"), "")
