@@ -120,7 +120,7 @@ def test_importance_names_the_setting_that_matters(tmp_path: Path) -> None:
     assert sum(shares.values()) == pytest.approx(1)
     few = Writer(tmp_path / "few")
     few.trial("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, [0.5] * 4)
-    with pytest.raises(RequestError, match=r"few: 1 completed SWA trials are too few to tell"):
+    with pytest.raises(RequestError, match=r"few: 1 completed SWA trials are too few for an estimate"):
         load_results(tmp_path / "few").importance()
 
 

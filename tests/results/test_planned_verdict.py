@@ -1,4 +1,4 @@
-"""What a planned look concludes: against the best plain training that was found, and in which words."""
+"""What a planned look concludes: against the best plain training found, and in which words."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_headline_is_against_the_best_plain_training(tmp_path: Path) -> None
     assert found.best_plain is found.arm("base-1")
     first = verdict_text(found).splitlines()[0]
     assert first.startswith(
-        "SWA is better: SWA_1_5e-4 lr=1e-3 beats the best plain training that was found (baseline lr=3e-3), +"
+        "SWA is better: SWA_1_5e-4 lr=1e-3 beats the best plain training found (baseline lr=3e-3), +"
     )
     assert first.endswith("on 5 fresh seeds and 2000 test images.")
     assert {(c.arm.name, c.against.name) for c in found.against_others} == {
@@ -99,23 +99,19 @@ def test_worse_is_said_of_swa_only_where_all_finalists_agree(tmp_path: Path) -> 
     one = run_look(tmp_path / "one", {"swa-0": 0.80, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
     lines = verdict_text(verdict_of(tmp_path / "one", one)).splitlines()
     assert lines[0].startswith("Not distinguishable: SWA_1_5e-4 lr=1e-3 and the best plain training")
-    assert lines[1].startswith(
-        "SWA_0_2e-3 lr=3e-3 is worse than the best plain training that was found (base"
-    )
+    assert lines[1].startswith("SWA_0_2e-3 lr=3e-3 is worse than the best plain training found (base")
     assert not any(line.startswith("SWA is") for line in lines)
     both = run_look(tmp_path / "both", {"swa-0": 0.60, "swa-1": 0.60, "base-0": 0.80, "base-1": 0.79})
     found = verdict_of(tmp_path / "both", both)
     assert found.agreed == "worse"
     assert all(c.p_value <= found.alpha for c in found.against_plain)
-    assert verdict_text(found).startswith("SWA is worse: SWA_1_5e-4 lr=1e-3 loses against the best plain")
+    assert verdict_text(found).startswith("SWA is worse: SWA_1_5e-4 lr=1e-3 loses to the best plain")
 
 
 def test_better_is_said_of_one_configuration_where_the_other_is_not(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.90, "swa-1": 0.80, "base-0": 0.80, "base-1": 0.79})
     text = verdict_text(verdict_of(tmp_path, writer))
-    assert text.startswith(
-        "SWA_1_5e-4 lr=1e-3 is better than the best plain training that was found (baseline"
-    )
+    assert text.startswith("SWA_1_5e-4 lr=1e-3 is better than the best plain training found (baseline")
     assert "SWA is better" not in text
 
 
@@ -123,14 +119,15 @@ def test_a_finalist_out_of_turn_is_not_tested(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.80, "swa-1": 0.90, "base-0": 0.80, "base-1": 0.79})
     found = verdict_of(tmp_path, writer)
     assert [c.outcome for c in found.against_plain] == ["not distinguishable", "not tested"]
-    assert "Not tested, since the finalist before it is not better: SWA_0_2e-3 lr=3e-3" in verdict_text(found)
+    expected = "Not tested, because the finalist before it is not better: SWA_0_2e-3 lr=3e-3"
+    assert expected in verdict_text(found)
 
 
 def test_swas_part_alone_stays_as_a_line(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.85, "swa-1": 0.85, "base-0": 0.80, "base-1": 0.70})
     lines = verdict_text(verdict_of(tmp_path, writer)).splitlines()
-    (line,) = [line for line in lines if line.startswith("SWA's part alone")]
-    assert line.startswith("SWA's part alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
+    (line,) = [line for line in lines if line.startswith("Contribution of SWA alone")]
+    assert line.startswith("Contribution of SWA alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
     assert "A BN refresh alone changes baseline lr=1e-3 by +0.00 points." in lines
 
 
@@ -139,7 +136,7 @@ def test_why_no_more_seeds_were_trained_is_said(tmp_path: Path) -> None:
     clear = run_look(
         tmp_path / "clear", {"swa-0": 0.95, "swa-1": 0.9, "base-0": 0.7, "base-1": 0.7}, looks=looks
     )
-    assert "no more seeds were trained, since the answer is clear." in verdict_text(
+    assert "No more seeds were trained, because the result is clear." in verdict_text(
         verdict_of(tmp_path / "clear", clear)
     )
     hopeless = run_look(
@@ -160,7 +157,7 @@ def test_of_the_looks_of_a_plan_the_last_one_speaks(tmp_path: Path) -> None:
     add_runs(writer, shares, more)
     text = verdict_text(verdict_of(tmp_path, writer))
     assert "This is look 2 of a plan, fixed beforehand, of looks at 5 and 10 seeds" in text
-    assert "Look 1 said" not in text
+    assert "Look 1, at a level" not in text
     assert "on 10 fresh seeds" in text
 
 
@@ -176,8 +173,8 @@ def test_a_further_plan_says_what_an_older_look_said(tmp_path: Path) -> None:
     writer.planned_look(ARMS, (*SEEDS, *more), number=2, plan=2)
     add_runs(writer, shares, more)
     lines = verdict_text(verdict_of(tmp_path, writer)).splitlines()
-    assert "the best plain training that was found (baseline lr=3e-3)" in lines[0]
-    assert f"Look 1 said, at a level of 5 %: {old}" in lines
+    assert "the best plain training found (baseline lr=3e-3)" in lines[0]
+    assert f"Look 1, at a level of 5 %: {old}" in lines
     assert any("plan 2 of looks at these test images" in line for line in lines)
 
 

@@ -66,28 +66,27 @@ def test_words_for_a_gain(tmp_path: Path) -> None:
     assert lines[0].startswith("SWA is better: SWA_1_5e-4 lr=1e-3 beats the tuned baseline lr=1e-3, +")
     assert lines[0].endswith("on 5 fresh seeds and 400 test images.")
     assert lines[1].startswith("Not distinguishable: SWA_0_2e-3 lr=3e-3 and the tuned baseline lr=1e-3, ")
-    assert any(
-        line.startswith("SWA's part alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3") for line in lines
-    )
+    alone = "Contribution of SWA alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3"
+    assert any(line.startswith(alone) for line in lines)
     assert "A BN refresh alone changes the tuned baseline by +0.00 points." in lines
 
 
 def test_words_for_a_loss(tmp_path: Path) -> None:
     assert text_of(tmp_path, confirmed(tmp_path, gain=-0.2)).startswith(
-        "SWA is worse: SWA_1_5e-4 lr=1e-3 loses against the tuned baseline lr=1e-3, -"
+        "SWA is worse: SWA_1_5e-4 lr=1e-3 loses to the tuned baseline lr=1e-3, -"
     )
 
 
 def test_words_for_nothing_found_say_what_it_would_take(tmp_path: Path) -> None:
     text = text_of(tmp_path, confirmed(tmp_path, gain=0.01))
     assert text.startswith("Not distinguishable: SWA_1_5e-4 lr=1e-3 and the tuned baseline lr=1e-3, ")
-    assert "5 seeds and 400 images find a difference of" in text
-    assert "it takes" in text
+    assert "5 seeds and 400 images detect a difference of" in text
+    assert "are needed to detect it" in text
 
 
 def test_fewer_than_five_seeds_are_no_verdict(tmp_path: Path) -> None:
     text = text_of(tmp_path, confirmed(tmp_path, seeds=(8, 9, 10, 11)))
-    assert text.startswith("No verdict, 4 fresh seeds are too few (5 or more): ")
+    assert text.startswith("No verdict with fewer than 5 fresh seeds: ")
 
 
 def test_a_second_look_has_half_the_level_and_says_what_the_first_one_said(tmp_path: Path) -> None:
@@ -100,7 +99,7 @@ def test_a_second_look_has_half_the_level_and_says_what_the_first_one_said(tmp_p
     assert found.leading is not None
     assert found.leading.crossed.interval.level == pytest.approx(0.975)
     assert "This is look 2 at the test images, so its level is 2.5 %" in verdict_text(found)
-    assert f"Look 1 said, at a level of 5 %: {first}" in verdict_text(found).splitlines()
+    assert f"Look 1, at a level of 5 %: {first}" in verdict_text(found).splitlines()
 
 
 def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
@@ -118,8 +117,8 @@ def test_a_run_that_failed_is_left_out_with_its_pair(tmp_path: Path) -> None:
         "swa-1": (8, 9, 10, 11, 12, 13),
     }
     assert found.complete
-    said = "Runs that did not complete: SWA_1_5e-4 lr=1e-3 on seed 13. A pair counts where both did."
-    assert said in verdict_text(found)
+    failed = "Runs that did not complete: SWA_1_5e-4 lr=1e-3 on seed 13. Only seeds on which both sides"
+    assert f"{failed} completed are compared." in verdict_text(found)
 
 
 def test_before_all_runs_have_ended_there_is_no_verdict(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_before_all_runs_have_ended_there_is_no_verdict(tmp_path: Path) -> None:
     assert [c.outcome for c in found.against_plain] == ["unfinished", "unfinished"]
     lines = verdict_text(found).splitlines()
     assert lines[0] == "No verdict yet: 24 of 80 runs on fresh seeds have completed."
-    assert lines[1].startswith("So far: SWA_1_5e-4 lr=1e-3 against the tuned baseline lr=1e-3, +")
+    assert lines[1].startswith("Preliminary: SWA_1_5e-4 lr=1e-3 against the tuned baseline lr=1e-3, +")
     results = load_results(tmp_path)
     assert set(results.compare()["verdict"].dropna()) == {"unfinished"}
     assert set(results.comparison["verdict"].dropna()) == {"unfinished"}
@@ -148,8 +147,8 @@ def test_until_a_further_look_has_ended_the_one_before_stands(tmp_path: Path) ->
     first = text_of(tmp_path, writer).splitlines()[0]
     writer.look([SWA_ARM, SECOND_ARM, TUNED_ARM], range(8, 14), number=2)
     assert text_of(tmp_path, writer).splitlines()[0] == (
-        "No verdict yet: 15 of 18 runs on fresh seeds have completed. Until the others have, that of look 1 "
-        f"stands: {first}"
+        "No verdict yet: 15 of 18 runs on fresh seeds have completed. Until all have, the verdict of look "
+        f"1 applies: {first}"
     )
 
 
@@ -185,8 +184,8 @@ def test_without_a_baseline_there_is_no_verdict_but_a_description(tmp_path: Path
         writer.tested(SECOND_ARM, seed, drawn.random(400) < 0.9)
         writer.tested(trunk, seed, drawn.random(400) < 0.8)
     lines = text_of(tmp_path, writer).splitlines()
-    assert lines[0] == ("No verdict: no baseline completed in the search, so there is none to compare with.")
-    assert lines[1].startswith("SWA's part alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
+    assert lines[0] == "No verdict: no baseline completed in the search."
+    assert lines[1].startswith("Contribution of SWA alone: SWA_0_2e-3 lr=3e-3 against baseline lr=3e-3, +")
     assert load_results(tmp_path).compare()["role"].tolist() == ["trunk"]
 
 
@@ -204,15 +203,15 @@ def test_a_pair_is_compared_once_and_trunks_get_no_verdict(tmp_path: Path) -> No
 
 def test_what_the_intervals_do_not_count_is_said(tmp_path: Path) -> None:
     """A p above the level beside an interval without 0 would look like a mistake."""
-    assert "allow for 2 finalists (Holm), the intervals do not." in text_of(tmp_path, confirmed(tmp_path))
+    assert "adjusted for 2 finalists (Holm), the intervals are not." in text_of(tmp_path, confirmed(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("seeds_differ", "images_differ", "words"),
     [
-        (0.3, 0.0, "too small for any number of seeds"),
-        (0.0, 0.3, "more seeds alone will not show it: it takes more test images"),
-        (0.0, 0.0, "agree on every image, so there is no variance to go by"),
+        (0.3, 0.0, "too small to detect with any realistic number of seeds"),
+        (0.0, 0.3, "more seeds alone will not detect it: more test images are needed"),
+        (0.0, 0.0, "agree on every image, so power cannot be estimated"),
     ],
 )
 def test_what_it_would_take_names_what_limits(
@@ -246,8 +245,8 @@ def test_one_more_seed_after_a_failure_is_a_further_look(tmp_path: Path) -> None
         writer.suggest(f"{arm['name']}-seed12", arm["params"], "confirm", 12)
         writer.end(f"{arm['name']}-seed12", "failed", "GPU memory is exhausted")
     text = text_of(tmp_path, writer)
-    assert text.startswith("No verdict, 4 fresh seeds are too few")
-    assert "More seeds (`tune-swa confirm --seeds`) are a further look, with half the level." in text
+    assert text.startswith("No verdict with fewer than 5 fresh seeds: ")
+    assert "More seeds (`tune-swa confirm --seeds`) are a further look, at half the level." in text
 
 
 @pytest.mark.parametrize("spoil", ["remove", "truncate", "other images"])
@@ -283,19 +282,19 @@ def test_the_outlook_says_what_the_planned_seeds_find() -> None:
     fixed, adaptive = experiment(confirm={"seeds": 5}), experiment(confirm={"seeds": 5, "max_seeds": 20})
     few, many = foresee_looks(0.01, 0.006, 337, (5,)), foresee_looks(0.01, 0.006, 337, (5, 10, 15, 20))
     assert (
-        "5 seeds and 337 test images find a gain of one point over the best plain training in"
+        "5 seeds and 337 test images detect a gain of one point over the best plain training in"
         in describe_outlook(fixed, 337)
     )
     assert f" in {100 * few.chance:.0f} % of the cases" in describe_outlook(fixed, 337)
     text = describe_outlook(adaptive, 337)
     spent = f"({many.mean_seeds:.0f} on average, {many.mean_seeds_without:.0f} without any gain)"
-    assert f"up to 20 seeds {spent} and 337 test images find" in text
+    assert f"up to 20 seeds {spent} and 337 test images detect" in text
     assert many.chance > few.chance
     assert "1,000 test images" in describe_outlook(fixed, None)
     few = experiment(confirm={"top": 2, "seeds": 3})
     assert (
         describe_outlook(few, 337)
-        == "3 fresh seeds are too few for a verdict; it takes 5 or more (confirm.seeds)."
+        == "3 fresh seeds are too few for a verdict; at least 5 are needed (confirm.seeds)."
     )
 
 
@@ -308,11 +307,11 @@ def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path)
         writer.tested(TUNED_ARM, seed, np.arange(100) < 80)
         writer.tested(TRUNK_ARM, seed, np.arange(100) < 85)
     said = (
-        "The baseline lr=3e-3 does better on the fresh seeds (85.00 %) than the tuned one (80.00 %), which a "
-        "single seed chose: part of the difference to the tuned one is that choice."
+        "On the fresh seeds, baseline lr=3e-3 has 85.00 %, more than the tuned baseline (80.00 %), which was "
+        "chosen on a single seed: part of the difference to the tuned baseline is due to that choice."
     )
     assert said in text_of(tmp_path, writer).splitlines()
-    assert "does better" not in text_of(tmp_path / "usual", _weaker_trunk(tmp_path / "usual"))
+    assert "chosen on a single seed" not in text_of(tmp_path / "usual", _weaker_trunk(tmp_path / "usual"))
 
 
 def _weaker_trunk(folder: Path) -> Writer:

@@ -114,7 +114,7 @@ def test_when_swa_wins(tmp_path: Path) -> None:
     ]
     assert "one seed" in text
     assert "optimistic" in text
-    assert "standard error of 1.80 points (binomial)" in text  # sqrt(0.93 * 0.07 / 200)
+    assert "binomial standard error of 1.80 points" in text  # sqrt(0.93 * 0.07 / 200)
 
 
 def test_when_swa_loses_though_it_helps_at_its_own_settings(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_when_swa_loses_though_it_helps_at_its_own_settings(tmp_path: Path) -> N
     writer.trial("swa-0", {**SWA, "lr": 3e-3}, [298 / 314])
     text = summary_text(writer.state())
     assert "SWA does not beat the tuned baseline: -0.64 points = 2 of 314 validation images." in text
-    assert "its own settings apart from SWA's: +2.55 points = 8 of 314 validation images." in text
+    assert "the same settings without SWA: +2.55 points = 8 of 314 validation images." in text
 
 
 def test_when_they_are_level(tmp_path: Path) -> None:
@@ -140,12 +140,12 @@ def test_when_one_side_is_missing(tmp_path: Path) -> None:
     swa_only.trial("base-0", {"lr": 1e-3}, [0.9], status="failed")
     text = summary_text(swa_only.state())
     assert "2 trials: 1 completed, 1 failed." in text
-    assert "No baseline has completed, so what SWA adds is not known." in text
+    assert "No baseline has completed, so the gain from SWA is unknown." in text
     baseline_only = Writer(tmp_path / "b")
     baseline_only.trial("base-0", {"lr": 1e-3}, [0.9])
     baseline_only.trial("swa-0", SWA, [0.95], status="pruned")
     text = summary_text(baseline_only.state())
-    assert "No SWA trial has completed, so what SWA would add is not known." in text
+    assert "No SWA trial has completed, so the gain from SWA is unknown." in text
     assert "ahead" not in text
 
 
@@ -154,5 +154,5 @@ def test_when_nothing_has_completed(tmp_path: Path) -> None:
     assert summary_text(writer.state()).startswith("No trial has started yet.\n")
     writer.trial("swa-0", SWA, [0.9], status=None)
     assert summary_text(writer.state()) == (
-        "1 trial: 1 running.\nNothing has completed, so there is nothing to compare."
+        "1 trial: 1 running.\nNo trial has completed, so there is nothing to compare."
     )

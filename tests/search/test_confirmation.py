@@ -437,7 +437,7 @@ def test_more_seeds_later_are_a_further_plan(confirmed: tuple[Path, str], tmp_pa
         str(TUNE_SWA), "confirm", str(copy), "--seeds", "7", "--gpus", "0",
         "--cpus", "1",
     ])  # fmt: skip
-    assert "It belongs to plan 2 of looks at these test images" in " ".join(out.split())
+    assert "This is plan 2 of looks at these test images" in " ".join(out.split())
     before, found = tune_swa.load_results(folder), tune_swa.load_results(copy)
     assert before.verdict is not None
     assert found.verdict is not None
@@ -447,7 +447,7 @@ def test_more_seeds_later_are_a_further_plan(confirmed: tuple[Path, str], tmp_pa
     old = found.confirm[found.confirm.look <= len(before.state.confirmations)].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before.confirm, check_exact=True)
     last = before.verdict.look
-    assert f"Look {last} said, at a level of {100 * before.verdict.alpha:.3g} %" in " ".join(out.split())
+    assert f"Look {last}, at a level of {100 * before.verdict.alpha:.3g} %" in " ".join(out.split())
 
 
 def test_a_folder_without_an_experiment_is_refused(tmp_path: Path) -> None:

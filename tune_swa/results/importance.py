@@ -1,4 +1,4 @@
-"""Which settings does the accuracy depend on?"""
+"""Estimate how much each setting explains of the accuracy (fANOVA)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, s
     parameters = compared.experiment.parameters
     done = [e for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
     if len(parameters) < 2:
-        return None, "The space has a single parameter, so there is nothing to divide."
+        return None, "The space has a single parameter, so there is nothing to compare."
     if len(done) < 4 or len({e.accuracy for e in done}) < 2:
-        return None, f"{len(done)} completed SWA trials are too few to tell."
+        return None, f"{len(done)} completed SWA trials are too few for an estimate."
     import optuna
 
     from tune_swa.config.optuna_distributions import encode_value, to_distribution
@@ -41,10 +41,10 @@ def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, s
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
     except (RuntimeError, ValueError) as error:
-        return None, f"Cannot be told from these trials ({error})."
+        return None, f"Cannot be estimated from these trials ({error})."
     which = f"{len(done)} completed SWA trials"
     if len(used) < len(done):
         which = f"{len(used)} of {which}, at equal distances from the best to the worst"
     return dict(found), (
-        f"fANOVA over the validation accuracy of {which}. Those that were stopped early are not in it."
+        f"fANOVA over the validation accuracy of {which}. Trials that were stopped early are left out."
     )

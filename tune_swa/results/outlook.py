@@ -1,4 +1,4 @@
-"""What will the planned fresh seeds be able to find? For people to read before they wait for it."""
+"""Word what the planned fresh seeds will be able to detect, for --dry-run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from tune_swa.inference.foresight import foresee_looks
 from tune_swa.inference.looks import LEAST_SEEDS, plan_looks
 
 USUAL_DEVIATION = 0.006
-"""Standard deviation of a run's accuracy between seeds that is spoken of, for an example."""
+"""Standard deviation of a run's accuracy between seeds in the example."""
 USUAL_IMAGES = 1000
 """Test images, while it is not known how many there are."""
 
 
 def describe_outlook(experiment: Experiment, images: int | None) -> str:
-    """What the planned looks find of a gain of one point.
+    """How likely the planned looks are to detect a gain of one point.
 
     Args:
         experiment: the settings.
@@ -23,7 +23,8 @@ def describe_outlook(experiment: Experiment, images: int | None) -> str:
     looks = plan_looks(seeds, experiment.confirm.most_seeds)
     if looks[-1] < LEAST_SEEDS:
         return (
-            f"{seeds} fresh seeds are too few for a verdict; it takes {LEAST_SEEDS} or more (confirm.seeds)."
+            f"{seeds} fresh seeds are too few for a verdict; at least {LEAST_SEEDS} are needed "
+            "(confirm.seeds)."
         )
     found = foresee_looks(0.01, USUAL_DEVIATION, images or USUAL_IMAGES, looks)
     spent = f"{looks[-1]} seeds"
@@ -32,7 +33,7 @@ def describe_outlook(experiment: Experiment, images: int | None) -> str:
         spent += "without any gain)"
     return (
         f"If runs vary by {100 * USUAL_DEVIATION:.1f} points between seeds, {spent} and "
-        f"{images or USUAL_IMAGES:,} test images find a gain of one point over the best plain training in "
-        f"{100 * found.chance:.0f} % of the cases. More seeds find more (confirm.seeds, confirm.max_seeds), "
-        "and so do more test images."
+        f"{images or USUAL_IMAGES:,} test images detect a gain of one point over the best plain training in "
+        f"{100 * found.chance:.0f} % of the cases. More seeds (confirm.seeds, confirm.max_seeds) or more "
+        "test images raise that."
     )

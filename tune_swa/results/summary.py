@@ -1,4 +1,4 @@
-"""What do plain sentences say about who won, by how much, and how far that can be trusted?"""
+"""Word the result of a search: the best of both sides, the difference, and its limits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")
 
 
 def summary_text(state: ExperimentState) -> str:
-    """The result of a search so far in a few plain sentences, one a line.
+    """The result of a search so far in a few plain sentences, one per line.
 
-    It compares the best SWA configuration with the best baseline and says what one seed on the
-    images that chose the winner cannot tell. The standard error it quotes is the binomial one of a
+    It compares the best SWA configuration with the best baseline, and warns that one seed on the
+    images that chose the best configuration is optimistic. The standard error is the binomial one of a
     single accuracy, sqrt(p (1 - p) / n); that of the difference would need each image's predictions.
 
     Raises:
@@ -25,16 +25,16 @@ def summary_text(state: ExperimentState) -> str:
     """
     compared = compare_configurations(state)
     lines = [
-        _counts(state),
-        *_verdict(compared),
-        *_caution(compared),
+        _count_sentence(state),
+        *_best_sentences(compared),
+        *_caution_sentence(compared),
         close_text(compared),
-        _race_lost(state),
+        _race_sentence(state),
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _counts(state: ExperimentState) -> str:
+def _count_sentence(state: ExperimentState) -> str:
     trials = [t for t in state.trials.values() if t.stage == "search"]
     counts = Counter[str](t.status for t in trials)
     if not trials:
@@ -43,52 +43,51 @@ def _counts(state: ExperimentState) -> str:
     return f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {listed}."
 
 
-def _verdict(compared: Comparison) -> list[str]:
+def _best_sentences(compared: Comparison) -> list[str]:
     swa, baseline = compared.best_swa, compared.baseline
     if swa is None and baseline is None:
-        return ["Nothing has completed, so there is nothing to compare."]
+        return ["No trial has completed, so there is nothing to compare."]
     if swa is None:
         assert baseline is not None
         return [
-            f"Best baseline: {_described(baseline, compared)}.",
-            "No SWA trial has completed, so what SWA would add is not known.",
+            f"Best baseline: {_describe_entry(baseline, compared)}.",
+            "No SWA trial has completed, so the gain from SWA is unknown.",
         ]
     if baseline is None:
         return [
-            f"Best SWA configuration: {_described(swa, compared)}.",
-            "No baseline has completed, so what SWA adds is not known.",
+            f"Best SWA configuration: {_describe_entry(swa, compared)}.",
+            "No baseline has completed, so the gain from SWA is unknown.",
         ]
     sentences = [
-        f"Best SWA configuration: {_described(swa, compared)}.",
-        f"Best baseline: {_described(baseline, compared)}.",
-        _difference(swa.delta_vs_baseline or 0.0, compared.images),
+        f"Best SWA configuration: {_describe_entry(swa, compared)}.",
+        f"Best baseline: {_describe_entry(baseline, compared)}.",
+        _difference_sentence(swa.delta_vs_baseline or 0.0, compared.images),
     ]
     same = swa.delta_vs_same_lr
     if same is not None and not _same_settings(swa, baseline):
-        sentences.append(
-            f"Against the baseline with its own settings apart from SWA's: {_points(same, compared.images)}."
-        )
+        points = _format_points(same, compared.images)
+        sentences.append(f"Against the baseline with the same settings without SWA: {points}.")
     return sentences
 
 
-def _difference(delta: float, images: int) -> str:
-    if _images(delta, images) == 0:
-        return f"SWA and the tuned baseline are level: {_points(delta, images)}."
+def _difference_sentence(delta: float, images: int) -> str:
+    if _count_images(delta, images) == 0:
+        return f"SWA and the tuned baseline are level: {_format_points(delta, images)}."
     if delta > 0:
-        return f"SWA is ahead of the tuned baseline: {_points(delta, images)}."
-    return f"SWA does not beat the tuned baseline: {_points(delta, images)}."
+        return f"SWA is ahead of the tuned baseline: {_format_points(delta, images)}."
+    return f"SWA does not beat the tuned baseline: {_format_points(delta, images)}."
 
 
-def _caution(compared: Comparison) -> list[str]:
+def _caution_sentence(compared: Comparison) -> list[str]:
     best = compared.best
     if best is None or best.accuracy is None or not compared.images:
         return []
     error = 100 * math.sqrt(best.accuracy * (1 - best.accuracy) / compared.images)
     return [
-        f"Take this with caution: it is one seed, and the same {compared.images} validation images chose the "
-        f"winner among {len(compared.ranked)} completed configurations, so its accuracy is optimistic. An "
-        f"accuracy of {_percent(best.accuracy)} on {compared.images} images alone has a standard error of "
-        f"{error:.2f} points (binomial)."
+        f"Caution: this is one seed, and the same {compared.images} validation images chose the best of "
+        f"{len(compared.ranked)} completed configurations, so its accuracy is optimistic. An accuracy of "
+        f"{_format_percent(best.accuracy)} on {compared.images} images has a binomial standard error of "
+        f"{error:.2f} points."
     ]
 
 
@@ -100,12 +99,12 @@ def close_text(compared: Comparison) -> str:
     close = count_within_one_error(accuracies, compared.images)
     return (
         f"{close.count} of {len(accuracies)} SWA configurations are within one standard error "
-        f"({100 * close.standard_error:.2f} points) of the best one: the search cannot tell these apart. Of "
-        "equal accuracies the lower nll comes first."
+        f"({100 * close.standard_error:.2f} points) of the best one, so the search cannot distinguish them. "
+        "Equal accuracies are ranked by nll."
     )
 
 
-def _race_lost(state: ExperimentState) -> str:
+def _race_sentence(state: ExperimentState) -> str:
     """Why nothing is tested after a race that no SWA configuration has come through; else nothing."""
     rounds, accuracies = last_race(state), race_accuracies(state)
     if not rounds or (state.confirmations and state.confirmations[-1]["searched"] >= rounds[0]["searched"]):
@@ -117,30 +116,30 @@ def _race_lost(state: ExperimentState) -> str:
     if any(accuracies[name] for name in names) or not all(run is not None and run.ended for run in runs):
         return ""
     return (
-        "No verdict: none of the SWA configurations completed a run on a fresh seed, so none can be tested. "
-        "The reasons are in trials.parquet (error)."
+        "No verdict: no SWA configuration completed a run on a fresh seed, so none can be tested. The column "
+        "error of trials.parquet has the reasons."
     )
 
 
-def _described(entry: Entry, compared: Comparison) -> str:
+def _describe_entry(entry: Entry, compared: Comparison) -> str:
     assert entry.accuracy is not None  # it has completed
     right = f"{round(entry.accuracy * compared.images)} of {compared.images} images"
-    return f"{entry.label} ({entry.trial.name}), {_percent(entry.accuracy)}, {right}"
+    return f"{entry.label} ({entry.trial.name}), {_format_percent(entry.accuracy)}, {right}"
 
 
 def _same_settings(swa: Entry, baseline: Entry) -> bool:
     return all(swa.params.get(name) == value for name, value in baseline.params.items())
 
 
-def _points(delta: float, images: int) -> str:
+def _format_points(delta: float, images: int) -> str:
     rounded = round(100 * delta, 2)
     sign = f"{rounded:+.2f}" if rounded else "0.00"
-    return f"{sign} points = {abs(_images(delta, images))} of {images} validation images"
+    return f"{sign} points = {abs(_count_images(delta, images))} of {images} validation images"
 
 
-def _images(delta: float, images: int) -> int:
+def _count_images(delta: float, images: int) -> int:
     return round(delta * images)
 
 
-def _percent(accuracy: float) -> str:
+def _format_percent(accuracy: float) -> str:
     return f"{100 * accuracy:.2f} %"
