@@ -165,7 +165,7 @@ def test_images_that_occur_twice_are_counted_shown_and_told_beside_the_verdict(t
     text = build_report(state, tmp_path, picture=picture)
     page = Page(text)
     assert "duplicates" in page.ids
-    warning = "3 of 100 test images are among the training images, too: accuracies on the test images look"
+    warning = "3 of 100 test images are also training images, so test accuracies are optimistic"
     assert warning in page.text
     assert page.text.index(warning) < page.text.index("Configurations")
     assert "identical test images, also in training 3 of 100" in page.text
@@ -183,7 +183,11 @@ def test_where_no_image_occurs_twice_the_report_says_what_was_compared(tmp_path:
     none: dict[str, Any] = {"counts": {}, "first": []}
     for changes, expected, absent in (
         ({}, "There are none.", "left out"),
-        ({"near": None}, "No two are identical. Nearly identical ones were not counted", "There are none"),
+        (
+            {"near": None},
+            "No two images are identical. Nearly identical images were not counted",
+            "There are none",
+        ),
         (
             {"setting": "group", "left_out": {"counts": {"train-test": 4}, "first": []}},
             "(data.duplicates: group). 4 images were left out of training or validation",
@@ -194,7 +198,7 @@ def test_where_no_image_occurs_twice_the_report_says_what_was_compared(tmp_path:
         text = Page(build_report(state, tmp_path)).text
         assert expected in text
         assert absent not in text
-        assert "look better than they are" not in text
+        assert "are optimistic" not in text
 
 
 @pytest.mark.parametrize("spoiled", [None, 7, [], {"identical": 3}, duplicates(identical={"counts": []})])

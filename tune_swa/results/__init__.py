@@ -1,6 +1,5 @@
-"""What came out of an experiment: tables, files, and words. Everything here is a fold over its journal.
+"""Results of an experiment: tables, verdict, report and files, all folds over its journal.
 
-Importing this package imports neither ray, torch nor optuna, so results can be read on a laptop that has none
-of them. Optuna is imported by what uses it (the importance of settings, and its own file), torch by what
-loads a model.
+Importing this package imports neither ray, torch nor optuna, so results can be read where none of them is
+installed. Optuna is imported by the importance of settings, torch by `Results.best_model`.
 """

@@ -47,7 +47,7 @@ _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 @dataclass(frozen=True)
 class Results:
-    """What an experiment has found so far. `results/README.md` tells every column."""
+    """What an experiment has found so far. `results/README.md` explains every column."""
 
     folder: Path
     """Where its journal and predictions were read; of a URI, a copy that goes with this object."""
@@ -62,7 +62,7 @@ class Results:
     confirm: pd.DataFrame
     """Runs on fresh seeds; empty where there were none."""
     predictions: pd.DataFrame
-    """What each of them says of each test image."""
+    """Their predictions for each test image."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
     store: Store = field(repr=False)
@@ -77,7 +77,7 @@ class Results:
 
     @cached_property
     def verdict(self) -> Verdict | None:
-        """What the runs on fresh seeds say; None where there were none."""
+        """The verdict from the runs on fresh seeds; None without any."""
         return compute_verdict(self.state, self.folder)
 
     def leaderboard(self, n: int = 10) -> pd.DataFrame:
@@ -88,7 +88,7 @@ class Results:
         return completed.loc[:, list(LEADERBOARD)].head(n).set_index("rank")
 
     def compare(self) -> pd.DataFrame:
-        """What the fresh seeds say: one row for each pair of configurations that is compared, the
+        """Differences on fresh seeds, one row for each pair of configurations that is compared: the
         finalists against the best plain training first (`role` is best; `baseline` in older journals, where
         it is the best baseline of the search), then against their own settings without SWA where those are
         others (`trunk`) and against other plain training (`plain`); these have no verdict of their own.
@@ -111,7 +111,7 @@ class Results:
         return pd.DataFrame(rows, columns=list(COMPARED))
 
     def gain(self) -> pd.DataFrame:
-        """What averaging adds to the live model of the same trial, on the validation images: one
+        """Gain of the average over the live model of the same trial, on the validation images: one
         column for each SWA trial, one row for each epoch that has an average (0.01 is one point)."""
         averaged = self.epochs[self.epochs["phase"] == "branch"]
         gains = averaged.assign(gain=averaged["accuracy"] - averaged["live_accuracy"])
@@ -122,7 +122,7 @@ class Results:
         which this imports), the largest first.
 
         Raises:
-            RequestError: there are too few completed trials to tell.
+            RequestError: there are too few completed trials.
         """
         from tune_swa.results.importance import compute_importance
 
@@ -176,7 +176,7 @@ class Results:
 
 
 def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """Experiments in one table: the best configuration of each kind, and what fresh seeds say.
+    """Compare experiments in one table: the best configuration of each kind, and the verdict.
 
     Accuracies are on each experiment's own images: compare rows where `data` (the beginning of the
     fingerprint of images and division) is the same.
@@ -226,12 +226,12 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     if "://" in str(path):
         copy = TemporaryDirectory(prefix="tune_swa-results-")
         store = open_store(str(path).removesuffix(f"/{JOURNAL}"))
-        return _results(_fetched(store, Path(copy.name)), store, copy)
-    journal = _journal(Path(path))
-    return _results(journal, FolderStore(journal.parent))
+        return _build_results(_copy_experiment(store, Path(copy.name)), store, copy)
+    journal = _find_journal(Path(path))
+    return _build_results(journal, FolderStore(journal.parent))
 
 
-def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None = None) -> Results:
+def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None = None) -> Results:
     state = ExperimentState.read(journal)
     if state.header is None:
         raise RequestError(
@@ -241,29 +241,29 @@ def _results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None =
     return Results(
         folder=journal.parent,
         experiment=restore_experiment(state),
-        trials=_frame(tables.trials),
-        epochs=_frame(tables.epochs),
-        comparison=_frame(tables.comparison),
-        confirm=pd.DataFrame() if tables.confirm is None else _frame(tables.confirm),
-        predictions=pd.DataFrame() if tables.predictions is None else _frame(tables.predictions),
+        trials=_to_frame(tables.trials),
+        epochs=_to_frame(tables.epochs),
+        comparison=_to_frame(tables.comparison),
+        confirm=pd.DataFrame() if tables.confirm is None else _to_frame(tables.confirm),
+        predictions=pd.DataFrame() if tables.predictions is None else _to_frame(tables.predictions),
         state=state,
         store=store,
         _copy=copy,
     )
 
 
-def _fetched(store: Store, folder: Path) -> Path:
+def _copy_experiment(store: Store, folder: Path) -> Path:
     """The journal of an experiment elsewhere, copied to `folder` with the predictions beside it."""
 
-    def fetch(name: str) -> None:
+    def copy_file(name: str) -> None:
         with store.local(name) as file:
             shutil.copyfile(file, folder / name)
 
     try:
-        fetch(JOURNAL)  # before the predictions that it speaks of
+        copy_file(JOURNAL)  # before the predictions that it speaks of
         (folder / PREDICTIONS).mkdir()
         for name in store.names(PREDICTIONS):
-            fetch(f"{PREDICTIONS}/{name}")
+            copy_file(f"{PREDICTIONS}/{name}")
     except FileNotFoundError:
         raise RequestError(
             f"{store.where}: no experiment there (looked for {JOURNAL}). Give what --storage was, and the "
@@ -274,7 +274,7 @@ def _fetched(store: Store, folder: Path) -> Path:
     return folder / JOURNAL
 
 
-def _journal(path: Path) -> Path:
+def _find_journal(path: Path) -> Path:
     journal = path if path.name == JOURNAL else path / JOURNAL
     try:
         if journal.is_file():
@@ -294,6 +294,6 @@ def _journal(path: Path) -> Path:
     raise RequestError(f"{path}: {what} (looked for {journal}).{hint}")
 
 
-def _frame(table: Any) -> pd.DataFrame:
+def _to_frame(table: Any) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get)
     return frame

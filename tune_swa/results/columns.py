@@ -1,4 +1,4 @@
-"""Which columns do the result files have, of which type, and what do they mean?
+"""Columns of the result files: name, type and meaning.
 
 Every column is named here once; the tables are built from these lists, and a test holds
 `results/README.md` against them. Importing this module costs nothing: the types are words, which

@@ -1,8 +1,8 @@
-"""What is compared on fresh seeds: arms, differences between two of them, and what a look says of all."""
+"""Arms on fresh seeds, contrasts between two of them, and the verdict of a look."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from tune_swa.experiment.events import Stop
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
-from tune_swa.results.predictions import SHIPPED, TestPredictions
+from tune_swa.results.predictions import SHIPPED, RunPredictions
 
 Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
 
@@ -39,7 +39,7 @@ class Arm:
     @property
     def test(self) -> list[float]:
         """Test accuracy of each run, 0 to 1."""
-        return [_shipped(run)["accuracy"] for run in self.runs]
+        return [_test_metrics(run)["accuracy"] for run in self.runs]
 
     @property
     def validation(self) -> list[float]:
@@ -53,7 +53,7 @@ class Arm:
 
     def mean_of(self, metric: str) -> float:
         """Mean over the runs of a test metric: accuracy, nll, ece or brier."""
-        return float(np.mean([_shipped(run)[metric] for run in self.runs]))
+        return float(np.mean([_test_metrics(run)[metric] for run in self.runs]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs on fresh seeds say."""
+    """The verdict of one look at the test images."""
 
     look: int
     """Counts from 1 over the whole experiment."""
@@ -117,14 +117,11 @@ class Verdict:
     stop: Stop | None = None
     """Why no more seeds follow; None: they do, or the look is not complete."""
     parts: PartsComparison | None = None
-    """Test against validation images, of the arm with the largest difference of those spoken of first."""
+    """Test against validation images, of the arm with the largest difference of the leading contrast."""
     parts_arm: Arm | None = None
     """Whose that is."""
     earlier: tuple[Verdict, ...] = ()
     """Verdicts of the looks before, first look first."""
-
-    def arm(self, name: str) -> Arm:
-        return next(arm for arm in self.arms if arm.name == name)
 
     @property
     def best_plain(self) -> Arm | None:
@@ -144,18 +141,18 @@ class Verdict:
 
     @property
     def leading(self) -> Contrast | None:
-        """The finalist to speak of first: that which the race put first, or in older journals that with the
-        best mean on the validation images of the look."""
+        """The first finalist of the race; in older journals, that with the best mean on the look's validation
+        images."""
         if self.plan is not None or not self.against_plain:
             return self.against_plain[0] if self.against_plain else None
         return max(self.against_plain, key=lambda c: float(np.mean(c.arm.validation)))
 
     @property
     def agreed(self) -> Outcome | None:
-        """What is said of every finalist, and so of SWA; None where they differ."""
-        words = {c.outcome for c in self.against_plain}
-        one = len(words) == 1 and len(self.against_plain) == len(self.finalists)
-        return words.pop() if one else None
+        """The outcome of every finalist, and so of SWA; None where they differ."""
+        outcomes = {c.outcome for c in self.against_plain}
+        one = len(outcomes) == 1 and len(self.against_plain) == len(self.finalists)
+        return outcomes.pop() if one else None
 
 
 def interval_columns(c: Contrast | None) -> dict[str, Any]:
@@ -171,16 +168,16 @@ def interval_columns(c: Contrast | None) -> dict[str, Any]:
     }
 
 
-def contrast(
-    arm: Arm, against: Arm, predictions: Mapping[str, TestPredictions], alpha: float
-) -> Contrast | None:
-    """Two arms on the seeds that both have; None with fewer than two."""
+def compare_arms(arm: Arm, against: Arm, predictions: RunPredictions, alpha: float) -> Contrast | None:
+    """Compare two arms on the seeds that both have; None with fewer than two."""
     runs = {run.seed: run for run in arm.runs}
     pairs = [(runs[other.seed], other) for other in against.runs if other.seed in runs]
     pairs = [(a, b) for a, b in pairs if a.name in predictions and b.name in predictions]
     if len(pairs) < 2:
         return None
-    table = differences([predictions[a.name] for a, _ in pairs], [predictions[b.name] for _, b in pairs])
+    table = np.stack(
+        [predictions[a.name].correct.astype(np.int8) - predictions[b.name].correct for a, b in pairs]
+    )
     wide = statistics.crossed_interval(table, 1 - alpha)
     return Contrast(
         arm=arm,
@@ -195,18 +192,13 @@ def contrast(
     )
 
 
-def differences(first: Sequence[TestPredictions], second: Sequence[TestPredictions]) -> Any:
-    """Shape (S, N): how much better the first of each pair does on each image, -1, 0 or 1."""
-    return np.stack([a.correct.astype(np.int8) - b.correct for a, b in zip(first, second, strict=True)])
-
-
-def against_own_trunks(
-    arms: Sequence[Arm], predictions: Mapping[str, TestPredictions], alpha: float
+def compare_with_trunks(
+    arms: Sequence[Arm], predictions: RunPredictions, alpha: float
 ) -> tuple[Contrast, ...]:
-    """Each finalist against its own settings without SWA, where both were run."""
+    """Compare each finalist with its own settings without SWA, where both were run."""
     plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
     pairs = [(arm, plain.get(params_key(_without_swa(arm)))) for arm in arms if "finalist" in arm.roles]
-    found = [contrast(arm, trunk, predictions, alpha) for arm, trunk in pairs if trunk is not None]
+    found = [compare_arms(arm, trunk, predictions, alpha) for arm, trunk in pairs if trunk is not None]
     return tuple(c for c in found if c is not None)
 
 
@@ -214,7 +206,7 @@ def _without_swa(arm: Arm) -> Params:
     return {name: value for name, value in arm.params.items() if not is_swa_setting(name)}
 
 
-def _shipped(run: TrialState) -> dict[str, float]:
+def _test_metrics(run: TrialState) -> dict[str, float]:
     assert run.tested is not None
-    shipped: dict[str, float] = run.tested[SHIPPED]
-    return shipped
+    metrics: dict[str, float] = run.tested[SHIPPED]
+    return metrics

@@ -1,4 +1,4 @@
-"""How do results get onto the disk without anyone ever seeing half a file?"""
+"""Write the result files and the space file, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def write_tables(state: ExperimentState, folder: Path) -> None:
         RequestError: the journal is empty.
         OSError: the disk refused.
     """
-    tables = build_tables(state, folder)._asdict()
-    replace_files({folder / f"{stem}.parquet": _parquet(t) for stem, t in tables.items() if t is not None})
+    tables = {stem: t for stem, t in build_tables(state, folder)._asdict().items() if t is not None}
+    replace_files({folder / f"{stem}.parquet": _parquet_writer(table) for stem, table in tables.items()})
 
 
 def write_space(experiment: Experiment, path: Path) -> None:
@@ -40,10 +40,7 @@ def write_space(experiment: Experiment, path: Path) -> None:
     replace_file(path, text.encode())
 
 
-# --------------------------------------------------------------------------------------- writing
-
-
-def _parquet(table: Any) -> Writer:
+def _parquet_writer(table: Any) -> Writer:
     return lambda path: pq.write_table(table, path, compression="zstd")
 
 
@@ -54,16 +51,16 @@ class _Dumper(yaml.SafeDumper):
     """Writes for the reader of space files, which takes more for a number than PyYAML does (1e5)."""
 
 
-def _string(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'" if _numeric(value) else None)
+def _represent_string(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'" if _is_numeric(value) else None)
 
 
-def _list(dumper: _Dumper, value: list[Any]) -> yaml.SequenceNode:
+def _represent_list(dumper: _Dumper, value: list[Any]) -> yaml.SequenceNode:
     flat = not any(isinstance(item, dict | list) for item in value)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
 
 
-def _numeric(text: str) -> bool:
+def _is_numeric(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -71,5 +68,5 @@ def _numeric(text: str) -> bool:
     return True
 
 
-_Dumper.add_representer(str, _string)
-_Dumper.add_representer(list, _list)
+_Dumper.add_representer(str, _represent_string)
+_Dumper.add_representer(list, _represent_list)

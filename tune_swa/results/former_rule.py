@@ -1,31 +1,31 @@
-"""How were looks judged before there was a race, in journals that still are to be read?
+"""Judge looks of older journals by the rule of their time, before there was a race.
 
 Each finalist was compared with the baseline that was the best in one run of the search, by the crossed
-interval and Holm's correction over the finalists, at a two-sided level that was halved with each look. What
-such a look said is shown as it said it; it asked less than today's rule: another baseline may be better.
+interval and Holm's correction over the finalists, at a two-sided level that was halved with each look. Its
+verdict is kept, although it asked less than today's rule: another baseline may be better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tune_swa.experiment.events import Event
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, against_own_trunks, contrast
-from tune_swa.results.predictions import TestPredictions
+from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, compare_arms, compare_with_trunks
+from tune_swa.results.predictions import RunPredictions
 
 
 def former_verdict(
     arms: Sequence[Arm],
-    predictions: Mapping[str, TestPredictions],
+    predictions: RunPredictions,
     look: Event,
     images: int,
     *,
     complete: bool,
 ) -> Verdict:
-    """What a look of an older journal says."""
+    """Compute the verdict of a look of an older journal."""
     alpha = statistics.alpha_of_look(look["look"])
     tuned = next((arm for arm in arms if "baseline" in arm.roles), None)
     finalists = [arm for arm in arms if "finalist" in arm.roles]
@@ -39,7 +39,7 @@ def former_verdict(
         if tuned
         else (),
         against_others=(),
-        against_trunk=against_own_trunks(arms, predictions, alpha),
+        against_trunk=compare_with_trunks(arms, predictions, alpha),
         complete=complete,
         plan=None,
     )
@@ -48,12 +48,12 @@ def former_verdict(
 def compare_finalists(
     finalists: Sequence[Arm],
     tuned: Arm,
-    predictions: Mapping[str, TestPredictions],
+    predictions: RunPredictions,
     alpha: float,
     *,
     complete: bool,
 ) -> tuple[Contrast, ...]:
-    """Each finalist against the tuned baseline, as far as they can be compared, with the verdict's outcome.
+    """Compare each finalist with the tuned baseline, as far as they can be, and classify the difference.
 
     Args:
         finalists: all that were planned: one that failed on every seed still counts for Holm.
@@ -62,7 +62,7 @@ def compare_finalists(
         alpha: two-sided level of the look.
         complete: whether all runs of the look have ended.
     """
-    tested = [c for arm in finalists if (c := contrast(arm, tuned, predictions, alpha)) is not None]
+    tested = [c for arm in finalists if (c := compare_arms(arm, tuned, predictions, alpha)) is not None]
     failed = [1.0] * (len(finalists) - len(tested))
     adjusted = statistics.adjust_holm([*(c.p_value for c in tested), *failed])
     judged = []
@@ -75,7 +75,7 @@ def compare_finalists(
 
 
 def classify_difference(mean: float, p_value: float, seeds: int, alpha: float) -> Outcome:
-    """The verdict's outcome: the rule, and all of it.
+    """Classify a difference; this is the whole rule.
 
     Args:
         mean: difference in accuracy.

@@ -1,6 +1,6 @@
-"""What does the rule say of a look, given the journal and what was predicted?
+"""Apply the rule to a look, given the journal and the predictions.
 
-The search asks it whether more seeds follow, and the results tell it: both by this function.
+The search decides by it whether more seeds follow, and the results show it.
 """
 
 from __future__ import annotations

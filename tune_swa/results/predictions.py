@@ -1,4 +1,4 @@
-"""What did each run on a fresh seed say of each test image?"""
+"""Read the predictions of the runs on fresh seeds for the test images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPED, REFRESHED = "shipped", "refreshed"
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """What one model says of N test images, in the order of the test images."""
+    """Predictions of one model for N test images, in their order."""
 
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -39,8 +39,12 @@ class TestPredictions:
         return np.equal(self.predicted, self.label)
 
 
+RunPredictions = Mapping[str, TestPredictions]
+"""Predictions of one model of each run, by the name of the run."""
+
+
 def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str, TestPredictions]]:
-    """By trial and variant, of every trial that was tested.
+    """Read the predictions of every tested trial, by trial and variant.
 
     Raises:
         RequestError: a file is missing or damaged, or not of as many images as the journal says.
@@ -53,7 +57,7 @@ def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str
 
 
 def read_shipped(state: ExperimentState, folder: Path) -> dict[str, TestPredictions]:
-    """By trial, the predictions of the model to ship; errors as in `read_predictions`."""
+    """Read the predictions of the models to ship; errors as in `read_predictions`."""
     return {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
 
 

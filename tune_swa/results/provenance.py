@@ -1,4 +1,4 @@
-"""Under which circumstances did these results come about?"""
+"""Provenance of the results: settings, seeds, versions, data and hardware."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def validation_images(state: ExperimentState) -> int:
 
 
 def build_metadata(state: ExperimentState) -> dict[str, str]:
-    """What a result file says about itself: `tune_swa.*` keys, and JSON where it is more than a word."""
+    """Metadata of a result file: `tune_swa.*` keys, with JSON where the value is more than a word."""
     header = require_header(state)
     experiment = restore_experiment(state)
     data = header.get("data") or {}

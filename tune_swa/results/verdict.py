@@ -1,10 +1,9 @@
-"""Is a finalist better than the best plain training that was found, by how much, and how sure is that?
+"""Compute the verdict of a confirmation from the recorded runs on fresh seeds.
 
-The rule is `tune_swa.inference.rule`, which is applied here to what was recorded: all arms on the same
-fresh seeds and test images. It says "better" of a finalist that beats every plain arm, at a level that was
-fixed before the first look. Looks of older journals, which compared with the baseline that a single run had
-chosen, are shown by their own rule (`tune_swa.results.former_rule`). Before all runs of a look have ended
-there is no verdict: whoever stops at a moment of their choice would look more often than the level allows.
+The rule is `tune_swa.inference.rule`: a finalist is better if it beats every plain arm, at a level that was
+fixed before the first look. Looks of older journals keep the rule of their time (`former_rule`). There is no
+verdict before all runs of a look have ended: stopping at a moment of one's choice would be looking more often
+than the level allows.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from tune_swa.experiment.events import Event, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import compare_parts
-from tune_swa.inference.rule import Judgement
-from tune_swa.results.contrasts import Arm, Verdict, against_own_trunks, contrast
+from tune_swa.inference.rule import FinalistJudgement, Judgement
+from tune_swa.results.contrasts import Arm, Contrast, Verdict, compare_arms, compare_with_trunks
 from tune_swa.results.former_rule import former_verdict
 from tune_swa.results.look_evaluation import evaluate_look
-from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.predictions import RunPredictions, read_shipped
 from tune_swa.results.provenance import restore_experiment, validation_images
 
 
@@ -39,24 +38,20 @@ def compute_verdict(state: ExperimentState, folder: Path) -> Verdict | None:
     """
     if not state.confirmations:
         return None
-    predictions = {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
-    return analyse_confirmation(state, predictions)
+    return analyse_confirmation(state, read_shipped(state, folder))
 
 
-def analyse_confirmation(
-    state: ExperimentState, predictions: Mapping[str, TestPredictions]
-) -> Verdict | None:
+def analyse_confirmation(state: ExperimentState, predictions: RunPredictions) -> Verdict | None:
     """`compute_verdict`, from predictions that were read already."""
     looks = [_analyse_look(state, predictions, event) for event in state.confirmations]
     last = looks[-1]
     return None if last is None else replace(last, earlier=tuple(v for v in looks[:-1] if v is not None))
 
 
-def _analyse_look(
-    state: ExperimentState, predictions: Mapping[str, TestPredictions], look: Event
-) -> Verdict | None:
-    """What the runs of one look say; None before any was tested."""
-    arms = tuple(_build_arm(restore_experiment(state), state, entry, look["seeds"]) for entry in look["arms"])
+def _analyse_look(state: ExperimentState, predictions: RunPredictions, look: Event) -> Verdict | None:
+    """The verdict of one look; None before any run was tested."""
+    experiment = restore_experiment(state)
+    arms = [_build_arm(experiment, state, entry, look["seeds"]) for entry in look["arms"]]
     images = next((len(s.label) for s in predictions.values()), 0)
     if not images:
         return None
@@ -75,40 +70,28 @@ def _analyse_look(
 
 def _apply_rule(
     arms: Sequence[Arm],
-    predictions: Mapping[str, TestPredictions],
+    predictions: RunPredictions,
     look: Event,
     judgement: Judgement,
     images: int,
     *,
     complete: bool,
 ) -> Verdict:
-    """The rule's judgement of a look, with what else the runs say."""
+    """The rule's judgement of a look, with every other difference."""
     known = {arm.name: arm for arm in arms}
     alpha = 2 * judgement.level
     tests = len(judgement.finalists) * sum(arm.kind == "baseline" for arm in arms)
     headlines, others = [], []
     for judged in judgement.finalists:
         for against in judged.comparisons:
-            c = contrast(known[judged.finalist], known[against.against], predictions, alpha)
+            c = compare_arms(known[judged.finalist], known[against.against], predictions, alpha)
             if c is None:
                 continue
             if judged.comparison is None or against.against != judged.comparison.against:
                 others.append(c)
                 continue
-            assert judged.interval is not None
-            p_value = judged.interval.p_value
-            if judged.outcome == "worse":
-                p_value = min(1.0, 2 * against.p_worse * tests)
-            outcome = judged.outcome if complete else "unfinished"
-            headlines.append(
-                replace(
-                    c,
-                    interval=judged.interval,
-                    p_value=p_value,
-                    outcome=outcome,
-                    not_beaten=tuple(known[name].label for name in judged.not_beaten),
-                )
-            )
+            c = replace(c, not_beaten=tuple(known[name].label for name in judged.not_beaten))
+            headlines.append(_apply_judgement(c, judged, against.p_worse * tests, complete=complete))
     return Verdict(
         look=look["look"],
         alpha=alpha,
@@ -117,7 +100,7 @@ def _apply_rule(
         arms=tuple(arms),
         against_plain=tuple(headlines),
         against_others=tuple(others),
-        against_trunk=against_own_trunks(arms, predictions, alpha),
+        against_trunk=compare_with_trunks(arms, predictions, alpha),
         complete=complete,
         plan=look["plan"],
         looks=tuple(look["looks"]),
@@ -125,8 +108,23 @@ def _apply_rule(
     )
 
 
+def _apply_judgement(c: Contrast, judged: FinalistJudgement, p_worse: float, *, complete: bool) -> Contrast:
+    """A finalist against the best plain arm, with the rule's interval, p-value and outcome.
+
+    Args:
+        c: the contrast.
+        judged: the rule's judgement of the finalist.
+        p_worse: one-sided, of its not being worse, with the correction for all comparisons.
+        complete: whether all runs of the look have ended.
+    """
+    assert judged.interval is not None
+    p_value = min(1.0, 2 * p_worse) if judged.outcome == "worse" else judged.interval.p_value
+    outcome = judged.outcome if complete else "unfinished"
+    return replace(c, interval=judged.interval, p_value=p_value, outcome=outcome)
+
+
 def _add_parts_comparison(found: Verdict, images: int) -> Verdict:
-    """With the largest difference between test and validation images that is more than chance."""
+    """Add the largest difference between test and validation accuracy that is more than chance."""
     c = found.leading
     parts = [
         (compare_parts(arm.validation, arm.test, images, found.images), arm)

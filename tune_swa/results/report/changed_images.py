@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tune_swa.inference.statistics import mcnemar_test
 from tune_swa.results.contrasts import Contrast
-from tune_swa.results.predictions import TestPredictions
+from tune_swa.results.predictions import RunPredictions
 from tune_swa.results.report.style import encode_png
 
 MOST_CHANGED = 24
@@ -34,7 +34,7 @@ class ChangedImage:
 
 def list_changed_images(
     c: Contrast,
-    predictions: Mapping[str, TestPredictions],
+    predictions: RunPredictions,
     class_names: Sequence[str],
     thumbnail: Thumbnail | None,
 ) -> Iterator[ChangedImage]:
@@ -53,7 +53,7 @@ def list_changed_images(
         )
 
 
-def count_changes(c: Contrast, predictions: Mapping[str, TestPredictions]) -> list[list[object]]:
+def count_changes(c: Contrast, predictions: RunPredictions) -> list[list[object]]:
     """By seed: images gained, images lost, and the p-value of McNemar's test of that pair of runs."""
     runs = {run.seed: predictions[run.name] for run in c.arm.runs if run.seed in c.seeds}
     others = {run.seed: predictions[run.name] for run in c.against.runs if run.seed in c.seeds}

@@ -1,11 +1,12 @@
-"""The report's section on images that occur more than once, from what the journal says of them."""
+"""The report's section on duplicate images, from their counts in the journal."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from tune_swa.results.report.style import encode_png
 
 Picture = Callable[[int], "bytes | None"]
 """PNG of an image by its row in the set; None where it is not at hand."""
@@ -30,11 +31,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of images that occur more than once."""
+    """The section of the page on duplicate images."""
 
     text: str
     warning: str | None
-    """Why the test accuracies look better than they are; None: for all that is known here, they do not."""
+    """Why the test accuracies are optimistic; None: as far as is known here, they are not."""
     rows: tuple[tuple[str, str, str], ...]
     """Kind, parts and number of images."""
     pairs: tuple[tuple[str, Shown, Shown], ...]
@@ -53,28 +54,31 @@ def describe_duplicates(header: Mapping[str, Any], picture: Picture | None = Non
         if found is None:
             return None
         sizes = {part: int(header["data"][part]) for part in WORDS}
-        rows = [row for kind in KINDS if found[kind] for row in _rows(kind, found[kind]["counts"], sizes)]
+        counted = [kind for kind in KINDS if found[kind]]
+        rows = [row for kind in counted for row in _list_counts(kind, found[kind]["counts"], sizes)]
         removed = sum(int(count) for count in found["left_out"]["counts"].values())
-        tested = sum(int((found[kind] or {"counts": {}})["counts"].get("train-test", 0)) for kind in KINDS)
+        tested = sum(int(found[kind]["counts"].get("train-test", 0)) for kind in counted)
         pairs = [
-            (title, _shown(pair["image"], picture), _shown(pair["copy"], picture))
-            for kind, title in KINDS.items()
-            if found[kind]
+            (KINDS[kind], _show_image(pair["image"], picture), _show_image(pair["copy"], picture))
+            for kind in counted
             for pair in found[kind]["first"][:SHOWN]
         ]
-        text = _text(str(found["setting"]), removed, compared=found["near"] is not None, any_found=bool(rows))
+        compared = found["near"] is not None
+        text = _explain_counts(str(found["setting"]), removed, compared=compared, any_found=bool(rows))
     except (KeyError, TypeError, ValueError, AttributeError):  # of another version
         return None
     warning = None
     if tested:
         warning = (
-            f"{tested:,} of {sizes['test']:,} test images are among the training images, too: accuracies on "
-            "the test images look better than they are"
+            f"{tested:,} of {sizes['test']:,} test images are also training images, so test accuracies are "
+            "optimistic"
         )
     return Section(text, warning, tuple(rows), tuple(pairs))
 
 
-def _rows(kind: str, counts: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def _list_counts(
+    kind: str, counts: Mapping[str, Any], sizes: Mapping[str, int]
+) -> list[tuple[str, str, str]]:
     rows = []
     for key, count in counts.items():
         first, _, second = key.partition("-")
@@ -88,17 +92,16 @@ def _rows(kind: str, counts: Mapping[str, Any], sizes: Mapping[str, int]) -> lis
     return rows
 
 
-def _text(setting: str, removed: int, *, compared: bool, any_found: bool) -> str:
+def _explain_counts(setting: str, removed: int, *, compared: bool, any_found: bool) -> str:
     sentences = [
-        "Images count as identical where all pixels are the same at the size of the search, and as nearly "
-        "identical where a perceptual hash and their pixels agree (a file that was saved or resized again, "
-        "another brightness)."
+        "Images are identical if all pixels are equal at the size of the search, and nearly identical if a "
+        "perceptual hash and their pixels agree (a file saved or resized again, another brightness)."
     ]
     if not any_found:
-        sentences.append("There are none." if compared else "No two are identical.")
+        sentences.append("There are none." if compared else "No two images are identical.")
     if not compared:
         sentences.append(
-            "Nearly identical ones were not counted: different images of this set are too much alike."
+            "Nearly identical images were not counted, because different images of this set are too similar."
         )
     if setting == "group":
         sentences.append(
@@ -106,13 +109,13 @@ def _text(setting: str, removed: int, *, compared: bool, any_found: bool) -> str
         )
     if removed:
         sentences.append(
-            f"{removed:,} images were left out of training or validation, since copies of them are among the "
-            "test or validation images that the set brings."
+            f"{removed:,} images were left out of training or validation, because the set has copies of them "
+            "among its test or validation images."
         )
     return " ".join(sentences)
 
 
-def _shown(image: Mapping[str, Any], picture: Picture | None) -> Shown:
+def _show_image(image: Mapping[str, Any], picture: Picture | None) -> Shown:
     png = picture(int(image["row"])) if picture else None
-    uri = None if png is None else "data:image/png;base64," + base64.b64encode(png).decode()
-    return Shown(f"{image['name']}, {image['part']}, {image['label']}", uri)
+    caption = f"{image['name']}, {image['part']}, {image['label']}"
+    return Shown(caption, None if png is None else encode_png(png))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import Verdict
 from tune_swa.results.importance import compute_importance
-from tune_swa.results.predictions import TestPredictions, read_shipped
+from tune_swa.results.predictions import RunPredictions, read_shipped
 from tune_swa.results.provenance import build_metadata, require_header
 from tune_swa.results.report.changed_images import Thumbnail, count_changes, list_changed_images
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
@@ -129,7 +129,7 @@ def _draw_figures(
     state: ExperimentState,
     compared: Comparison,
     found: Verdict | None,
-    predictions: Mapping[str, TestPredictions],
+    predictions: RunPredictions,
     class_names: Sequence[str],
 ) -> Iterator[Figure]:
     if found is not None and (found.against_plain or found.against_trunk):

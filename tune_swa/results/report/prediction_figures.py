@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from tune_swa.inference.calibration import Reliability, bin_reliability
 from tune_swa.results.contrasts import Arm
-from tune_swa.results.predictions import TestPredictions
+from tune_swa.results.predictions import RunPredictions, TestPredictions
 from tune_swa.results.report.style import (
     BASELINE,
     GRID,
@@ -22,7 +22,7 @@ from tune_swa.results.report.style import (
 )
 
 
-def draw_calibration(arms: Sequence[Arm], predictions: Mapping[str, TestPredictions]) -> Figure:
+def draw_calibration(arms: Sequence[Arm], predictions: RunPredictions) -> Figure:
     """Draw accuracy against confidence of each arm, all its runs together."""
     figure = blank_figure(400)
     figure.add_trace(
@@ -81,9 +81,7 @@ def _tabulate_calibration(
     ]  # fmt: skip
 
 
-def draw_classes(
-    arm: Arm, against: Arm, predictions: Mapping[str, TestPredictions], names: Sequence[str]
-) -> Figure:
+def draw_classes(arm: Arm, against: Arm, predictions: RunPredictions, names: Sequence[str]) -> Figure:
     """Draw the accuracy of two arms class by class."""
     figure = blank_figure(360)
     shares = []
@@ -114,7 +112,7 @@ def draw_classes(
 
 
 def _accuracy_by_class(
-    arm: Arm, predictions: Mapping[str, TestPredictions], classes: int
+    arm: Arm, predictions: RunPredictions, classes: int
 ) -> tuple[list[int], list[float | None]]:
     """Test images of each class, and the share that is right over all runs (None without images)."""
     runs = [predictions[run.name] for run in arm.runs if run.name in predictions]
