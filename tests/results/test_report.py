@@ -165,7 +165,7 @@ def test_images_that_occur_twice_are_counted_shown_and_told_beside_the_verdict(t
     text = build_report(state, tmp_path, picture=picture)
     page = Page(text)
     assert "duplicates" in page.ids
-    warning = "3 of 100 test images are also training images, so test accuracies are optimistic"
+    warning = "3 of 100 test images are among the training images, too, so test accuracies are optimistic"
     assert warning in page.text
     assert page.text.index(warning) < page.text.index("Configurations")
     assert "identical test images, also in training 3 of 100" in page.text

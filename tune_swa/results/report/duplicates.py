@@ -70,8 +70,8 @@ def describe_duplicates(header: Mapping[str, Any], picture: Picture | None = Non
     warning = None
     if tested:
         warning = (
-            f"{tested:,} of {sizes['test']:,} test images are also training images, so test accuracies are "
-            "optimistic"
+            f"{tested:,} of {sizes['test']:,} test images are among the training images, too, so test "
+            "accuracies are optimistic"
         )
     return Section(text, warning, tuple(rows), tuple(pairs))
 
