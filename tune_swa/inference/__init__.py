@@ -1,6 +1,9 @@
-"""Statistics of fresh seeds: intervals, the race, planned looks and the rule. On numpy and scipy alone.
+"""Statistics of runs on fresh seeds, on numpy and scipy alone.
 
-`statistics` has intervals and tests of one difference, `race` says who stays, `looks` when the test
-images are looked at and at which level, `rule` what a look says, `foresight` what it will be able to
-say, and `checks` what else the runs show.
+- `statistics`, `power`, `calibration`: intervals and tests of one difference, their power, and calibration
+- `race`: which configurations go on to the test images
+- `looks`: when the test images are looked at, and at which level
+- `rule`: the outcome of a look
+- `foresight`: what planned looks can detect
+- `checks`: validation against test accuracy, and configurations as good as the best
 """

@@ -1,4 +1,4 @@
-"""Checks besides the verdict: validation against test accuracy, and how close the search's choice was."""
+"""Checks beside the verdict: validation against test accuracy, and configurations as good as the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 PARTS_LEVEL = 0.01
-"""Two-sided level of `compare_parts`: a remark that is made in each report should rarely be wrong."""
+"""Two-sided level of `compare_parts`: a remark that every report may make should rarely be wrong."""
 
 
 @dataclass(frozen=True)

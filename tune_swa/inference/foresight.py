@@ -1,4 +1,4 @@
-"""What planned looks will find, and how many seeds they will take: for people to read beforehand."""
+"""Simulate what planned looks will detect, and how many seeds they will take."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ an accuracy of 90 %."""
 
 @dataclass(frozen=True)
 class Foresight:
-    """What planned looks will find, and at what cost."""
+    """Power and cost of planned looks."""
 
     chance: float
     """Of "better", with the gain that was asked about."""

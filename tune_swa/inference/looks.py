@@ -1,4 +1,4 @@
-"""When the test images are looked at, and at which level: planned before the first look.
+"""Plan the looks at the test images, and the level of each, before the first one.
 
 Looking several times with one level each is wrong too often (5, 10, 15 and 20 seeds with a plain t-test:
 6.4 instead of 5 %). So a plan has an error to spend, and a function says how much of it is spent by each

@@ -1,4 +1,4 @@
-"""The race: which arms go on to the test images, judged by validation accuracy on fresh seeds.
+"""The race: choose the arms that go on to the test images, by validation accuracy on fresh seeds.
 
 Both sides enter it, since both were chosen by single runs. The SWA side halves as in successive halving
 (Karnin et al. 2013), which costs nothing but power: whoever stays is tested on seeds after those. The

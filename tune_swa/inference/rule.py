@@ -1,4 +1,4 @@
-"""The rule: when a finalist is better than the best plain training, and when no more seeds are needed.
+"""The rule of the verdict: when a finalist is better, and when no more seeds are needed.
 
 A *finalist* is an SWA configuration that won the race, a *plain* arm one without SWA: a baseline, or a
 finalist's own settings. Both are run on the same fresh seeds and judged on the test images.
@@ -64,7 +64,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class FinalistJudgement:
-    """What a look says of one finalist."""
+    """The outcome of a look for one finalist."""
 
     finalist: str
     outcome: Outcome
@@ -88,7 +88,7 @@ class FinalistJudgement:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a look says."""
+    """The outcome of a look."""
 
     look: int
     """Counts from 1 within its plan."""
