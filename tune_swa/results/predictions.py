@@ -72,7 +72,7 @@ def _read_file(path: Path, images: int) -> dict[str, TestPredictions]:
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise RequestError(
-            f"{path}: the predictions on the test images cannot be read ({reason}). Restore the file from a copy"
+            f"{path}: the predictions on the test images cannot be read ({reason}). Restore it from a copy"
         ) from None
     return found
 
