@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import yaml
 from rich.console import Console
 
 from helpers.drawn_images import draw_tree
-from tune_swa.config import yaml_file
+from tune_swa.cli.parser import build_parser
+from tune_swa.config import sections, yaml_file
 from tune_swa.execution.dry_run import make_plan, print_plan
 from tune_swa.execution.slots import Machine
 
@@ -93,3 +96,75 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+SECTIONS = {
+    "data": sections.DataSpec,
+    "model": sections.ModelSpec,
+    "train": sections.TrainSpec,
+    "averaging": sections.AveragingSpec,
+    "baseline": sections.BaselineSpec,
+    "search": sections.SearchSpec,
+    "scheduler": sections.SchedulerSpec,
+    "resources": sections.ResourcesSpec,
+    "confirm": sections.ConfirmSpec,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_with_its_default(section: str) -> None:
+    text = (ROOT / "docs" / "space-file.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    tables = [dict(re.findall(r"^\| `(\w+)` \| (\S+|see below) \|", part, re.MULTILINE)) for part in
+              text.split("`confirm.race`")]  # fmt: skip
+    models: list[type[sections.Settings]] = [SECTIONS[section]]
+    models += [sections.RaceSpec] if section == "confirm" else []
+    for table, model in zip(tables, models, strict=True):
+        assert list(table) == list(model.model_fields)
+        for name, field in model.model_fields.items():
+            if not isinstance(field.default, sections.Settings):
+                shown = json.loads(json.dumps(field.default))  # tuples as lists
+                assert yaml_file.parse_document(table[name].strip("`"), name).value == shown, name
+
+
+def test_every_option_of_a_search_is_documented() -> None:
+    text = (
+        (ROOT / "docs" / "command-line.md").read_text().split("\n## tune-swa search\n")[1].split("\n## ")[0]
+    )
+    documented = re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE)
+    usage = io.StringIO()
+    with contextlib.redirect_stdout(usage), pytest.raises(SystemExit):
+        build_parser("tune-swa").parse_args(["search", "--help"])
+    listed = re.findall(r"^  (--[\w-]+)", usage.getvalue(), re.MULTILINE)
+    assert documented == listed
+
+
+def test_shown_command_lines_are_understood() -> None:
+    """Every command of this project in the documentation, as far as its parser goes."""
+    shown = [
+        (page, line.partition(" #")[0].removeprefix("$ ").replace("\\\n", " "))
+        for page in PAGES
+        for block in BLOCK.finditer(page.read_text())
+        if block[1] in ("", "console")
+        for line in block[3].replace("\\\n", " ").splitlines()
+    ]
+    commands = [(page, shlex.split(line)) for page, line in shown
+                if line.startswith(("python run_search.py", "tune-swa "))]  # fmt: skip
+    assert len(commands) > 10
+    for page, words in commands:
+        arguments = ["search", *words[2:]] if words[0] == "python" else words[1:]
+        try:
+            build_parser("tune-swa").parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"{page.name}: {shlex.join(words)}")
+
+
+def test_the_ways_through_the_package_exist() -> None:
+    """Files and names in the tables of docs/development.md."""
+    text = (ROOT / "docs" / "development.md").read_text()
+    steps = re.findall(r"^\| `([\w/]+\.py)` \| `(\w+)` \|", text, re.MULTILINE)
+    assert len(steps) > 15
+    for file, name in steps:
+        source = (ROOT / "tune_swa" / file).read_text()
+        assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{file}: {name}"
+    for file in re.findall(r"`([\w/]+/\w+\.py)`", text):
+        assert (ROOT / "tune_swa" / file).exists() or (ROOT / file).exists(), file
