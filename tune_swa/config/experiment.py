@@ -11,7 +11,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PrivateAttr,
-    ValidationError,
     model_validator,
 )
 
@@ -23,9 +22,11 @@ from tune_swa.config.sections import (
     TrainSpec,
 )
 from tune_swa.config.space_file import SpaceFile
-from tune_swa.config.space_resolver import Resolver
+from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
 
+MAX_COMBINATIONS = 100_000
+"""With more baseline configurations than these, they are sampled."""
 SMALL_BASELINE = 8
 """Up to this many combinations, `baseline.trials: auto` tries every one of them."""
 
@@ -65,15 +66,11 @@ class RunSettings(Settings):
 class Experiment(SpaceFile):
     """One experiment: what a space file describes."""
 
-    _resolved: Any = PrivateAttr(default=None)  # a Resolver, once validation has run
+    _resolved: ResolvedSpace = PrivateAttr(default_factory=ResolvedSpace)
 
     @model_validator(mode="after")
-    def _resolve(self) -> Experiment:
-        resolver = Resolver(self)
-        resolver.run()
-        if resolver.problems:
-            raise ValidationError.from_exception_data("Experiment", resolver.problems)
-        self._resolved = resolver
+    def _resolve_space(self) -> Experiment:
+        self._resolved = resolve_space(self)
         return self
 
     @property
@@ -101,16 +98,13 @@ class Experiment(SpaceFile):
         """Every baseline configuration, where they are fixed beforehand; None: sampled."""
         if self._resolved.baseline_points is not None:
             return tuple(dict(p) for p in self._resolved.baseline_points)
-        combinations = self._baseline_combinations
-        if combinations is None:
+        if (count_space(self.baseline_parameters) or math.inf) > MAX_COMBINATIONS:
             return None
-        if self.baseline.trials == "auto":
-            small = len(combinations) <= SMALL_BASELINE
-            return combinations if small or self.search.sampler == "grid" else None
-        fits = self.baseline.trials >= len(combinations)
-        if fits or self.search.sampler == "grid":
-            return combinations[: self.baseline.trials]
-        return None
+        combinations = self._baseline_combinations
+        wanted = SMALL_BASELINE if self.baseline.trials == "auto" else self.baseline.trials
+        if self.search.sampler == "grid":
+            return combinations if self.baseline.trials == "auto" else combinations[:wanted]
+        return combinations if len(combinations) <= wanted else None
 
     @property
     def every_trunk_has_a_baseline(self) -> bool:
@@ -128,12 +122,8 @@ class Experiment(SpaceFile):
         return max(1, self.swa_trials // 4)
 
     @cached_property
-    def _baseline_combinations(self) -> tuple[Params, ...] | None:
-        return (
-            tuple(enumerate_space(self.baseline_parameters))
-            if ((count_space(self.baseline_parameters) or math.inf) <= 100_000)
-            else None
-        )
+    def _baseline_combinations(self) -> tuple[Params, ...]:
+        return tuple(enumerate_space(self.baseline_parameters))
 
     @property
     def swa_trials(self) -> int:

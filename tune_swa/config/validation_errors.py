@@ -31,7 +31,7 @@ _WORDS = {
 }
 
 
-def expectation(problem: Mapping[str, Any]) -> str | None:
+def describe_expected(problem: Mapping[str, Any]) -> str | None:
     """What would have been right (`a whole number`), or None where the problem has its own words.
 
     Args:
@@ -41,9 +41,9 @@ def expectation(problem: Mapping[str, Any]) -> str | None:
     return None if words is None else words.format_map(problem.get("ctx", {}))
 
 
-def told(problem: Mapping[str, Any]) -> str:
+def describe_problem(problem: Mapping[str, Any]) -> str:
     """The problem in one phrase."""
-    expected = expectation(problem)
+    expected = describe_expected(problem)
     if expected is not None:
         return f"expected {expected}"
     message = str(problem["msg"])

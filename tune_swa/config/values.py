@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TypeAlias
 
 Value: TypeAlias = int | float | str | bool | tuple[str, ...] | None
@@ -32,29 +33,22 @@ def drop_repeated(points: tuple[Params, ...]) -> list[Params]:
 
 
 def format_value(value: Value) -> str:
-    """The shortest readable form that still reads back as the same number (`5e-5`, not `5e-05`)."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    """Return the shortest readable form that reads back as the same number (`5e-5`, not `5e-05`)."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return "+".join(value) or "none"
-    if isinstance(value, int):
+    if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value):
         return repr(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    text = repr(value)
-    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6) and "e" not in text:
-        digits = len(text.replace("0.", "", 1).lstrip("0").replace(".", "").rstrip("0")) or 1
-        text = f"{value:.{digits - 1}e}"
-        if float(text) != value:
-            text = repr(value)
-    mantissa, e, exponent = text.partition("e")
-    if not e:
-        return text
-    if mantissa.endswith(".0"):
-        mantissa = mantissa[:-2]
-    return f"{mantissa}e{int(exponent)}"
+    if 1e-2 <= abs(value) < 1e6:
+        return repr(value)
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    first, rest = digits[0], "".join(map(str, digits[1:]))
+    return f"{'-' * sign}{first}{'.' * bool(rest)}{rest}e{int(exponent) + len(digits) - 1}"
 
 
 def format_label(params: Mapping[str, Value]) -> str:

@@ -1,0 +1,148 @@
+"""Describe what pydantic finds wrong in a space file, each problem in a line that names its place."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from tune_swa.config import Experiment
+from tune_swa.config.validation_errors import describe_expected, describe_problem
+from tune_swa.config.yaml_document import Document, Loc, quote_value
+
+_PAIRS = ("uniform", "log_uniform")
+_DOMAINS = {
+    "choice": "ChoiceDomain",
+    "int": "IntDomain",
+    "uniform": "UniformDomain",
+    "log_uniform": "LogUniformDomain",
+    "constant": "ConstantDomain",
+}
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """An item of pydantic's, and where it is in the file."""
+
+    item: dict[str, Any]
+    loc: Loc
+    union: Loc | None
+    """The value that was tried as one type after another, of which this is one; None: there was one."""
+
+
+def describe_problems(error: ValidationError, document: Document, source: str) -> list[str]:
+    """Return one line for each mistake, however many types a value was tried as."""
+    tried: dict[Loc, list[_Problem]] = {}
+    problems = [_locate_problem(item, document.value) for item in _flatten_errors(error)]
+    for problem in problems:
+        if problem.union is not None:
+            tried.setdefault(problem.union, []).append(problem)
+    lines: list[str] = []
+    for problem in problems:
+        alternatives = [problem] if problem.union is None else tried[problem.union]
+        # a problem inside of a list is more precise than that the value should have been no list
+        deepest = max(len(p.loc) for p in alternatives)
+        if len(problem.loc) == deepest:
+            together = [p.item for p in alternatives if p.loc == problem.loc]
+            place = _find_place(problem.loc, document, source)
+            lines.append(f"{place}: {_describe_problem(problem, together)}")
+    return list(dict.fromkeys(lines))
+
+
+def _flatten_errors(error: ValidationError) -> list[dict[str, Any]]:
+    """List the problems of an error; those raised together inside a validator are unpacked."""
+    items: list[dict[str, Any]] = []
+    for item in error.errors(include_url=False):
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            items.extend(_flatten_errors(inner))
+        # pydantic counts only the valid items of a list, and reports the others by themselves
+        elif item["type"] != "too_short" or not item["input"]:
+            items.append(dict(item))
+    return items
+
+
+def _find_place(loc: Loc, document: Document, source: str) -> str:
+    """`file:line` of a value, or of the section that it is missing from."""
+    for length in range(len(loc), -1, -1):
+        if loc[:length] in document.places:
+            return document.places[loc[:length]]
+    return source
+
+
+def _describe_problem(problem: _Problem, together: list[dict[str, Any]]) -> str:
+    item, loc = problem.item, problem.loc
+    key = ".".join(map(str, loc))
+    if item["type"] == "missing" and not isinstance(loc[-1], int):
+        return f"{key} is missing"
+    if item["type"] in ("extra_forbidden", "unknown_parameter"):
+        return f"{key}: {_describe_unknown_key(item, loc)}"
+    if item["type"] == "missing" or (item["type"] == "too_long" and loc[-1] in ("int", *_PAIRS)):
+        key, message = ".".join(map(str, loc[:3])), "expected two bounds, the lower one first"
+    else:
+        message = _join_expected(together) or describe_problem(item)
+    value = item.get("input")
+    if loc and value is not None and not isinstance(value, dict | Experiment):
+        message = f"{quote_value(value)}: {message}"
+    return f"{key}: {message}" if key else message
+
+
+def _describe_unknown_key(item: dict[str, Any], loc: Loc) -> str:
+    allowed = item.get("ctx", {}).get("allowed") or _list_siblings(loc, tuple(item["loc"]))
+    kind = "parameter" if item["type"] == "unknown_parameter" else "key"
+    close = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"unknown {kind}.{hint} Allowed: {', '.join(allowed)}"
+
+
+def _join_expected(together: list[dict[str, Any]]) -> str | None:
+    """What was expected of a value that is none of several types."""
+    infinite = [item for item in together if item["type"] == "finite_number"]
+    words = list(dict.fromkeys(filter(None, map(describe_expected, infinite or together))))
+    if len(words) > 2:
+        return "expected one value (a number, text, true or false), or a list of texts"
+    return f"expected {' or '.join(words)}" if words else None
+
+
+def _locate_problem(item: dict[str, Any], value: Any) -> _Problem:
+    """Take the names that pydantic gives to the members of unions out of a problem's path."""
+    tagged: Loc = tuple(item["loc"])
+    own = item["type"] == "space"  # found by us, after the unions
+    if not own and tagged[:1] == ("space",) and len(tagged) > 2:
+        tagged = tagged[:2] + tagged[3:]  # the kind of the domain
+    real: list[str | int] = []
+    union: Loc | None = None
+    current = value
+    for position, part in enumerate(tagged):
+        last = position == len(tagged) - 1
+        inside = (isinstance(current, dict) and part in current) or (
+            isinstance(current, list) and isinstance(part, int) and part < len(current)
+        )
+        if inside:
+            real.append(part)
+            current = current[part]
+        elif last and item["type"] in ("missing", "extra_forbidden"):
+            real.append(part)
+        elif union is None and not own:
+            union = tuple(real)
+    return _Problem(item, tuple(real), union)
+
+
+def _list_siblings(loc: Loc, tagged: Loc) -> list[str]:
+    """List the names that are allowed where an unknown key is."""
+    schema = Experiment.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    if len(tagged) >= 2 and tagged[0] == "space":
+        name = _DOMAINS.get(str(tagged[2])) if len(tagged) > 2 else None
+        return list(definitions[name]["properties"]) if name else []
+    current = schema
+    for part in loc[:-1]:
+        current = current.get("properties", {}).get(part, {})
+        reference = current.get("$ref") or next(
+            (a["$ref"] for a in current.get("anyOf", []) if "$ref" in a), None
+        )
+        if reference:
+            current = definitions[reference.rsplit("/", 1)[-1]]
+    return list(current.get("properties", {}))
