@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
 from tune_swa.config import sections, yaml_file
@@ -159,7 +161,7 @@ def test_shown_command_lines_are_understood() -> None:
 
 
 def test_the_ways_through_the_package_exist() -> None:
-    """Files and names in the tables of docs/development.md."""
+    """Files and names in the tables of docs/development.md, modules in the package's docstring."""
     text = (ROOT / "docs" / "development.md").read_text()
     steps = re.findall(r"^\| `([\w/]+\.py)` \| `(\w+)` \|", text, re.MULTILINE)
     assert len(steps) > 15
@@ -168,3 +170,5 @@ def test_the_ways_through_the_package_exist() -> None:
         assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{file}: {name}"
     for file in re.findall(r"`([\w/]+/\w+\.py)`", text):
         assert (ROOT / "tune_swa" / file).exists() or (ROOT / file).exists(), file
+    for module in re.findall(r"^\d\. `([\w.]+)`", tune_swa.__doc__ or "", re.MULTILINE):
+        assert importlib.util.find_spec(f"tune_swa.{module}") is not None, module

@@ -1,4 +1,30 @@
-"""Search hyperparameters of stochastic weight averaging, and say honestly what it gains."""
+"""Search the hyperparameters of stochastic weight averaging, and test the gain on fresh seeds.
+
+Glossary, used with these meanings in the whole package:
+
+- configuration: values of `lr`, `swa_start`, `swa_lr` and whatever else is searched.
+- trial: one training run of one configuration with one seed.
+- trunk: the epochs of a trial before averaging. Trials whose trunks are equal train them once.
+- branch: the epochs of a trial from the first average on.
+- fork: where a branch leaves its trunk: after training epoch `fork_epoch = swa_start + 1`.
+- live model: the model that the optimizer updates.
+- average: the `AveragedModel` over the live model after each epoch of the branch.
+- baseline: plain training, a trunk that runs to the last epoch.
+- rung: an epoch after which early stopping compares trials of the same phase.
+- arm: a configuration that is trained on fresh seeds; a plain arm has no averaging.
+- look: an evaluation of all arms on the test images after a planned number of seeds.
+
+The way of one trial:
+
+1. `execution.run` prepares a search and starts Ray.
+2. `execution.ray_adapters.searcher` is asked by Ray for a trial when a slot is free.
+3. `search.coordinator` picks one: unfinished, or suggested by `search.proposer`, and records it.
+4. `execution.trainable` restores its state in a worker process and trains it.
+5. `training.run` trains, averages and evaluates each epoch, and reports it.
+6. `search.coordinator` receives the report, asks `search.asha`, and appends an event to the journal.
+7. `experiment.state` folds the event into the state of the experiment.
+8. `monitoring`, `tracking` and `results` show, log and tabulate that state.
+"""
 
 from typing import TYPE_CHECKING, Any
 
