@@ -282,7 +282,7 @@ def test_checkpoints_that_cannot_be_read_now_stop_the_search(
 def test_images_that_a_computer_does_not_have_stop_the_search(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainable, "prepare", raising(RequestError("/data: no such folder")))
+    monkeypatch.setattr(trainable, "prepare_dataset", raising(RequestError("/data: no such folder")))
     last = worker.train()
     assert last["event"] == "halted"
     assert last["error"].endswith(": /data: no such folder")

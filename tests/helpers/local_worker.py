@@ -36,7 +36,7 @@ class Worker:
         self.settings = RunSettings(
             lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=3, batch_size=16)
         )
-        monkeypatch.setattr(trainable, "prepare", lambda *_: data)
+        monkeypatch.setattr(trainable, "prepare_dataset", lambda *_: data)
         monkeypatch.setattr(trainable, "_dataset", None)
         monkeypatch.setattr(
             trainable.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))

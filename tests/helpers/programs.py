@@ -33,6 +33,8 @@ class Program:
         start_new_session: bool = False,
     ) -> None:
         environment = dict(os.environ if env is None else env)
+        # a Ray that ran in this process has set it, and the server has read it at its import of Ray
+        environment.pop("RAY_AUTH_MODE", None)
         request = {
             "argv": [str(word) for word in argv],
             "cwd": str(cwd or Path.cwd()),
