@@ -51,7 +51,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-def record(seeds: int) -> None:
+def record_curves(seeds: int) -> None:
     """Train all configurations with several training seeds, and keep their curves."""
     tables = []
     for seed in range(seeds):
@@ -146,7 +146,7 @@ class Replay:
     shared: int
 
 
-def replay(curves: list[Curve], rule: Rule, order: list[int], slots: int) -> Replay:
+def replay_curves(curves: list[Curve], rule: Rule, order: list[int], slots: int) -> Replay:
     """Run the trials in the order given, some at a time, as long as the rule lets them."""
     swa = [c for c in curves if c.trial.kind == "swa"]
     queue = iter([c for c in curves if c.trial.kind == "baseline"] + [swa[i] for i in order])
@@ -187,12 +187,14 @@ def _reports(
             heapq.heappush(running, (now + 1, tie, 0, following))
 
 
-def compare(orders: int, slots: int) -> None:
-    """Replay every seed in many orders under every rule."""
-    frame = pd.read_parquet(CURVES)
-    seeds = sorted(frame.seed.unique())
-    latest = int(frame.swa_start.max())
-    rules = {
+def list_rules(latest: int) -> dict[str, Callable[[], Rule]]:
+    """Name every rule that is compared.
+
+    Args:
+        latest: last epoch at which averaging starts.
+    """
+    branch_rungs = ((10,), (10, 15), (12,), (15,), (15, 20), (10, 15, 20), (20,), (21,), (22,), (15, 22))
+    return {
         "no early stopping": lambda: lambda curve, epoch, value: False,
         **{f"stock ASHA, grace {g}": stock(g) for g in (1, 3, 6, 9, 12)},
         f"stock ASHA, grace {latest + 3} (after the last start)": stock(latest + 3),
@@ -203,32 +205,27 @@ def compare(orders: int, slots: int) -> None:
         "ours, trunk rung 11 too": ours(trunk_rungs=(11,)),
         **{
             f"ours, branch rungs {', '.join(map(str, rungs))}": ours(branch_rungs=rungs)
-            for rungs in (
-                (10,),
-                (10, 15),
-                (12,),
-                (15,),
-                (15, 20),
-                (10, 15, 20),
-                (20,),
-                (21,),
-                (22,),
-                (15, 22),
-            )
+            for rungs in branch_rungs
         },
         "ours, branch rungs 15, 20, factor 2": ours(branch_rungs=(15, 20), reduction_factor=2),
         "ours, branch rungs 15, 20, factor 4": ours(branch_rungs=(15, 20), reduction_factor=4),
     }
+
+
+def compare_rules(orders: int, slots: int) -> None:
+    """Replay every seed in many orders under every rule."""
+    frame = pd.read_parquet(CURVES)
+    seeds = sorted(frame.seed.unique())
     whole = frame.groupby("seed").size().iloc[0]
     rows = []
     everything = {seed: curves_of(seed, frame) for seed in seeds}
-    for name, make in rules.items():
+    for name, make in list_rules(int(frame.swa_start.max())).items():
         found: list[Replay] = []
         for seed in seeds:
             drawn = np.random.default_rng(seed)
             count = sum(c.trial.kind == "swa" for c in everything[seed])
             for _ in range(orders):
-                found.append(replay(everything[seed], make(), list(drawn.permutation(count)), slots))
+                found.append(replay_curves(everything[seed], make(), list(drawn.permutation(count)), slots))
         starts = range(0, len(found), orders)
         kept = [100 * statistics.mean(r.survived for r in found[i : i + orders]) for i in starts]
         rows.append(
@@ -256,6 +253,6 @@ if __name__ == "__main__":
     parser.add_argument("--slots", type=int, default=4)
     options = parser.parse_args()
     if options.what == "record":
-        record(options.seeds)
+        record_curves(options.seeds)
     else:
-        compare(options.orders, options.slots)
+        compare_rules(options.orders, options.slots)

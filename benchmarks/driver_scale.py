@@ -89,6 +89,26 @@ HEADER: dict[str, Any] = {
 }  # fmt: skip
 
 
+def run_trial(coordinator: Coordinator, suggestion: Suggestion, progress: Progress) -> int:
+    """Report a made-up trial until it ends; return the number of its reports."""
+    name = suggestion.trial
+    coordinator.add_trial(suggestion)
+    if not coordinator.take_over_trunk(name):
+        return 0
+    trial = coordinator.state.trials[name]
+    publishes = coordinator.sharing.epochs_to_publish(trial) if coordinator.sharing else []
+    first = trial.next_epoch
+    coordinator.record_start(name, device="none", node="here", from_epoch=first, damaged=[])
+    for epoch in range(first, EPOCHS):
+        reported = record(epoch, (suggestion.index % 97) / 97)
+        published = reported if epoch in publishes else None
+        decision = coordinator.record_epoch(name, reported, None, published=published)
+        progress.tick()
+        if decision == "stop":
+            break
+    return epoch + 1 - first
+
+
 def without_ray(trials: int, sampler: str) -> list[object]:
     """Our part of a search of so many trials."""
     spec = experiment(trials, EPOCHS, sampler)
@@ -113,23 +133,10 @@ def without_ray(trials: int, sampler: str) -> list[object]:
             while isinstance(_timed(coordinator.proposer.next_suggestion, per_suggestion), Suggestion):
                 suggestion = coordinator.proposer._pending
                 assert suggestion is not None
-                name = suggestion.trial
                 begun = time.perf_counter()
-                coordinator.add_trial(suggestion)
-                if not coordinator.take_over_trunk(name):
-                    continue
-                trial = coordinator.state.trials[name]
-                publishes = coordinator.sharing.epochs_to_publish(trial) if coordinator.sharing else []
-                first = trial.next_epoch
-                coordinator.record_start(name, device="none", node="here", from_epoch=first, damaged=[])
-                for epoch in range(first, EPOCHS):
-                    said = record(epoch, (suggestion.index % 97) / 97)
-                    published = said if epoch in publishes else None
-                    decision = coordinator.record_epoch(name, said, None, published=published)
-                    progress.tick()
-                    if decision == "stop":
-                        break
-                per_report.append((time.perf_counter() - begun) / (epoch + 1 - first))
+                reports = run_trial(coordinator, suggestion, progress)
+                if reports:
+                    per_report.append((time.perf_counter() - begun) / reports)
         coordinator.record_event("finished", reason="completed")
         coordinator.close()
         reports = sum(len(trial.records) for trial in coordinator.state.trials.values())

@@ -359,7 +359,7 @@ def check_refresh(bench: Bench, record: Record) -> str:
         averages = run.averaging
         theirs = copy.deepcopy(averages.average)
         with run.numerics.autocast():
-            update_bn((images for images, _ in run._batches("bn")), theirs)
+            update_bn((images for images, _ in run.draw_batches("bn")), theirs)
         averages.refresh_statistics(run.draw_batches("bn"), run.numerics.autocast())
         ours = averages.average
         pairs = [

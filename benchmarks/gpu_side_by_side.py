@@ -99,12 +99,7 @@ def measure_at_once(bench: Bench, record: Record) -> str:
                 continue
             timed = [r for r in results if isinstance(r, Timed)]
             rates[together] = sum(r.rate for r in timed)
-            scale = TUTORIAL_IMAGES * PARTS[0][1] / timed[0].images
-            for name in ("trunk", "branch"):
-                seconds = [scale * value for r in timed for value in getattr(r, name)]
-                record(summarise(f"{together} at once, {name} epoch of the tutorial", seconds, "s"))
-            record(Figure(f"{together} at once, images/s of all", rates[together], "images/s"))
-            record(Figure(f"{together} at once, memory of one", max(r.memory for r in timed) / 1e9, "GB"))
+            _record_together(timed, rates[together], record)
     finally:
         for child in children:
             child.end()
@@ -116,6 +111,16 @@ def measure_at_once(bench: Bench, record: Record) -> str:
         for n, rate in rates.items()
     ]
     return "; ".join(gains + failures)
+
+
+def _record_together(timed: Sequence[Timed], rate: float, record: Record) -> None:
+    together = f"{len(timed)} at once"
+    scale = TUTORIAL_IMAGES * PARTS[0][1] / timed[0].images
+    for name in ("trunk", "branch"):
+        seconds = [scale * value for t in timed for value in getattr(t, name)]
+        record(summarise(f"{together}, {name} epoch of the tutorial", seconds, "s"))
+    record(Figure(f"{together}, images/s of all", rate, "images/s"))
+    record(Figure(f"{together}, memory of one", max(t.memory for t in timed) / 1e9, "GB"))
 
 
 def _run_together(children: Sequence[Child], share: float) -> list[Timed | str]:

@@ -104,6 +104,14 @@ def full_speed(_: int) -> tuple[float, float, float]:
     )
 
 
+def estimate_work(trained: int, averaged: int, cpus: int) -> float:
+    """Seconds of all epochs on one core, each stage at full speed."""
+    with ProcessPoolExecutor(cpus) as pool:  # as many side by side as there are trials
+        stages = zip(*pool.map(full_speed, range(cpus)), strict=True)
+        train, refresh, evaluate = map(statistics.median, stages)
+    return trained * (train + evaluate) + averaged * (refresh + evaluate)
+
+
 def grid(repeat: int, cpus: int, epochs: int) -> None:
     """The tutorial's grid, scaled from 120 epochs to `epochs`."""
     starts = [round(s * epochs / 120) for s in (60, 75, 90)]
@@ -131,12 +139,7 @@ def grid(repeat: int, cpus: int, epochs: int) -> None:
         waits.append(seconds - (ended - begun) + (first - begun))  # before and after the trials
         epochs_of = pd.read_parquet(folder / "epochs.parquet")
         averaged = int((epochs_of.n_averaged > 0).sum())
-        with ProcessPoolExecutor(cpus) as pool:  # as many side by side as there are trials
-            each = [
-                statistics.median(times) for times in zip(*pool.map(full_speed, range(cpus)), strict=True)
-            ]
-        work = trained[-1] * (each[0] + each[2]) + averaged * (each[1] + each[2])
-        bounds.append(work / cpus + waits[-1])
+        bounds.append(estimate_work(trained[-1], averaged, cpus) / cpus + waits[-1])
         seconds, told = peer("plain_tune", {**task(epochs, cpus), "configurations": configurations})
         theirs.append(seconds)
         assert told["epochs"] == len(configurations) * epochs

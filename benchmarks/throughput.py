@@ -80,6 +80,30 @@ class InMemory(torch.utils.data.Dataset[Any]):
         return self.transform(self.images[index]), int(self.labels[index])
 
 
+def open_images(given: argparse.Namespace, folder: Path) -> tuple[Dataset, torch.utils.data.Dataset[Any]]:
+    """The images as a trial gets them, and as the tutorial's program does."""
+    usual = transforms.Compose(
+        [
+            transforms.Resize((given.size, given.size)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
+    )
+    spec = {
+        "dataset": "folder" if given.images == "jpeg" else "digits",
+        "image_size": given.size,
+        "train_images": given.count,
+        "val_fraction": 0.1,
+        "test_fraction": 0.1,
+    }
+    if given.images == "jpeg":
+        write_jpegs(folder, given.count * 10 // 8 + 6, 150)
+        data = prepare_dataset(DataSpec.model_validate(spec), folder)
+        return data, torch.utils.data.Subset(ImageFolder(folder, usual), range(given.count))
+    small = prepare_dataset(DataSpec.model_validate({**spec, "image_size": 8}))
+    return prepare_dataset(DataSpec.model_validate(spec)), InMemory(small, usual)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,30 +121,7 @@ def main() -> None:
     print(where())
 
     with tempfile.TemporaryDirectory() as temporary:
-        usual = transforms.Compose(
-            [
-                transforms.Resize((given.size, given.size)),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-            ]
-        )
-        spec = {
-            "image_size": given.size,
-            "train_images": given.count,
-            "val_fraction": 0.1,
-            "test_fraction": 0.1,
-        }
-        folder: torch.utils.data.Dataset[Any]
-        if given.images == "jpeg":
-            write_jpegs(Path(temporary), given.count * 10 // 8 + 6, 150)
-            data = prepare_dataset(DataSpec.model_validate({"dataset": "folder", **spec}), Path(temporary))
-            folder = torch.utils.data.Subset(ImageFolder(temporary, usual), range(given.count))
-        else:
-            data = prepare_dataset(DataSpec.model_validate({"dataset": "digits", **spec}))
-            folder = InMemory(
-                prepare_dataset(DataSpec.model_validate({"dataset": "digits", **spec, "image_size": 8})),
-                usual,
-            )
+        data, folder = open_images(given, Path(temporary))
         loader = DataLoader(folder, given.batch_size, shuffle=True, num_workers=given.workers)
         numerics = decide_numerics(TrainSpec(), given.size, device=given.device, threads=given.threads)
         run = new_run(data, numerics, given.batch_size)

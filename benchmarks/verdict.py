@@ -85,13 +85,7 @@ def print_wrong(found: Found) -> None:
     lines = dict.fromkeys((c.group, c.pattern, c.gap) for c in null if c.group != "unequal deviations")
     for line in lines:
         cells = {c: f for c, f in null.items() if (c.group, c.pattern, c.gap) == line}
-        shares = [
-            " / ".join(
-                f"{100 * max(f[rule] for c, f in cells.items() if c.deviation == d):.1f}"
-                for rule in (CHOSEN, ADAPTIVE)
-            )
-            for d in DEVIATIONS
-        ]
+        shares = [_join_highest([f for c, f in cells.items() if c.deviation == d]) for d in DEVIATIONS]
         rows.append([line[0], line[1], f"{line[2]:g}", *shares])
     print(table(["plain training", "pattern", "gap", *(f"deviation {d:g}, in %" for d in DEVIATIONS)], rows))
     print("\nArms that vary by 0.5 or by 3 points between seeds, the same by number of test images.\n")
@@ -99,17 +93,13 @@ def print_wrong(found: Found) -> None:
     rows = []
     for which in dict.fromkeys(c.pattern.partition(",")[0] for c in unequal):
         cells = {c: f for c, f in unequal.items() if c.pattern.startswith(which)}
-        rows.append(
-            [which]
-            + [
-                " / ".join(
-                    f"{100 * max(f[rule] for c, f in cells.items() if c.images == n):.1f}"
-                    for rule in (CHOSEN, ADAPTIVE)
-                )
-                for n in SIZES
-            ]
-        )
+        rows.append([which, *(_join_highest([f for c, f in cells.items() if c.images == n]) for n in SIZES)])
     print(table(["", *(f"{n:,} images, in %" for n in SIZES)], rows))
+
+
+def _join_highest(found: Sequence[dict[str, float]]) -> str:
+    """Highest share in percent, with the fixed and with the adaptive number of seeds."""
+    return " / ".join(f"{100 * max(f[rule] for f in found):.1f}" for rule in (CHOSEN, ADAPTIVE))
 
 
 def print_power(found: Found) -> None:

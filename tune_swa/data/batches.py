@@ -103,10 +103,10 @@ class ImageBatches:
         purpose: str,
         max_batches: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in a drawn order and augmented.
+        """Yield every image once, in a drawn order and augmented: flipped first, then shifted.
 
-        Images are flipped first, then shifted. Draws come from CPU generators and go by an image's place
-        in the order, so they are the same on every device and for every batch size.
+        Draws come from CPU generators and go by an image's place in the order, so they are the same on
+        every device and for every batch size.
 
         Args:
             batch_size: images per batch.
@@ -125,20 +125,19 @@ class ImageBatches:
         """
         count = len(self)
 
-        def generator(what: str) -> torch.Generator:
+        def seed_generator(what: str) -> torch.Generator:
             return torch.Generator().manual_seed(derive_seed(seed, epoch, purpose, what))
 
-        order = torch.randperm(count, generator=generator("order"))
+        order = torch.randperm(count, generator=seed_generator("order"))
         flips = {
-            axis: self._move_to_device(torch.rand(count, generator=generator(name)) < 0.5)
+            axis: self._move_to_device(torch.rand(count, generator=seed_generator(name)) < 0.5)
             for name, axis in (("hflip", 2), ("vflip", 1))
             if name in augment
         }
         shifts = None
         if "crop" in augment:
-            shifts = self._move_to_device(
-                torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator("crop"))
-            )
+            drawn = torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=seed_generator("crop"))
+            shifts = self._move_to_device(drawn)
         start = 0
         for images, labels in self._gather_batches(order, list_batch_sizes(count, batch_size)[:max_batches]):
             place = slice(start, start + len(labels))
@@ -150,7 +149,7 @@ class ImageBatches:
             start = place.stop
 
     def iterate_ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, as it is. Yields as `iterate_training` does."""
+        """Yield every image once, in order, unchanged; shapes as of `iterate_training`."""
         count = len(self)
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
         for images, labels in self._gather_batches(torch.arange(count), sizes):

@@ -68,7 +68,8 @@ def decode_images(
         except UnidentifiedImageError:
             failures[index] = "not an image that Pillow knows"
         except Exception as error:  # PIL's decoders raise a dozen types for damaged files
-            failures[index] = first_line(error, 200)
+            # the message of an OSError names the file, which is named before it
+            failures[index] = getattr(error, "strerror", None) or first_line(error, 200)
         else:
             converted[index] = opened.conversions
 
