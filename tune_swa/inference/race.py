@@ -88,7 +88,7 @@ def keep_plain(
 
     Clearly worse is an arm whose mean lies further below the best than a one-sided t-test at DROP_LEVEL
     (Bonferroni over the arms) allows for. The variance of a mean accuracy is that of its seeds plus that
-    of the validation images, for which p (1 - p) / images stands: which images are wrong is not known
+    of the validation images, for which p (1 - p) / images is used: which images are wrong is not known
     here, and two arms that err on the same images differ by less. So few validation images drop hardly
     any arm. The degrees of freedom are Satterthwaite's (1946).
 

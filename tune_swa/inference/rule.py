@@ -81,7 +81,7 @@ class FinalistJudgement:
     not_beaten: tuple[str, ...]
     """Other plain arms that it is not ahead of at OTHERS_FACTOR x the level."""
     in_turn: bool
-    """Whether every finalist before it is better, so that "better" may be said of it."""
+    """Whether every finalist before it is better, so that it may be called better."""
     chance: float
     """Of "better" at the last planned look, if the difference stays in its present uncertainty."""
 
@@ -210,7 +210,7 @@ def _judge_finalist(
 
 
 def combine_p_values(best: ArrayLike, others: ArrayLike) -> Any:
-    """One-sided p-value of "better than every plain arm": at or below a level where the rule says better.
+    """One-sided p-value of "better than every plain arm": at or below a level where the rule finds it better.
 
     Args:
         best: shape (...,), p-value against the plain arm of the best mean.

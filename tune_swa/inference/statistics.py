@@ -39,7 +39,7 @@ class Interval:
 def paired_t(differences: ArrayLike, level: float = LEVEL) -> Interval:
     """Student's (1908) interval of the mean of paired differences.
 
-    It speaks of new seeds on the same images. Without any spread the interval is the mean itself,
+    It is valid for new seeds on the same images. Without any spread the interval is the mean itself,
     and the p-value 1 for a mean of 0, else 0.
 
     Args:
@@ -197,7 +197,7 @@ class McNemar:
 def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemar:
     """McNemar's (1947) exact test of one pair of runs on the same images.
 
-    It says whether these two *runs* differ, not whether the ways to train do: any two runs of the
+    It tests whether these two *runs* differ, not whether the ways to train do: any two runs of the
     same configuration often differ by it.
 
     Args:

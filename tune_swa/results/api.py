@@ -134,7 +134,7 @@ class Results:
     def best_model(self) -> Any:
         """The model that the search hands over, in eval mode (imports torch and torchvision).
 
-        `best_model.json` beside it says what images it expects.
+        `best_model.json` beside it describes the images that it expects.
 
         Raises:
             RequestError: there is none yet, or it is damaged.
@@ -260,7 +260,7 @@ def _copy_experiment(store: Store, folder: Path) -> Path:
             shutil.copyfile(file, folder / name)
 
     try:
-        copy_file(JOURNAL)  # before the predictions that it speaks of
+        copy_file(JOURNAL)  # before the predictions, which it may refer to
         (folder / PREDICTIONS).mkdir()
         for name in store.names(PREDICTIONS):
             copy_file(f"{PREDICTIONS}/{name}")

@@ -47,7 +47,7 @@ def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str
     """Read the predictions of every tested trial, by trial and variant.
 
     Raises:
-        RequestError: a file is missing or damaged, or not of as many images as the journal says.
+        RequestError: a file is missing or damaged, or of another number of images than in the journal.
     """
     return {
         trial.name: _read_file(folder / FOLDER / f"{trial.name}.npz", trial.tested["images"])

@@ -47,14 +47,14 @@ class Tables(NamedTuple):
 
 
 def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
-    """Tables of everything the journal says so far, an experiment without trials included.
+    """Build the tables from the journal so far; an experiment without trials has them too.
 
     Args:
         state: the fold of the journal.
         folder: the experiment's folder, which has the predictions on the test images; None: without them.
 
     Columns and types depend on the space alone, never on the values that have come in; the schema's
-    metadata say where they come from (`tune_swa.results.provenance`).
+    metadata hold their provenance (`tune_swa.results.provenance`).
 
     Raises:
         RequestError: the journal is empty, or holds values of other types.

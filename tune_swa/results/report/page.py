@@ -170,7 +170,7 @@ def _table_cells(row: ComparisonRow) -> list[object]:
 
 
 def _list_provenance(state: ExperimentState) -> list[tuple[str, str]]:
-    """What the metadata of the parquet files say, as rows of a table."""
+    """The metadata of the parquet files, as rows of a table."""
     rows = []
     for key, value in build_metadata(state).items():
         name = key.partition(".")[2]
