@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,23 @@ def module_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def narrow_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 has an eighth of its channels: for tests to which the network does not matter."""
+    import torchvision.models
+
+    from helpers.narrow_resnet import build_narrow_resnet
+
+    monkeypatch.setattr(torchvision.models, "resnet18", build_narrow_resnet)
+
+
+@pytest.fixture
 def tiny_data() -> Dataset:
     """48 drawn images of 16 pixels in three classes that a network can tell apart."""
     return draw_dataset(train=28, val=12, test=8)
 
 
 @pytest.fixture
-def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def worker(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, narrow_network: None) -> Any:
     """A `Worker` that trains here, on the drawn images."""
     from helpers.local_worker import Worker  # not above: it imports Ray
 
@@ -72,3 +83,28 @@ def long(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
 
     results: Path = never_interrupted(tmp_path_factory.mktemp("long"), 12)
     return results
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Searches in the tests' own process use one Ray, which the first of the file starts.
+
+    To start and to stop it takes longer than all trials of a search in which nothing is trained.
+    """
+    from tune_swa.execution import session
+
+    start = session.session
+    started: list[Any] = []
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def use_or_start(placement: Any) -> Iterator[None]:
+            if not started:
+                stack.enter_context(start(placement))
+                started.append(placement)
+            assert (placement.gpus, placement.cpus) == (started[0].gpus, started[0].cpus)
+            session.set_environment(placement.slots)
+            yield
+
+        patch.setattr(session, "session", use_or_start)
+        yield

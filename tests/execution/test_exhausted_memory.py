@@ -285,7 +285,7 @@ def test_only_what_failed_for_memory_is_reopened(tmp_path: Path) -> None:
 
 
 def test_a_search_completes_when_it_is_resumed_with_a_larger_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_ray: None
 ) -> None:
     """Branches need more than half of a GPU: their averages come on top."""
     space = {"lr": 1e-3, "swa_start": 1, "swa_lr": {"choice": [1e-3, 1e-2]}}

@@ -75,7 +75,9 @@ def test_after_any_error_the_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert not is_gpu_lost(IndexError("odd"), on_gpu=False)
 
 
-def test_one_trial_is_retried_and_all_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_trial_is_retried_and_all_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_ray: None
+) -> None:
     """The process raises in whatever it trains from then on, so it must not be used again."""
     state = search(
         tmp_path, monkeypatch, SPACE, trial=ray_trials.trial_that_loses_its_gpu,
@@ -97,7 +99,7 @@ def test_one_trial_is_retried_and_all_others_are_not(tmp_path: Path, monkeypatch
 
 
 def test_a_trial_that_loses_every_gpu_fails_with_the_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_ray: None
 ) -> None:
     state = search(
         tmp_path, monkeypatch, {**SPACE, "swa_lr": 1e-3}, trial=ray_trials.trial_that_always_loses_its_gpu,

@@ -342,7 +342,9 @@ CONTINUOUS = {
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc", "gp", "cmaes"])
-def test_every_sampler_finishes_a_search_through_ray(sampler: str, tmp_path: Path, cache: None) -> None:
+def test_every_sampler_finishes_a_search_through_ray(
+    sampler: str, tmp_path: Path, cache: None, one_ray: None
+) -> None:
     grid = sampler == "grid"
     outcome = search_made_up(tmp_path, FINITE if grid else CONTINUOUS, sampler, None if grid else 12)
     swa = outcome.state.of_kind("swa")
@@ -356,7 +358,7 @@ def test_every_sampler_finishes_a_search_through_ray(sampler: str, tmp_path: Pat
         assert outcome.state.finished == "completed"  # exhausted, and ended by itself
 
 
-def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -> None:
+def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None, one_ray: None) -> None:
     """A loss that is not finite, a function that returns early, a worker that dies always, and once."""
     space = {"lr": 1e-2, "swa_start": {"choice": [1, 3]}, "swa_lr": 1e-2}
     space["train.weight_decay"] = {"choice": [0.0, 0.1, 0.2, 0.3, 0.4]}
@@ -385,7 +387,9 @@ def test_failures_are_told_and_the_search_goes_on(tmp_path: Path, cache: None) -
     assert all([r["epoch"] for r in t.records] == list(range(8)) for t in retried)
 
 
-def test_all_trials_failing_is_exit_1_with_the_first_reason(tmp_path: Path, cache: None) -> None:
+def test_all_trials_failing_is_exit_1_with_the_first_reason(
+    tmp_path: Path, cache: None, one_ray: None
+) -> None:
     from tune_swa.errors import SearchFailed
 
     space = {**FINITE, "train.weight_decay": 0.1}

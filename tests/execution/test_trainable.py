@@ -16,6 +16,7 @@ from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import EpochRecord, Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
+pytestmark = pytest.mark.usefixtures("narrow_network")
 SETTINGS = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=5, batch_size=16))
 
 

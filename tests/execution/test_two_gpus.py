@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision
 from ray import cloudpickle
 from rich.console import Console
 
 from helpers import ray_trials
+from helpers.narrow_resnet import build_narrow_resnet, narrow_environment
 from tune_swa.config import Experiment
 from tune_swa.execution import run, site
 from tune_swa.execution.slots import Machine
@@ -46,6 +48,8 @@ def search(
             **more,
         }
     )
+    patch.setenv("PYTHONPATH", narrow_environment()["PYTHONPATH"])  # for real trials, in workers
+    patch.setattr(torchvision.models, "resnet18", build_narrow_resnet)
     cloudpickle.register_pickle_by_value(ray_trials)  # workers cannot import the tests
     patch.setattr(run, "train_trial", trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))

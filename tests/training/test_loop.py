@@ -24,6 +24,7 @@ from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import EpochRecord, Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
+NARROW = pytest.mark.usefixtures("narrow_network")
 TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second"}
 
 
@@ -43,6 +44,7 @@ def facts(record: EpochRecord) -> dict[str, object]:
     return {k: v for k, v in record.as_dict().items() if k not in TIMES}
 
 
+@NARROW
 @pytest.mark.parametrize(
     ("epochs", "swa_start", "averaged"),
     [
@@ -80,6 +82,7 @@ def test_the_average_is_the_mean_of_the_live_models(tiny_data: Dataset) -> None:
     )
 
 
+@NARROW
 def test_before_averaging_the_shipped_model_is_the_live_one(tiny_data: Dataset) -> None:
     for record in Run(settings(4, 2), tiny_data, NUMERICS):
         if record.phase == "trunk":
@@ -87,6 +90,7 @@ def test_before_averaging_the_shipped_model_is_the_live_one(tiny_data: Dataset) 
             assert record.n_averaged == 0
 
 
+@NARROW
 @pytest.mark.parametrize("swa_start", [None, 1])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_resuming_at_every_boundary_changes_nothing(
@@ -109,6 +113,7 @@ def test_resuming_at_every_boundary_changes_nothing(
             assert torch.equal(tensor, right.state_dict()[name]), name
 
 
+@NARROW
 def test_resuming_keeps_an_immediate_anneal(tiny_data: Dataset, tmp_path: Path) -> None:
     """With anneal_epochs=0 building SWALR moves the rate, so it must be put back on a resume."""
     wanted = settings(4, 0, averaging=AveragingSpec(anneal_epochs=0))
@@ -123,6 +128,7 @@ def test_resuming_keeps_an_immediate_anneal(tiny_data: Dataset, tmp_path: Path) 
     assert [facts(r) for r in again] == expected[2:]
 
 
+@NARROW
 def test_a_run_leaves_the_global_generators_alone(tiny_data: Dataset) -> None:
     torch.manual_seed(3)
     np.random.seed(3)
@@ -158,6 +164,7 @@ def test_the_refreshed_statistics_are_not_the_live_models(tiny_data: Dataset) ->
     assert run.shipped_model.bn1.momentum == run.model.bn1.momentum
 
 
+@NARROW
 def test_bn_batches_and_bn_batch_size_take_effect(tiny_data: Dataset) -> None:
     def final(**averaging: int) -> tuple[torch.Tensor, int]:
         run = Run(settings(2, 0, averaging=AveragingSpec(**averaging)), tiny_data, NUMERICS)
@@ -172,6 +179,7 @@ def test_bn_batches_and_bn_batch_size_take_effect(tiny_data: Dataset) -> None:
     assert not torch.equal(whole, larger)
 
 
+@NARROW
 @pytest.mark.parametrize(
     "change",
     [
@@ -197,6 +205,7 @@ def test_no_training_setting_is_inert(change: dict[str, object], tiny_data: Data
     assert [r.train_loss for r in left] != [r.train_loss for r in right]
 
 
+@NARROW
 def test_crop_padding_and_momentum_take_effect(tiny_data: Dataset) -> None:
     def losses(**train: object) -> list[float]:
         wanted = settings(2, None, train=TrainSpec.model_validate({"epochs": 2, "batch_size": 8, **train}))
@@ -206,6 +215,7 @@ def test_crop_padding_and_momentum_take_effect(tiny_data: Dataset) -> None:
     assert losses(optimizer="sgd") != losses(optimizer="sgd", momentum=0.0)
 
 
+@NARROW
 def test_the_anneal_takes_effect(tiny_data: Dataset) -> None:
     def rates(**averaging: object) -> list[float]:
         wanted = settings(6, 0, averaging=AveragingSpec.model_validate(averaging))
@@ -215,6 +225,7 @@ def test_the_anneal_takes_effect(tiny_data: Dataset) -> None:
     assert rates(anneal_epochs=3) != rates(anneal_epochs=3, anneal_strategy="linear")
 
 
+@NARROW
 def test_the_seed_decides_everything(tiny_data: Dataset) -> None:
     first = [facts(r) for r in Run(settings(2, 0, seed=1), tiny_data, NUMERICS)]
     again = [facts(r) for r in Run(settings(2, 0, seed=1), tiny_data, NUMERICS)]
