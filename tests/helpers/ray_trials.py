@@ -107,13 +107,13 @@ def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 44.00 MiB.")
 
-    update = Averaging.update
+    update = Averaging.update_average
     if config["gpus"] < 1:
-        Averaging.update = refuse  # type: ignore[method-assign]
+        Averaging.update_average = refuse  # type: ignore[method-assign]
     try:
         train_trial(config, shared)
     finally:
-        Averaging.update = update  # type: ignore[method-assign]
+        Averaging.update_average = update  # type: ignore[method-assign]
 
 
 def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:

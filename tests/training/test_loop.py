@@ -260,7 +260,7 @@ def test_fused_compile_and_eval_batch_size_reach_what_they_name(
         compiled.append(model)
         return model
 
-    monkeypatch.setattr(ImageBatches, "ordered", spy)
+    monkeypatch.setattr(ImageBatches, "iterate_ordered", spy)
     monkeypatch.setattr(torch, "compile", compiling)
     train = TrainSpec(epochs=3, batch_size=8, eval_batch_size=5)
     for fused in (True, False):
