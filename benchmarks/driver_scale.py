@@ -96,7 +96,9 @@ def run_trial(coordinator: Coordinator, suggestion: Suggestion, progress: Progre
     if not coordinator.take_over_trunk(name):
         return 0
     trial = coordinator.state.trials[name]
-    publishes = coordinator.sharing.epochs_to_publish(trial) if coordinator.sharing else []
+    publishes: list[int] = []
+    if coordinator.sharing is not None:
+        publishes = coordinator.sharing.epochs_to_publish(trial.trunk, trial.fork_epoch)
     first = trial.next_epoch
     coordinator.record_start(name, device="none", node="here", from_epoch=first, damaged=[])
     for epoch in range(first, EPOCHS):

@@ -127,7 +127,7 @@ class Coordinator(EventRecorder):
         trial, sharing = self.state.trials[name], self.sharing
         if sharing is None or trial.records:
             return True
-        return sharing.is_ready(trial.trunk, sharing.last_shared_epoch(trial), live)
+        return sharing.is_ready(trial.trunk, sharing.last_shared_epoch(trial.fork_epoch), live)
 
     def unfinished_trials(self) -> list[str]:
         """Name the trials of the present stage that have begun and not ended, oldest first."""

@@ -70,8 +70,8 @@ class TrialSearcher(Searcher):
         }
         if (sharing := self.coordinator.sharing) is not None:
             known = self.coordinator.state.trunks[trial.trunk].published
-            config["publish"] = sharing.epochs_to_publish(trial)
-            config["published"] = sorted(e for e in known if e <= sharing.last_shared_epoch(trial))
+            config["publish"] = sharing.epochs_to_publish(trial.trunk, trial.fork_epoch)
+            config["published"] = sorted(e for e in known if e <= sharing.last_shared_epoch(trial.fork_epoch))
             if self._alone_on_its_gpu(trial):
                 self._whole.add(trial_id)
                 config["gpus"] = 1.0
@@ -123,7 +123,10 @@ class TrialSearcher(Searcher):
         if not self.has_whole_gpus or whole + 1 >= gpus or fractions + whole >= gpus:
             return False
         assert self.coordinator.sharing is not None
-        return any(epoch > trial.next_epoch for epoch in self.coordinator.sharing.epochs_to_publish(trial))
+        return any(
+            epoch > trial.next_epoch
+            for epoch in self.coordinator.sharing.epochs_to_publish(trial.trunk, trial.fork_epoch)
+        )
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Those of a trial, as a worker is given them."""
