@@ -107,7 +107,7 @@ def test_on_a_gpu_an_image_on_the_border_may_change_sides(
 ) -> None:
     make_up_gpus(A100)
     numerics = Numerics(**{**handed.about["numerics"], "device": device})
-    judge = model_export._Judge(handed.data, 16, numerics, 256)
+    judge = model_export._Evaluator(handed.data, 16, numerics, 256)
     recorded = {part: handed.about[part]["accuracy"] for part in ("validation", "test")}
     found = {**recorded, "test": recorded["test"] - images / len(handed.data.test)}
     if refused:

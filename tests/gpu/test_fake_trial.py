@@ -78,7 +78,9 @@ def list_moments(run: Run) -> list[Tensor]:
 @pytest.fixture(autouse=True)
 def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 with one block in each stage instead of two: the same layers in half the time."""
-    monkeypatch.setattr(model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes))
+    monkeypatch.setattr(
+        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes)
+    )
 
 
 @pytest.fixture

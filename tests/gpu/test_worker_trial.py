@@ -24,7 +24,9 @@ from tune_swa.training.run import Run
 
 @pytest.fixture
 def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    monkeypatch.setattr(model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes))
+    monkeypatch.setattr(
+        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes)
+    )
     resident.release_resident_images()
     make_up_gpus(Card(memory=16 * GIB))
     with fake_cuda() as mode:

@@ -290,7 +290,7 @@ def test_each_batch_size_is_compiled_into_a_graph_of_its_own(
         torch, "compile", lambda model, **given: compile_with(model, backend=keep_graph, **given)
     )
     monkeypatch.setattr(
-        model_module, "_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
     )
     runs = [
         Run(settings(2, None, seed=7), tiny_data, replace(NUMERICS, compile=compiled))

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in the words of someone who writes a space file."""
+"""Describe what pydantic finds wrong, in the words of someone who writes a space file."""
 
 from __future__ import annotations
 

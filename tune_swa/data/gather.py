@@ -1,4 +1,4 @@
-"""Where the pixels of a batch come from: a copy on the device, or the array that they lie in."""
+"""Gather the pixels of a batch: from a copy on the device, or from the array that they lie in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a set of images: for the log, the journal and the files' metadata."""
+"""Describe skipped, converted and duplicate images for the log, the journal and the files' metadata."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class ImageNotes:
         return lines + (self.duplicates.format_lines() if self.duplicates else [])
 
     def format_summary(self) -> str:
-        """All of it in a few words; empty where there is nothing to tell."""
+        """All of it in a few words; empty without any such image."""
         parts = [f"{group.count} {kind}" for kind, group in self.converted.items()]
-        told = [f"{self.skipped.count} images skipped"] if self.skipped.count else []
-        decoded = "; ".join(told + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
+        skipped = [f"{self.skipped.count} images skipped"] if self.skipped.count else []
+        decoded = "; ".join(skipped + ([f"converted to RGB: {', '.join(parts)}"] if parts else []))
         twice = self.duplicates.format_summary() if self.duplicates else ""
         return "\n".join(filter(None, (decoded, twice)))
 

@@ -1,4 +1,4 @@
-"""What images in [0, 1] are normalised with: nothing, ImageNet's channel statistics, or the set's own."""
+"""Find the channel statistics that images are normalised with: none, ImageNet's, or the set's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an image file of any kind becomes RGB: as torchvision's loader does it, but for 16 bits."""
+"""Read image files of any kind as RGB, as torchvision's loader does, except for 16 bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that this process keeps on a GPU, so that its next trial need not copy them there again."""
+"""Keep images on a GPU, so that the next trial of this process need not copy them there again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How images are divided into training, validation and test: stratified by class, by a seed of its own."""
+"""Divide images into training, validation and test: stratified by class, by a seed of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch can do on this machine, tried out. To be called in a process of its own: it may crash."""
+"""Probe what torch can do on this machine. To be called in a process of its own: it may crash."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def probe_torch() -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    return asdict(TorchFacts(cuda=built_for(), cpu_error=_train_a_step("cpu"), **_torchvision()))
+    return asdict(TorchFacts(cuda=built_for(), cpu_error=_train_a_step("cpu"), **_probe_torchvision()))
 
 
 def probe_gpus() -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _train_a_step(device: str, precision: str = "fp32") -> str | None:
     return None if right else f"a convolution in {precision} gives wrong numbers"
 
 
-def _torchvision() -> dict[str, Any]:
+def _probe_torchvision() -> dict[str, Any]:
     try:
         from torchvision.datasets import CIFAR10
 

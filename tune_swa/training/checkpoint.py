@@ -69,7 +69,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
             flipped = archive.testzip()
         state = None if flipped else torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
-        if not _tells_of_damage(error):
+        if not _is_damage(error):
             raise
         raise CheckpointError(f"{path.name}: cannot be read ({first_line(error, 200)})") from error
     if flipped:
@@ -79,7 +79,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     return state
 
 
-def _tells_of_damage(error: Exception) -> bool:
+def _is_damage(error: Exception) -> bool:
     """Whether it is the file's fault rather than the disk's, the network's or the memory's."""
     if isinstance(error, OSError):  # zipfile seeks to where a damaged directory points
         return isinstance(error, FileNotFoundError) or error.errno == errno.EINVAL

@@ -1,4 +1,4 @@
-"""What an export computes with: as the search did where this machine can, else on its CPU."""
+"""Choose the numerics of an export: those of the search where this machine has them, else its CPU's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is worth on labelled images: accuracy, negative log-likelihood, calibration error."""
+"""Evaluate a model on labelled images: accuracy, negative log-likelihood, calibration error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each of N images."""
+    """Predictions of a model for N images."""
 
     label: Tensor
     """The image's class, [N] int64."""
@@ -73,7 +73,7 @@ def predict_images(
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
 ) -> Predictions:
-    """What `model` says of each image; arguments and errors as of `evaluate_model`."""
+    """Predict the class of each image; arguments and errors as of `evaluate_model`."""
     logits, labels = _compute_logits(model, batches, autocast)
     log_probability = torch.log_softmax(logits, dim=1)
     log_confidence, predicted = log_probability.max(dim=1)

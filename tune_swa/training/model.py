@@ -36,7 +36,7 @@ def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        model = _resnet18(num_classes)
+        model = _build_resnet18(num_classes)
     if weights is not None:
         fitting = dict(weights)
         if "fc.weight" not in fitting or fitting["fc.weight"].shape[0] != num_classes:
@@ -46,7 +46,7 @@ def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -
     return model
 
 
-def _resnet18(num_classes: int) -> nn.Module:
+def _build_resnet18(num_classes: int) -> nn.Module:
     # its import takes a second, which the driver of a search can do without
     from torchvision.models import resnet18
 
@@ -64,8 +64,8 @@ def resolve_weights(spec: ModelSpec) -> StateDict | None:
     if spec.weights == "none":
         return None
     if spec.weights == "imagenet":
-        return _download()
-    return _read(expand_home(spec.weights, "model.weights:"))
+        return _download_imagenet()
+    return _read_weights(expand_home(spec.weights, "model.weights:"))
 
 
 def hash_weights(weights: StateDict | None) -> str:
@@ -79,7 +79,7 @@ def hash_weights(weights: StateDict | None) -> str:
     return digest.hexdigest()
 
 
-def _download() -> StateDict:
+def _download_imagenet() -> StateDict:
     from torchvision.models import ResNet18_Weights
 
     entry = ResNet18_Weights.IMAGENET1K_V1
@@ -96,10 +96,12 @@ def _download() -> StateDict:
                 "random weights (--set model.weights=none)"
             ) from None
     # torchvision's own way of reading it would run what a pickle says
-    return _read(file, "Delete it, and it is downloaded again")
+    return _read_weights(file, "Delete it, and it is downloaded again")
 
 
-def _read(path: Path, remedy: str = "Write it with torch.save(model.state_dict(), path)") -> StateDict:
+def _read_weights(
+    path: Path, remedy: str = "Write it with torch.save(model.state_dict(), path)"
+) -> StateDict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -110,17 +112,17 @@ def _read(path: Path, remedy: str = "Write it with torch.save(model.state_dict()
         raise RequestError(f"model.weights: {path} is a folder, expected a state_dict file") from None
     except Exception as error:  # torch.load raises a dozen types for files that are not its own
         raise RequestError(
-            f"model.weights: {path} cannot be read as a state_dict ({_reason(error)}). {remedy}"
+            f"model.weights: {path} cannot be read as a state_dict ({_explain_error(error)}). {remedy}"
         ) from None
-    state = _unwrapped(loaded)
+    state = _unwrap_weights(loaded)
     if state is None:
         raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors). {remedy}")
-    _check(state, path, remedy)
+    _check_weights(state, path, remedy)
     # half floats are for storing: training starts from fp32
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _reason(error: Exception) -> str:
+def _explain_error(error: Exception) -> str:
     """Why a file was not loaded. torch's own words go on for lines, and advise to run what it holds."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -129,7 +131,7 @@ def _reason(error: Exception) -> str:
     return "torch.save has not written it, or it is damaged"
 
 
-def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
+def _unwrap_weights(loaded: Any) -> dict[str, Tensor] | None:
     """The network's own state_dict, taken out of what training programs wrap around it."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -146,10 +148,10 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
     return state
 
 
-def _check(state: StateDict, path: Path, remedy: str) -> None:
+def _check_weights(state: StateDict, path: Path, remedy: str) -> None:
     """Every tensor must be there, finite and in the shape that ResNet-18 has for any number of classes."""
     classes = state["fc.bias"].numel() if "fc.bias" in state else 1
-    expected = _resnet18(max(1, classes)).state_dict()
+    expected = _build_resnet18(max(1, classes)).state_dict()
     # some files come without a classifier; old ones without counters, which torch then takes for 0
     optional = [n for n in expected if n.endswith("num_batches_tracked")]
     if not any(n in state for n in CLASSIFIER):
@@ -161,7 +163,7 @@ def _check(state: StateDict, path: Path, remedy: str) -> None:
         ("lacks", missing),
         ("has unknown", unknown),
         ("has other shapes for", [n for n in known if state[n].shape != expected[n].shape]),
-        ("has other types for", [n for n in known if not _usable(state[n], expected[n])]),
+        ("has other types for", [n for n in known if not _is_usable(state[n], expected[n])]),
     ):
         if names:
             raise RequestError(
@@ -176,7 +178,7 @@ def _check(state: StateDict, path: Path, remedy: str) -> None:
         )
 
 
-def _usable(tensor: Tensor, expected: Tensor) -> bool:
+def _is_usable(tensor: Tensor, expected: Tensor) -> bool:
     """Whether a tensor holds the kind of numbers that are expected, and holds them as they are."""
     plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
     return plain and (tensor.is_floating_point() or not expected.is_floating_point())

@@ -1,4 +1,4 @@
-"""The model that a search hands over, in the formats that other programs read, each one tried."""
+"""Export the model that a search hands over, and check every file that is written."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NEEDED = frozenset(
     {"num_classes", "class_names", "preprocessing", "trial", "kind", "configuration", "params"}
     | {"validation", "test", "numerics", "hardware", "versions"}
 )
-"""What `best_model.json` has to say."""
+"""Keys of `best_model.json`."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way of writing a model down, and of reading it again."""
+    """A file format, with what writes and reads it."""
 
     name: str
     file: str
@@ -55,7 +55,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one file gives on the images of the search."""
+    """One exported file, and its accuracy on the images of the search."""
 
     format: str
     path: Path
@@ -114,7 +114,7 @@ def _read_program(path: Path, classes: int) -> nn.Module:
 
 
 _CLASSIFY = string.Template("""\
-\"\"\"Say what images show: python classify.py IMAGE...\"\"\"
+\"\"\"Classify images: python classify.py IMAGE...\"\"\"
 
 import json
 import sys
@@ -263,25 +263,27 @@ def _export_compared(
     if about["test"] is not None:
         expected["test"] = about["test"]["accuracy"]
     outcomes = []
-    with _threads(numerics.threads), tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
-        reference = _Judge(data, size, numerics, train.eval_batch_size)
+    with _use_threads(numerics.threads), tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
+        reference = _Evaluator(data, size, numerics, train.eval_batch_size)
         # two copies, as tensors are saved in the memory format that they are in
-        said = reference.outputs(copy.deepcopy(model))
+        outputs = reference.compute_outputs(copy.deepcopy(model))
         plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        described = _described(about, formats)
+        described = _format_description(about, formats)
         (Path(scratch) / ABOUT).write_text(described, encoding="utf-8")
-        (Path(scratch) / EXAMPLE).write_text(_example(FORMATS[formats[0]]), encoding="utf-8")
+        (Path(scratch) / EXAMPLE).write_text(_format_example(FORMATS[formats[0]]), encoding="utf-8")
         for chosen in (FORMATS[name] for name in formats):
             path = Path(scratch) / chosen.file
             chosen.write(plain, described, torch.zeros(2, 3, size, size), path)
             path.chmod((Path(scratch) / ABOUT).stat().st_mode)  # safetensors lets only the owner read it
             again = chosen.read(path, about["num_classes"])
-            if any(not torch.equal(a, b) for a, b in zip(said, reference.outputs(again), strict=True)):
+            if any(
+                not torch.equal(a, b) for a, b in zip(outputs, reference.compute_outputs(again), strict=True)
+            ):
                 raise SearchFailed(
                     f"{chosen.file}: read again, it does not give what best_model.pt gives, so nothing was "
                     "written"
                 )
-            accuracy = reference.accuracy(again)
+            accuracy = reference.measure_accuracy(again)
             if not differences:
                 reference.check_recorded(accuracy, expected)
             outcomes.append(Outcome(chosen.name, output / chosen.file, path.stat().st_size, accuracy))
@@ -295,8 +297,8 @@ MAY_CHANGE_SIDES = 0.002
 other kernels, which add in another order, and an image on the border between two classes changes sides."""
 
 
-class _Judge:
-    """Asks models about the same images in the same batches."""
+class _Evaluator:
+    """Evaluates models on the same images in the same batches."""
 
     def __init__(self, data: Dataset | None, size: int, numerics: Numerics, batch_size: int) -> None:
         self._data = data
@@ -311,19 +313,19 @@ class _Judge:
         self._drawn = drawn.to(memory_format=numerics.memory_format)
         numerics.set_backends()
 
-    def outputs(self, model: nn.Module) -> list[Tensor]:
+    def compute_outputs(self, model: nn.Module) -> list[Tensor]:
         """Logits of drawn images on the CPU, one at a time and together."""
         model = model.to(memory_format=self._on_cpu.memory_format)
         with torch.no_grad(), self._on_cpu.autocast():
             return [model(self._drawn), model(self._drawn[:1])]
 
-    def accuracy(self, model: nn.Module) -> dict[str, float]:
+    def measure_accuracy(self, model: nn.Module) -> dict[str, float]:
         """On each part of the images; empty without them. Moves the model to the device."""
         if self._data is None:
             return {}
         model = model.to(self._numerics.device).to(memory_format=self._numerics.memory_format)
         found = {}
-        for part, rows in self._parts(self._data).items():
+        for part, rows in self._list_parts(self._data).items():
             batches = ImageBatches(
                 self._data, rows, self._numerics.device, channels_last=self._numerics.channels_last
             )
@@ -341,7 +343,7 @@ class _Judge:
         """
         for part in recorded.keys() & found.keys():
             assert self._data is not None
-            images = len(self._parts(self._data)[part])
+            images = len(self._list_parts(self._data)[part])
             allowed = max(1, MAY_CHANGE_SIDES * images) if self._numerics.device == "cuda" else 0
             if round(abs(found[part] - recorded[part]) * images) > allowed:
                 raise SearchFailed(
@@ -352,7 +354,7 @@ class _Judge:
                 )
 
     @staticmethod
-    def _parts(data: Dataset) -> dict[str, Indices]:
+    def _list_parts(data: Dataset) -> dict[str, Indices]:
         return {"validation": data.val, "test": data.test}
 
 
@@ -369,7 +371,7 @@ class _Frozen(nn.Module):
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _use_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -378,7 +380,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _described(about: Mapping[str, Any], formats: Sequence[str]) -> str:
+def _format_description(about: Mapping[str, Any], formats: Sequence[str]) -> str:
     size = about["preprocessing"]["image_size"]
     rest = {key: value for key, value in about.items() if key != "file"}
     description = {
@@ -390,5 +392,5 @@ def _described(about: Mapping[str, Any], formats: Sequence[str]) -> str:
     return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
 
 
-def _example(chosen: Format) -> str:
+def _format_example(chosen: Format) -> str:
     return _CLASSIFY.substitute(imports=chosen.imports, load=chosen.load)

@@ -1,4 +1,4 @@
-"""Which device, number formats and kernels a run uses: everything that can change its bits."""
+"""Decide device, number formats and kernels of a run: everything that can change its bits."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ def _precision_of_gpus(wanted: str, gpus: Sequence[Gpu]) -> Precision:
         if all(gpu.bf16 for gpu in gpus):
             return "bf16"
         # tensor cores for half floats came with compute capability 7.0
-        return "fp16" if all(_capability(gpu) >= (7, 0) for gpu in gpus) else "fp32"
+        return "fp16" if all(_parse_capability(gpu) >= (7, 0) for gpu in gpus) else "fp32"
     for gpu in gpus:
         if wanted == "bf16" and not gpu.bf16:
             raise RequestError(f"train.precision: {gpu.name} has no bf16; use fp16, fp32 or auto")
-        if wanted == "tf32" and _capability(gpu) < (8, 0):
+        if wanted == "tf32" and _parse_capability(gpu) < (8, 0):
             raise RequestError(
                 f"train.precision: {gpu.name} has no TF32 (compute capability {gpu.capability}; it came "
                 "with 8.0); use fp16, fp32 or auto"
@@ -171,7 +171,9 @@ def check_kernels(gpus: Sequence[Gpu]) -> None:
     """
     built_for = compiled_architectures()
     for gpu in gpus:
-        if built_for and not any(_runs_on(architecture, _capability(gpu)) for architecture in built_for):
+        if built_for and not any(
+            _runs_on(architecture, _parse_capability(gpu)) for architecture in built_for
+        ):
             raise RequestError(
                 f"torch {torch.__version__} has no kernels for {gpu.name} (compute capability "
                 f"{gpu.capability}; it was built for {', '.join(built_for)}). Leave that GPU out with "
@@ -206,7 +208,7 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
     return capability >= built
 
 
-def _capability(gpu: Gpu) -> tuple[int, int]:
+def _parse_capability(gpu: Gpu) -> tuple[int, int]:
     major, _, minor = gpu.capability.partition(".")
     return int(major), int(minor)
 

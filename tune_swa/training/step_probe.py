@@ -1,4 +1,4 @@
-"""What a trial takes of a GPU: memory, and time. To be called in a process of its own.
+"""Measure the memory and the time that a trial takes of a GPU, in a process of its own.
 
 The trial that is tried out is the one that takes most of a space. It runs the code that trials run, on
 made-up images: an epoch before averaging and two after, batch-normalisation refresh, evaluation, a
@@ -198,11 +198,11 @@ def _time_steps(run: Run, workload: Workload) -> tuple[float, float]:
     run.model.train()
     host, both = [], []
     for _ in range(REPETITIONS):
-        _synchronize(run.device)
+        _wait_for_device(run.device)
         begun = time.perf_counter()
         train()
         host.append(time.perf_counter() - begun)
-        _synchronize(run.device)
+        _wait_for_device(run.device)
         both.append(time.perf_counter() - begun)
     device = min(both)
     if run.device.type == "cuda":
@@ -222,13 +222,13 @@ def _time_device(train: Callable[[], None], host_seconds: float) -> float:
     return float(begin.elapsed_time(end)) / 1000
 
 
-def _synchronize(device: torch.device) -> None:
+def _wait_for_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 WATCHER = "import sys, torch; print(torch.cuda.mem_get_info()[0], flush=True); sys.stdin.read()"
-"""A process that says how much of the GPU is free, and lives on until it is told to end."""
+"""A process that prints how much of the GPU is free, and ends when its input is closed."""
 
 
 def _measure_bare_context() -> int:
