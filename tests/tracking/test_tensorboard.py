@@ -170,7 +170,7 @@ def test_thousands_of_trials_leave_no_file_open_and_are_not_written_twice(
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     writer.epoch("swa-7", 0, 0.5)
     written: list[str] = []
-    monkeypatch.setattr(files, "_write", lambda path, *_: written.append(path.parent.name))
+    monkeypatch.setattr(files, "_write_events", lambda path, *_: written.append(path.parent.name))
     files(writer.state(), tmp_path)
     files(writer.state(), tmp_path)
     assert written == ["swa-7"]
