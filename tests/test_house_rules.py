@@ -20,7 +20,6 @@ LONG_FILES = {
     "tests/tracking/test_trackers.py",
     "tests/training/test_parts.py",
     "tune_swa/execution/trainable.py",
-    "tune_swa/monitoring/progress.py",
     "tune_swa/results/report/figures.py",
 }
 LONG_FUNCTIONS = {

@@ -266,11 +266,11 @@ def test_a_status_line_every_minute() -> None:
 
 def test_waiting_is_said_at_once_and_then_now_and_then() -> None:
     search = Search()
-    search.progress.waiting("starting Ray")
+    search.progress.show_waiting("starting Ray")
     assert search.lines == ["starting Ray"]
     for image in range(1, 51):
         search.now += 1
-        search.progress.waiting(f"decoding images {image}/60")
+        search.progress.show_waiting(f"decoding images {image}/60")
     assert search.lines == ["starting Ray", *(f"decoding images {n}/60" for n in (10, 20, 30, 40, 50))]
     for _ in range(5):
         search.wait(10)
@@ -282,7 +282,7 @@ def test_waiting_ends_with_the_next_epoch() -> None:
     search = Search()
     search.suggest("swa-0000")
     search.start("swa-0000")
-    search.progress.waiting("a place")
+    search.progress.show_waiting("a place")
     search.epochs("swa-0000", 1)
     search.wait(60)
     assert "waiting" not in search.lines[-1]
@@ -299,7 +299,7 @@ def test_quiet_shows_nothing() -> None:
     for terminal in (True, False):
         search = Search(quiet=True, terminal=terminal)
         with search.progress:
-            search.progress.waiting("starting Ray")
+            search.progress.show_waiting("starting Ray")
             search.run("swa-0000", 0.8)
             search.wait(100)
         assert search.output == ""
@@ -344,7 +344,7 @@ def test_the_live_region_at_80_columns(busy: Search) -> None:
 @pytest.mark.parametrize("width", [40, 54, 60, 70, 80, 100, 200])
 def test_every_line_fits_the_terminal(width: int) -> None:
     search = make_busy(width=width)
-    search.progress.waiting("a very long reason to wait " * 10)
+    search.progress.show_waiting("a very long reason to wait " * 10)
     lines = search.drawn().splitlines()
     assert max(map(len, lines)) <= width
     assert any(line.startswith("swa-0001") for line in lines)
@@ -365,7 +365,7 @@ def test_a_completed_trial_leads_even_if_a_running_one_is_better(busy: Search) -
 def test_nothing_is_best_at_first() -> None:
     search = Search(terminal=True)
     with search.progress:
-        search.progress.waiting("starting Ray")
+        search.progress.show_waiting("starting Ray")
         drawn = search.drawn()
     assert [line.split() for line in drawn.splitlines()[1:]] == [
         ["best", "SWA", "none", "yet"],
@@ -390,7 +390,7 @@ def test_more_trials_than_lines() -> None:
 
 def test_output_without_unicode_is_ascii() -> None:
     search = make_busy(width=60, encoding="ascii")
-    search.progress.waiting("für Elise")
+    search.progress.show_waiting("für Elise")
     drawn = search.drawn()
     assert "###" in drawn
     assert "made-up | baseline 2/2" in drawn
@@ -403,7 +403,7 @@ def test_names_are_not_markup() -> None:
         search.suggest("swa-0000", **{"train.optimizer": "[bold]adam[/bold]"})
         search.start("swa-0000")
         assert "optimizer=[bold]adam[/bold]" in search.drawn()
-        search.progress.waiting("[red]x[/nonsense]")
+        search.progress.show_waiting("[red]x[/nonsense]")
         assert "waiting: [red]x[/nonsense]" in search.drawn()
         search.end("swa-0000", "failed", "[/red] is no tag")
     assert ": [/red] is no tag" in ESCAPE.sub("", search.output)
@@ -479,7 +479,7 @@ def test_a_terminal_that_goes_away_does_not_end_the_search(terminal: bool) -> No
         search.wait(100)
         assert stream.attempts == attempts > 0
     assert sys.stdout is stdout
-    assert search.progress._tally.epochs_done == 2 * EPOCHS
+    assert search.progress._counts.epochs_done == 2 * EPOCHS
 
 
 # ---------------------------------------------------------------------------------- the counting
@@ -551,7 +551,7 @@ def test_no_event_and_no_tick_looks_at_all_trials() -> None:
             search.suggest("swa-0001")
             search.start("swa-0001")
             search.epochs("swa-0001", 3)
-            search.progress.waiting("something")
+            search.progress.show_waiting("something")
             for _ in range(200):
                 search.wait(1)
 
@@ -560,7 +560,7 @@ def test_no_event_and_no_tick_looks_at_all_trials() -> None:
 
 
 def seconds_left(search: Search) -> float:
-    left = search.progress._tally.seconds_left(search.now)
+    left = search.progress._counts.seconds_left(search.now)
     assert left is not None
     return left
 
@@ -582,7 +582,7 @@ def test_the_time_left_is_unknown_at_first() -> None:
     search.suggest("swa-0000")
     search.start("swa-0000")
     search.epochs("swa-0000", 2, seconds=1.0)
-    assert search.progress._tally.seconds_left(search.now) is None
+    assert search.progress._counts.seconds_left(search.now) is None
     search.epochs("swa-0000", 1, seconds=1.0)
     assert seconds_left(search) == pytest.approx(77)
 
@@ -593,7 +593,7 @@ def test_the_time_left_falls_steadily_to_zero() -> None:
     seen = []
     for name in names:
         for _ in steady(search, name, 4.0):
-            if search.progress._tally.epochs_done >= 3:
+            if search.progress._counts.epochs_done >= 3:
                 seen.append(seconds_left(search))
     assert seen[0] == pytest.approx(4 * 77)
     assert all(later < earlier for earlier, later in itertools.pairwise(seen))
@@ -609,8 +609,8 @@ def test_pruned_trials_shorten_the_estimate_but_not_the_bound() -> None:
     search.start("swa-0000")
     search.epochs("swa-0000", 1, seconds=1.0)
     search.prune("swa-0000", 0.1)
-    tally = search.progress._tally
-    assert tally.epochs_left == 5 * EPOCHS
+    counts = search.progress._counts
+    assert counts.epochs_left == 5 * EPOCHS
     assert seconds_left(search) == pytest.approx(5 * 2 * 1.0, rel=0.1)  # five more of two epochs each
 
 

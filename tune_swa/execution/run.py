@@ -202,7 +202,7 @@ def _run_trials(
 
     def tell(text: str) -> None:
         logger.warning("%s", text)
-        progress.waiting(text)
+        progress.show_waiting(text)
 
     watchdog = Watchdog(tell, lambda: searcher.live, session.count_nodes)
     shows: list[Callable[[], object]] = [progress.tick, lambda: watchdog.tick(state)]
@@ -245,7 +245,7 @@ def _run_trials(
     for listener in (progress, publisher, watchdog):
         coordinator.add_listener(listener)
     with set_on_signal(stop), progress:
-        progress.waiting("starting the first workers")
+        progress.show_waiting("starting the first workers")
         try:
             tuner.fit()
         except StopSearch:
