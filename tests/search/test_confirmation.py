@@ -104,7 +104,7 @@ def test_places_are_for_what_is_left_of_both_stages(
     found = state(*known)
     if more.get("look"):
         look = next_look(trials, found)
-        found.confirmations.append({"event": "confirm", **look.fields()})
+        found.confirmations.append({"event": "confirm", **look.event_fields()})
         for name in look.names[: more["look"]]:
             found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
     request = Request(trials, tmp_path, confirm=more.get("confirm", True))
@@ -145,7 +145,7 @@ def test_without_a_baseline_the_finalists_trunks_are_run() -> None:
 
 def after(look: Look, known: ExperimentState) -> ExperimentState:
     """As the journal has it once the look has been recorded."""
-    event = {"event": "confirm", "time": 1.0, **json.loads(json.dumps(look.fields()))}
+    event = {"event": "confirm", "time": 1.0, **json.loads(json.dumps(look.event_fields()))}
     known.apply(event)
     return known
 

@@ -1,4 +1,4 @@
-"""Which configurations are trained again on fresh seeds, and in which roles?"""
+"""Choose the configurations that are trained again on fresh seeds, and their roles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Arm:
         """An arm of a `race` or `confirm` event."""
         return cls(fields["name"], fields["kind"], params_of(fields), tuple(fields["roles"]))
 
-    def fields(self) -> dict[str, Any]:
+    def event_fields(self) -> dict[str, Any]:
         """As the events have it."""
         return {**asdict(self), "roles": list(self.roles)}
 

@@ -1,4 +1,4 @@
-"""The early-stopping rule: asynchronous successive halving that never mixes raw and averaged models.
+"""Stop weak trials early: asynchronous successive halving that never mixes raw and averaged models.
 
 A plain ASHA ranks every trial at an epoch together. Here that would rank a model whose weights are
 averaged against models whose are not, and record a late starter in rungs it was never in. So there

@@ -1,4 +1,4 @@
-"""What fresh seeds cost, in runs and epochs, before anything is known of the search's outcome."""
+"""Count the runs and epochs that fresh seeds cost, before anything is known of the search's outcome."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOTHING = Cost((0, 0), (0, 0))
 
 
 def race_configurations(experiment: Experiment) -> int:
-    """SWA configurations that enter the race; 0: there is none, since all would be finalists."""
+    """Count the SWA configurations that enter the race; 0: there is none, since all would be finalists."""
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race:
         return 0
@@ -42,25 +42,24 @@ def race_configurations(experiment: Experiment) -> int:
     searched = planned_epochs(experiment) if experiment.search.share else None
     if searched is None:
         searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
-    whole = searched + _look(experiment, max_plain_arms(experiment, top)).epochs[1]
+    whole = searched + _cost_of_look(experiment, max_plain_arms(experiment, top)).epochs[1]
     for number in range(min(max(MAX_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
-        if _race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
+        if _cost_of_race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:
             return number
     return 0
 
 
 def max_tested_plain_arms(experiment: Experiment) -> int:
-    """Plain arms of a look at most: all of the race's, or without one the baselines and finalists' trunks."""
+    """Count the plain arms of a look at most: the race's, or else the baselines and finalists' trunks."""
     return max_plain_arms(experiment, race_configurations(experiment) or experiment.confirm.top)
 
 
 def planned_rounds(experiment: Experiment, configurations: int) -> tuple[RaceRound, ...]:
-    """Rounds of a race with so many SWA configurations, all baselines that enter, and as many own trunks as
-    there can be."""
-    return _rounds(experiment, configurations, max_plain_arms(experiment, configurations))
+    """Plan the rounds of a race: all baselines that enter it, and as many own trunks as there can be."""
+    return _plan_rounds(experiment, configurations, max_plain_arms(experiment, configurations))
 
 
-def _rounds(experiment: Experiment, configurations: int, plain: int) -> tuple[RaceRound, ...]:
+def _plan_rounds(experiment: Experiment, configurations: int, plain: int) -> tuple[RaceRound, ...]:
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race or not configurations:
         return ()
@@ -68,63 +67,66 @@ def _rounds(experiment: Experiment, configurations: int, plain: int) -> tuple[Ra
 
 
 def race_cost(experiment: Experiment) -> Cost:
-    """Of the whole race, which takes no fewer runs unless trials of the search fail or repeat."""
-    return _race(experiment, race_configurations(experiment))
+    """Count the cost of the race. It takes fewer runs only if trials of the search fail or repeat."""
+    return _cost_of_race(experiment, race_configurations(experiment))
 
 
 def looks_cost(experiment: Experiment) -> Cost:
-    """Of the first look at least, of the last one at most."""
+    """Count the cost of the looks: the first one at least, the last one at most."""
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
     # the race may drop all but one, and does not have to drop any
     least = 1 if race_configurations(experiment) else max_baselines(experiment)
     first, last = (
-        _look(experiment, least, looks[0]),
-        _look(experiment, max_tested_plain_arms(experiment), looks[-1]),
+        _cost_of_look(experiment, least, looks[0]),
+        _cost_of_look(experiment, max_tested_plain_arms(experiment), looks[-1]),
     )
     return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
 
 
 def max_runs_per_step(experiment: Experiment) -> int:
-    """Runs of a round of the race or of a look at most: so many can be run side by side."""
+    """Count the runs of a round or a look at most: so many can be run side by side."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
-    runs = [(r.swa + r.plain) * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    runs = [
+        (r.swa + r.plain) * (r.seeds - before)
+        for r, before in zip(rounds, _seeds_before(rounds), strict=True)
+    ]
     return max(*runs, looks_cost(experiment).runs[1], 0)
 
 
 def max_fresh_states(experiment: Experiment) -> int:
-    """Published states that there can be at one time: each SWA run of a step goes on from one."""
+    """Count the published states that there can be at one time: each SWA run of a step goes on from one."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
-    races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _before(rounds), strict=True)]
+    races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _seeds_before(rounds), strict=True)]
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
     seeds = max(number - before for number, before in zip(looks, (0, *looks), strict=False))
     return max(*races, min(experiment.confirm.top, experiment.swa_trials) * seeds, 0)
 
 
-def _race(experiment: Experiment, configurations: int) -> Cost:
-    """At least where every configuration's trunk is one of the baselines, at most where none is."""
-    least = _all_rounds(experiment, configurations, max_baselines(experiment))
-    most = _all_rounds(experiment, configurations, max_plain_arms(experiment, configurations))
+def _cost_of_race(experiment: Experiment, configurations: int) -> Cost:
+    """Count the cost of a race: at least where every trunk is one of the baselines, at most where none is."""
+    least = _cost_of_rounds(experiment, configurations, max_baselines(experiment))
+    most = _cost_of_rounds(experiment, configurations, max_plain_arms(experiment, configurations))
     return Cost((least.runs[0], most.runs[1]), (least.epochs[0], most.epochs[1]))
 
 
-def _all_rounds(experiment: Experiment, configurations: int, plain: int) -> Cost:
-    rounds = _rounds(experiment, configurations, plain)
+def _cost_of_rounds(experiment: Experiment, configurations: int, plain: int) -> Cost:
+    rounds = _plan_rounds(experiment, configurations, plain)
     cost = NOTHING
-    for planned, before in zip(rounds, _before(rounds), strict=True):
+    for planned, before in zip(rounds, _seeds_before(rounds), strict=True):
         # whoever is dropped by count may have been the trunk of a configuration that stays
         covered = None if planned.plain == plain else planned.plain
-        cost += _step(experiment, planned.swa, planned.plain, covered, planned.seeds - before)
+        cost += _cost_of_arms(experiment, planned.swa, planned.plain, covered, planned.seeds - before)
     return cost
 
 
-def _look(experiment: Experiment, plain: int, seeds: int | None = None) -> Cost:
-    """Of every arm on every seed, with so many plain arms, among them the finalists' own trunks."""
+def _cost_of_look(experiment: Experiment, plain: int, seeds: int | None = None) -> Cost:
+    """Count the cost of a look with so many plain arms, among them the finalists' own trunks."""
     top = min(experiment.confirm.top, experiment.swa_trials)
-    return _step(experiment, top, plain, None, seeds or experiment.confirm.seeds)
+    return _cost_of_arms(experiment, top, plain, None, seeds or experiment.confirm.seeds)
 
 
-def _step(experiment: Experiment, swa: int, plain: int, covered: int | None, seeds: int) -> Cost:
-    """Of so many arms on each of the seeds.
+def _cost_of_arms(experiment: Experiment, swa: int, plain: int, covered: int | None, seeds: int) -> Cost:
+    """Count the cost of so many arms on each of the seeds.
 
     Args:
         experiment: the settings.
@@ -148,6 +150,6 @@ def _step(experiment: Experiment, swa: int, plain: int, covered: int | None, see
     return Cost((runs, runs), (seeds * low, seeds * high))
 
 
-def _before(rounds: tuple[RaceRound, ...]) -> list[int]:
-    """Seeds that arms had before each round."""
+def _seeds_before(rounds: tuple[RaceRound, ...]) -> list[int]:
+    """Return the seeds that arms had before each round."""
     return [0, *(planned.seeds for planned in rounds)][: len(rounds)]

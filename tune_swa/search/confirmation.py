@@ -1,4 +1,4 @@
-"""Runs on fresh seeds after the search: what is run, under which names, and in which order.
+"""Plan the runs on fresh seeds after the search: a race, then looks at the test images.
 
 The winner of a search is the best of many noisy numbers on images that chose it, and so is the best
 baseline. So the best of both sides, and the own trunk of each SWA configuration among them, first race
@@ -38,7 +38,7 @@ from tune_swa.search.confirm_cost import race_configurations
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
 
 Judge = Callable[[Event], Stop | None]
-"""Says of a recorded look, all of whose runs have ended, why no more seeds follow; None: they do."""
+"""Judges a recorded look whose runs have all ended: why no more seeds follow; None: they do."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Step:
             name = fresh_run_name(arm.name, self.stage, seed)
             yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
 
-    def fields(self) -> dict[str, Any]:
+    def event_fields(self) -> dict[str, Any]:
         """Of its event."""
-        arms = [arm.fields() for arm in self.arms]
+        arms = [arm.event_fields() for arm in self.arms]
         return {"arms": arms, "seeds": list(self.seeds), "searched": self.searched}
 
     def has_ended(self, state: ExperimentState) -> bool:
@@ -106,8 +106,8 @@ class Round(Step):
             tuple(RaceRound(**planned) for planned in event["rounds"]),
         )
 
-    def fields(self) -> dict[str, Any]:
-        return {"round": self.number, "rounds": list(map(asdict, self.rounds)), **super().fields()}
+    def event_fields(self) -> dict[str, Any]:
+        return {"round": self.number, "rounds": list(map(asdict, self.rounds)), **super().event_fields()}
 
     def is_recorded(self, state: ExperimentState) -> bool:
         return bool(state.races) and Round.from_event(state.races[-1]) == self
@@ -143,8 +143,8 @@ class Look(Step):
             tuple(event.get("levels", ())),
         )
 
-    def fields(self) -> dict[str, Any]:
-        fields = {"look": self.number, **super().fields()}
+    def event_fields(self) -> dict[str, Any]:
+        fields = {"look": self.number, **super().event_fields()}
         if self.plan is not None:
             fields |= {"plan": self.plan, "looks": list(self.looks), "levels": list(self.levels)}
         return fields
@@ -163,7 +163,7 @@ class Look(Step):
 
 
 def next_step(experiment: Experiment, state: ExperimentState, judge: Judge) -> Step | None:
-    """What is to be run after the search, begun already or not; None where nothing is.
+    """Plan what is run after the search, begun already or not; None where nothing is.
 
     Args:
         experiment: the settings. A race or a plan of looks that has begun goes on as it was recorded.
@@ -232,8 +232,8 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
         return _first_look(experiment, state, last.searched)
     planned = last.rounds[last.number]
     stay = [
-        *halve_race(_scores(state, rounds, last.arms, "swa"), planned.swa),
-        *halve_race(_scores(state, rounds, last.arms, "baseline"), planned.plain),
+        *halve_race(_race_scores(state, rounds, last.arms, "swa"), planned.swa),
+        *halve_race(_race_scores(state, rounds, last.arms, "baseline"), planned.plain),
     ]
     arms = {arm.name: arm for arm in last.arms}
     if not any(arms[name].kind == "swa" for name in stay):
@@ -243,7 +243,7 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
     return Round(tuple(arms[name] for name in stay), seeds, last.searched, last.number + 1, last.rounds)
 
 
-def _scores(
+def _race_scores(
     state: ExperimentState, rounds: Sequence[Round], arms: Sequence[Arm], kind: str
 ) -> dict[str, dict[int, float]]:
     """Validation accuracy of the completed runs of a race, by arm and seed, in the order of the arms."""
@@ -262,14 +262,14 @@ def _scores(
 
 def _first_look(experiment: Experiment, state: ExperimentState, searched: int) -> Look | None:
     """The first look at what the search has found by now; None without a finalist."""
-    arms = _arms(experiment, state, searched)
+    arms = _arms_to_test(experiment, state, searched)
     if not any(FINALIST in arm.roles for arm in arms):
         return None
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
-    return _planned(state, arms, _fresh_seeds(experiment, state, looks[0]), searched, looks)
+    return _first_of_plan(state, arms, _fresh_seeds(experiment, state, looks[0]), searched, looks)
 
 
-def _planned(
+def _first_of_plan(
     state: ExperimentState,
     arms: tuple[Arm, ...],
     seeds: tuple[int, ...],
@@ -306,7 +306,11 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
     wanted, most = experiment.confirm.seeds, experiment.confirm.most_seeds
     known = last.finalists
     have = {arm.name for arm in known}
-    found = [a for a in _arms(experiment, state, last.searched) if FINALIST in a.roles and a.name not in have]
+    found = [
+        a
+        for a in _arms_to_test(experiment, state, last.searched)
+        if FINALIST in a.roles and a.name not in have
+    ]
     finalists = (*known, *found[: max(0, experiment.confirm.top - len(known))])
     planned = _most_planned(state, last.searched)
     if wanted <= len(last.seeds) and most <= planned and len(finalists) == len(known):
@@ -320,7 +324,7 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
         plain = (*plain, *(arm for arm in others if arm.name not in names))
     arms = (*finalists, *add_trunks(plain, finalists, ranked))
     seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
-    return _planned(state, arms, seeds, last.searched, looks)
+    return _first_of_plan(state, arms, seeds, last.searched, looks)
 
 
 def _most_planned(state: ExperimentState, searched: int) -> int:
@@ -330,7 +334,7 @@ def _most_planned(state: ExperimentState, searched: int) -> int:
     return max(int(n) for event in looks for n in (len(event["seeds"]), *event.get("looks", ())))
 
 
-def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
+def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
     """Finalists, the baselines to beat and the finalists' own trunks: what won the race, or the search."""
     ranked = rank_searched(state)
     rounds, top = current_race(state, searched), experiment.confirm.top
@@ -339,11 +343,11 @@ def _arms(experiment: Experiment, state: ExperimentState, searched: int) -> tupl
         return (*swa, *add_trunks(choose_plain(ranked, max_baselines(experiment)), swa, ranked))
     everyone = rounds[0].arms
     arms = {arm.name: arm for arm in everyone}
-    won = [arms[name] for name in halve_race(_scores(state, rounds, everyone, "swa"), top)]
+    won = [arms[name] for name in halve_race(_race_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
     images = state.header["data"]["val"] if state.header else None
     # also those that a round left out by count: only what is clearly worse is not tested
-    best = keep_plain(_scores(state, rounds, everyone, "baseline"), len(everyone), images)
+    best = keep_plain(_race_scores(state, rounds, everyone, "baseline"), len(everyone), images)
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
     return (*swa, *add_trunks(plain, swa, ranked))
 

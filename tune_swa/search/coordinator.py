@@ -60,7 +60,7 @@ class Coordinator(EventRecorder):
         super().__init__(folder, state)
         self.experiment = experiment
         self.store = store or FolderStore(folder)
-        self.namer = namer or TrunkNamer.plain()
+        self.namer = namer or TrunkNamer.by_settings()
         self.asha = PhaseAsha(
             experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
         )
@@ -150,7 +150,7 @@ class Coordinator(EventRecorder):
             seed=settings.seed,
             source=suggestion.source,
             index=suggestion.index,
-            trunk=self.namer.name(settings),
+            trunk=self.namer.name_trunk(settings),
             first_average=settings.fork_epoch,
         )
 
@@ -326,7 +326,7 @@ class Coordinator(EventRecorder):
             self._confirmed = not self.is_stopping
             return False
         if not self.is_stopping and not step.is_recorded(self.state):
-            self.record_event(step.event, **step.fields())
+            self.record_event(step.event, **step.event_fields())
         if self.is_stopping:
             return False
         self._begin_step(step)

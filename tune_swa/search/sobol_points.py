@@ -1,4 +1,4 @@
-"""Quasi-random points of a search space: scipy's scrambled Sobol sequence, addressed by index.
+"""Draw quasi-random points of a search space: scipy's scrambled Sobol sequence, addressed by index.
 
 Optuna's QMCSampler counts its points in the study's attributes, which a rebuilt study does not
 have; addressed by index, the sequence goes on where it was.
@@ -22,10 +22,10 @@ def sobol_point(parameters: tuple[Parameter, ...], index: int, seed: int) -> Par
         if index:
             engine.fast_forward(index)
         row = engine.random(1)[0]
-    return {p.name: _place(p, float(u)) for p, u in zip(parameters, row, strict=True)}
+    return {p.name: _map_to_domain(p, float(u)) for p, u in zip(parameters, row, strict=True)}
 
 
-def _place(parameter: Parameter, u: float) -> Value:
+def _map_to_domain(parameter: Parameter, u: float) -> Value:
     """Map u in [0, 1) into the domain, keeping both bounds reachable."""
     domain = parameter.domain
     if isinstance(domain, Choices):

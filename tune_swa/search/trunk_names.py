@@ -1,4 +1,4 @@
-"""The name of a trunk: a hash of everything that influences a run before it averages."""
+"""Name trunks by a hash of everything that influences a run before it averages."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class TrunkNamer:
     """Of the loop and of torch."""
 
     @classmethod
-    def plain(cls) -> TrunkNamer:
-        """Names by the settings alone, for where nothing is trained."""
+    def by_settings(cls) -> TrunkNamer:
+        """Name trunks by the settings alone, where nothing is trained."""
         return cls(data="", weights="", numerics={}, version="")
 
-    def name(self, run: RunSettings) -> str:
-        """16 hex digits; equal for runs that are the same, bit for bit, until they average."""
+    def name_trunk(self, run: RunSettings) -> str:
+        """Return 16 hex digits that are equal for runs that are the same, bit for bit, until they average."""
         facts = {
             "data": self.data,
             "weights": self.weights,

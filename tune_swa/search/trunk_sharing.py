@@ -63,7 +63,7 @@ def planned_epochs(experiment: Experiment) -> int | None:
 def _share_before_training(experiment: Experiment, state: ExperimentState) -> TrunkSharing:
     """Make the sharing of a search of which nothing is trained yet."""
     asha = PhaseAsha(experiment.scheduler, experiment.train.epochs)
-    return TrunkSharing(experiment, TrunkNamer.plain(), state, Proposer(experiment), asha)
+    return TrunkSharing(experiment, TrunkNamer.by_settings(), state, Proposer(experiment), asha)
 
 
 class TrunkSharing:
@@ -104,7 +104,7 @@ class TrunkSharing:
         key = (kind, params_key(params), seed)
         if key not in self._located:
             settings = self._experiment.run_settings(kind, params, seed)
-            self._located[key] = self._namer.name(settings), self.last_shared_epoch(settings.fork_epoch)
+            self._located[key] = self._namer.name_trunk(settings), self.last_shared_epoch(settings.fork_epoch)
         return self._located[key]
 
     def last_shared_epoch(self, fork_epoch: int | None) -> int:
