@@ -71,8 +71,8 @@ def test_a_computer_that_has_gone(search: Search) -> None:
     search.nodes = 1
     search.wait(101)
     assert search.said[0].startswith(
-        "nothing has happened for 101 s: waiting for a place to run swa-0, swa-1, swa-2, swa-3 and 2 more; "
-        "of 2 computers Ray has 1 left."
+        "nothing has happened for 101 s: waiting for a slot to run swa-0, swa-1, swa-2, swa-3 and 2 more; "
+        "of 2 nodes Ray has 1 left."
     )
 
 

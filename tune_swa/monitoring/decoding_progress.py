@@ -1,4 +1,4 @@
-"""The progress bar of decoding images into the cache."""
+"""Show how far the decoding of images is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 WORTH_SHOWING = 200
-"""Fewer images are decoded before one could read about it."""
+"""Fewer images are decoded before anyone could read the message."""
 
 
 class Decoding:
@@ -28,7 +28,7 @@ class Decoding:
         )
         self._task = self._bar.add_task("decoding", total=None)
         self._started = False
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` images are decoded."""
@@ -39,8 +39,8 @@ class Decoding:
                 self._bar.start()
                 self._started = True
             self._bar.update(self._task, completed=done, total=total)
-        elif done == total or time.monotonic() - self._said >= 10:
-            self._said = time.monotonic()
+        elif done == total or time.monotonic() - self._printed >= 10:
+            self._printed = time.monotonic()
             self._console.print(f"decoding images: {done} of {total}")
 
     def __enter__(self) -> Decoding:

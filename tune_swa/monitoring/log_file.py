@@ -1,4 +1,4 @@
-"""`search.log`: what the search tells besides its results; for people, read by nothing."""
+"""Write `search.log`, the messages of a search; for people, no program reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Log:
         self.handler = MemoryHandler(BUFFERED, flushLevel=logging.CRITICAL + 1)
 
     def begin(self) -> None:
-        """Write what there is, and from now on each line as it comes."""
+        """Write the lines so far, and from now on each as it comes."""
         file = _Quiet(self._path, encoding="utf-8", delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.handler.setTarget(file)

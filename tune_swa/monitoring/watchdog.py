@@ -1,7 +1,7 @@
-"""Says what a search waits for when nothing has moved for long.
+"""Report what a search waits for when nothing has happened for long.
 
-Ray waits in silence: for a computer that has gone, for places that never become free, for a worker
-that hangs in a file system. Nothing here ends anything; it tells, so that a person can.
+Ray waits in silence: for a node that has gone, for slots that never become free, for a worker that hangs
+in a file system. Nothing here ends a search; a person who reads the message can.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import name_first
 
 LEAST_SECONDS = 120.0
-"""Silence that is nothing to speak of, whatever the length of an epoch."""
+"""Shorter silences are not reported, whatever the length of an epoch."""
 EPOCHS = 5.0
-"""Silence of this many of the longest epochs is."""
+"""Longest epochs that a silence has to exceed to be reported."""
 AGAIN_SECONDS = 600.0
 """Between two messages about one silence."""
 SHOWN = 4
@@ -24,12 +24,12 @@ SHOWN = 4
 
 
 class Watchdog:
-    """Listens to the journal, and speaks when it has been silent for too long.
+    """Listens to the journal, and reports when it has been silent for too long.
 
     Args:
         say: takes the message.
         live: names of the trials that are out with Ray.
-        nodes: computers that Ray has now.
+        nodes: nodes that Ray has now.
         least: seconds of silence that are nothing to speak of.
         clock: seconds that only go up.
     """
@@ -43,18 +43,18 @@ class Watchdog:
         least: float = LEAST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say, self._live, self._nodes = say, live, nodes
+        self._report, self._live, self._nodes = say, live, nodes
         self._least = least
         self._clock = clock
         self._moved = clock()
-        self._spoke: float | None = None
+        self._reported: float | None = None
         self._longest = 0.0
         self._since: dict[str, float] = {}
         self._most_nodes = nodes()
 
     def __call__(self, event: Event, state: ExperimentState) -> None:
         now = self._clock()
-        self._moved, self._spoke = now, None
+        self._moved, self._reported = now, None
         name = event.get("trial")
         if event["event"] == "epoch" and name in self._since:
             self._longest = max(self._longest, now - self._since[name])
@@ -65,40 +65,42 @@ class Watchdog:
 
     @property
     def patience(self) -> float:
-        """Seconds of silence that are not remarkable yet."""
+        """Seconds of silence that are not reported yet."""
         return max(self._least, EPOCHS * self._longest)
 
     def tick(self, state: ExperimentState) -> None:
-        """Speak if it is time to. Costs next to nothing when it is not."""
+        """Report if it is due. Costs next to nothing when it is not."""
         now = self._clock()
         if now - self._moved < self.patience:
             return
-        if self._spoke is not None and now - self._spoke < AGAIN_SECONDS:
+        if self._reported is not None and now - self._reported < AGAIN_SECONDS:
             return
-        self._spoke = now
-        self._say(f"nothing has happened for {_minutes(now - self._moved)}: {self._reasons(state, now)}")
+        self._reported = now
+        self._report(
+            f"nothing has happened for {_format_time(now - self._moved)}: {self._list_reasons(state, now)}"
+        )
 
-    def _reasons(self, state: ExperimentState, now: float) -> str:
+    def _list_reasons(self, state: ExperimentState, now: float) -> str:
         live = self._live()
         at_work = [name for name in live if name in self._since]
         waiting = [name for name in live if name not in self._since]
         parts = []
         if at_work:
-            told = [
-                f"{name} (epoch {state.trials[name].next_epoch}, for {_minutes(now - self._since[name])})"
+            described = [
+                f"{name} (epoch {state.trials[name].next_epoch}, for {_format_time(now - self._since[name])})"
                 for name in at_work
             ]
-            parts.append(f"waiting for {name_first(told, SHOWN)}")
+            parts.append(f"waiting for {name_first(described, SHOWN)}")
         if waiting:
-            parts.append(f"waiting for a place to run {name_first(waiting, SHOWN)}")
+            parts.append(f"waiting for a slot to run {name_first(waiting, SHOWN)}")
         if not live:
-            parts.append("no trial is out, which is a fault of the search itself")
+            parts.append("no trial is running, which is a fault of the search itself")
         nodes = self._nodes()
         if nodes < self._most_nodes:
-            parts.append(f"of {self._most_nodes} computers Ray has {nodes} left")
+            parts.append(f"of {self._most_nodes} nodes Ray has {nodes} left")
         self._most_nodes = max(self._most_nodes, nodes)
         return "; ".join(parts) + ". Ctrl-C stops the search, and --resume goes on with it"
 
 
-def _minutes(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,8 +1,8 @@
-"""How does a search get to Optuna's own tools, such as optuna-dashboard?
+"""Write the search as studies for Optuna's own tools, such as optuna-dashboard.
 
 `optuna.log` is a file of Optuna's journal storage with two studies: the SWA trials of the search, and its
-baselines. It is only ever appended to, since a dashboard that has it open goes on from where it was;
-runs that had ended when it was begun are a line each. Nothing is read from it but what it has already.
+baselines. It is only ever appended to, since a dashboard that has it open reads on from where it was;
+trials that had ended when it was begun are a line each. A later session reads only which trials it has.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tune_swa.results.provenance import restore_experiment
 
 FILE = "optuna.log"
 BASELINES = "-baseline"
-"""What the name of the baselines' study has after the experiment's."""
+"""Follows the experiment's name in the name of the baselines' study."""
 
 _KINDS: tuple[Kind, ...] = ("swa", "baseline")
 """Whose studies there are; the number of a study is its place here."""
 _WRITER = "tune_swa"
-"""Tells our lines from those that a dashboard adds, such as notes."""
+"""Marks our lines; a dashboard adds others, such as notes."""
 
 
 class Operation(IntEnum):
-    """What a line says, by its number in Optuna's format (optuna 5)."""
+    """Kinds of lines, by their number in Optuna's format (optuna 5)."""
 
     CREATE_STUDY = 0
     SET_STUDY_USER_ATTR = 2
@@ -61,7 +61,7 @@ class StudyFile:
 
     def __init__(self) -> None:
         self._known: _Known | None = None
-        """What the file has; None: it has to be looked at."""
+        """What the file has; None: it has to be read first."""
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:
         """Write what is new.
@@ -75,13 +75,13 @@ class StudyFile:
         known = self._known if path.exists() else None
         self._known = None  # unless what follows succeeds
         if known is None and state.sessions > 1:  # else it is of a search whose journal was removed
-            known = _known(path, state)
+            known = _read_known(path, state)
         if known is None:
             known = _Known()
-            lines = [*_studies(experiment), *known.lines(state, experiment)]
-            replace_file(path, _encoded(lines))
+            lines = [*_study_lines(experiment), *known.new_lines(state, experiment)]
+            replace_file(path, _encode_lines(lines))
         else:
-            _append(path, _encoded(known.lines(state, experiment)))
+            _append_lines(path, _encode_lines(known.new_lines(state, experiment)))
         self._known = known
 
 
@@ -95,23 +95,23 @@ class _Known:
     baseline: str | None = None
     """The best one, as the file names it."""
 
-    def lines(self, state: ExperimentState, experiment: Experiment) -> Iterator[Line]:
-        """What the file lacks; counts as known from then on."""
-        spaces = _spaces(experiment)
+    def new_lines(self, state: ExperimentState, experiment: Experiment) -> Iterator[Line]:
+        """Yield what the file lacks; it counts as known from then on."""
+        spaces = _encode_spaces(experiment)
         for news in self.follower.news(state):
             if news.trial.stage != "search":
                 continue
             if news.begins:
                 self.numbers[news.trial.name] = len(self.numbers)
-                yield _created(news.trial, experiment, spaces[news.trial.kind])
+                yield _creation_line(news.trial, experiment, spaces[news.trial.kind])
             else:
-                yield from _changes(news, self.numbers[news.trial.name])
+                yield from _change_lines(news, self.numbers[news.trial.name])
         best = best_baseline(state)
         if best is not None and best.name != self.baseline:
             self.baseline = best.name
             about = {
                 "trial": best.name,
-                "configuration": _label(best, experiment),
+                "configuration": _label_trial(best, experiment),
                 "accuracy": best.records[-1]["accuracy"],
             }
             for number in range(len(_KINDS)):
@@ -121,29 +121,29 @@ class _Known:
 # ------------------------------------------------------------------------------------- the lines
 
 
-def _line(operation: Operation, **fields: Any) -> Line:
+def _make_line(operation: Operation, **fields: Any) -> Line:
     return {"op_code": int(operation), "worker_id": _WRITER, **fields}
 
 
-def _studies(experiment: Experiment) -> Iterator[Line]:
+def _study_lines(experiment: Experiment) -> Iterator[Line]:
     for number, kind in enumerate(_KINDS):
         name = experiment.name + (BASELINES if kind == "baseline" else "")
         maximize = 2
-        yield _line(Operation.CREATE_STUDY, study_name=name, directions=[maximize])
+        yield _make_line(Operation.CREATE_STUDY, study_name=name, directions=[maximize])
         names = {"study:metric_names": ["accuracy"]}
-        yield _line(Operation.SET_STUDY_SYSTEM_ATTR, study_id=number, system_attr=names)
+        yield _make_line(Operation.SET_STUDY_SYSTEM_ATTR, study_id=number, system_attr=names)
         yield _study_attribute(number, "epochs", experiment.train.epochs)
 
 
 def _study_attribute(number: int, name: str, value: Any) -> Line:
-    return _line(Operation.SET_STUDY_USER_ATTR, study_id=number, user_attr={name: value})
+    return _make_line(Operation.SET_STUDY_USER_ATTR, study_id=number, user_attr={name: value})
 
 
 _Space = dict[str, tuple[Any, str]]
 """Optuna's distribution of each parameter, and how the file writes it."""
 
 
-def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
+def _encode_spaces(experiment: Experiment) -> dict[Kind, _Space]:
     from optuna.distributions import distribution_to_json
 
     from tune_swa.config.optuna_distributions import to_distribution
@@ -156,24 +156,24 @@ def _spaces(experiment: Experiment) -> dict[Kind, _Space]:
     return spaces
 
 
-def _created(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
-    """A trial with all that is known of it."""
+def _creation_line(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
+    """Create a trial with all that is known of it."""
     from tune_swa.config.optuna_distributions import encode_value
 
     known = {name: (*found, encode_value(trial.params[name])) for name, found in space.items()}
     attributes = {
         "trial": trial.name,
-        "configuration": _label(trial, experiment),
+        "configuration": _label_trial(trial, experiment),
         "source": trial.source,
         "seed": trial.seed,
     }
     if trial.ended:
-        attributes |= _outcome(trial)
-    values = _values(trial)
-    line = _line(
+        attributes |= _describe_end(trial)
+    values = _list_values(trial)
+    line = _make_line(
         Operation.CREATE_TRIAL,
         study_id=_KINDS.index(trial.kind),
-        datetime_start=_time(trial.suggested),
+        datetime_start=_format_time(trial.suggested),
         state=_STATES.get(trial.status, _RUNNING),
         value=values[0] if values else None,
         values=None,
@@ -184,60 +184,60 @@ def _created(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
         intermediate_values={str(r["epoch"]): r["accuracy"] for r in trial.records},
     )
     if trial.ended:
-        line["datetime_complete"] = _time(trial.finished)
+        line["datetime_complete"] = _format_time(trial.finished)
     return line
 
 
-def _changes(news: News, number: int) -> Iterator[Line]:
+def _change_lines(news: News, number: int) -> Iterator[Line]:
     trial = news.trial
     for record in trial.records[news.since :]:
-        yield _line(
+        yield _make_line(
             Operation.SET_TRIAL_INTERMEDIATE_VALUE,
             trial_id=number,
             step=record["epoch"],
             intermediate_value=record["accuracy"],
         )
     if news.ends:
-        for name, value in _outcome(trial).items():
-            yield _line(Operation.SET_TRIAL_USER_ATTR, trial_id=number, user_attr={name: value})
-        yield _line(  # the last one: Optuna lets nobody change a trial that has ended
+        for name, value in _describe_end(trial).items():
+            yield _make_line(Operation.SET_TRIAL_USER_ATTR, trial_id=number, user_attr={name: value})
+        yield _make_line(  # the last one: Optuna lets nobody change a trial that has ended
             Operation.SET_TRIAL_STATE_VALUES,
             trial_id=number,
             state=_STATES[trial.status],
-            values=_values(trial),
-            datetime_complete=_time(trial.finished),
+            values=_list_values(trial),
+            datetime_complete=_format_time(trial.finished),
         )
 
 
-def _values(trial: TrialState) -> list[float] | None:
-    """The objective; of a pruned trial its last accuracy, as Optuna has it."""
+def _list_values(trial: TrialState) -> list[float] | None:
+    """Return the objective; of a pruned trial its last accuracy, as Optuna does."""
     if trial.status in ("completed", "pruned") and trial.last is not None:
         return [trial.last["accuracy"]]
     return None
 
 
-def _outcome(trial: TrialState) -> dict[str, str]:
+def _describe_end(trial: TrialState) -> dict[str, str]:
     return {"status": trial.status} | ({"error": trial.error} if trial.error else {})
 
 
-def _label(trial: TrialState, experiment: Experiment) -> str:
+def _label_trial(trial: TrialState, experiment: Experiment) -> str:
     return experiment.format_label(trial.params, swa=trial.kind == "swa")
 
 
-def _time(seconds: float | None) -> str:
+def _format_time(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds or 0.0, UTC).isoformat(timespec="microseconds")
 
 
 # -------------------------------------------------------------------------------------- the file
 
 
-def _encoded(lines: Iterator[Line] | list[Line]) -> bytes:
+def _encode_lines(lines: Iterator[Line] | list[Line]) -> bytes:
     return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
 
 
-def _append(path: Path, data: bytes) -> None:
-    """In one piece, so that lines of others come before or after it. Optuna's own lock is left alone: a
-    kill would leave it behind, and whoever comes next waits half a minute for it."""
+def _append_lines(path: Path, data: bytes) -> None:
+    """Append in one write, so that no other program's line comes between. Optuna's own lock is not taken: a
+    kill would leave it behind, and the next program would wait half a minute for it."""
     if not data:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -248,8 +248,8 @@ def _append(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _known(path: Path, state: ExperimentState) -> _Known | None:
-    """What an earlier session wrote; None where there is nothing, or nothing that agrees with the journal."""
+def _read_known(path: Path, state: ExperimentState) -> _Known | None:
+    """Return what an earlier session wrote; None without a file that agrees with the journal."""
     try:
         data = path.read_bytes()
         lines = [json.loads(line) for line in data.splitlines()]
@@ -257,35 +257,44 @@ def _known(path: Path, state: ExperimentState) -> _Known | None:
         others = [line["op_code"] for line in lines if line["worker_id"] != _WRITER]
         if not data.endswith(b"\n") or {Operation.CREATE_STUDY, Operation.CREATE_TRIAL} & set(others):
             return None
-        return _agreeing(ours, state)
+        return _match_journal(ours, state)
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def _agreeing(lines: list[Line], state: ExperimentState) -> _Known | None:
+@dataclass
+class _LoggedTrial:
+    """A trial as the file has it."""
+
+    name: str
+    accuracies: list[float]
+    state: int
+
+    def agrees(self, trial: TrialState) -> bool:
+        """Return whether the journal has the same trial, with these epochs and this end."""
+        journalled = [record["accuracy"] for record in trial.records[: len(self.accuracies)]]
+        ended_alike = self.state in (_RUNNING, _STATES.get(trial.status))
+        return self.name == trial.name and self.accuracies == journalled and ended_alike
+
+
+def _match_journal(lines: list[Line], state: ExperimentState) -> _Known | None:
     known = _Known()
-    names: list[str] = []
-    values: list[list[float]] = []
-    ended: list[int] = []
+    logged: list[_LoggedTrial] = []
     for line in lines:
-        operation = line["op_code"]
-        if operation == Operation.CREATE_TRIAL:
-            names.append(line["user_attrs"]["trial"])
-            values.append(list(line["intermediate_values"].values()))
-            ended.append(line["state"])
-        elif operation == Operation.SET_TRIAL_INTERMEDIATE_VALUE:
-            values[line["trial_id"]].append(line["intermediate_value"])
-        elif operation == Operation.SET_TRIAL_STATE_VALUES:
-            ended[line["trial_id"]] = line["state"]
-        elif operation == Operation.SET_STUDY_USER_ATTR and "best_baseline" in line["user_attr"]:
-            known.baseline = line["user_attr"]["best_baseline"]["trial"]
-    searched = [t for t in state.trials.values() if t.stage == "search"]
-    for trial, name, accuracies, outcome in zip(searched, names, values, ended, strict=False):
-        journalled = [record["accuracy"] for record in trial.records[: len(accuracies)]]
-        if name != trial.name or accuracies != journalled:
+        match line["op_code"]:
+            case Operation.CREATE_TRIAL:
+                accuracies = list(line["intermediate_values"].values())
+                logged.append(_LoggedTrial(line["user_attrs"]["trial"], accuracies, line["state"]))
+            case Operation.SET_TRIAL_INTERMEDIATE_VALUE:
+                logged[line["trial_id"]].accuracies.append(line["intermediate_value"])
+            case Operation.SET_TRIAL_STATE_VALUES:
+                logged[line["trial_id"]].state = line["state"]
+            case Operation.SET_STUDY_USER_ATTR if "best_baseline" in line["user_attr"]:
+                known.baseline = line["user_attr"]["best_baseline"]["trial"]
+    searched = [trial for trial in state.trials.values() if trial.stage == "search"]
+    for trial, found in zip(searched, logged, strict=False):
+        if not found.agrees(trial):
             return None
-        if outcome != _RUNNING and outcome != _STATES.get(trial.status):
-            return None
-        known.numbers[name] = len(known.numbers)
-        known.follower.remember(name, len(accuracies), ended=outcome != _RUNNING)
-    return known if len(names) == len(known.numbers) and lines else None
+        known.numbers[found.name] = len(known.numbers)
+        known.follower.remember(found.name, len(found.accuracies), ended=found.state != _RUNNING)
+    return known if len(logged) == len(known.numbers) and lines else None
