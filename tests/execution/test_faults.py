@@ -269,7 +269,9 @@ def test_checkpoints_that_cannot_be_read_now_stop_the_search(
 ) -> None:
     worker.train()
     kept = sorted(tmp_path.rglob("*.pt"))
-    monkeypatch.setattr(trial_checkpoints.checkpoints, "load", raising(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        trial_checkpoints.checkpoints, "load_checkpoint", raising(OSError(5, "Input/output error"))
+    )
     last = worker.train(recorded_epochs=3)
     assert last["event"] == "halted"
     assert last["error"] == (

@@ -410,7 +410,7 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
     from tune_swa.execution.slots import Machine
     from tune_swa.results.export import write_space
 
-    monkeypatch.setattr(run.ray_session, "session", nullcontext)
+    monkeypatch.setattr(run.session, "session", nullcontext)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
