@@ -209,7 +209,7 @@ def test_group_takes_copies_of_given_parts_out_of_the_parts_before_them(tmp_path
 def test_the_part_is_told_where_the_folder_does_not_tell_it(name: str, text: str) -> None:
     image = duplicates.Image(7, name, "val", "sea")
     assert (
-        duplicates.Pair(image, duplicates.Image(8, "test/sea/2.png", "test", "sea")).describe("=")
+        duplicates.Pair(image, duplicates.Image(8, "test/sea/2.png", "test", "sea")).describe_pair("=")
         == f"{text} = test/sea/2.png"
     )
 

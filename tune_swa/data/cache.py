@@ -250,8 +250,8 @@ def _write_entry(
         parts[skipped] = SKIPPED  # the rows stay, in no part
         decoded = Decoded(folder, images, listing.labels, parts, listing.class_names, "", notes)
         _save_copies(temporary / COPIES, find_copies(images, hashes, np.flatnonzero(parts != SKIPPED)))
-        _save(temporary / LABELS, lambda file: np.save(file, listing.labels))
-        _save(temporary / PARTS, lambda file: np.save(file, parts))
+        _write_synced(temporary / LABELS, lambda file: np.save(file, listing.labels))
+        _write_synced(temporary / PARTS, lambda file: np.save(file, parts))
         meta = {
             "format": FORMAT,
             "source": name,
@@ -263,7 +263,7 @@ def _write_entry(
             "remarks": notes.as_dict(),
             "fingerprint": _hash_content(decoded),
         }
-        _save(temporary / META, lambda file: file.write(json.dumps(meta, indent=1).encode()))
+        _write_synced(temporary / META, lambda file: file.write(json.dumps(meta, indent=1).encode()))
         _remove_entry(folder)  # a damaged one
         temporary.rename(folder)
     finally:
@@ -279,10 +279,10 @@ def _save_copies(path: Path, copies: Copies) -> None:
             near_compared=np.array(copies.near_compared),
         )
 
-    _save(path, write)
+    _write_synced(path, write)
 
 
-def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def _write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have the content on the disk before the entry gets its name: after a power cut it is whole, too."""
     with path.open("wb") as file:
         write(file)

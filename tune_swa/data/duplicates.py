@@ -46,15 +46,15 @@ class Pair:
     copy: Image
     """What it is a copy of."""
 
-    def describe(self, sign: str) -> str:
+    def describe_pair(self, sign: str) -> str:
         """Both names with their parts, and with their labels where these differ."""
         differ = self.image.label != self.copy.label
         names = []
         for image in (self.image, self.copy):
             folder, slash, _ = image.name.partition("/")
             # such as test/forest/1.jpg or seg_test/forest/1.jpg, but not of the class `valley`
-            told = bool(slash) and image.part in re.split(r"[^a-z]+", folder.lower())
-            facts = ([] if told else [image.part]) + ([image.label] if differ else [])
+            named = bool(slash) and image.part in re.split(r"[^a-z]+", folder.lower())
+            facts = ([] if named else [image.part]) + ([image.label] if differ else [])
             names.append(f"{image.name} ({', '.join(facts)})" if facts else image.name)
         return f" {sign} ".join(names)
 
@@ -97,34 +97,34 @@ class Duplicates:
     """With `group`: images taken out of the first part, since the second one holds them. Counted by pair of
     parts."""
 
-    def sentences(self) -> list[tuple[str, Kind, str]]:
+    def list_sentences(self) -> list[tuple[str, Kind, str]]:
         """What was found in words, with the images, and the sign that stands between the two of a pair."""
         found = []
         if self.identical.total:
-            found.append((f"identical images: {self._count(self.identical)}", self.identical, "="))
+            found.append((f"identical images: {self._describe_counts(self.identical)}", self.identical, "="))
         if self.other_label.total:
             count = self.other_label.total
             text = f"{count:,} {'images occur' if count > 1 else 'image occurs'} in more than one class"
             found.append((text, self.other_label, "="))
         if self.near is not None and self.near.total:
-            found.append((f"nearly identical images: {self._count(self.near)}", self.near, "~"))
+            found.append((f"nearly identical images: {self._describe_counts(self.near)}", self.near, "~"))
         if self.left_out.total:
-            text = "; ".join(_removal(key, count) for key, count in self.left_out.counts.items())
+            text = "; ".join(_describe_removal(key, count) for key, count in self.left_out.counts.items())
             found.append((f"images left out: {text}", self.left_out, "~"))
         return found
 
     def format_lines(self, most: int = SHOWN) -> list[str]:
         """One line for each sentence, with the first few pairs."""
         lines = []
-        for text, kind, sign in self.sentences():
-            pairs = [pair.describe(sign) for pair in kind.first]
+        for text, kind, sign in self.list_sentences():
+            pairs = [pair.describe_pair(sign) for pair in kind.first]
             lines.append(f"{text} ({name_first(pairs, most, kind.total, separator='; ')})")
         return lines
 
     def format_summary(self) -> str:
         """All of it briefly, a line for each kind, and what to do; empty where no image occurs twice."""
         lines = self.format_lines(BRIEFLY)
-        if self.setting == "warn" and any(self._spoils(kind) for kind in (self.identical, self.near)):
+        if self.setting == "warn" and any(self._crosses_parts(kind) for kind in (self.identical, self.near)):
             lines.append("--set data.duplicates=group keeps all copies of an image on one side of each split")
         return "\n".join(lines)
 
@@ -161,12 +161,12 @@ class Duplicates:
         }
 
     @staticmethod
-    def _spoils(kind: Kind | None) -> bool:
+    def _crosses_parts(kind: Kind | None) -> bool:
         """Whether images of one part are in another, too."""
         return kind is not None and any(len(set(key.split("-"))) > 1 for key in kind.counts)
 
-    def _count(self, kind: Kind) -> str:
-        return "; ".join(_sentence(key, count, self.sizes) for key, count in kind.counts.items())
+    def _describe_counts(self, kind: Kind) -> str:
+        return "; ".join(_describe_count(key, count, self.sizes) for key, count in kind.counts.items())
 
 
 def find_duplicates(
@@ -201,22 +201,22 @@ def find_duplicates(
     found = (identical, near, removed, conflicts)
     name = names() if any(len(mates.rows) for mates in (m for kind in found for m in kind.values())) else str
 
-    def describe(row: int) -> Image:
+    def describe_image(row: int) -> Image:
         part = Part(places[row]).name.lower()
         return Image(int(row), name(int(row)), part, class_names[labels[row]])
 
-    def collect(kind: dict[str, _Mates]) -> Kind:
+    def collect_kind(kind: dict[str, _Mates]) -> Kind:
         pairs = [p for mates in kind.values() for p in zip(mates.rows[:SHOWN], mates.copies, strict=False)]
-        first = [Pair(*map(describe, pair)) for pair in pairs[:SHOWN]]
+        first = [Pair(*map(describe_image, pair)) for pair in pairs[:SHOWN]]
         return Kind({key: len(mates.rows) for key, mates in kind.items() if len(mates.rows)}, tuple(first))
 
     return Duplicates(
         setting=setting,
         sizes={part: len(rows) for part, rows in parts.items()},
-        identical=collect(identical),
-        other_label=collect(conflicts),
-        near=collect(near) if copies.near_compared else None,
-        left_out=collect(removed),
+        identical=collect_kind(identical),
+        other_label=collect_kind(conflicts),
+        near=collect_kind(near) if copies.near_compared else None,
+        left_out=collect_kind(removed),
     )
 
 
@@ -275,7 +275,7 @@ def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> di
     return {"all": _Mates(others, first[same[others]])}
 
 
-def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
+def _describe_count(key: str, count: int, sizes: Mapping[str, int]) -> str:
     first, _, second = key.partition("-")
     of = f"{count:,} of {sizes[second]:,} {WORDS[second]} images {'is' if count == 1 else 'are'}"
     if first == second:
@@ -283,6 +283,6 @@ def _sentence(key: str, count: int, sizes: Mapping[str, int]) -> str:
     return f"{of} among the {WORDS[first]} images, too"
 
 
-def _removal(key: str, count: int) -> str:
+def _describe_removal(key: str, count: int) -> str:
     first, _, second = key.partition("-")
     return f"{count:,} of the {WORDS[first]} images, since they are among the {WORDS[second]} images"

@@ -44,7 +44,7 @@ class Surveyor:
         self._twice: list[str] = []
         if self._hidden or not (self._driver or Path("/dev/kfd").exists()):  # the latter: AMD's
             return
-        for entry in self._apart():
+        for entry in self._split_entries():
             if entry in self._children:
                 self._twice.append(entry)
                 continue
@@ -52,7 +52,7 @@ class Surveyor:
             child = Child("tune_swa.hardware.torch_probe:probe_gpus", environment=environment)
             self._children[entry] = self._stack.enter_context(child)
 
-    def _apart(self) -> list[str]:
+    def _split_entries(self) -> list[str]:
         """Entries of CUDA_VISIBLE_DEVICES that a process each has to look at; one empty one: all together."""
         entries = visible_entries(self._visible)
         return entries if any(entry.startswith(MIG) for entry in entries) else [""]
@@ -62,7 +62,7 @@ class Surveyor:
         Ray counts the entries of the list, and would send trials there."""
         if not self._children:
             return GpuSurvey(driver_cuda=self._driver, hidden=self._hidden)
-        found = {entry: self._answer(child) for entry, child in self._children.items()}
+        found = {entry: self._read_answer(child) for entry, child in self._children.items()}
         first = next(iter(found.values()))
         if "" in found:
             return first
@@ -72,7 +72,7 @@ class Surveyor:
             gpus.append(replace(gpu, error=f"{VISIBLE} lists it twice"))
         return replace(first, gpus=tuple(gpus), error=None)
 
-    def _answer(self, child: Child) -> GpuSurvey:
+    def _read_answer(self, child: Child) -> GpuSurvey:
         try:
             return GpuSurvey.from_dict(child.result(SURVEY_SECONDS))
         except ChildError as error:
