@@ -28,7 +28,7 @@ from rich.console import Console
 
 from tune_swa.config import Experiment
 from tune_swa.errors import SearchFailed
-from tune_swa.experiment.events import FORMAT
+from tune_swa.experiment.events import FORMAT, ExperimentCreated, SearchFinished, SessionStarted
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.watchdog import Watchdog
@@ -118,12 +118,13 @@ def without_ray(trials: int, sampler: str) -> list[object]:
         folder = Path(temporary)
         coordinator = Coordinator(spec, folder, ExperimentState())
         coordinator.record_event(
-            "created",
-            spec=spec.model_dump(mode="json", by_alias=True),
-            identity=spec.fixed_settings(),
-            **HEADER,
+            ExperimentCreated(
+                spec=spec.model_dump(mode="json", by_alias=True), identity=spec.fixed_settings(), **HEADER
+            )
         )
-        coordinator.record_event("session", number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
+        coordinator.record_event(
+            SessionStarted(number=1, slots=2, gpus=0, cpus=2, resumed=False, storage=None)
+        )
         console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
         progress = Progress(console, spec, coordinator.state, slots=2)
         watchdog = Watchdog(lambda text: None, list, lambda: 1)
@@ -139,7 +140,7 @@ def without_ray(trials: int, sampler: str) -> list[object]:
                 reports = run_trial(coordinator, suggestion, progress)
                 if reports:
                     per_report.append((time.perf_counter() - begun) / reports)
-        coordinator.record_event("finished", reason="completed")
+        coordinator.record_event(SearchFinished(reason="completed"))
         coordinator.close()
         reports = sum(len(trial.records) for trial in coordinator.state.trials.values())
         size = (folder / "journal.jsonl").stat().st_size

@@ -28,6 +28,8 @@ def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
     ("count", "text"),
     [
         (5, "5 bytes"),
+        (2e9, "2 GB"),
+        (90e6, "90 MB"),
         (67_108_864, "67.1 MB"),
         (25.3e9, "25.3 GB"),
         (412e9, "412 GB"),

@@ -18,11 +18,11 @@ def first_line(error: BaseException, most: int = 500) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Format a size in decimal units: `67.1 MB`, `412 GB`."""
+    """Format a size in decimal units: `67.1 MB`, `90 MB`, `412 GB`."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             number = count / size
-            return f"{number:.1f} {unit}" if number < 100 else f"{number:.0f} {unit}"
+            return f"{number:.3g} {unit}" if number < 100 else f"{number:.0f} {unit}"
     return f"{count:.0f} bytes"
 
 

@@ -53,7 +53,7 @@ def results(photos: Path) -> tuple[Path, dict[str, Any]]:
     state = ExperimentState.read(folder / "journal.jsonl")
     assert state.header is not None
     assert {t.status for t in state.trials.values()} == {"completed"}
-    return folder, state.header["data"]
+    return folder, state.header.data
 
 
 def test_by_default_they_are_told_before_anything_trains_and_recorded(photos: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from test_two_gpus import search  # type: ignore[import-not-found]
 
 from helpers import ray_trials
+from helpers.journals import append_event, make_event
 from helpers.local_worker import Worker
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
@@ -129,12 +130,16 @@ class Driver:
             replay_events(self.coordinator, events)
         else:
             spec = self.spec.model_dump(mode="json", by_alias=True)
-            self.coordinator.record_event("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
+            self.coordinator.record_event(
+                make_event("created", spec=spec, identity=self.spec.fixed_settings(), **FACTS)
+            )
 
     def begin_session(self, share: float) -> list[str]:
         again = retry_exhausted(self.coordinator, share)
         number = self.coordinator.state.sessions + 1
-        self.coordinator.record_event("session", number=number, slots=1, gpus=1, cpus=1, resumed=True)
+        self.coordinator.record_event(
+            make_event("session", number=number, slots=1, gpus=1, cpus=1, resumed=True)
+        )
         return again
 
     def run(self, name: str, *, exhausted: float | None = None) -> None:
@@ -255,7 +260,7 @@ def test_runs_on_fresh_seeds_leave_the_search_as_it_was(tmp_path: Path) -> None:
     arms = [{"name": "swa-0000", "kind": "swa", "params": {}, "roles": ["finalist"]}]
     for _ in range(17):
         driver.run(driver.suggest())
-    driver.coordinator.record_event("confirm", look=1, seeds=[1], arms=arms, searched=31)
+    driver.coordinator.record_event(make_event("confirm", look=1, seeds=[1], arms=arms, searched=31))
     assert Driver(tmp_path).begin_session(0.5) == []
 
 
@@ -276,7 +281,7 @@ def test_an_odd_share_in_the_journal_is_named(value: object, tmp_path: Path) -> 
 
 def test_only_what_failed_for_memory_is_reopened(tmp_path: Path) -> None:
     driver = fail_some(tmp_path)
-    driver.coordinator.journal.append("reopened", trial="swa-0000")
+    append_event(driver.coordinator.journal, "reopened", trial="swa-0000")
     with pytest.raises(RequestError, match="swa-0000 did not fail for GPU memory before"):
         ExperimentState.read(tmp_path / "journal.jsonl")
 

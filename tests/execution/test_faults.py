@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.journals import make_event
 from helpers.local_worker import Worker
 from helpers.serial_search import (
     assert_same,
@@ -183,7 +184,7 @@ def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:
     with mounted(disk, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
         coordinator = Coordinator(experiment, disk, ExperimentState())
         for number in range(10_000):
-            coordinator.record_event("made up", number=number, text="x" * 300)
+            coordinator.record_event(make_event("made up", number=number, text="x" * 300))
             if coordinator.write_error is not None:
                 break
         assert coordinator.is_stopping
@@ -192,7 +193,7 @@ def test_a_journal_on_a_full_disk_is_intact(tmp_path: Path) -> None:
         )
         events = list(read_events(disk / "journal.jsonl"))  # a torn last line at most
         assert [event["number"] for event in events] == list(range(len(events)))
-        coordinator.record_event("made up", number=-1, text="")  # nothing more is written
+        coordinator.record_event(make_event("made up", number=-1, text=""))  # nothing more is written
         coordinator.close()
         assert '"number":-1' not in (disk / "journal.jsonl").read_text()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from tune_swa.execution.header import (
     other_suggestions,
     versions,
 )
+from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.training.numerics import Numerics
 
@@ -30,11 +30,17 @@ def test_versions_of_what_the_numbers_depend_on() -> None:
     assert {"python", "tune_swa", *PACKAGES} == set(versions())
 
 
-def test_samplers_of_another_version_are_told() -> None:
-    begun = {"versions": versions()}
+@pytest.fixture
+def begun(tiny_data: Dataset) -> ExperimentCreated:
+    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+    experiment = Experiment.model_validate({"name": "x", "space": space})
+    return header(experiment, tiny_data, None, NUMERICS)
+
+
+def test_samplers_of_another_version_are_told(begun: ExperimentCreated) -> None:
     assert other_suggestions(begun) is None
     now = versions()["optuna"]
-    begun["versions"]["optuna"] = "0.1"
+    begun.versions["optuna"] = "0.1"
     assert other_suggestions(begun) == (
         f"optuna was 0.1, is {now}: what is suggested from here on may differ from what would have been"
     )
@@ -57,21 +63,14 @@ def test_the_gpus_of_the_search_are_recorded() -> None:
     assert describe_gpus(nodes)["driver"] == ["580.65.06", "575.1"]
 
 
-@pytest.fixture
-def begun(tiny_data: Dataset) -> dict[str, Any]:
-    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
-    experiment = Experiment.model_validate({"name": "x", "space": space})
-    return header(experiment, tiny_data, None, NUMERICS)
-
-
-def test_the_same_surroundings_are_the_same(begun: dict[str, Any], tiny_data: Dataset) -> None:
+def test_the_same_surroundings_are_the_same(begun: ExperimentCreated, tiny_data: Dataset) -> None:
     check_same(begun, tiny_data, None, NUMERICS)
-    del begun["loop"]  # as older journals are
+    begun.loop = None  # as older journals are
     check_same(begun, tiny_data, None, NUMERICS)
 
 
 def test_other_images_weights_numerics_and_torch_are_refused(
-    begun: dict[str, Any], tiny_data: Dataset
+    begun: ExperimentCreated, tiny_data: Dataset
 ) -> None:
     with pytest.raises(RequestError, match=r"the images are not those .* another --name"):
         check_same(begun, replace(tiny_data, fingerprint="others"), None, NUMERICS)
@@ -79,13 +78,13 @@ def test_other_images_weights_numerics_and_torch_are_refused(
         check_same(begun, tiny_data, {"conv1.weight": torch.ones(1)}, NUMERICS)
     with pytest.raises(RequestError, match=r"other numerics .*\(threads was 1, is 2\).*cpus_per_trial"):
         check_same(begun, tiny_data, None, replace(NUMERICS, threads=2))
-    begun["versions"]["torch"] = "0.1"
+    begun.versions["torch"] = "0.1"
     with pytest.raises(RequestError, match=r"other numerics .*\(torch was 0\.1, is "):
         check_same(begun, tiny_data, None, NUMERICS)
 
 
 def test_another_loop_is_refused(
-    begun: dict[str, Any], tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+    begun: ExperimentCreated, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(headers, "LOOP_VERSION", headers.LOOP_VERSION + 1)
     with pytest.raises(RequestError, match=r"trains in another way .* Use tune_swa \d.*, or start a new"):

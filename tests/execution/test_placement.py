@@ -147,7 +147,7 @@ def test_auto_is_a_whole_gpu_before_anything_is_measured() -> None:
 def test_a_given_fraction_is_kept_where_it_holds_a_trial_and_refused_elsewhere() -> None:
     measured = Measured(LAUNCH_BOUND, image_bytes=0)
     assert place(quarter(), machine_with(CARD), trials=48, measured=measured).gpus_per_trial == 0.25
-    with pytest.raises(RequestError, match=r"0\.25 of Card \(12\.0 GB\) leaves 2\.5 GB .* needs 2\.9 GB"):
+    with pytest.raises(RequestError, match=r"0\.25 of Card \(12 GB\) leaves 2\.5 GB .* needs 2\.9 GB"):
         place(quarter(), machine_with(CARD, replace(CARD, memory=12 * GB)), trials=48, measured=measured)
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.journals import append_event
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import FORMAT
+from tune_swa.experiment.events import FORMAT, CheckpointsRemoved, UnknownEvent
 from tune_swa.experiment.journal import Journal, read_events
 from tune_swa.experiment.state import ExperimentState
 
@@ -33,18 +34,20 @@ def record(epoch: int) -> dict[str, Any]:
 
 def write_some(path: Path) -> Journal:
     journal = Journal(path)
-    journal.append("created", format=FORMAT, spec={"search": {"keep_checkpoints": "best"}}, **FACTS)
-    journal.append("session", number=1)
-    journal.append("suggested", trial="swa-0000", **SUGGESTED)
-    journal.append("started", trial="swa-0000", device="cpu", attempt=1, from_epoch=0)
+    append_event(journal, "created", format=FORMAT, spec={"search": {"keep_checkpoints": "best"}}, **FACTS)
+    append_event(journal, "session", number=1)
+    append_event(journal, "suggested", trial="swa-0000", **SUGGESTED)
+    append_event(journal, "started", trial="swa-0000", device="cpu", attempt=1, from_epoch=0)
     for epoch in range(3):
-        journal.append("epoch", trial="swa-0000", record=record(epoch), decision="continue",
+        append_event(journal, "epoch", trial="swa-0000", record=record(epoch), decision="continue",
                        rung=2 if epoch == 2 else None, checkpoint=f"c{epoch}")  # fmt: skip
     return journal
 
 
 def test_what_is_written_folds_into_what_happened(tmp_path: Path) -> None:
-    write_some(tmp_path / "j").append("ended", trial="swa-0000", status="completed", value=0.2, error=None)
+    append_event(
+        write_some(tmp_path / "j"), "ended", trial="swa-0000", status="completed", value=0.2, error=None
+    )
     state = ExperimentState.read(tmp_path / "j")
     trial = state.trials["swa-0000"]
     assert trial.status == "completed"
@@ -58,7 +61,7 @@ def test_what_is_written_folds_into_what_happened(tmp_path: Path) -> None:
 
 
 def test_a_new_session_finds_the_running_trials_interrupted(tmp_path: Path) -> None:
-    write_some(tmp_path / "j").append("session", number=2)
+    append_event(write_some(tmp_path / "j"), "session", number=2)
     state = ExperimentState.read(tmp_path / "j")
     assert state.trials["swa-0000"].status == "interrupted"
     assert not state.trials["swa-0000"].ended
@@ -78,7 +81,7 @@ def test_cut_anywhere_it_is_the_events_before_the_cut(
     kept = list(read_events(path))
     assert kept == events[: whole[:cut].count(b"\n")]
     # and writing goes on after a whole line
-    Journal(path).append("session", number=2)
+    append_event(Journal(path), "session", number=2)
     assert [e["event"] for e in read_events(path)] == [e["event"] for e in kept] + ["session"]
 
 
@@ -95,14 +98,14 @@ def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    Journal(tmp_path / "j").append("created", format=FORMAT + 1)
+    append_event(Journal(tmp_path / "j"), "created", format=FORMAT + 1)
     with pytest.raises(RequestError, match="written by another version"):
         ExperimentState.read(tmp_path / "j")
 
 
 def test_events_of_unknown_kinds_are_passed_over(tmp_path: Path) -> None:
     journal = write_some(tmp_path / "j")
-    journal.append("invented_later", trial="swa-0000")
+    append_event(journal, "invented_later", trial="swa-0000")
     assert "swa-0000" in ExperimentState.read(tmp_path / "j").trials
 
 
@@ -110,7 +113,7 @@ def test_events_of_unknown_kinds_are_passed_over(tmp_path: Path) -> None:
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_are_read_back_bit_for_bit(value: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("journal") / "j"
-    Journal(path).append("x", value=value)
+    append_event(Journal(path), "x", value=value)
     assert next(read_events(path))["value"] == value
 
 
@@ -118,21 +121,21 @@ def test_what_json_cannot_hold_is_an_error_and_not_a_line(tmp_path: Path) -> Non
     journal = write_some(tmp_path / "j")
     before = (tmp_path / "j").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        journal.append("epoch", value=float("nan"))
+        journal.append(UnknownEvent(name="epoch", fields={"value": float("nan")}))
     assert (tmp_path / "j").read_bytes() == before
 
 
 def test_each_event_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     for number in range(5):
-        journal.append("session", number=number)
+        append_event(journal, "session", number=number)
         last = (tmp_path / "j").read_text().splitlines()[-1]
         assert json.loads(last)["number"] == number
 
 
 def test_a_pickled_journal_reopens(tmp_path: Path) -> None:
     journal = write_some(tmp_path / "j")
-    pickle.loads(pickle.dumps(journal)).append("session", number=2)
+    append_event(pickle.loads(pickle.dumps(journal)), "session", number=2)
     assert ExperimentState.read(tmp_path / "j").sessions == 2
 
 
@@ -152,6 +155,6 @@ def test_any_bytes_give_a_state_or_a_readable_error(
 def test_a_name_that_is_no_utf8_and_one_that_is_are_read_back(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     names = [os.fsdecode(b"caf\xe9"), "caf\u00e9", "\U0001f600"]
-    journal.append("session", number=1, storage=names)
+    journal.append(CheckpointsRemoved(trial="swa-0000", removed=names))
     [event] = read_events(journal.path)
-    assert event["storage"] == names
+    assert event.removed == names

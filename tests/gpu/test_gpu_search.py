@@ -122,7 +122,7 @@ def test_twenty_trials_with_a_killed_worker_and_a_resume_on_two_gpus(
         out, err = search.communicate(timeout=SECONDS)
         assert search.returncode == 0, out + err
         assert err == ""
-    assert "a trial takes 9.0 GB (measured on NVIDIA H100 80GB HBM3, 85.9 GB)" in out
+    assert "a trial takes 9 GB (measured on NVIDIA H100 80GB HBM3, 85.9 GB)" in out
 
     events = [dict(event) for event in read_events(journal)]
     print(describe_placement(events))
@@ -145,7 +145,7 @@ def test_twenty_trials_with_a_killed_worker_and_a_resume_on_two_gpus(
     assert set(trained.values()) == {1}, trained
     # the header knows the cards, and each session used its own
     assert state.header is not None
-    assert state.header["hardware"]["gpus"] == ["NVIDIA H100 80GB HBM3"] * 4
+    assert state.header.hardware["gpus"] == ["NVIDIA H100 80GB HBM3"] * 4
     used: dict[int, set[str]] = defaultdict(set)
     session = 0
     for event in events:
@@ -173,7 +173,7 @@ def test_auto_divides_each_gpu_among_the_trials_that_are_of_use(
         (["--gpus", "5"], "--gpus 5: this machine has 4 that CUDA can use. Use --gpus 4"),
         (
             ["--gpus-per-trial", "0.1"],
-            "leaves 8.1 GB to a trial (0.5 GB go to CUDA itself), but it needs 9.0 GB",
+            "leaves 8.1 GB to a trial (500 MB go to CUDA itself), but it needs 9 GB",
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_what_never_comes_is_waited_for_once(
     assert not wait_for_memory(15 * GIB, 60.0, clock=clock, sleep=clock.sleep)
     assert clock.now == 60.0
     assert (
-        "GPU 0 has room for 14.0 GB, and a trial here may need 16.1 GB; it begins all the same" in caplog.text
+        "GPU 0 has room for 14 GB, and a trial here may need 16.1 GB; it begins all the same" in caplog.text
     )
     assert not wait_for_memory(15 * GIB, 60.0, clock=clock, sleep=clock.sleep)
     assert clock.now == 60.0

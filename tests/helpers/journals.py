@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tune_swa.config import Experiment
+from tune_swa.experiment.events import Event, decode_event
 from tune_swa.experiment.journal import Journal
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import spend_alpha
@@ -26,6 +29,16 @@ def experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate({**plain, **changes})
 
 
+def make_event(event: str, **fields: Any) -> Event:
+    """An event as it would be read from a journal."""
+    return decode_event(json.dumps({"event": event, "time": time.time(), **fields}).encode())
+
+
+def append_event(journal: Journal, event: str, **fields: Any) -> None:
+    """Write one event."""
+    journal.append(make_event(event, **fields))
+
+
 class Writer:
     """Writes the events that a search would, with values of our choice."""
 
@@ -34,7 +47,8 @@ class Writer:
         self.path = folder / "journal.jsonl"
         self.spec = spec or experiment()
         self.journal = Journal(self.path)
-        self.journal.append(
+        append_event(
+            self.journal,
             "created",
             format=1,
             version="0.1.0",
@@ -60,7 +74,9 @@ class Writer:
     def session(self, number: int, spec: Experiment | None = None) -> None:
         """With the settings that it goes on with; None: as older versions wrote it, without."""
         present = {} if spec is None else {"spec": spec.model_dump(mode="json", by_alias=True)}
-        self.journal.append("session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1, **present)
+        append_event(
+            self.journal, "session", number=number, slots=1, gpus=0, cpus=1, resumed=number > 1, **present
+        )
 
     def suggest(
         self, name: str, params: dict[str, Any], stage: str = "search", seed: int | None = None
@@ -68,7 +84,8 @@ class Writer:
         """A trial is a baseline where its name says so."""
         baseline = name.startswith("base")
         start = None if baseline else params.get("swa_start", self.spec.constants.get("swa_start"))
-        self.journal.append(
+        append_event(
+            self.journal,
             "suggested",
             trial=name,
             kind="baseline" if baseline else "swa",
@@ -82,7 +99,7 @@ class Writer:
         )
 
     def start(self, name: str) -> None:
-        self.journal.append("started", trial=name, device="cpu", attempt=1, from_epoch=0)
+        append_event(self.journal, "started", trial=name, device="cpu", attempt=1, from_epoch=0)
 
     def epoch(
         self,
@@ -96,7 +113,8 @@ class Writer:
         checkpoint: str | None = None,
     ) -> None:
         own = shared_from is None
-        self.journal.append(
+        append_event(
+            self.journal,
             "epoch",
             trial=name,
             record={
@@ -127,7 +145,7 @@ class Writer:
         error: str | None = None,
         value: float | None = None,
     ) -> None:
-        self.journal.append("ended", trial=name, status=status, value=value, error=error)
+        append_event(self.journal, "ended", trial=name, status=status, value=value, error=error)
 
     def trial(
         self,
@@ -151,7 +169,7 @@ class Writer:
 
     def look(self, arms: Sequence[dict[str, Any]], seeds: Sequence[int], number: int = 1) -> None:
         """What is to be run on fresh seeds, as older versions wrote it."""
-        self.journal.append("confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4)
+        append_event(self.journal, "confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4)
 
     def planned_look(
         self,
@@ -163,8 +181,8 @@ class Writer:
     ) -> None:
         """A look of a plan; by default the only one."""
         looks = looks or (len(seeds),)
-        self.journal.append(
-            "confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4, plan=plan,
+        append_event(
+            self.journal, "confirm", look=number, arms=list(arms), seeds=list(seeds), searched=4, plan=plan,
             looks=list(looks), levels=list(spend_alpha(looks, plan)),
         )  # fmt: skip
 
@@ -173,7 +191,9 @@ class Writer:
         seeds = range(100, 100 + max(map(len, accuracies.values())))
         swa = sum(arm["kind"] == "swa" for arm in arms)
         rounds = [{"seeds": len(seeds), "swa": swa, "plain": len(arms) - swa}]
-        self.journal.append("race", round=1, rounds=rounds, arms=list(arms), seeds=list(seeds), searched=4)
+        append_event(
+            self.journal, "race", round=1, rounds=rounds, arms=list(arms), seeds=list(seeds), searched=4
+        )
         for arm in arms:
             for seed, accuracy in zip(seeds, accuracies[arm["name"]], strict=False):
                 curve = [0.5, 0.5, 0.5, accuracy]
@@ -208,11 +228,13 @@ class Writer:
             "brier": float(said["brier"].mean()),
         }
         refreshed = metrics if len(variants) == 2 else None
-        self.journal.append("tested", trial=name, images=len(right), shipped=metrics, refreshed=refreshed)
+        append_event(
+            self.journal, "tested", trial=name, images=len(right), shipped=metrics, refreshed=refreshed
+        )
         self.end(name, value=validation)
 
     def finish(self) -> None:
-        self.journal.append("finished", reason="completed")
+        append_event(self.journal, "finished", reason="completed")
 
     def state(self) -> ExperimentState:
         return ExperimentState.read(self.path)

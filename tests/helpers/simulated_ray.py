@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.journals import make_event
 from tune_swa.config import Experiment
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.slots import Placement
@@ -53,11 +54,11 @@ class Driver:
         self.accuracy, self.right = accuracy, right
         """On the validation images, and on which test images a run is right."""
         self.coordinator = Coordinator(spec, folder, ExperimentState(), confirm=confirm)
-        self.coordinator.record_event(
+        self.coordinator.record_event(make_event(
             "created", format=1, version="0", spec=spec.model_dump(mode="json", by_alias=True),
             identity=spec.fixed_settings(), numerics={}, hardware={}, versions={},
             data={"fingerprint": "f", "class_names": [], "num_classes": 2, "train": 4, "val": 3, "test": 2},
-        )  # fmt: skip
+        ))  # fmt: skip
         self._play(slots, gpus)
 
     @classmethod
@@ -70,10 +71,10 @@ class Driver:
         state = ExperimentState.fold(events, folder / "journal.jsonl")
         self.coordinator = Coordinator(spec, folder, state, confirm=True)
         replay_events(self.coordinator, events)
-        self.coordinator.record_event(
+        self.coordinator.record_event(make_event(
             "session", number=state.sessions + 1, slots=slots, gpus=0, cpus=1, resumed=True, storage=None,
             spec=spec.model_dump(mode="json", by_alias=True),
-        )  # fmt: skip
+        ))  # fmt: skip
         self._play(slots, 0)
         return self
 

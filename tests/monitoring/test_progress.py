@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import pytest
 from rich.console import Console
 
+from helpers.journals import make_event
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import Event
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.progress import Progress
@@ -87,7 +87,7 @@ class Search:
         self.progress.tick()
 
     def tell(self, event: str, **fields: Any) -> None:
-        entry: Event = {"event": event, "time": 0.0, **fields}
+        entry = make_event(event, **{"time": 0.0, **fields})
         self.state.apply(entry)
         self.progress(entry, self.state)
 

@@ -39,7 +39,7 @@ def page(module_path: Path) -> Path:
     writer.finish()
     state = writer.state()
     assert state.header is not None
-    state.header["data"]["class_names"] = [EVIL, "b"]
+    state.header.data["class_names"] = [EVIL, "b"]
     return write_report(state, module_path, lambda k: (PNG, f"{EVIL} {k}"))
 
 

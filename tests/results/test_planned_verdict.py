@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.journals import SECOND_ARM, SWA_ARM, TRUNK_ARM, TUNED_ARM, Writer, experiment, usual
+from helpers.journals import (
+    SECOND_ARM,
+    SWA_ARM,
+    TRUNK_ARM,
+    TUNED_ARM,
+    Writer,
+    append_event,
+    experiment,
+    usual,
+)
 from tune_swa.inference.rule import judge_look
 from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.contrasts import Verdict
@@ -222,7 +231,7 @@ def test_the_tables_tell_the_race_and_the_verdict(tmp_path: Path) -> None:
 
 def test_a_recorded_stop_stands(tmp_path: Path) -> None:
     writer = run_look(tmp_path, {"swa-0": 0.9, "swa-1": 0.9, "base-0": 0.7, "base-1": 0.7}, looks=(5, 10))
-    writer.journal.append("judged", look=1, stop="futility")
+    append_event(writer.journal, "judged", look=1, stop="futility")
     assert verdict_of(tmp_path, writer).stop == "futility"
 
 

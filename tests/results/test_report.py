@@ -122,8 +122,8 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     writer = confirmed(tmp_path)
     state = writer.state()
     assert state.header is not None
-    state.header["data"]["class_names"] = [evil, "b"]
-    state.header["versions"][evil] = evil
+    state.header.data["class_names"] = [evil, "b"]
+    state.header.versions[evil] = evil
     text = build_report(state, tmp_path, lambda k: (b"png", f"{evil} {k}"))
     assert "<script>alert" not in text
     assert "<img src=x" not in text
@@ -155,7 +155,7 @@ def test_images_that_occur_twice_are_counted_shown_and_told_beside_the_verdict(t
     state = confirmed(tmp_path).state()
     assert state.header is not None
     assert "duplicates" not in Page(build_report(state, tmp_path)).ids  # a journal of before
-    state.header["data"]["duplicates"] = duplicates()
+    state.header.data["duplicates"] = duplicates()
     shown: list[int] = []
 
     def picture(row: int) -> bytes | None:
@@ -194,7 +194,7 @@ def test_where_no_image_occurs_twice_the_report_says_what_was_compared(tmp_path:
             "not counted",
         ),
     ):
-        state.header["data"]["duplicates"] = duplicates(**{"identical": none, "other_label": none, **changes})
+        state.header.data["duplicates"] = duplicates(**{"identical": none, "other_label": none, **changes})
         text = Page(build_report(state, tmp_path)).text
         assert expected in text
         assert absent not in text
@@ -205,7 +205,7 @@ def test_where_no_image_occurs_twice_the_report_says_what_was_compared(tmp_path:
 def test_spoiled_counts_of_copies_cost_their_section_alone(tmp_path: Path, spoiled: Any) -> None:
     state = confirmed(tmp_path).state()
     assert state.header is not None
-    state.header["data"]["duplicates"] = spoiled
+    state.header.data["duplicates"] = spoiled
     assert "duplicates" not in Page(build_report(state, tmp_path)).ids
 
 

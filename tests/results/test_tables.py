@@ -205,7 +205,7 @@ def test_an_empty_journal_is_refused() -> None:
 def test_a_description_of_another_version_is_refused(tmp_path: Path) -> None:
     state = Writer(tmp_path).state()
     assert state.header is not None
-    state.header["spec"]["novelty"] = 1
+    state.header.spec["novelty"] = 1
     with pytest.raises(RequestError, match=r"tune_swa 0\.1\.0 .* does not read"):
         build_tables(state)
 

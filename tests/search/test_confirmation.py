@@ -21,6 +21,7 @@ from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
 from tune_swa.execution.site import divide
 from tune_swa.execution.slots import Machine
+from tune_swa.experiment.events import decode_event, encode_event
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
@@ -104,7 +105,7 @@ def test_places_are_for_what_is_left_of_both_stages(
     found = state(*known)
     if more.get("look"):
         look = next_look(trials, found)
-        found.confirmations.append({"event": "confirm", **look.event_fields()})
+        found.confirmations.append(look.to_event())
         for name in look.names[: more["look"]]:
             found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
     request = Request(trials, tmp_path, confirm=more.get("confirm", True))
@@ -145,7 +146,7 @@ def test_without_a_baseline_the_finalists_trunks_are_run() -> None:
 
 def after(look: Look, known: ExperimentState) -> ExperimentState:
     """As the journal has it once the look has been recorded."""
-    event = {"event": "confirm", "time": 1.0, **json.loads(json.dumps(look.event_fields()))}
+    event = decode_event(encode_event(look.to_event()))
     known.apply(event)
     return known
 

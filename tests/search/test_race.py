@@ -112,7 +112,7 @@ def test_the_best_plain_training_may_be_that_of_another_candidate(tmp_path: Path
     state = driver.coordinator.state
     while (config := driver.suggest()) is not None:
         if state.races and not best:
-            best.append(state.races[0]["arms"][0]["params"]["lr"])
+            best.append(state.races[0].arms[0].params["lr"])
         driver.run(config)
     first, (look,) = state.races[0], state.confirmations
     swa = [arm for arm in first["arms"] if arm["kind"] == "swa"]
@@ -173,7 +173,7 @@ def test_ties_of_the_search_are_broken_by_nll(tmp_path: Path) -> None:
         driver.run(config)
         if driver.coordinator.state.confirmations:
             break
-    assert driver.coordinator.state.confirmations[0]["arms"][0]["name"] == "swa-0005"
+    assert driver.coordinator.state.confirmations[0].arms[0].name == "swa-0005"
 
 
 def test_one_candidate_and_one_baseline_need_no_race(tmp_path: Path) -> None:
@@ -225,11 +225,11 @@ def test_other_settings_change_nothing_of_what_was_planned(tmp_path: Path) -> No
     driver = planned(tmp_path / "a", 0.008)
     while len(driver.coordinator.state.confirmations) < 2:
         driver.run(driver.suggest())
-    looks = driver.coordinator.state.confirmations[0]["looks"]
+    looks = driver.coordinator.state.confirmations[0].looks
     spec = experiment({"top": 1, "race": False, "seeds": 5})
     again = Driver.resume(spec, tmp_path / "a", 2, right=right_with(0.008))
     run_all(again)
-    assert again.coordinator.state.confirmations[-1]["looks"] == looks
+    assert again.coordinator.state.confirmations[-1].looks == looks
     assert again.coordinator.state.stops[len(again.coordinator.state.confirmations)] is not None
 
 
@@ -249,7 +249,7 @@ def outcome(state: ExperimentState) -> dict[str, Any]:
             t.seed,
             t.status,
             t.records[-1]["accuracy"],
-            t.tested and t.tested["shipped"],
+            t.tested and t.tested.shipped,
         )
         for t in state.trials.values()
     }
@@ -303,7 +303,7 @@ def test_predictions_that_vanish_before_they_are_judged_end_the_search_with_a_re
         if (
             state.confirmations
             and sum(t.stage == "confirm" for t in state.trials.values())
-            == len(state.confirmations[0]["arms"]) * 5
+            == len(state.confirmations[0].arms) * 5
         ):
             driver.run(config)
             break
@@ -325,7 +325,7 @@ def test_after_a_longer_search_there_is_a_new_race(tmp_path: Path) -> None:
     again = Driver.resume(longer, tmp_path, 2)
     run_all(again)
     state = again.coordinator.state
-    assert state.races[rounds]["round"] == 1
+    assert state.races[rounds].round == 1
     assert [e["plan"] for e in state.confirmations] == [1, 2]
     used = [set(e["seeds"]) for e in (*state.races, *state.confirmations)]
     assert sum(map(len, used)) == len(set().union(*used))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.journals import make_event
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import FORMAT, Event
@@ -47,13 +48,15 @@ FACTS: dict[str, Any] = {
 def begin(spec: Experiment, folder: Path) -> Coordinator:
     coordinator = Coordinator(spec, folder, ExperimentState())
     coordinator.record_event(
-        "created",
-        format=FORMAT,
-        spec=spec.model_dump(mode="json", by_alias=True),
-        identity=spec.fixed_settings(),
-        **FACTS,
+        make_event(
+            "created",
+            format=FORMAT,
+            spec=spec.model_dump(mode="json", by_alias=True),
+            identity=spec.fixed_settings(),
+            **FACTS,
+        )
     )
-    coordinator.record_event("session", number=1, slots=1, gpus=0, cpus=1, resumed=False)
+    coordinator.record_event(make_event("session", number=1, slots=1, gpus=0, cpus=1, resumed=False))
     return coordinator
 
 

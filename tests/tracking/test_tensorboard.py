@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from helpers.journals import Writer, usual
+from helpers.journals import Writer, append_event, usual
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import SCALARS
@@ -86,7 +86,7 @@ def test_taken_over_epochs_are_there_and_missing_numbers_are_not(tmp_path: Path)
     writer = Writer(tmp_path)
     writer.trial("base-0", {"lr": 1e-3}, [0.5, 0.6, 0.7, 0.8])
     writer.suggest("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4})
-    writer.journal.append("shared", trial="swa-0", epochs=2, rungs={})
+    append_event(writer.journal, "shared", trial="swa-0", epochs=2, rungs={})
     writer.start("swa-0")
     writer.epoch("swa-0", 2, 0.9, nll=None)
     found = curves(write(writer), "swa-0")

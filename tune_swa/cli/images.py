@@ -33,7 +33,7 @@ def images_of(
         if data_dir is not None:
             raise
         return None, str(error)
-    if data.fingerprint == state.header["data"]["fingerprint"]:
+    if data.fingerprint == state.header.data["fingerprint"]:
         return data, ""
     why = "the images there are not those of the search (their fingerprint differs)"
     if data_dir is not None:

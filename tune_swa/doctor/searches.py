@@ -56,7 +56,7 @@ def _unfinished(folder: Path, results_dir: Path, state: ExperimentState) -> Find
     ended = sum(trial.ended for trial in state.trials.values())
     open_ = len(state.trials) - ended
     text = f"{folder} is not finished: {ended} trials have ended, {open_} {'goes' if open_ == 1 else 'go'} on"
-    began, here = state.header["versions"].get("torch"), importlib.metadata.version("torch")
+    began, here = state.header.versions.get("torch"), importlib.metadata.version("torch")
     if began is not None and began != here:
         return note(
             "searches",

@@ -46,7 +46,7 @@ def export_best(
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
-    data = state.header["data"]
+    data = state.header.data
     description = {
         "file": WEIGHTS,
         "arch": experiment.model.arch,
@@ -62,11 +62,11 @@ def export_best(
         "n_averaged": trial.last["n_averaged"],
         "validation": {key: trial.last[key] for key in ("accuracy", "nll", "ece")},
         "validation_images": data["val"],
-        "test": trial.tested["shipped"] if trial.tested else None,
+        "test": trial.tested.shipped if trial.tested else None,
         "test_images": data["test"],
-        "numerics": state.header["numerics"],
-        "hardware": state.header["hardware"],
-        "versions": state.header["versions"],
+        "numerics": state.header.numerics,
+        "hardware": state.header.hardware,
+        "versions": state.header.versions,
     }
     replace_file(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ import tune_swa
 from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import FORMAT
+from tune_swa.experiment.events import FORMAT, ExperimentCreated
 from tune_swa.hardware.torch_probe import GpuSurvey
 from tune_swa.training.model import StateDict, hash_weights
 from tune_swa.training.numerics import Numerics, describe_hardware
@@ -27,7 +27,7 @@ def header(
     weights: StateDict | None,
     numerics: Numerics,
     surveys: Sequence[GpuSurvey] = (),
-) -> dict[str, Any]:
+) -> ExperimentCreated:
     """The `created` event: everything that the results depend on.
 
     Args:
@@ -37,12 +37,12 @@ def header(
         numerics: of all trials.
         surveys: of this machine or of each node, with the GPUs that are used; none: it is the CPU.
     """
-    return {
-        "format": FORMAT,
-        "version": tune_swa.__version__,
-        "spec": experiment.model_dump(mode="json", by_alias=True),
-        "identity": experiment.fixed_settings(),
-        "data": {
+    return ExperimentCreated(
+        format=FORMAT,
+        version=tune_swa.__version__,
+        spec=experiment.model_dump(mode="json", by_alias=True),
+        identity=experiment.fixed_settings(),
+        data={
             "name": data.name,
             "fingerprint": data.fingerprint,
             "num_classes": data.num_classes,
@@ -52,13 +52,13 @@ def header(
             "test": len(data.test),
             **data.image_notes.as_dict(),
         },
-        "weights": hash_weights(weights),
-        "numerics": numerics.as_dict(),
-        "loop": LOOP_VERSION,
-        "hardware": {**describe_hardware(), **describe_gpus(surveys)},
-        "versions": versions(),
-        "seed": experiment.seed,
-    }
+        weights=hash_weights(weights),
+        numerics=numerics.as_dict(),
+        loop=LOOP_VERSION,
+        hardware={**describe_hardware(), **describe_gpus(surveys)},
+        versions=versions(),
+        seed=experiment.seed,
+    )
 
 
 def describe_gpus(surveys: Sequence[GpuSurvey]) -> dict[str, Any]:
@@ -83,30 +83,32 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, numerics: Numerics) -> None:
+def check_same(
+    begun: ExperimentCreated, data: Dataset, weights: StateDict | None, numerics: Numerics
+) -> None:
     """A resumed search must go on with what it began with.
 
     Raises:
         RequestError: the images, the weights, the training or the numerics are others.
     """
-    if begun["data"]["fingerprint"] != data.fingerprint:
+    if begun.data["fingerprint"] != data.fingerprint:
         raise RequestError(
             "the images are not those that this search began with (their fingerprint differs). Restore "
             "them, or start a new search with another --name"
         )
-    if begun.get("weights") != hash_weights(weights):
+    if (begun.weights or None) != hash_weights(weights):
         raise RequestError(
             "model.weights: the starting weights are not those that this search began with. Restore "
             "them, or start a new search with another --name"
         )
-    loop = begun.get("loop", LOOP_VERSION)  # a journal of before it was written down
+    loop = LOOP_VERSION if begun.loop is None else begun.loop  # a journal of before it was written down
     if loop != LOOP_VERSION:
         raise RequestError(
             f"this version of tune_swa trains in another way (loop {LOOP_VERSION}) than the one that the "
             f"search began with (loop {loop}), so its numbers could not be compared. Use tune_swa "
-            f"{begun.get('version', 'as it was')}, or start a new search with another --name"
+            f"{begun.version}, or start a new search with another --name"
         )
-    before = {**begun["numerics"], "torch": begun["versions"].get("torch")}
+    before = {**begun.numerics, "torch": begun.versions.get("torch")}
     after = {**numerics.as_dict(), "torch": versions()["torch"]}
     changed = [
         f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
@@ -119,13 +121,13 @@ def check_same(begun: dict[str, Any], data: Dataset, weights: StateDict | None, 
         )
 
 
-def other_suggestions(begun: dict[str, Any]) -> str | None:
+def other_suggestions(begun: ExperimentCreated) -> str | None:
     """A warning where the samplers are of other versions than the search began with; None: they are not."""
     now = versions()
     changed = [
-        f"{package} was {begun['versions'].get(package)}, is {now[package]}"
+        f"{package} was {begun.versions.get(package)}, is {now[package]}"
         for package in SAMPLERS
-        if package in now and begun["versions"].get(package) != now[package]
+        if package in now and begun.versions.get(package) != now[package]
     ]
     if not changed:
         return None

@@ -30,6 +30,7 @@ from tune_swa.execution.request import Outcome, Request, show_status, tell
 from tune_swa.execution.site import agree_on_numerics, divide, open_site, resolve_numerics
 from tune_swa.execution.slots import Placement
 from tune_swa.execution.trainable import Shared, train_trial
+from tune_swa.experiment.events import SearchFinished, SessionStarted
 from tune_swa.experiment.folder import SPACE, check_storage, earlier_events, locked, same_storage
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import Log
@@ -107,9 +108,7 @@ def search(
             )
             try:
                 if state.header is None:
-                    coordinator.record_event(
-                        "created", **header(experiment, data, weights, numerics, site.surveys)
-                    )
+                    coordinator.record_event(header(experiment, data, weights, numerics, site.surveys))
                 else:
                     check_same(state.header, data, weights, numerics)
                     lost = replay_events(coordinator, events)
@@ -122,15 +121,16 @@ def search(
                 if request.storage is not None:  # by which another search knows that the name is taken
                     request.store.write(SPACE, partial(shutil.copyfile, request.folder / SPACE))
                 coordinator.record_event(
-                    "session",
-                    number=state.sessions + 1,
-                    slots=placement.slots,
-                    gpus=placement.gpus,
-                    cpus=placement.cpus,
-                    resumed=bool(events),
-                    storage=request.storage,
-                    gpu_share=placement.as_dict() if placement.gpus else None,
-                    spec=experiment.model_dump(mode="json", by_alias=True),
+                    SessionStarted(
+                        number=state.sessions + 1,
+                        slots=placement.slots,
+                        gpus=placement.gpus,
+                        cpus=placement.cpus,
+                        resumed=bool(events),
+                        storage=request.storage,
+                        gpu_share=placement.as_dict() if placement.gpus else None,
+                        spec=experiment.model_dump(mode="json", by_alias=True),
+                    )
                 )
                 shared = Shared(
                     store=request.store,
@@ -280,7 +280,7 @@ def _finish(
     state, folder = coordinator.state, request.folder
     chosen = choose(state)
     if not interrupted and coordinator.halt_reason is None:
-        coordinator.record_event("finished", reason="completed" if chosen else "no trial completed")
+        coordinator.record_event(SearchFinished(reason="completed" if chosen else "no trial completed"))
     if coordinator.halt_reason is not None:
         with suppress(OSError):  # the very disk that is full, perhaps
             publisher.publish(state)

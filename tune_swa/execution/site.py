@@ -132,7 +132,7 @@ def _count_left(request: Request, state: ExperimentState) -> int:
     if left:
         return max(left, min(total, max_runs_per_step(experiment)))
     # whether a look that has ended is the last one is not known yet: the places do for one more
-    step = next_step(experiment, state, lambda look: state.stops.get(look["look"]))
+    step = next_step(experiment, state, lambda look: state.stops.get(look.look))
     names = step.names if step else []
     return sum(name not in state.trials or not has_ended(state.trials[name]) for name in names)
 

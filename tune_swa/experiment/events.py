@@ -1,91 +1,392 @@
-"""The events of a journal and what they may hold.
+"""The events of a journal: one class for each kind, and what its fields may hold.
 
-An event is one line of `journal.jsonl`, as JSON, with the keys `event` and `time` (seconds since 1970) and
-these others:
-
-=============  =====================================================================================
-created        format, version, spec, identity, data, weights, numerics, loop, hardware, versions, seed
-session        number, slots, gpus, cpus, resumed, storage, spec (the present one: --trials, resources and
-               confirm may differ from those it was created with; absent in older journals)
-suggested      trial, kind, stage, params, seed, source, index, trunk, first_average
-started        trial, device, node, attempt, from_epoch, damaged (why each newer checkpoint was not used),
-               retried (the error of GPU memory after which the same process begins it again with streamed
-               images; absent otherwise)
-shared         trial, epochs (how many of its trunk it takes over), rungs (rung: decision, in their order)
-epoch          trial, record, decision (continue | stop), rung, checkpoint, published (the epoch's record
-               before any average, where the trunk's state was published with it)
-lost           trial (null where a worker was warmed up), device, node, reason: a process that could not use
-               its GPU any more has ended itself
-ended          trial, status (completed | pruned | failed | interrupted), value, error, trunk_epoch (the
-               epoch in which its trunk diverged; absent or null unless it failed by that), exhausted (the
-               share of a GPU whose memory was too small; absent unless it failed by that)
-reopened       trial: it had failed for GPU memory, and is to be tried again with a larger share
-checkpoints    trial, removed (list)
-race           round, rounds (seeds of each arm by the end of it, swa, plain: how many arms of each side; all
-               rounds of the race, planned beforehand), seeds, arms (name, kind, params, roles), searched
-               (trials of the search that had ended): its runs are those of every arm on every seed
-confirm        look, seeds, arms, searched (as above); plan, looks (numbers of seeds), levels (one-sided, of
-               each of them): what was planned before the first look of the plan. The last three are absent in
-               older journals, whose looks were judged by another rule
-judged         look, stop (success | futility | seeds: no more are planned; null: the next look follows)
-tested         trial, images, shipped, refreshed (metrics on the test images; its predictions are in
-               predictions/TRIAL.npz)
-untested       trial, reason (its predictions are lost, so it does not count as tested any more)
-collected      trunk, epochs (of published states that nobody needs any more)
-finished       reason
-=============  =====================================================================================
+One event is one line of `journal.jsonl`, as JSON: the key `event` names its kind, the other keys are the
+fields below. A field that is `UNSET` or has its default is absent from the line, as in journals that were
+written before there was such a field.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
-from typing import Any, Literal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
 
-Event = dict[str, Any]
 Kind = Literal["baseline", "swa"]
 Stage = Literal["search", "race", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "race", "confirm")
 """In their order: the search, then on fresh seeds the race (validation images), and tested runs."""
 
+Decision = Literal["continue", "stop"]
+EndStatus = Literal["completed", "pruned", "failed", "interrupted"]
 Stop = Literal["success", "futility", "seeds"]
 """Why a plan of looks trains no more seeds."""
+
+EpochRecord = dict[str, Any]
+"""What a trial reports of an epoch: numbers, `phase` and `shared_from`."""
 
 
 class DamagedError(Exception):
     """An event that cannot have happened, or a value that it cannot have had; says why."""
 
 
-def expect_types(fields: dict[str, Any], **types: type) -> None:
-    """Raise unless each of the fields is there with its type; a whole number will do for a float."""
-    for name, expected in types.items():
-        value = fields[name]
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            raise DamagedError(f"{name} is {value!r}"[:100])
+class Fields(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Fields that can be read by their names in the journal as well."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            value = getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+        if value is UNSET:
+            raise KeyError(name)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = getattr(self, name, UNSET)
+        return default if value is UNSET else value
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+class Event(Fields, tag_field="event"):
+    """One line of the journal."""
+
+    time: float = msgspec.field(default_factory=time.time)
+    """In seconds since 1970."""
+
+    @property
+    def event(self) -> str:
+        """The kind of the event, as the journal names it."""
+        return str(self.__struct_config__.tag)
+
+
+class ImageFacts(msgspec.Struct):
+    """What `ExperimentCreated.data` has to hold."""
+
+    fingerprint: str
+    """Hash of the decoded images."""
+    num_classes: int
+    class_names: Sequence[str]
+    train: int
+    val: int
+    test: int
+
+
+class ExperimentCreated(Event, tag="created", kw_only=True):
+    """The first line: everything that the results depend on."""
+
+    format: int
+    version: str
+    spec: dict[str, Any]
+    """The space file with its defaults."""
+    identity: dict[str, Any]
+    """The settings that cannot change on a resume."""
+    data: dict[str, Any]
+    """Of the images: fingerprint, classes, sizes of the parts, and what was noticed."""
+    weights: str | UnsetType | None = UNSET
+    """Hash of the weights that the network starts from."""
+    numerics: dict[str, Any]
+    loop: int | None = None
+    """Version of the training loop."""
+    hardware: dict[str, Any]
+    versions: dict[str, Any]
+    seed: int | None = None
+
+
+class SessionStarted(Event, tag="session", kw_only=True):
+    """A process begins or continues the search."""
+
+    number: int
+    slots: int | None = None
+    gpus: int | float | None = None
+    cpus: int | float | None = None
+    resumed: bool | None = None
+    storage: str | UnsetType | None = UNSET
+    """Folder or URI of the checkpoints."""
+    gpu_share: dict[str, Any] | UnsetType | None = UNSET
+    """How GPUs are divided among trials."""
+    spec: dict[str, Any] | None = None
+    """The present one: --trials, resources and confirm may differ from those it was created with."""
+
+
+class TrialSuggested(Event, tag="suggested", kw_only=True):
+    """A configuration becomes a trial."""
+
+    trial: str
+    kind: Kind
+    stage: Stage
+    params: dict[str, Any]
+    seed: int
+    source: str
+    """What has proposed it."""
+    index: int
+    """Counts suggestions of this kind, from 0."""
+    trunk: str
+    """Hash of everything that influences its epochs before averaging."""
+    first_average: int | None
+    """The fork epoch; None for a baseline."""
+
+
+class TrialStarted(Event, tag="started", kw_only=True):
+    """A worker begins to train a trial, or goes on with it."""
+
+    trial: str
+    device: str
+    node: str | None = None
+    attempt: int
+    from_epoch: int | None = None
+    damaged: Sequence[str] | None = None
+    """Why each newer checkpoint was not used."""
+    retried: str | None = None
+    """The error of GPU memory after which the same process begins it again with streamed images."""
+
+
+class TrunkShared(Event, tag="shared", kw_only=True):
+    """A trial takes over epochs of its trunk."""
+
+    trial: str
+    epochs: int
+    rungs: Mapping[int, str]
+    """Rung and decision, in their order."""
+
+
+class EpochReported(Event, tag="epoch", kw_only=True):
+    """A trial has finished an epoch, and the scheduler has decided."""
+
+    trial: str
+    record: dict[str, float | int | str | None]
+    decision: Decision
+    rung: int | None
+    checkpoint: str | None
+    published: dict[str, float | int | str | None] | UnsetType | None = UNSET
+    """The epoch's record before any average, where the trunk's state was published with it."""
+
+    @property
+    def epoch(self) -> int:
+        return cast(int, self.record["epoch"])
+
+    @property
+    def accuracy(self) -> float:
+        return cast(float, self.record["accuracy"])
+
+
+class WorkerLost(Event, tag="lost", kw_only=True):
+    """A process that could not use its GPU any more has ended itself."""
+
+    trial: str | None
+    """None where a worker was warmed up."""
+    device: str
+    node: str
+    reason: str
+
+
+class TrialEnded(Event, tag="ended", kw_only=True):
+    """A trial has one of its final statuses, or is interrupted."""
+
+    trial: str
+    status: EndStatus
+    value: float | UnsetType | None = UNSET
+    error: str | None
+    trunk_epoch: int | UnsetType | None = UNSET
+    """The epoch in which its trunk diverged."""
+    exhausted: float | None = None
+    """The share of a GPU whose memory was too small."""
+
+
+class TrialReopened(Event, tag="reopened", kw_only=True):
+    """A trial that failed for GPU memory is to be tried again with a larger share."""
+
+    trial: str
+
+
+class CheckpointsRemoved(Event, tag="checkpoints", kw_only=True):
+    """Checkpoints of a trial are about to be removed."""
+
+    trial: str
+    removed: Sequence[str]
+
+
+class PlannedArm(Fields, kw_only=True):
+    """A configuration that is run on fresh seeds."""
+
+    name: str
+    kind: Kind
+    params: dict[str, Any]
+    roles: Sequence[str]
+
+
+class PlannedRound(Fields, kw_only=True):
+    """A round of a race."""
+
+    seeds: int
+    """Of each arm by the end of it."""
+    swa: int
+    plain: int
+    """How many arms of each side."""
+
+
+class RacePlanned(Event, tag="race", kw_only=True):
+    """A round of the race: every arm is trained on every seed."""
+
+    round: int
+    rounds: Sequence[PlannedRound]
+    """All of the race, planned beforehand."""
+    arms: Sequence[PlannedArm]
+    seeds: Sequence[int]
+    searched: int
+    """Trials of the search that had ended."""
+
+
+class LookPlanned(Event, tag="confirm", kw_only=True):
+    """A look: every arm is trained on every seed, and tested."""
+
+    look: int
+    arms: Sequence[PlannedArm]
+    seeds: Sequence[int]
+    searched: int
+    plan: int | None = None
+    """Counts plans of looks. Absent in older journals, whose looks were judged by another rule."""
+    looks: Sequence[int] | None = None
+    """Numbers of seeds at which the plan looks."""
+    levels: Sequence[float] | None = None
+    """One-sided level of each look."""
+
+
+class LookJudged(Event, tag="judged", kw_only=True):
+    """A look has ended."""
+
+    look: int
+    stop: Stop | None
+    """Why no more seeds follow; None: the next look does."""
+
+
+class TrialTested(Event, tag="tested", kw_only=True):
+    """A run was evaluated on the test images; its predictions are in `predictions/TRIAL.npz`."""
+
+    trial: str
+    images: int
+    shipped: dict[str, float]
+    refreshed: dict[str, float] | None
+    """Of a baseline with its batch-normalisation statistics refreshed."""
+
+
+class TrialUntested(Event, tag="untested", kw_only=True):
+    """The predictions of a run are lost, so it does not count as tested any more."""
+
+    trial: str
+    reason: str | None = None
+
+
+class TrunkCollected(Event, tag="collected", kw_only=True):
+    """Published states of a trunk are about to be removed."""
+
+    trunk: str
+    epochs: Sequence[int]
+
+
+class SearchFinished(Event, tag="finished", kw_only=True):
+    """The search is over."""
+
+    reason: str | None = None
+
+
+class UnknownEvent(Event, tag="", kw_only=True):
+    """An event of a newer version. The state does not change by it."""
+
+    name: str
+    fields: dict[str, Any]
+
+    @property
+    def event(self) -> str:
+        return self.name
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.fields.get(name, default)
+
+
+EVENTS: dict[str, type[Event]] = {
+    str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__() if kind is not UnknownEvent
+}
+"""The kinds by their names in the journal."""
+
+_DECODER = msgspec.json.Decoder(Union[tuple(EVENTS.values())])  # noqa: UP007 - made of a tuple
+
+
+def encode_event(event: Event) -> bytes:
+    """Write an event as one line.
+
+    Raises:
+        ValueError: a field is NaN or infinite, which JSON cannot hold.
+    """
+    if isinstance(event, UnknownEvent):
+        fields = {"event": event.name, "time": event.time, **event.fields}
+    else:
+        fields = msgspec.to_builtins(event)
+    # not msgspec's own: it writes NaN as null, and refuses lone surrogates
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_event(line: bytes) -> Event:
+    """Read one line.
+
+    Raises:
+        DamagedError: it is no event, or one with a field that it cannot have.
+    """
+    try:
+        return cast(Event, _DECODER.decode(line))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode_slowly(line)
+
+
+def _decode_slowly(line: bytes) -> Event:
+    """Read a line that msgspec refuses: one of an unknown kind, or with lone surrogates.
+
+    Names of files that are no UTF-8 are written as lone surrogates.
+    """
+    try:
+        fields = _decode_json(line.removeprefix(codecs.BOM_UTF8).decode())
+        name = fields["event"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedError("it is not an event") from None
+    if not isinstance(name, str):
+        raise DamagedError("it is not an event")
+    kind = EVENTS.get(name)
+    if kind is None or (kind is ExperimentCreated and fields.get("format") != FORMAT):
+        return UnknownEvent(name=name, fields=fields)
+    try:
+        return msgspec.convert(fields, kind, str_keys=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise DamagedError(str(error)) from None
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+"""Python's own reads NaN and Infinity too, which no journal has."""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def check_name(field: str, name: str) -> None:
-    """Names of trials and trunks become names of files: one that leads elsewhere was made by nobody here."""
-    if not _NAME.fullmatch(name):
+    """Refuse a name of a trial or trunk that is no plain file name: it becomes a part of paths."""
+    if not NAME.fullmatch(name):
         raise DamagedError(f"{field} is {name!r}"[:100])
 
 
-def check_arms(event: Event) -> None:
-    """Raise unless an event plans runs of arms on seeds."""
-    if not event["seeds"] or not all(type(seed) is int for seed in event["seeds"]):
-        raise DamagedError(f"seeds are {event['seeds']!r}"[:100])
-    for arm in event["arms"]:
-        expect_types(arm, name=str, kind=str, params=dict, roles=list)
-        check_name("name", arm["name"])
-        params_of(arm)
-
-
-def params_of(event: dict[str, Any]) -> dict[str, Any]:
+def params_of(event: Any) -> dict[str, Any]:
     """Parameters of a suggestion or an arm. JSON has no tuples, parameters have no lists.
 
     Raises:

@@ -6,17 +6,15 @@ the display are all functions of it.
 
 from __future__ import annotations
 
-import codecs
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import FORMAT, DamagedError, Event
+from tune_swa.experiment.events import FORMAT, DamagedError, Event, decode_event, encode_event
 
 SYNC_SECONDS = 1.0
 """A power cut loses events of this long at most; a kill loses none."""
@@ -36,25 +34,22 @@ class Journal:
         self._dirty = False
         """Whether something was written since."""
 
-    def append(self, event: str, **fields: Any) -> Event:
-        """Write one event and return it.
+    def append(self, event: Event) -> None:
+        """Write one event.
 
         Raises:
             OSError: the disk refused. What was written before is intact.
             ValueError: a field is NaN or infinite, which JSON cannot hold.
         """
-        entry: Event = {"event": event, "time": time.time(), **fields}
-        line = json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
+        data = encode_event(event)
         if self._descriptor is None:
             self._descriptor = _open_repaired(self.path)
-        data = line.encode()
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
             self.close()  # whoever opens it again cuts that off
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
         self._dirty = True
         self.sync(older=SYNC_SECONDS)
-        return entry
 
     def sync(self, *, older: float = 0.0) -> None:
         """See to it that what was written is on the disk, unless that was done in the last `older` seconds.
@@ -99,14 +94,17 @@ def read_events(path: Path) -> Iterator[Event]:
     Raises:
         RequestError: the file or a line in its middle cannot be read, or it is of another format.
     """
-    number, load = 0, _loader()
+    number = 0
     try:
         with path.open("rb") as file:
             for line in file:
                 number += 1
                 if not line.endswith(b"\n"):
                     return  # torn by a kill; the event did not happen
-                yield _event(line, path, load)
+                event = decode_event(line)
+                if event.event == "created" and event.get("format") != FORMAT:
+                    raise _refuse_format(path, event.get("format"))
+                yield event
     except OSError as error:
         raise RequestError(
             f"{path}: cannot be read ({error.strerror}). Restore access to it, or give --name to start a "
@@ -116,43 +114,11 @@ def read_events(path: Path) -> Iterator[Event]:
         raise describe_damage(path, number, error) from None
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
-"""Python's own reads NaN and Infinity too, which no journal has."""
-
-
-def _loader() -> Callable[[bytes], Any]:
-    """Reads a line. pydantic's parser takes half the time of Python's, but refuses names of files that are
-    no UTF-8, which we write as lone surrogates; whatever it refuses, Python's has the last word."""
-    from pydantic_core import from_json  # not above: `doctor` runs where packages are missing
-
-    def load(line: bytes) -> Any:
-        try:
-            return from_json(line, allow_inf_nan=False, cache_strings="keys")
-        except ValueError:
-            return _decode(line.removeprefix(codecs.BOM_UTF8).decode())
-
-    return load
-
-
-def _event(line: bytes, path: Path, load: Callable[[bytes], Any]) -> Event:
-    try:
-        event = load(line)
-        kind = event["event"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedError("it is not an event") from None
-    if not isinstance(kind, str):
-        raise DamagedError("it is not an event")
-    if kind == "created" and event.get("format") != FORMAT:
-        raise RequestError(
-            f"{path}: written by another version of tune_swa (journal format {event.get('format')}, this one "
-            f"reads {FORMAT}). Use the version that wrote it, or give --name to start a new experiment"
-        )
-    result: Event = event
-    return result
+def _refuse_format(path: Path, written: object) -> RequestError:
+    return RequestError(
+        f"{path}: written by another version of tune_swa (journal format {written}, this one reads "
+        f"{FORMAT}). Use the version that wrote it, or give --name to start a new experiment"
+    )
 
 
 def describe_damage(path: Path, number: int, why: DamagedError) -> RequestError:

@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import (
-    STAGES,
+    CheckpointsRemoved,
     DamagedError,
+    EpochRecord,
+    EpochReported,
     Event,
+    ExperimentCreated,
+    ImageFacts,
     Kind,
+    LookJudged,
+    LookPlanned,
+    RacePlanned,
+    SearchFinished,
+    SessionStarted,
     Stop,
-    check_arms,
+    TrialEnded,
+    TrialReopened,
+    TrialStarted,
+    TrialSuggested,
+    TrialTested,
+    TrialUntested,
+    TrunkCollected,
+    TrunkShared,
+    WorkerLost,
     check_name,
-    expect_types,
     params_of,
 )
 from tune_swa.experiment.journal import describe_damage, read_events
 from tune_swa.experiment.layout import KEPT_WHILE_RUNNING
-from tune_swa.experiment.trial_state import ENDED, OWN_COST, TrialState, TrunkState
+from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
 
 
 @dataclass
 class ExperimentState:
     """The fold of a journal."""
 
-    header: Event | None = None
+    header: ExperimentCreated | None = None
     """The `created` event, with the `spec` of the newest session."""
     sessions: int = 0
     storage: str | None = None
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     trunks: dict[str, TrunkState] = field(default_factory=dict)
-    races: list[Event] = field(default_factory=list)
+    races: list[RacePlanned] = field(default_factory=list)
     """Every round of a race that was planned, in their order."""
-    confirmations: list[Event] = field(default_factory=list)
+    confirmations: list[LookPlanned] = field(default_factory=list)
     """Every look at fresh seeds that was planned, in their order."""
     stops: dict[int, Stop | None] = field(default_factory=dict)
     """Of each look that was judged, why no more seeds follow; None: they do."""
@@ -52,7 +70,7 @@ class ExperimentState:
         """Fold the journal at `path`; an absent one is an empty state."""
         if not path.exists():
             return cls(path=path)
-        with _no_cycles():
+        with _pause_gc():
             return cls.fold(read_events(path), path)
 
     @classmethod
@@ -65,7 +83,7 @@ class ExperimentState:
         state = cls(path=path)
         for number, event in enumerate(events, start=1):
             try:
-                if state.header is None and event["event"] != "created":
+                if state.header is None and not isinstance(event, ExperimentCreated):
                     raise DamagedError("it comes before the line that begins the experiment")
                 state.apply(event)
             except DamagedError as error:
@@ -78,11 +96,11 @@ class ExperimentState:
         Raises:
             DamagedError: the event cannot have happened.
         """
-        handler = getattr(self, f"_on_{event['event']}", None)
+        handler = _HANDLERS.get(type(event))
         if handler is None:
             return
         try:
-            handler(event)
+            handler(self, event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
 
@@ -95,10 +113,10 @@ class ExperimentState:
         """The error of a journal whose events are in order, but whose values cannot be."""
         return RequestError(f"{self.where}: is damaged ({why}). Restore the file from a copy")
 
-    def _trial(self, event: Event) -> TrialState:
-        trial = self.trials.get(event["trial"])
+    def _find_trial(self, name: str) -> TrialState:
+        trial = self.trials.get(name)
         if trial is None:
-            raise DamagedError(f"no trial {event['trial']!r} was suggested before")
+            raise DamagedError(f"no trial {name!r} was suggested before")
         return trial
 
     def of_kind(self, kind: Kind) -> list[TrialState]:
@@ -107,89 +125,74 @@ class ExperimentState:
     @property
     def keeps_best_only(self) -> bool:
         """Whether a running trial keeps its last checkpoints only."""
-        return self.header is None or self.header["spec"]["search"]["keep_checkpoints"] != "all"
+        return self.header is None or self.header.spec["search"]["keep_checkpoints"] != "all"
 
-    def _on_created(self, event: Event) -> None:
+    def _create(self, event: ExperimentCreated) -> None:
         if self.header is not None:
             raise DamagedError("an experiment begins for the second time")
-        expect_types(event, time=float, version=str, spec=dict, identity=dict, data=dict, numerics=dict)
-        expect_types(event, hardware=dict, versions=dict)
-        expect_types(
-            event["data"], fingerprint=str, class_names=list, num_classes=int, train=int, val=int, test=int
-        )
-        expect_types(event["spec"]["search"], keep_checkpoints=str)
+        msgspec.convert(event.data, ImageFacts)
+        _check_spec(event.spec)
         self.header = event
 
-    def _on_session(self, event: Event) -> None:
-        expect_types(event, number=int)
-        if event.get("storage") is not None:
-            expect_types(event, storage=str)
-        self.sessions = event["number"]
-        self.storage = event.get("storage")
+    def _start_session(self, event: SessionStarted) -> None:
+        self.sessions = event.number
+        self.storage = event.storage or None
         self.finished = None
-        if "spec" in event and self.header is not None:
-            expect_types(event, spec=dict)
-            expect_types(event["spec"]["search"], keep_checkpoints=str)
-            self.header = {**self.header, "spec": event["spec"]}
+        if event.spec is not None and self.header is not None:
+            _check_spec(event.spec)
+            self.header = msgspec.structs.replace(self.header, spec=event.spec)
         for trial in self.trials.values():
             if trial.status == "running":  # a driver that was killed could not say so
                 trial.status = "interrupted"
 
-    def _on_suggested(self, event: Event) -> None:
-        name = event["trial"]
-        if name in self.trials:
-            raise DamagedError(f"{name!r} was suggested before")
-        expect_types(event, trial=str, kind=str, stage=str, params=dict, seed=int, source=str, index=int)
-        expect_types(event, trunk=str, time=float)
-        check_name("trial", name)
-        check_name("trunk", event["trunk"])
-        if event["kind"] not in ("baseline", "swa"):
-            raise DamagedError(f"kind is {event['kind']!r}")
-        if event["stage"] not in STAGES:
-            raise DamagedError(f"stage is {event['stage']!r}")
-        if event["first_average"] is not None:
-            expect_types(event, first_average=int)
-        names = ("kind", "stage", "params", "seed", "source", "index", "trunk")
-        known = {n: event[n] for n in names} | {"fork_epoch": event["first_average"]}
-        known["params"] = params_of(event)
-        self.trials[name] = TrialState(name, **known, suggested=event["time"], session=self.sessions)
-        self.trunks.setdefault(event["trunk"], TrunkState()).trials.append(name)
+    def _suggest(self, event: TrialSuggested) -> None:
+        if event.trial in self.trials:
+            raise DamagedError(f"{event.trial!r} was suggested before")
+        check_name("trial", event.trial)
+        check_name("trunk", event.trunk)
+        self.trials[event.trial] = TrialState(
+            event.trial,
+            event.kind,
+            event.stage,
+            params_of(event),
+            event.seed,
+            event.source,
+            event.index,
+            event.trunk,
+            event.first_average,
+            suggested=event.time,
+            session=self.sessions,
+        )
+        self.trunks.setdefault(event.trunk, TrunkState()).trials.append(event.trial)
 
-    def _on_started(self, event: Event) -> None:
-        trial = self._trial(event)
-        expect_types(event, device=str, attempt=int)
+    def _start(self, event: TrialStarted) -> None:
+        trial = self._find_trial(event.trial)
         if trial.ended:
             raise DamagedError(f"{trial.name} had ended before")
         trial.status = "running"
-        trial.device = event["device"]
-        trial.attempts = event["attempt"]
+        trial.device = event.device
+        trial.attempts = event.attempt
         trial.session = self.sessions
-        trial.started = trial.started or event["time"]
+        trial.started = trial.started or event.time
 
-    def _on_epoch(self, event: Event) -> None:
-        trial = self._trial(event)
+    def _add_epoch(self, event: EpochReported) -> None:
+        trial = self._find_trial(event.trial)
         if trial.ended:
             raise DamagedError(f"{trial.name} had ended before")
-        record = event["record"]
-        _check_record(record, trial.next_epoch, trial)
-        expect_types(event, time=float)
-        trial.records.append(record)
-        trial.reported.append(event["time"])
-        self._take_into_trunk(trial, record, event.get("published"))
-        if event["rung"] is not None:
-            expect_types(event, rung=int, decision=str)
-            trial.rungs[event["rung"]] = event["decision"]
-        if event["checkpoint"] is not None:
-            expect_types(event, checkpoint=str)
-            for part in event["checkpoint"].split("/"):
+        _check_record(event.record, trial.next_epoch, trial)
+        trial.records.append(event.record)
+        trial.reported.append(event.time)
+        self._add_to_trunk(trial, event.record, event.published or None)
+        if event.rung is not None:
+            trial.rungs[event.rung] = event.decision
+        if event.checkpoint is not None:
+            for part in event.checkpoint.split("/"):
                 check_name("checkpoint", part)
-            trial.checkpoints.append(event["checkpoint"])
+            trial.checkpoints.append(event.checkpoint)
             if self.keeps_best_only:
                 del trial.checkpoints[:-KEPT_WHILE_RUNNING]
 
-    def _take_into_trunk(
-        self, trial: TrialState, record: dict[str, Any], published: dict[str, Any] | None
-    ) -> None:
+    def _add_to_trunk(self, trial: TrialState, record: EpochRecord, published: EpochRecord | None) -> None:
         trunk = self.trunks[trial.trunk]
         if published is not None:
             _check_record(published, len(trial.records) - 1, trial)
@@ -198,111 +201,112 @@ class ExperimentState:
         if unaveraged is not None and record["epoch"] == len(trunk.records):
             trunk.records.append((trial.name, unaveraged))
 
-    def _on_shared(self, event: Event) -> None:
-        expect_types(event, epochs=int, time=float)
-        trial = self._trial(event)
+    def _share_trunk(self, event: TrunkShared) -> None:
+        trial = self._find_trial(event.trial)
         known = self.trunks[trial.trunk].records
         if trial.ended or trial.records:
             raise DamagedError(f"{trial.name} had begun before")
-        if not 0 < event["epochs"] <= len(known):
-            raise DamagedError(f"{event['epochs']} epochs of a trunk of which {len(known)} are known")
+        if not 0 < event.epochs <= len(known):
+            raise DamagedError(f"{event.epochs} epochs of a trunk of which {len(known)} are known")
         nothing = dict.fromkeys(OWN_COST)
-        trial.records = [
-            {**record, **nothing, "shared_from": name} for name, record in known[: event["epochs"]]
-        ]
-        trial.reported = [event["time"]] * len(trial.records)
-        trial.rungs = {int(rung): str(decision) for rung, decision in event["rungs"].items()}
+        trial.records = [{**record, **nothing, "shared_from": name} for name, record in known[: event.epochs]]
+        trial.reported = [event.time] * len(trial.records)
+        trial.rungs = dict(event.rungs)
 
-    def _on_race(self, event: Event) -> None:
-        expect_types(event, round=int, rounds=list, seeds=list, arms=list, searched=int)
-        for planned in event["rounds"]:
-            expect_types(planned, seeds=int, swa=int, plain=int)
-        last = self.races[-1] if self.races and event["round"] > 1 else {"round": 0}
-        if event["round"] != last["round"] + 1 or event["round"] > len(event["rounds"]):
-            raise DamagedError(f"round {event['round']} of a race, where {last['round'] + 1} was due")
-        check_arms(event)
+    def _plan_race(self, event: RacePlanned) -> None:
+        due = self.races[-1].round + 1 if self.races and event.round > 1 else 1
+        if event.round != due or event.round > len(event.rounds):
+            raise DamagedError(f"round {event.round} of a race, where {due} was due")
+        _check_arms(event)
         self.races.append(event)
 
-    def _on_confirm(self, event: Event) -> None:
-        expect_types(event, look=int, seeds=list, arms=list, searched=int)
-        if event["look"] != len(self.confirmations) + 1:
-            raise DamagedError(f"look {event['look']}, where {len(self.confirmations) + 1} was due")
-        check_arms(event)
-        if event.get("plan") is not None:
-            expect_types(event, plan=int, looks=list, levels=list)
-            numbers, levels = event["looks"], event["levels"]
-            if len(event["seeds"]) not in numbers or len(numbers) != len(levels):
-                raise DamagedError(f"{len(event['seeds'])} seeds, but looks at {numbers!r}"[:100])
-            if not all(type(n) is int for n in numbers) or not all(type(a) is float for a in levels):
-                raise DamagedError(f"looks are {numbers!r} at levels {levels!r}"[:100])
+    def _plan_look(self, event: LookPlanned) -> None:
+        due = len(self.confirmations) + 1
+        if event.look != due:
+            raise DamagedError(f"look {event.look}, where {due} was due")
+        _check_arms(event)
+        if event.plan is not None:
+            looks, levels = event.looks or (), event.levels or ()
+            if len(event.seeds) not in looks or len(looks) != len(levels):
+                raise DamagedError(f"{len(event.seeds)} seeds, but looks at {looks!r}"[:100])
         self.confirmations.append(event)
 
-    def _on_judged(self, event: Event) -> None:
-        expect_types(event, look=int)
-        if not 0 < event["look"] <= len(self.confirmations):
-            raise DamagedError(f"look {event['look']} was judged, but not planned")
-        if event["stop"] not in ("success", "futility", "seeds", None):
-            raise DamagedError(f"stop is {event['stop']!r}"[:100])
-        self.stops[event["look"]] = event["stop"]
+    def _judge_look(self, event: LookJudged) -> None:
+        if not 0 < event.look <= len(self.confirmations):
+            raise DamagedError(f"look {event.look} was judged, but not planned")
+        self.stops[event.look] = event.stop
 
-    def _on_tested(self, event: Event) -> None:
-        trial = self._trial(event)
-        expect_types(event, images=int, shipped=dict)
-        for metrics in (event["shipped"], event["refreshed"] or {}):
-            expect_types(metrics, **dict.fromkeys(metrics, float))
-        trial.tested = event
+    def _add_test(self, event: TrialTested) -> None:
+        self._find_trial(event.trial).tested = event
 
-    def _on_untested(self, event: Event) -> None:
-        self._trial(event).tested = None
+    def _remove_test(self, event: TrialUntested) -> None:
+        self._find_trial(event.trial).tested = None
 
-    def _on_collected(self, event: Event) -> None:
-        self.trunks[event["trunk"]].published.difference_update(event["epochs"])
+    def _collect_states(self, event: TrunkCollected) -> None:
+        self.trunks[event.trunk].published.difference_update(event.epochs)
 
-    def _on_ended(self, event: Event) -> None:
-        trial = self._trial(event)
-        if event["status"] not in ENDED | {"interrupted"}:
-            raise DamagedError(f"status is {event['status']!r}")
+    def _end(self, event: TrialEnded) -> None:
+        trial = self._find_trial(event.trial)
         if trial.ended:
             raise DamagedError(f"{trial.name} had ended before")
-        if event["status"] == "completed" and trial.last is None:
+        if event.status == "completed" and trial.last is None:
             raise DamagedError(f"{trial.name} has no epoch")
-        if event["error"] is not None:
-            expect_types(event, error=str)
-        expect_types(event, time=float)
-        if event.get("trunk_epoch") is not None:
-            expect_types(event, trunk_epoch=int, error=str)
+        if isinstance(event.trunk_epoch, int):
+            if event.error is None:
+                raise DamagedError("its trunk diverged, but it has no error")
             trunk = self.trunks[trial.trunk]
-            trunk.diverged = trunk.diverged or (event["trunk_epoch"], trial.name, event["error"])
-        trial.exhausted = _exhausted_share(event)
-        trial.status = event["status"]
-        trial.error = event["error"]
-        trial.finished = event["time"] if trial.ended else None
+            trunk.diverged = trunk.diverged or (event.trunk_epoch, trial.name, event.error)
+        if event.exhausted is not None and (not 0 <= event.exhausted <= 1 or event.status != "failed"):
+            raise DamagedError(f"exhausted is {event.exhausted} of a trial that is {event.status}")
+        trial.exhausted = event.exhausted
+        trial.status = event.status
+        trial.error = event.error
+        trial.finished = event.time if trial.ended else None
 
-    def _on_reopened(self, event: Event) -> None:
-        trial = self._trial(event)
+    def _reopen(self, event: TrialReopened) -> None:
+        trial = self._find_trial(event.trial)
         if trial.exhausted is None:
             raise DamagedError(f"{trial.name} did not fail for GPU memory before")
         trial.status = "interrupted"
         trial.error = trial.exhausted = trial.finished = None
 
-    def _on_lost(self, event: Event) -> None:
-        expect_types(event, device=str, node=str, reason=str)
-        if event["trial"] is not None:
-            self._trial(event)
+    def _lose_worker(self, event: WorkerLost) -> None:
+        if event.trial is not None:
+            self._find_trial(event.trial)
 
-    def _on_checkpoints(self, event: Event) -> None:
-        trial = self._trial(event)
-        gone = set(event["removed"])
+    def _remove_checkpoints(self, event: CheckpointsRemoved) -> None:
+        trial = self._find_trial(event.trial)
+        gone = set(event.removed)
         trial.checkpoints = [c for c in trial.checkpoints if c not in gone]
 
-    def _on_finished(self, event: Event) -> None:
-        self.finished = event["reason"]
+    def _finish(self, event: SearchFinished) -> None:
+        self.finished = event.reason
+
+
+_HANDLERS: dict[type[Event], Callable[[ExperimentState, Any], None]] = {
+    ExperimentCreated: ExperimentState._create,
+    SessionStarted: ExperimentState._start_session,
+    TrialSuggested: ExperimentState._suggest,
+    TrialStarted: ExperimentState._start,
+    EpochReported: ExperimentState._add_epoch,
+    TrunkShared: ExperimentState._share_trunk,
+    RacePlanned: ExperimentState._plan_race,
+    LookPlanned: ExperimentState._plan_look,
+    LookJudged: ExperimentState._judge_look,
+    TrialTested: ExperimentState._add_test,
+    TrialUntested: ExperimentState._remove_test,
+    TrunkCollected: ExperimentState._collect_states,
+    TrialEnded: ExperimentState._end,
+    TrialReopened: ExperimentState._reopen,
+    WorkerLost: ExperimentState._lose_worker,
+    CheckpointsRemoved: ExperimentState._remove_checkpoints,
+    SearchFinished: ExperimentState._finish,
+}
 
 
 @contextmanager
-def _no_cycles() -> Iterator[None]:
-    """Nothing in a journal refers to itself, and to look for that among hundreds of thousands of new records
-    again and again takes a fifth of the time."""
+def _pause_gc() -> Iterator[None]:
+    """Pause the search for cycles: a journal has none, and it takes a fifth of the time of reading one."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -312,31 +316,28 @@ def _no_cycles() -> Iterator[None]:
             gc.enable()
 
 
-def _exhausted_share(event: Event) -> float | None:
-    """The share of a GPU whose memory an ended trial exhausted; None if that is not why it ended.
-
-    Raises:
-        DamagedError: it is no share, or not of a trial that failed.
-    """
-    if event.get("exhausted") is None:
-        return None
-    expect_types(event, exhausted=float)
-    share = float(event["exhausted"])
-    if not 0 <= share <= 1 or event["status"] != "failed":
-        raise DamagedError(f"exhausted is {share} of a trial that is {event['status']}")
-    return share
+def _check_spec(spec: dict[str, Any]) -> None:
+    if not isinstance(spec["search"]["keep_checkpoints"], str):
+        raise DamagedError(f"keep_checkpoints is {spec['search']['keep_checkpoints']!r}"[:100])
 
 
-_WORDS = frozenset({"phase", "shared_from"})
-_NUMBERS = frozenset({int, float, type(None)})
+def _check_arms(event: RacePlanned | LookPlanned) -> None:
+    if not event.seeds:
+        raise DamagedError("there are no seeds")
+    for arm in event.arms:
+        check_name("name", arm.name)
+        params_of(arm)
 
 
-def _check_record(record: dict[str, Any], epoch: int, trial: TrialState) -> None:
+_TEXTS = frozenset({"phase", "shared_from"})
+
+
+def _check_record(record: EpochRecord, epoch: int, trial: TrialState) -> None:
     """There are hundreds of thousands of these, so this is as plain as can be."""
     if record["epoch"] != epoch:
         raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due")
     if record["accuracy"] is None:
         raise DamagedError("it has no accuracy")
     for name, value in record.items():
-        if type(value) not in _NUMBERS and not (name in _WORDS and type(value) is str):
+        if type(value) is str and name not in _TEXTS:
             raise DamagedError(f"{name} is {value!r}"[:100])

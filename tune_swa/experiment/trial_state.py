@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tune_swa.experiment.events import STAGES, Event, Kind, Stage
+from tune_swa.experiment.events import STAGES, EpochRecord, Kind, Stage, TrialTested
 
 Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 
@@ -32,7 +32,7 @@ class TrialState:
     fork_epoch: int | None
     """Epoch of the first average (swa_start + 1; `first_average` in the journal), None for a baseline."""
     status: Status = "running"
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[EpochRecord] = field(default_factory=list)
     """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
     rungs: dict[int, str] = field(default_factory=dict)
     """Rungs this trial was judged at, with the decision."""
@@ -42,7 +42,7 @@ class TrialState:
     attempts: int = 0
     error: str | None = None
     started: float | None = None
-    tested: Event | None = None
+    tested: TrialTested | None = None
     """Its metrics on the test images; runs of the search have none."""
     suggested: float | None = None
     """When it was suggested, in seconds since 1970, like the times below."""
@@ -60,7 +60,7 @@ class TrialState:
         return len(self.records)
 
     @property
-    def last(self) -> dict[str, Any] | None:
+    def last(self) -> EpochRecord | None:
         return self.records[-1] if self.records else None
 
     @property
@@ -87,7 +87,7 @@ class TrunkState:
 
     trials: list[str] = field(default_factory=list)
     """Everyone who has it, in the order of their suggestions."""
-    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    records: list[tuple[str, EpochRecord]] = field(default_factory=list)
     """Who trained each epoch first, and what it reported of the live model; from epoch 0 on."""
     published: set[int] = field(default_factory=set)
     """Epochs after which there is a state to go on from."""

@@ -16,7 +16,17 @@ from rich.live import Live
 from rich.text import Text
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import (
+    EpochReported,
+    Event,
+    LookJudged,
+    LookPlanned,
+    RacePlanned,
+    TrialEnded,
+    TrialStarted,
+    TrialSuggested,
+    TrunkShared,
+)
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.live_table import draw_search
 from tune_swa.monitoring.progress_lines import (
@@ -109,31 +119,30 @@ class Progress:
 
     def __call__(self, event: Event, state: ExperimentState) -> None:
         """Count an event that `state` has applied, and print its line."""
-        kind = event["event"]
-        if kind in ("race", "confirm"):
-            self.begin_step(state, Round.from_event(event) if kind == "race" else Look.from_event(event))
+        if isinstance(event, RacePlanned):
+            self.begin_step(state, Round.from_event(event))
+        elif isinstance(event, LookPlanned):
+            self.begin_step(state, Look.from_event(event))
+        elif isinstance(event, LookJudged):
+            self._print_line(Text(look_line(event, Look.from_event(state.confirmations[event.look - 1]))))
+        if not isinstance(event, TrialSuggested | TrunkShared | TrialStarted | EpochReported | TrialEnded):
             return
-        if kind == "judged":
-            self._print_line(Text(look_line(event, Look.from_event(state.confirmations[event["look"] - 1]))))
-            return
-        if kind not in ("suggested", "shared", "started", "epoch", "ended"):
-            return
-        trial = state.trials[event["trial"]]
+        trial = state.trials[event.trial]
         now, counts = self._clock(), self._counts
         if trial.stage != counts.stage:
             return
         self._changed = True
-        if kind == "suggested":
+        if isinstance(event, TrialSuggested):
             counts.suggest_trial(trial)
-        elif kind == "shared":
-            counts.share_epochs(trial, event["epochs"])
-        elif kind == "started":
+        elif isinstance(event, TrunkShared):
+            counts.share_epochs(trial, event.epochs)
+        elif isinstance(event, TrialStarted):
             self._waiting = ""
             if counts.start_trial(trial, now):
                 self._print_line(restart_line(trial, event, counts.epochs))
-            if event["damaged"]:
-                self._print_line(damaged_line(trial, event["damaged"], event["from_epoch"], counts.epochs))
-        elif kind == "epoch":
+            if event.damaged:
+                self._print_line(damaged_line(trial, event.damaged, event.from_epoch or 0, counts.epochs))
+        elif isinstance(event, EpochReported):
             self._waiting = ""
             counts.report_epoch(trial, now)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, OverflowMethod
 from rich.text import Text
 
-from tune_swa.experiment.events import Event, Kind
+from tune_swa.experiment.events import Kind, LookJudged, TrialStarted
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.trial_counts import TrialCounts
 from tune_swa.search.confirmation import Look, Round, Step
@@ -90,26 +90,26 @@ def _name_step(step: Step) -> str:
     return ""
 
 
-def look_line(event: Event, look: Look) -> str:
+def look_line(event: LookJudged, look: Look) -> str:
     """Say what a look at the test images means for the seeds to come."""
     seeds = f"after {len(look.seeds)} fresh seeds"
-    if event["stop"] is None:
+    if event.stop is None:
         return f"{seeds} the answer is open, so more are trained"
-    if event["stop"] == "seeds" or len(look.seeds) == look.looks[-1]:
+    if event.stop == "seeds" or len(look.seeds) == look.looks[-1]:
         return f"{seeds} the planned looks are done"
-    if event["stop"] == "success":
+    if event.stop == "success":
         return f"{seeds} a finalist is better, so no more are needed"
     return f"{seeds} no finalist can still become better, so no more are trained"
 
 
-def restart_line(trial: TrialState, event: Event, epochs: int) -> Text:
-    done = f"goes on after {event['from_epoch']}/{epochs} epochs"
-    if event.get("retried"):
+def restart_line(trial: TrialState, event: TrialStarted, epochs: int) -> Text:
+    done = f"goes on after {event.from_epoch}/{epochs} epochs"
+    if event.retried:
         return Text(f"{trial.name}: GPU memory was exhausted; it {done} with streamed images")
     return Text(f"{trial.name}: its worker died; another one {done}")
 
 
-def damaged_line(trial: TrialState, damaged: list[str], epoch: int, epochs: int) -> Text:
+def damaged_line(trial: TrialState, damaged: Sequence[str], epoch: int, epochs: int) -> Text:
     goes_on = f"goes on after {epoch}/{epochs} epochs" if epoch else "begins anew"
     return Text(f"{trial.name}: {'; '.join(damaged)}: it {goes_on}", "yellow")
 

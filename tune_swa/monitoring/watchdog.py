@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import EpochReported, Event, TrialEnded, TrialStarted
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import name_first
 
@@ -55,13 +55,12 @@ class Watchdog:
     def __call__(self, event: Event, state: ExperimentState) -> None:
         now = self._clock()
         self._moved, self._reported = now, None
-        name = event.get("trial")
-        if event["event"] == "epoch" and name in self._since:
-            self._longest = max(self._longest, now - self._since[name])
-        if event["event"] in ("started", "epoch"):
-            self._since[event["trial"]] = now
-        elif event["event"] == "ended":
-            self._since.pop(event["trial"], None)
+        if isinstance(event, EpochReported) and event.trial in self._since:
+            self._longest = max(self._longest, now - self._since[event.trial])
+        if isinstance(event, TrialStarted | EpochReported):
+            self._since[event.trial] = now
+        elif isinstance(event, TrialEnded):
+            self._since.pop(event.trial, None)
 
     @property
     def patience(self) -> float:

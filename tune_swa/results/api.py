@@ -195,7 +195,7 @@ def _headline_record(results: Results) -> dict[str, Any]:
     interval = interval_columns(leading)
     return {
         "experiment": results.where,
-        "data": require_header(results.state)["data"]["fingerprint"][:8],
+        "data": require_header(results.state).data["fingerprint"][:8],
         "trials": len(results.trials),
         "best_swa": swa.label if swa else None,
         "swa_accuracy": swa.accuracy if swa else None,

@@ -14,7 +14,7 @@ from tune_swa.config import (
     is_swa_setting,
     params_key,
 )
-from tune_swa.experiment.events import DamagedError, Event, Stage, params_of
+from tune_swa.experiment.events import DamagedError, RacePlanned, Stage, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
@@ -106,17 +106,17 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     None while a run of the last look is missing, or if the search has gone on since.
     """
     searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
-    if not state.confirmations or state.confirmations[-1]["searched"] != searched:
+    if not state.confirmations or state.confirmations[-1].searched != searched:
         return None
     look = state.confirmations[-1]
-    runs = {arm["name"]: find_runs(state, arm["name"], "confirm", look["seeds"]) for arm in look["arms"]}
-    if not all(len(found) == len(look["seeds"]) and all(t.ended for t in found) for found in runs.values()):
+    runs = {arm.name: find_runs(state, arm.name, "confirm", look.seeds) for arm in look.arms}
+    if not all(len(found) == len(look.seeds) and all(t.ended for t in found) for found in runs.values()):
         return None
-    complete = [arm for arm in look["arms"] if all(map(is_completed, runs[arm["name"]]))]
+    complete = [arm for arm in look.arms if all(map(is_completed, runs[arm.name]))]
     if not complete:
         return None
-    chosen = min(complete, key=lambda arm: _mean_ranking(arm["name"], runs[arm["name"]]))
-    configuration = (chosen["kind"], params_key(params_of(chosen)))
+    chosen = min(complete, key=lambda arm: _mean_ranking(arm.name, runs[arm.name]))
+    configuration = (chosen.kind, params_key(params_of(chosen)))
     same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == configuration]
     return _best_of(t for t in same if t.checkpoints)
 
@@ -137,16 +137,16 @@ def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
     """Validation accuracy of each completed run of the last race, by the arm's name; empty without one."""
     found: dict[str, list[float]] = {}
     for event in last_race(state):
-        for arm in event["arms"]:
-            runs = find_runs(state, arm["name"], "race", event["seeds"])
+        for arm in event.arms:
+            runs = find_runs(state, arm.name, "race", event.seeds)
             accuracies = [run.records[-1]["accuracy"] for run in runs if is_completed(run)]
-            found.setdefault(arm["name"], []).extend(accuracies)
+            found.setdefault(arm.name, []).extend(accuracies)
     return found
 
 
-def last_race(state: ExperimentState) -> list[Event]:
+def last_race(state: ExperimentState) -> list[RacePlanned]:
     """The rounds of the last race."""
-    first = max((k for k, event in enumerate(state.races) if event["round"] == 1), default=0)
+    first = max((k for k, event in enumerate(state.races) if event.round == 1), default=0)
     return state.races[first:]
 
 

@@ -49,7 +49,7 @@ class Arm:
     @property
     def refreshed(self) -> list[float]:
         """Test accuracy of a baseline's runs with refreshed batch-normalisation statistics."""
-        return [r.tested["refreshed"]["accuracy"] for r in self.runs if r.tested and r.tested["refreshed"]]
+        return [r.tested.refreshed["accuracy"] for r in self.runs if r.tested and r.tested.refreshed]
 
     def mean_of(self, metric: str) -> float:
         """Mean over the runs of a test metric: accuracy, nll, ece or brier."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import LookPlanned
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, compare_arms, compare_with_trunks
@@ -20,20 +20,20 @@ from tune_swa.results.predictions import RunPredictions
 def former_verdict(
     arms: Sequence[Arm],
     predictions: RunPredictions,
-    look: Event,
+    look: LookPlanned,
     images: int,
     *,
     complete: bool,
 ) -> Verdict:
     """Compute the verdict of a look of an older journal."""
-    alpha = statistics.alpha_of_look(look["look"])
+    alpha = statistics.alpha_of_look(look.look)
     tuned = next((arm for arm in arms if "baseline" in arm.roles), None)
     finalists = [arm for arm in arms if "finalist" in arm.roles]
     return Verdict(
-        look=look["look"],
+        look=look.look,
         alpha=alpha,
         images=images,
-        planned_seeds=len(look["seeds"]),
+        planned_seeds=len(look.seeds),
         arms=tuple(arms),
         against_plain=compare_finalists(finalists, tuned, predictions, alpha, complete=complete)
         if tuned

@@ -50,7 +50,7 @@ def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str
         RequestError: a file is missing or damaged, or of another number of images than in the journal.
     """
     return {
-        trial.name: _read_file(folder / FOLDER / f"{trial.name}.npz", trial.tested["images"])
+        trial.name: _read_file(folder / FOLDER / f"{trial.name}.npz", trial.tested.images)
         for trial in state.trials.values()
         if trial.tested is not None
     }

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.state import ExperimentState
 
 PREFIX = "tune_swa."
 """Of every key in the metadata of a parquet file."""
 
 
-def require_header(state: ExperimentState) -> Event:
+def require_header(state: ExperimentState) -> ExperimentCreated:
     """The `created` event of an experiment, with the settings of its newest session.
 
     Raises:
@@ -35,40 +35,40 @@ def restore_experiment(state: ExperimentState) -> Experiment:
     """
     header = require_header(state)
     try:
-        return Experiment.model_validate(header["spec"])
+        return Experiment.model_validate(header.spec)
     except ValidationError as error:
         raise RequestError(
-            f"{state.where}: tune_swa {header.get('version')} described the experiment in a way that this "
+            f"{state.where}: tune_swa {header.version} described the experiment in a way that this "
             f"version does not read ({error.errors()[0]['msg']}). Use the version that wrote it"
         ) from None
 
 
 def validation_images(state: ExperimentState) -> int:
     """Number of images behind every accuracy of the search."""
-    return int(require_header(state)["data"]["val"])
+    return int(require_header(state).data["val"])
 
 
 def build_metadata(state: ExperimentState) -> dict[str, str]:
     """Metadata of a result file: `tune_swa.*` keys, with JSON where the value is more than a word."""
     header = require_header(state)
     experiment = restore_experiment(state)
-    data = header.get("data") or {}
+    data = header.data
     seeds = {
         "training": experiment.seed,
         "sampler": experiment.search.seed,
         "split": experiment.data.split_seed,
     }
     values = {
-        "version": str(header.get("version")),
+        "version": header.version,
         "experiment": experiment.name,
-        "created": datetime.fromtimestamp(header["time"], UTC).isoformat(timespec="seconds"),
-        "space": json.dumps(header["spec"]),
+        "created": datetime.fromtimestamp(header.time, UTC).isoformat(timespec="seconds"),
+        "space": json.dumps(header.spec),
         "seeds": json.dumps(seeds),
-        "versions": json.dumps(header.get("versions")),
+        "versions": json.dumps(header.versions),
         "data": json.dumps(data),
         "data_fingerprint": str(data.get("fingerprint")),
-        "weights": str(header.get("weights")),
-        "hardware": json.dumps(header.get("hardware")),
-        "numerics": json.dumps(header.get("numerics")),
+        "weights": str(header.weights or None),
+        "hardware": json.dumps(header.hardware),
+        "numerics": json.dumps(header.numerics),
     }
     return {PREFIX + key: value for key, value in values.items()}

@@ -107,11 +107,11 @@ def close_text(compared: Comparison) -> str:
 def _race_sentence(state: ExperimentState) -> str:
     """Why nothing is tested after a race that no SWA configuration has come through; else nothing."""
     rounds, accuracies = last_race(state), race_accuracies(state)
-    if not rounds or (state.confirmations and state.confirmations[-1]["searched"] >= rounds[0]["searched"]):
+    if not rounds or (state.confirmations and state.confirmations[-1].searched >= rounds[0].searched):
         return ""
-    names = [arm["name"] for arm in rounds[0]["arms"] if arm["kind"] == "swa"]
+    names = [arm.name for arm in rounds[0].arms if arm.kind == "swa"]
     runs = [
-        state.trials.get(fresh_run_name(name, "race", seed)) for name in names for seed in rounds[0]["seeds"]
+        state.trials.get(fresh_run_name(name, "race", seed)) for name in names for seed in rounds[0].seeds
     ]
     if any(accuracies[name] for name in names) or not all(run is not None and run.ended for run in runs):
         return ""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tune_swa.config import Parameter, format_value
-from tune_swa.experiment.events import DamagedError
+from tune_swa.experiment.events import DamagedError, PlannedArm
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
@@ -184,12 +184,12 @@ def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, An
 
 
 def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[str, Any]]:
-    arms: dict[str, tuple[dict[str, Any], int]] = {}
+    arms: dict[str, tuple[PlannedArm, int]] = {}
     for event in state.confirmations:
-        for planned in event["arms"]:
-            for seed in event["seeds"]:
-                name = fresh_run_name(planned["name"], "confirm", seed)
-                arms[name] = planned, arms[name][1] if name in arms else event["look"]
+        for planned in event.arms:
+            for seed in event.seeds:
+                name = fresh_run_name(planned.name, "confirm", seed)
+                arms[name] = planned, arms[name][1] if name in arms else event.look
     rows = []
     for entry in compared.trials:
         trial = entry.trial
@@ -198,20 +198,23 @@ def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[
         if trial.name not in arms:
             raise DamagedError(f"{trial.name} was never planned")
         arm, look = arms[trial.name]
-        tested = trial.tested or {}
-        metrics = {"test": tested.get("shipped") or {}, "refreshed": tested.get("refreshed") or {}}
+        tested = trial.tested
+        metrics = {
+            "test": tested.shipped if tested else {},
+            "refreshed": (tested.refreshed if tested else None) or {},
+        }
         rows.append(
             {
                 "trial": trial.name,
                 "configuration": entry.label,
-                "arm": arm["name"],
+                "arm": arm.name,
                 "kind": trial.kind,
-                "roles": "+".join(arm["roles"]),
+                "roles": "+".join(arm.roles),
                 "seed": trial.seed,
                 "look": look,
                 **_parameter_values(entry, compared.experiment.parameters),
                 "status": trial.status,
-                "images": tested.get("images"),
+                "images": tested.images if tested else None,
                 "val_accuracy": entry.accuracy if entry.completed else None,
                 **{
                     f"{of}_{name}": values.get(name)

@@ -8,13 +8,12 @@ than the level allows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import Event, params_of
+from tune_swa.experiment.events import LookPlanned, PlannedArm, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import compare_parts
@@ -48,30 +47,30 @@ def analyse_confirmation(state: ExperimentState, predictions: RunPredictions) ->
     return None if last is None else replace(last, earlier=tuple(v for v in looks[:-1] if v is not None))
 
 
-def _analyse_look(state: ExperimentState, predictions: RunPredictions, look: Event) -> Verdict | None:
+def _analyse_look(state: ExperimentState, predictions: RunPredictions, look: LookPlanned) -> Verdict | None:
     """The verdict of one look; None before any run was tested."""
     experiment = restore_experiment(state)
-    arms = [_build_arm(experiment, state, entry, look["seeds"]) for entry in look["arms"]]
+    arms = [_build_arm(experiment, state, entry, look.seeds) for entry in look.arms]
     images = next((len(s.label) for s in predictions.values()), 0)
     if not images:
         return None
-    names = [fresh_run_name(a["name"], "confirm", seed) for a in look["arms"] for seed in look["seeds"]]
+    names = [fresh_run_name(a.name, "confirm", seed) for a in look.arms for seed in look.seeds]
     complete = all(name in state.trials and state.trials[name].ended for name in names)
-    if look.get("plan") is None:
+    if look.plan is None:
         found = former_verdict(arms, predictions, look, images, complete=complete)
     else:
         correct = {name: predictions[name].correct for name in names if name in predictions}
         judgement = evaluate_look(state, look, correct)
         found = _apply_rule(arms, predictions, look, judgement, images, complete=complete)
         if complete:
-            found = replace(found, stop=state.stops.get(look["look"], judgement.stop))
+            found = replace(found, stop=state.stops.get(look.look, judgement.stop))
     return _add_parts_comparison(found, validation_images(state)) if complete else found
 
 
 def _apply_rule(
     arms: Sequence[Arm],
     predictions: RunPredictions,
-    look: Event,
+    look: LookPlanned,
     judgement: Judgement,
     images: int,
     *,
@@ -93,18 +92,18 @@ def _apply_rule(
             c = replace(c, not_beaten=tuple(known[name].label for name in judged.not_beaten))
             headlines.append(_apply_judgement(c, judged, against.p_worse * tests, complete=complete))
     return Verdict(
-        look=look["look"],
+        look=look.look,
         alpha=alpha,
         images=images,
-        planned_seeds=len(look["seeds"]),
+        planned_seeds=len(look.seeds),
         arms=tuple(arms),
         against_plain=tuple(headlines),
         against_others=tuple(others),
         against_trunk=compare_with_trunks(arms, predictions, alpha),
         complete=complete,
-        plan=look["plan"],
-        looks=tuple(look["looks"]),
-        levels=tuple(look["levels"]),
+        plan=look.plan,
+        looks=tuple(look.looks or ()),
+        levels=tuple(look.levels or ()),
     )
 
 
@@ -139,19 +138,19 @@ def _add_parts_comparison(found: Verdict, images: int) -> Verdict:
 
 
 def _build_arm(
-    experiment: Experiment, state: ExperimentState, entry: Mapping[str, Any], seeds: list[int]
+    experiment: Experiment, state: ExperimentState, entry: PlannedArm, seeds: Sequence[int]
 ) -> Arm:
-    params = params_of(dict(entry))
-    swa = entry["kind"] == "swa"
-    runs = [state.trials.get(fresh_run_name(entry["name"], "confirm", seed)) for seed in seeds]
+    params = params_of(entry)
+    swa = entry.kind == "swa"
+    runs = [state.trials.get(fresh_run_name(entry.name, "confirm", seed)) for seed in seeds]
     done = tuple(r for r in runs if r is not None and r.status == "completed" and r.tested is not None)
     have = {run.seed for run in done}
     return Arm(
-        name=entry["name"],
-        kind=entry["kind"],
+        name=entry.name,
+        kind=entry.kind,
         label=experiment.format_label(params, swa=swa),
         params=params,
-        roles=tuple(entry["roles"]),
+        roles=tuple(entry.roles),
         runs=done,
         missing=tuple(seed for seed in seeds if seed not in have),
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tune_swa.config import Experiment, Params, count_space, is_swa_setting, params_key
-from tune_swa.experiment.events import Kind, params_of
+from tune_swa.experiment.events import Kind, PlannedArm, params_of
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
 
@@ -31,13 +30,13 @@ class Arm:
     roles: tuple[str, ...]
 
     @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Arm:
+    def from_event(cls, planned: PlannedArm) -> Arm:
         """An arm of a `race` or `confirm` event."""
-        return cls(fields["name"], fields["kind"], params_of(fields), tuple(fields["roles"]))
+        return cls(planned.name, planned.kind, params_of(planned), tuple(planned.roles))
 
-    def event_fields(self) -> dict[str, Any]:
+    def to_event(self) -> PlannedArm:
         """As the events have it."""
-        return {**asdict(self), "roles": list(self.roles)}
+        return PlannedArm(name=self.name, kind=self.kind, params=dict(self.params), roles=self.roles)
 
 
 def max_baselines(experiment: Experiment) -> int:

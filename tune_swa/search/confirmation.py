@@ -15,10 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import Event, Stage, Stop
+from tune_swa.experiment.events import (
+    Event,
+    LookPlanned,
+    PlannedRound,
+    RacePlanned,
+    Stage,
+    Stop,
+    TrialSuggested,
+)
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import plan_looks, spend_alpha
@@ -37,7 +45,7 @@ from tune_swa.search.arms import (
 from tune_swa.search.confirm_cost import race_configurations
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
 
-Judge = Callable[[Event], Stop | None]
+Judge = Callable[[LookPlanned], Stop | None]
 """Judges a recorded look whose runs have all ended: why no more seeds follow; None: they do."""
 
 
@@ -53,8 +61,6 @@ class Step:
 
     stage: ClassVar[Stage]
     """Of its runs."""
-    event: ClassVar[str]
-    """By which it is recorded."""
 
     @property
     def names(self) -> list[str]:
@@ -69,10 +75,9 @@ class Step:
             name = fresh_run_name(arm.name, self.stage, seed)
             yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
 
-    def event_fields(self) -> dict[str, Any]:
-        """Of its event."""
-        arms = [arm.event_fields() for arm in self.arms]
-        return {"arms": arms, "seeds": list(self.seeds), "searched": self.searched}
+    def to_event(self) -> Event:
+        """The event that records it."""
+        raise NotImplementedError
 
     def has_ended(self, state: ExperimentState) -> bool:
         """Whether all of its runs have."""
@@ -93,21 +98,26 @@ class Round(Step):
     """All of the race, planned before the first one."""
 
     stage = "race"
-    event = "race"
 
     @classmethod
-    def from_event(cls, event: Event) -> Round:
+    def from_event(cls, event: RacePlanned) -> Round:
         """The round that a `race` event planned."""
         return cls(
-            tuple(map(Arm.from_fields, event["arms"])),
-            tuple(event["seeds"]),
-            event["searched"],
-            event["round"],
-            tuple(RaceRound(**planned) for planned in event["rounds"]),
+            tuple(map(Arm.from_event, event.arms)),
+            tuple(event.seeds),
+            event.searched,
+            event.round,
+            tuple(RaceRound(p.seeds, p.swa, p.plain) for p in event.rounds),
         )
 
-    def event_fields(self) -> dict[str, Any]:
-        return {"round": self.number, "rounds": list(map(asdict, self.rounds)), **super().event_fields()}
+    def to_event(self) -> RacePlanned:
+        return RacePlanned(
+            round=self.number,
+            rounds=[PlannedRound(**asdict(planned)) for planned in self.rounds],
+            arms=[arm.to_event() for arm in self.arms],
+            seeds=self.seeds,
+            searched=self.searched,
+        )
 
     def is_recorded(self, state: ExperimentState) -> bool:
         return bool(state.races) and Round.from_event(state.races[-1]) == self
@@ -128,26 +138,31 @@ class Look(Step):
     """One-sided level of each of them."""
 
     stage = "confirm"
-    event = "confirm"
 
     @classmethod
-    def from_event(cls, event: Event) -> Look:
+    def from_event(cls, event: LookPlanned) -> Look:
         """The look that a `confirm` event planned."""
         return cls(
-            tuple(map(Arm.from_fields, event["arms"])),
-            tuple(event["seeds"]),
-            event["searched"],
-            event["look"],
-            event.get("plan"),
-            tuple(event.get("looks", ())),
-            tuple(event.get("levels", ())),
+            tuple(map(Arm.from_event, event.arms)),
+            tuple(event.seeds),
+            event.searched,
+            event.look,
+            event.plan,
+            tuple(event.looks or ()),
+            tuple(event.levels or ()),
         )
 
-    def event_fields(self) -> dict[str, Any]:
-        fields = {"look": self.number, **super().event_fields()}
-        if self.plan is not None:
-            fields |= {"plan": self.plan, "looks": list(self.looks), "levels": list(self.levels)}
-        return fields
+    def to_event(self) -> LookPlanned:
+        planned = self.plan is not None
+        return LookPlanned(
+            look=self.number,
+            arms=[arm.to_event() for arm in self.arms],
+            seeds=self.seeds,
+            searched=self.searched,
+            plan=self.plan,
+            looks=self.looks if planned else None,
+            levels=self.levels if planned else None,
+        )
 
     def is_recorded(self, state: ExperimentState) -> bool:
         return self.number == len(state.confirmations)
@@ -171,7 +186,7 @@ def next_step(experiment: Experiment, state: ExperimentState, judge: Judge) -> S
         judge: asked of a look of a plan when all of its runs have ended.
     """
     searched = sum(t.stage == "search" and t.ended for t in state.trials.values())
-    if state.confirmations and state.confirmations[-1]["searched"] == searched:
+    if state.confirmations and state.confirmations[-1].searched == searched:
         return _after_look(experiment, state, judge)
     rounds = current_race(state, searched)
     if rounds:
@@ -183,21 +198,22 @@ def current_race(state: ExperimentState, searched: int) -> list[Round]:
     """Recorded rounds of the race among what the search has found by now."""
     rounds: list[Round] = []
     for event in state.races:
-        rounds = [*rounds, Round.from_event(event)] if event["round"] > 1 else [Round.from_event(event)]
+        rounds = [*rounds, Round.from_event(event)] if event.round > 1 else [Round.from_event(event)]
     return rounds if rounds and rounds[-1].searched == searched else []
 
 
 def last_step(state: ExperimentState) -> Step | None:
     """The step that was recorded last; None before the first."""
     races, looks = state.races, state.confirmations
-    if races and (not looks or races[-1]["searched"] > looks[-1]["searched"]):
+    if races and (not looks or races[-1].searched > looks[-1].searched):
         return Round.from_event(races[-1])
     return Look.from_event(looks[-1]) if looks else None
 
 
 def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) -> tuple[int, ...]:
     """The next numbers after the search's own seed and all that were planned before."""
-    used = [seed for event in (*state.races, *state.confirmations) for seed in event["seeds"]]
+    planned: list[RacePlanned | LookPlanned] = [*state.races, *state.confirmations]
+    used = [seed for event in planned for seed in event.seeds]
     first = max(used, default=experiment.seed) + 1
     return tuple(range(first, first + number))
 
@@ -277,7 +293,7 @@ def _first_of_plan(
     looks: tuple[int, ...],
 ) -> Look:
     """The first look of a new plan."""
-    plans = {event.get("plan") or f"look {event['look']}" for event in state.confirmations}
+    plans = {event.plan or f"look {event.look}" for event in state.confirmations}
     plan = len(plans) + 1
     levels = spend_alpha(looks, plan)
     return Look(arms, seeds, searched, len(state.confirmations) + 1, plan, looks, levels)
@@ -330,8 +346,8 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
 def _most_planned(state: ExperimentState, searched: int) -> int:
     """Most seeds that a plan had, of what the search has found by now: a plan that ended early stays ended,
     also where a shorter one was asked for after it."""
-    looks = [event for event in state.confirmations if event["searched"] == searched]
-    return max(int(n) for event in looks for n in (len(event["seeds"]), *event.get("looks", ())))
+    looks = [event for event in state.confirmations if event.searched == searched]
+    return max(int(n) for event in looks for n in (len(event.seeds), *(event.looks or ())))
 
 
 def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int) -> tuple[Arm, ...]:
@@ -345,7 +361,7 @@ def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int)
     arms = {arm.name: arm for arm in everyone}
     won = [arms[name] for name in halve_race(_race_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
-    images = state.header["data"]["val"] if state.header else None
+    images = state.header.data["val"] if state.header else None
     # also those that a round left out by count: only what is clearly worse is not tested
     best = keep_plain(_race_scores(state, rounds, everyone, "baseline"), len(everyone), images)
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
@@ -380,5 +396,5 @@ class ConfirmPlanner:
         """Nothing to learn: the list is fixed."""
 
     def apply_event(self, event: Event) -> None:
-        if event["event"] == "suggested":
-            self._left.pop(event["trial"], None)
+        if isinstance(event, TrialSuggested):
+            self._left.pop(event.trial, None)

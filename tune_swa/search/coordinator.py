@@ -13,9 +13,23 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import UNSET, UnsetType
+
 from tune_swa.config import Experiment, Params
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import Event, Kind, Stage, Stop
+from tune_swa.experiment.events import (
+    EndStatus,
+    EpochReported,
+    Event,
+    Kind,
+    LookJudged,
+    LookPlanned,
+    Stage,
+    Stop,
+    TrialEnded,
+    TrialSuggested,
+    TrunkShared,
+)
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.look_evaluation import evaluate_look
@@ -142,16 +156,17 @@ class Coordinator(EventRecorder):
         """Record that a configuration becomes a trial."""
         settings = self.experiment.run_settings(suggestion.kind, suggestion.params, suggestion.seed)
         self.record_event(
-            "suggested",
-            trial=suggestion.trial,
-            kind=suggestion.kind,
-            stage=suggestion.stage,
-            params=suggestion.params,
-            seed=settings.seed,
-            source=suggestion.source,
-            index=suggestion.index,
-            trunk=self.namer.name_trunk(settings),
-            first_average=settings.fork_epoch,
+            TrialSuggested(
+                trial=suggestion.trial,
+                kind=suggestion.kind,
+                stage=suggestion.stage,
+                params=suggestion.params,
+                seed=settings.seed,
+                source=suggestion.source,
+                index=suggestion.index,
+                trunk=self.namer.name_trunk(settings),
+                first_average=settings.fork_epoch,
+            )
         )
 
     def take_over_trunk(self, name: str) -> bool:
@@ -170,7 +185,8 @@ class Coordinator(EventRecorder):
         if epochs > 0:
             rungs = self._judge_shared_epochs(trial, epochs)
             stopped = [rung for rung, decision in rungs.items() if decision == "stop"]
-            self.record_event("shared", trial=name, epochs=stopped[0] + 1 if stopped else epochs, rungs=rungs)
+            taken = stopped[0] + 1 if stopped else epochs
+            self.record_event(TrunkShared(trial=name, epochs=taken, rungs=rungs))
         if stopped:
             self.end_trial(trial, "pruned")
         elif diverged is not None:
@@ -197,14 +213,14 @@ class Coordinator(EventRecorder):
         Raises:
             ValueError: the space has no such trial, or its sampler would not propose it.
         """
-        if event["event"] == "suggested":
-            self.experiment.run_settings(event["kind"], self.state.trials[event["trial"]].params)
+        if isinstance(event, TrialSuggested):
+            self.experiment.run_settings(event.kind, self.state.trials[event.trial].params)
         self._inform_proposer(event)
-        if event["event"] == "epoch":
-            record = event["record"]
-            self.asha.judge_epoch(self.state.trials[event["trial"]], record["epoch"], record["accuracy"])
-        elif event["event"] == "shared":
-            self._judge_shared_epochs(self.state.trials[event["trial"]], event["epochs"])
+        if isinstance(event, EpochReported):
+            epoch, accuracy = event.epoch, event.accuracy
+            self.asha.judge_epoch(self.state.trials[event.trial], epoch, accuracy)
+        elif isinstance(event, TrunkShared):
+            self._judge_shared_epochs(self.state.trials[event.trial], event.epochs)
 
     def apply_event(self, event: Event) -> None:
         """Fold an event that was written, and inform the proposer."""
@@ -213,9 +229,9 @@ class Coordinator(EventRecorder):
 
     def _inform_proposer(self, event: Event) -> None:
         self.proposer.apply_event(event)
-        if event["event"] == "shared":
-            for record in self.state.trials[event["trial"]].records[: event["epochs"]]:
-                self.proposer.report_value(event["trial"], record["epoch"], record["accuracy"])
+        if isinstance(event, TrunkShared):
+            for record in self.state.trials[event.trial].records[: event.epochs]:
+                self.proposer.report_value(event.trial, record["epoch"], record["accuracy"])
 
     def record_epoch(
         self,
@@ -249,13 +265,14 @@ class Coordinator(EventRecorder):
         rung = self.asha.judge_epoch(trial, epoch, record["accuracy"])
         last = epoch == self.experiment.train.epochs - 1
         self.record_event(
-            "epoch",
-            trial=name,
-            record={**record, **self._origin_fields(trial, epoch, taken_over)},
-            decision="stop" if rung.stop and not last else "continue",
-            rung=rung.rung,
-            checkpoint=checkpoint,
-            published=published,
+            EpochReported(
+                trial=name,
+                record={**record, **self._origin_fields(trial, epoch, taken_over)},
+                decision="stop" if rung.stop and not last else "continue",
+                rung=rung.rung,
+                checkpoint=checkpoint,
+                published=published,
+            )
         )
         if last:
             self.end_trial(trial, "completed", record["accuracy"])
@@ -282,20 +299,29 @@ class Coordinator(EventRecorder):
             exhausted: the share of a GPU whose memory was too small, if it failed by that.
         """
         trial = self.state.trials[name]
-        more = {} if exhausted is None else {"exhausted": exhausted}
         if not trial.ended:
-            self.end_trial(trial, "failed", error=reason, trunk_epoch=trunk_epoch, **more)
+            self.end_trial(trial, "failed", error=reason, trunk_epoch=trunk_epoch, exhausted=exhausted)
 
     def end_trial(
         self,
         trial: TrialState,
-        status: str,
+        status: EndStatus,
         value: float | None = None,
         error: str | None = None,
-        **more: Any,
+        trunk_epoch: int | UnsetType | None = UNSET,
+        exhausted: float | None = None,
     ) -> None:
         """Record how a trial ended, and remove the files that nobody needs any more."""
-        self.record_event("ended", trial=trial.name, status=status, value=value, error=error, **more)
+        self.record_event(
+            TrialEnded(
+                trial=trial.name,
+                status=status,
+                value=value,
+                error=error,
+                trunk_epoch=trunk_epoch,
+                exhausted=exhausted,
+            )
+        )
         if self.write_error is None:
             self.retention.tidy_ended_trial(trial)
 
@@ -326,7 +352,7 @@ class Coordinator(EventRecorder):
             self._confirmed = not self.is_stopping
             return False
         if not self.is_stopping and not step.is_recorded(self.state):
-            self.record_event(step.event, **step.event_fields())
+            self.record_event(step.to_event())
         if self.is_stopping:
             return False
         self._begin_step(step)
@@ -362,9 +388,9 @@ class Coordinator(EventRecorder):
             )
         self.retention.begin_stage(stage, planner, self.sharing)
 
-    def _judge_look(self, event: Event) -> Stop | None:
+    def _judge_look(self, event: LookPlanned) -> Stop | None:
         """Judge a look whose runs have all ended, once: what was recorded stands."""
-        look = event["look"]
+        look = event.look
         if look not in self.state.stops:
             try:
                 predictions = read_predictions(self.state, self.folder)
@@ -372,5 +398,6 @@ class Coordinator(EventRecorder):
                 self.halt_search(str(error))
                 return None
             correct = {name: variants[SHIPPED].correct for name, variants in predictions.items()}
-            self.record_event("judged", look=look, stop=evaluate_look(self.state, event, correct).stop)
+            stop = evaluate_look(self.state, event, correct).stop
+            self.record_event(LookJudged(look=look, stop=stop))
         return self.state.stops.get(look)

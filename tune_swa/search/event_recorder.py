@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import Event, TrialEnded, TrialStarted, TrialTested, WorkerLost
 from tune_swa.experiment.journal import SYNC_SECONDS, Journal
 from tune_swa.experiment.layout import PREDICTIONS
 from tune_swa.experiment.state import ExperimentState
@@ -44,22 +44,22 @@ class EventRecorder:
         """Call `listener(event, state)` after each event from now on."""
         self._listeners.append(listener)
 
-    def record_event(self, event: str, **fields: Any) -> None:
+    def record_event(self, event: Event) -> None:
         """Write one event. After a write error nothing more is written and `write_error` is set."""
         if self.write_error is not None:
             return
         try:
-            entry = self.journal.append(event, **fields)
+            self.journal.append(event)
         except OSError as error:
             self.write_error = error
             return
-        self.apply_event(entry)
+        self.apply_event(event)
         for listener in list(self._listeners):
             try:
-                listener(entry, self.state)
+                listener(event, self.state)
             except Exception:  # a display that fails must not end a search of days
                 self._listeners.remove(listener)
-                logger.exception("a listener failed at %s and is not called any more", event)
+                logger.exception("a listener failed at %s and is not called any more", event.event)
 
     def apply_event(self, event: Event) -> None:
         """Take in an event that was written."""
@@ -87,21 +87,21 @@ class EventRecorder:
         """
         for reason in damaged:
             logger.warning("%s: %s", name, reason)
-        more = {}
         if retried is not None:
             logger.warning(
                 "%s: GPU memory was exhausted (%s); it goes on with streamed images", name, retried
             )
-            more["retried"] = retried
+        attempt = self.state.trials[name].attempts + 1
         self.record_event(
-            "started",
-            trial=name,
-            device=device,
-            node=node,
-            attempt=self.state.trials[name].attempts + 1,
-            from_epoch=from_epoch,
-            damaged=damaged,
-            **more,
+            TrialStarted(
+                trial=name,
+                device=device,
+                node=node,
+                attempt=attempt,
+                from_epoch=from_epoch,
+                damaged=damaged,
+                retried=retried,
+            )
         )
 
     def record_test(
@@ -132,7 +132,7 @@ class EventRecorder:
             error.filename = str(self.folder / file)
             self.write_error = error
             return
-        self.record_event("tested", trial=name, images=images, shipped=shipped, refreshed=refreshed)
+        self.record_event(TrialTested(trial=name, images=images, shipped=shipped, refreshed=refreshed))
 
     def record_lost_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
         """Record that a process cannot use its GPU any more and ends itself.
@@ -144,13 +144,13 @@ class EventRecorder:
             reason: the error.
         """
         logger.warning("%s on %s: a worker cannot use its GPU any more: %s", device, node, reason)
-        self.record_event("lost", trial=name, device=device, node=node, reason=reason)
+        self.record_event(WorkerLost(trial=name, device=device, node=node, reason=reason))
 
     def interrupt_trials(self) -> None:
         """Record that the trials that were running go on after a resume."""
         for trial in list(self.state.trials.values()):
             if trial.status == "running":
-                self.record_event("ended", trial=trial.name, status="interrupted", value=None, error=None)
+                self.record_event(TrialEnded(trial=trial.name, status="interrupted", value=None, error=None))
 
     def halt_search(self, reason: str) -> None:
         """End the search: a machine cannot go on. The trials that run now go on after a resume."""

@@ -5,8 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from msgspec import UNSET
+
 from tune_swa.config import Experiment, drop_repeated, enumerate_space, params_key
-from tune_swa.experiment.events import Event, Kind, params_of
+from tune_swa.experiment.events import (
+    EpochReported,
+    Event,
+    Kind,
+    TrialEnded,
+    TrialReopened,
+    TrialSuggested,
+    params_of,
+)
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
 from tune_swa.search.samplers import OUTCOMES, FixedSource, SampledSource
 
@@ -82,29 +92,29 @@ class Proposer:
             self._sources[kind].report_value(index, epoch, value)
 
     def apply_event(self, event: Event) -> None:
-        if event["event"] == "suggested" and event["stage"] == "search":
+        if isinstance(event, TrialSuggested) and event.stage == "search":
             self._apply_suggestion(event)
+        if not isinstance(event, EpochReported | TrialEnded | TrialReopened):
             return
-        if event.get("trial") not in self._trials:
+        if event.trial not in self._trials:
             return
-        kind, index = self._trials[event["trial"]]
+        kind, index = self._trials[event.trial]
         source = self._sources[kind]
-        if event["event"] == "epoch":
-            record = event["record"]
-            source.report_value(index, record["epoch"], record["accuracy"])
-        elif event["event"] == "ended" and event["status"] in OUTCOMES:
-            source.finish_trial(index, event["status"], event.get("value"))
-        elif event["event"] == "reopened":
+        if isinstance(event, EpochReported):
+            source.report_value(index, event.epoch, event.accuracy)
+        elif isinstance(event, TrialReopened):
             source.reopen_trial(index)
+        elif event.status in OUTCOMES:
+            source.finish_trial(index, event.status, None if event.value is UNSET else event.value)
 
-    def _apply_suggestion(self, event: Event) -> None:
-        kind, index = event["kind"], event["index"]
+    def _apply_suggestion(self, event: TrialSuggested) -> None:
+        kind, index = event.kind, event.index
         if (kind, index) in self._taken:
             raise ValueError(f"{kind} trial number {index} is listed twice")
         self._taken.add((kind, index))
-        self._trials[event["trial"]] = (kind, index)
+        self._trials[event.trial] = (kind, index)
         self._next[kind] = max(self._next[kind], index + 1)
-        if self._pending is not None and self._pending.trial == event["trial"]:
+        if self._pending is not None and self._pending.trial == event.trial:
             self._sources[kind].confirm_suggestion(index)
         else:
             self._sources[kind].restore_suggestion(index, params_of(event))

@@ -9,7 +9,7 @@ from pathlib import Path
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import Event, TrialReopened, TrialUntested
 from tune_swa.experiment.layout import PREDICTIONS
 from tune_swa.search.confirmation import last_step
 from tune_swa.search.coordinator import Coordinator
@@ -70,7 +70,7 @@ def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
         and (trial.stage == "search" if names is None else trial.name in names)
     ]
     for name in reopened:
-        coordinator.record_event("reopened", trial=name)
+        coordinator.record_event(TrialReopened(trial=name))
     return reopened
 
 
@@ -87,7 +87,7 @@ def _withdraw_lost_tests(coordinator: Coordinator) -> list[str]:
                 f"{path}: the predictions on the test images cannot be read ({reason}), so {trial.name} "
                 "does not count as tested. To have it count, restore the file and the journal from copies"
             )
-            coordinator.record_event("untested", trial=trial.name, reason=reason)
+            coordinator.record_event(TrialUntested(trial=trial.name, reason=reason))
     return lost
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tune_swa.config import Experiment, params_key
-from tune_swa.experiment.events import Stage
+from tune_swa.experiment.events import CheckpointsRemoved, Event, Stage, TrunkCollected
 from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, state_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
@@ -38,7 +38,7 @@ class Retention:
         experiment: Experiment,
         state: ExperimentState,
         store: Store,
-        record_event: Callable[..., None],
+        record_event: Callable[[Event], None],
         sync_journal: Callable[[float], bool],
     ) -> None:
         self._experiment, self._state, self._store = experiment, state, store
@@ -109,7 +109,7 @@ class Retention:
             unneeded = sorted(self._state.trunks[trunk].published)
         if not unneeded:
             return
-        self._record_event("collected", trunk=trunk, epochs=unneeded)
+        self._record_event(TrunkCollected(trunk=trunk, epochs=unneeded))
         with _tolerate_leftovers():
             for epoch in unneeded:  # one by one: a worker may be writing another one beside them
                 self._store.remove(state_name(f"{TRUNKS}/{trunk}", epoch))
@@ -147,7 +147,7 @@ class Retention:
     def _remove_checkpoints(self, trial: TrialState, checkpoints: list[str]) -> None:
         removed = list(checkpoints)
         if removed:
-            self._record_event("checkpoints", trial=trial.name, removed=removed)
+            self._record_event(CheckpointsRemoved(trial=trial.name, removed=removed))
         if not self._sync_journal(0.0):  # a power cut must not leave the record and take the file
             return
         # by what is there, not by what is recorded: a worker that died leaves files of its own

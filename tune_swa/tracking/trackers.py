@@ -101,7 +101,7 @@ class TrackerThread:
         config = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed} | {
             name: format_value(value) if isinstance(value, tuple) else value for name, value in params.items()
         }
-        begun = int((state.header or {"time": 0})["time"])
+        begun = int(state.header.time if state.header else 0)
         name = self._experiment.name
         return TrackedRun(trial.name, f"{name}-{begun:x}-{trial.name}", config, name)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.results.report.style import encode_png
 
 Picture = Callable[[int], "bytes | None"]
@@ -42,7 +43,7 @@ class Section:
     """Kind, and the two images."""
 
 
-def describe_duplicates(header: Mapping[str, Any], picture: Picture | None = None) -> Section | None:
+def describe_duplicates(header: ExperimentCreated, picture: Picture | None = None) -> Section | None:
     """The section, or None for a journal of before copies were looked for, and for images from arrays.
 
     Args:
@@ -50,10 +51,10 @@ def describe_duplicates(header: Mapping[str, Any], picture: Picture | None = Non
         picture: shows an image; None: they are named only.
     """
     try:
-        found = header["data"]["duplicates"]
+        found = header.data["duplicates"]
         if found is None:
             return None
-        sizes = {part: int(header["data"][part]) for part in WORDS}
+        sizes = {part: int(header.data[part]) for part in WORDS}
         counted = [kind for kind in KINDS if found[kind]]
         rows = [row for kind in counted for row in _list_counts(kind, found[kind]["counts"], sizes)]
         removed = sum(int(count) for count in found["left_out"]["counts"].values())

@@ -84,7 +84,7 @@ def build_report(
     predictions = read_shipped(state, folder)
     found = analyse_confirmation(state, predictions) if state.confirmations else None
     leading = found.leading if found else None
-    class_names = [str(name) for name in header["data"]["class_names"]]
+    class_names = [str(name) for name in header.data["class_names"]]
     figures = _draw_figures(state, compared, found, predictions, class_names)
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     environment = jinja2.Environment(
@@ -110,7 +110,7 @@ def build_report(
         changed=list(list_changed_images(leading, predictions, class_names, thumbnail)) if leading else [],
         changes=count_changes(leading, predictions) if leading else [],
         duplicates=describe_duplicates(header, picture),
-        space=yaml.safe_dump(header["spec"], sort_keys=False, allow_unicode=True, width=100),
+        space=yaml.safe_dump(header.spec, sort_keys=False, allow_unicode=True, width=100),
         about=_list_provenance(state),
         plotly=Markup(_plotly_source()),
     )

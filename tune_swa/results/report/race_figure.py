@@ -62,16 +62,16 @@ def _list_entrants(state: ExperimentState, compared: Comparison) -> list[_Entran
     if not rounds:
         return []
     look = state.confirmations[-1] if state.confirmations else None
-    after = look is not None and look["searched"] == rounds[0]["searched"]
-    tested = {arm["name"] for arm in look["arms"]} if look is not None and after else set()
+    after = look is not None and look.searched == rounds[0].searched
+    tested = {arm.name for arm in look.arms} if look is not None and after else set()
     entrants = [
         _Entrant(
-            label=compared.experiment.format_label(params_of(arm), swa=arm["kind"] == "swa"),
-            kind=arm["kind"],
-            accuracies=accuracies[arm["name"]],
-            tested=arm["name"] in tested,
+            label=compared.experiment.format_label(params_of(arm), swa=arm.kind == "swa"),
+            kind=arm.kind,
+            accuracies=accuracies[arm.name],
+            tested=arm.name in tested,
         )
-        for arm in rounds[0]["arms"]
+        for arm in rounds[0].arms
     ]
     return sorted(entrants, key=lambda e: (e.kind != "swa", -(e.mean or 0)))
 

@@ -67,7 +67,7 @@ def draw_curves(compared: Comparison) -> Figure:
 def draw_epochs_spent(state: ExperimentState) -> Figure:
     """Draw the epochs of every trial of the search: trained, shared, and saved by early stopping."""
     trials = [t for t in state.trials.values() if t.stage == "search"]
-    epochs = state.header["spec"]["train"]["epochs"] if state.header else 0
+    epochs = state.header.spec["train"]["epochs"] if state.header else 0
     shared = [_count_shared(t) for t in trials]
     trained = [len(t.records) - s for t, s in zip(trials, shared, strict=True)]
     saved = [epochs - len(t.records) if t.status == "pruned" else 0 for t in trials]
