@@ -15,6 +15,7 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import yaml_file
+from tune_swa.experiment.events import Event, encode_event
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState, TrialState
 from tune_swa.results.export import write_tables
@@ -29,6 +30,8 @@ FLOAT_TOLERANCE = 1e-9
 
 def to_plain(value: Any) -> Any:
     """A state as JSON has it."""
+    if isinstance(value, Event):
+        return json.loads(encode_event(value))
     if dataclasses.is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -496,7 +496,7 @@ def test_a_resumed_search_counts_what_was_done_before() -> None:
     earlier.start("swa-0002")
     earlier.end("swa-0002", "failed", "why")
     state = earlier.state
-    state.apply({"event": "session", "time": 0.0, "number": 2})
+    state.apply(make_event("session", time=0.0, number=2))
 
     resumed = Search(state=state)
     with resumed.progress:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.journals import make_event
 from tune_swa.monitoring.watchdog import AGAIN_SECONDS, Watchdog
 
 STATE: Any = SimpleNamespace(trials={f"swa-{i}": SimpleNamespace(next_epoch=3) for i in range(9)})
@@ -24,7 +25,12 @@ class Search:
         )
 
     def event(self, kind: str, trial: str) -> None:
-        self.dog({"event": kind, "trial": trial}, STATE)
+        fields = {
+            "started": {"device": "cpu", "attempt": 1},
+            "epoch": {"record": {}, "decision": "continue", "rung": None, "checkpoint": None},
+            "ended": {"status": "completed", "error": None},
+        }
+        self.dog(make_event(kind, trial=trial, **fields.get(kind, {})), STATE)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

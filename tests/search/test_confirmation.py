@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import tune_swa
+from helpers.journals import make_event
 from helpers.narrow_resnet import build_narrow_resnet, narrow_environment
 from helpers.programs import RUN_SEARCH, TUNE_SWA, run_program
 from helpers.serial_search import CRASHING
@@ -207,7 +208,7 @@ def test_a_look_of_an_older_journal_stands_until_more_seeds_are_asked_for() -> N
     tuned = {"name": "baseline-0000", "kind": "baseline", "params": {"lr": 1e-2}}
     arms = [{**finalist, "roles": ["finalist"]}, {**tuned, "roles": ["baseline", "trunk"]}]
     seeds = [11, 12, 13, 14, 15]
-    known.apply({"event": "confirm", "time": 1.0, "look": 1, "arms": arms, "seeds": seeds, "searched": 3})
+    known.apply(make_event("confirm", time=1.0, look=1, arms=arms, seeds=seeds, searched=3))
     old = next_look(experiment(), known)
     assert (old.number, old.plan, old.looks) == (1, None, ())
     ended(old, known)

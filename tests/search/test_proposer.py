@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.journals import make_event
 from tune_swa.config import Choices, Experiment, Parameter, Params, Range, params_key
 from tune_swa.config.optuna_distributions import encode_value, to_distribution
+from tune_swa.experiment.events import EpochReported, Event, TrialSuggested, params_of
+from tune_swa.search.planner import Suggestion
 from tune_swa.search.proposer import Proposer
 from tune_swa.search.samplers import SampledSource
 from tune_swa.search.sobol_points import sobol_point
@@ -41,9 +44,9 @@ def quality(params: Params) -> float:
     return 1 - abs(params["lr"] - 1e-3) - abs(swa_lr - 1e-3)
 
 
-def drive(proposer: Proposer, limit: int | None = None) -> list[dict[str, Any]]:
+def drive(proposer: Proposer, limit: int | None = None) -> list[Event]:
     """A serial search with a made-up objective: every third trial is pruned, every seventh fails."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     while limit is None or len(events) < 4 * limit:
         suggestion = proposer.next_suggestion()
         if suggestion is None:
@@ -51,19 +54,32 @@ def drive(proposer: Proposer, limit: int | None = None) -> list[dict[str, Any]]:
         value, index = quality(suggestion.params), suggestion.index
         status = "failed" if index % 7 == 6 else "pruned" if index % 3 == 2 else "completed"
         for event in (
-            {"event": "suggested", "stage": "search", "kind": suggestion.kind, "index": index,
-             "trial": suggestion.trial, "params": suggestion.params},
-            {"event": "epoch", "trial": suggestion.trial, "record": {"epoch": 0, "accuracy": value / 2}},
-            {"event": "epoch", "trial": suggestion.trial, "record": {"epoch": 1, "accuracy": value}},
-            {"event": "ended", "trial": suggestion.trial, "status": status, "value": value},
+            suggested_event(suggestion),
+            epoch_event(suggestion.trial, 0, value / 2),
+            epoch_event(suggestion.trial, 1, value),
+            make_event("ended", time=0.0, trial=suggestion.trial, status=status, value=value, error=None),
         ):  # fmt: skip
             proposer.apply_event(event)
             events.append(event)
     return events
 
 
-def suggested(events: list[dict[str, Any]], kind: str = "swa") -> list[Params]:
-    return [e["params"] for e in events if e["event"] == "suggested" and e["kind"] == kind]
+def epoch_event(trial: str, epoch: int, accuracy: float) -> Event:
+    record = {"epoch": epoch, "accuracy": accuracy}
+    return EpochReported(
+        time=0.0, trial=trial, record=record, decision="continue", rung=None, checkpoint=None
+    )
+
+
+def suggested_event(suggestion: Suggestion) -> TrialSuggested:
+    return TrialSuggested(
+        time=0.0, trial=suggestion.trial, kind=suggestion.kind, stage="search", params=suggestion.params,
+        seed=0, source=suggestion.source, index=suggestion.index, trunk="t", first_average=None,
+    )  # fmt: skip
+
+
+def suggested(events: list[Event], kind: str = "swa") -> list[Params]:
+    return [params_of(e) for e in events if isinstance(e, TrialSuggested) and e.kind == kind]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -126,9 +142,7 @@ def test_baselines_first_then_points_then_the_sampler() -> None:
         names = []
         while (suggestion := proposer.next_suggestion()) is not None:
             names.append((suggestion.trial, suggestion.source, suggestion.params))
-            proposer.apply_event({"event": "suggested", "stage": "search", "kind": suggestion.kind,
-                            "index": suggestion.index, "trial": suggestion.trial,
-                            "params": suggestion.params})  # fmt: skip
+            proposer.apply_event(suggested_event(suggestion))
         assert [n[0] for n in names[:4]] == ["baseline-0000", "baseline-0001", "baseline-0002", "swa-0000"]
         assert [n[2] for n in names[3:5]] == points
         assert {n[1] for n in names[:3]} == {"baseline"}

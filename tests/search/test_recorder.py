@@ -402,7 +402,7 @@ def test_results_that_cannot_be_made_do_not_end_the_search(
 
         monkeypatch.setattr(publishing, "write_tables", export)
         publisher = publishing.ResultPublisher(tmp_path)
-        publisher({"event": "epoch"}, ExperimentState())
+        publisher(make_event("made up"), ExperimentState())
         publisher.tick(ExperimentState())
         assert caplog.text.count("the result files could not be refreshed") == len(tried)
     assert len(tried) == 3

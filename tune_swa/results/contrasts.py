@@ -13,7 +13,7 @@ from tune_swa.experiment.events import Stop
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
-from tune_swa.results.predictions import SHIPPED, RunPredictions
+from tune_swa.results.predictions import RunPredictions
 
 Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
 
@@ -208,5 +208,5 @@ def _without_swa(arm: Arm) -> Params:
 
 def _test_metrics(run: TrialState) -> dict[str, float]:
     assert run.tested is not None
-    metrics: dict[str, float] = run.tested[SHIPPED]
+    metrics: dict[str, float] = run.tested.shipped
     return metrics
