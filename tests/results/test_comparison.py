@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.journals import Writer, experiment, usual
+from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import Status, TrialState
 from tune_swa.results.comparison import Entry, best_trial, compare_configurations
@@ -147,11 +148,17 @@ def test_fresh_seeds_are_measured_against_the_same_seed_and_choose_nothing(tmp_p
 def states(draw: st.DrawFn) -> ExperimentState:
     """Folds of up to eight trials with any status and any number of epochs."""
     state = ExperimentState(
-        header={
-            "time": 0.0,
-            "spec": experiment().model_dump(mode="json", by_alias=True),
-            "data": {"val": 100},
-        }
+        header=ExperimentCreated(
+            time=0.0,
+            format=1,
+            version="0",
+            spec=experiment().model_dump(mode="json", by_alias=True),
+            identity={},
+            data={"val": 100},
+            numerics={},
+            hardware={},
+            versions={},
+        )
     )
     for index in range(draw(st.integers(0, 8))):
         swa = draw(st.booleans())

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
+from tune_swa.experiment.events import encode_event
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.summary import summary_text
@@ -239,7 +240,7 @@ def test_other_settings_change_nothing_of_what_was_planned(tmp_path: Path) -> No
 def outcome(state: ExperimentState) -> dict[str, Any]:
     """What was planned and judged, and what became of every run; not who trained what, and when."""
     planned = [
-        {**event, "time": None} for event in json.loads(json.dumps([*state.races, *state.confirmations]))
+        {**json.loads(encode_event(event)), "time": None} for event in (*state.races, *state.confirmations)
     ]
     runs = {
         t.name: (
