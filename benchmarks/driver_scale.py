@@ -168,7 +168,7 @@ def _timed(what: Any, into: list[float]) -> Any:
     return result
 
 
-def reports_only(config: dict[str, Any], shared: Any) -> None:
+def reports_only(config: dict[str, Any], context: Any) -> None:
     """A trainable that trains nothing."""
     from ray import tune
 
@@ -187,16 +187,18 @@ def through_ray(trials: int, epochs: int, sampler: str) -> list[object]:
     """A whole search whose trials only report: seconds of wall time per report, early and late."""
     from ray import cloudpickle
 
-    from tune_swa.execution import run
+    from tune_swa.execution import trial_loop
+    from tune_swa.execution.request import Request
+    from tune_swa.execution.run import run_search
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run.train_trial = reports_only
+    trial_loop.train_trial = reports_only
     spec = experiment(trials, epochs, sampler)
     with tempfile.TemporaryDirectory() as temporary:
-        request = run.Request(spec, results_dir=Path(temporary), gpus=0, quiet=True)
+        request = Request(spec, results_dir=Path(temporary), gpus=0, quiet=True, logs=("none",))
         begun = time.perf_counter()
         with suppress(SearchFailed):  # there is no model to hand over
-            run.search(request, write_tables, lambda spec, path: path.write_text(""), lambda state: None)
+            run_search(request)
         wall = time.perf_counter() - begun
         times = [
             json.loads(line)["time"]

@@ -20,7 +20,8 @@ import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
 from tune_swa.config import sections, yaml_file
-from tune_swa.execution.dry_run import make_plan, print_plan
+from tune_swa.execution.dry_run import make_plan
+from tune_swa.execution.plan_table import print_plan
 from tune_swa.execution.slots import Machine
 
 ROOT = Path(__file__).parent.parent

@@ -19,14 +19,10 @@ LONG_FILES = {
     "tests/search/test_recorder.py",
     "tests/tracking/test_trackers.py",
     "tests/training/test_parts.py",
-    "tune_swa/execution/trainable.py",
     "tune_swa/results/report/figures.py",
 }
 LONG_FUNCTIONS = {
     "tune_swa/cli/parser.py build_parser",
-    "tune_swa/cli/search.py _run_experiment",
-    "tune_swa/execution/run.py search",
-    "tune_swa/execution/run.py _run_trials",
     "tune_swa/results/report/fresh_seed_figures.py forest",
 }
 

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from tune_swa.config import Experiment, yaml_file
 from tune_swa.errors import RequestError
-from tune_swa.execution.dry_run import make_plan, print_plan
+from tune_swa.execution.dry_run import make_plan
+from tune_swa.execution.plan_table import print_plan
 from tune_swa.execution.slots import Machine
 from tune_swa.results.export import write_space
 

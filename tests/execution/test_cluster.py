@@ -189,7 +189,7 @@ class Actor:
         return "an actor answered"
 
 try:
-    with session.cluster(sys.argv[1]):
+    with session.join_cluster(sys.argv[1]):
         print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
 except RequestError as error:
     print(error)
@@ -258,7 +258,7 @@ def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_canonical", nothing)
     with (
         pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
-        session.cluster("auto"),
+        session.join_cluster("auto"),
     ):
         pass
 

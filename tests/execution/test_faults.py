@@ -292,7 +292,7 @@ def test_images_that_a_computer_does_not_have_stop_the_search(
 
 
 def test_other_images_stop_the_search(worker: Worker) -> None:
-    worker.shared = replace(worker.shared, fingerprint="of others")
+    worker.context = replace(worker.context, fingerprint="of others")
     last = worker.train()
     assert last["event"] == "halted"
     assert "differ from those that the search began with" in last["error"]
@@ -300,7 +300,7 @@ def test_other_images_stop_the_search(worker: Worker) -> None:
 
 def test_another_torch_stops_the_search(worker: Worker) -> None:
     """A computer that joined the cluster when the others had been asked already."""
-    worker.shared = replace(worker.shared, torch="0.1")
+    worker.context = replace(worker.context, torch="0.1")
     last = worker.train()
     assert last["event"] == "halted"
     assert f" is {torch.__version__}, and 0.1 where the search began. Install the same" in last["error"]

@@ -13,11 +13,11 @@ from tune_swa.errors import RequestError
 from tune_swa.execution import header as headers
 from tune_swa.execution.header import (
     PACKAGES,
-    check_same,
+    build_header,
+    check_unchanged,
     describe_gpus,
-    header,
-    other_suggestions,
-    versions,
+    describe_sampler_changes,
+    package_versions,
 )
 from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
@@ -27,21 +27,21 @@ NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, co
 
 
 def test_versions_of_what_the_numbers_depend_on() -> None:
-    assert {"python", "tune_swa", *PACKAGES} == set(versions())
+    assert {"python", "tune_swa", *PACKAGES} == set(package_versions())
 
 
 @pytest.fixture
 def begun(tiny_data: Dataset) -> ExperimentCreated:
     space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
     experiment = Experiment.model_validate({"name": "x", "space": space})
-    return header(experiment, tiny_data, None, NUMERICS)
+    return build_header(experiment, tiny_data, None, NUMERICS)
 
 
 def test_samplers_of_another_version_are_told(begun: ExperimentCreated) -> None:
-    assert other_suggestions(begun) is None
-    now = versions()["optuna"]
+    assert describe_sampler_changes(begun) is None
+    now = package_versions()["optuna"]
     begun.versions["optuna"] = "0.1"
-    assert other_suggestions(begun) == (
+    assert describe_sampler_changes(begun) == (
         f"optuna was 0.1, is {now}: what is suggested from here on may differ from what would have been"
     )
 
@@ -64,23 +64,23 @@ def test_the_gpus_of_the_search_are_recorded() -> None:
 
 
 def test_the_same_surroundings_are_the_same(begun: ExperimentCreated, tiny_data: Dataset) -> None:
-    check_same(begun, tiny_data, None, NUMERICS)
+    check_unchanged(begun, tiny_data, None, NUMERICS)
     begun.loop = None  # as older journals are
-    check_same(begun, tiny_data, None, NUMERICS)
+    check_unchanged(begun, tiny_data, None, NUMERICS)
 
 
 def test_other_images_weights_numerics_and_torch_are_refused(
     begun: ExperimentCreated, tiny_data: Dataset
 ) -> None:
     with pytest.raises(RequestError, match=r"the images are not those .* another --name"):
-        check_same(begun, replace(tiny_data, fingerprint="others"), None, NUMERICS)
+        check_unchanged(begun, replace(tiny_data, fingerprint="others"), None, NUMERICS)
     with pytest.raises(RequestError, match=r"model\.weights: the starting weights are not those"):
-        check_same(begun, tiny_data, {"conv1.weight": torch.ones(1)}, NUMERICS)
+        check_unchanged(begun, tiny_data, {"conv1.weight": torch.ones(1)}, NUMERICS)
     with pytest.raises(RequestError, match=r"other numerics .*\(threads was 1, is 2\).*cpus_per_trial"):
-        check_same(begun, tiny_data, None, replace(NUMERICS, threads=2))
+        check_unchanged(begun, tiny_data, None, replace(NUMERICS, threads=2))
     begun.versions["torch"] = "0.1"
     with pytest.raises(RequestError, match=r"other numerics .*\(torch was 0\.1, is "):
-        check_same(begun, tiny_data, None, NUMERICS)
+        check_unchanged(begun, tiny_data, None, NUMERICS)
 
 
 def test_another_loop_is_refused(
@@ -88,4 +88,4 @@ def test_another_loop_is_refused(
 ) -> None:
     monkeypatch.setattr(headers, "LOOP_VERSION", headers.LOOP_VERSION + 1)
     with pytest.raises(RequestError, match=r"trains in another way .* Use tune_swa \d.*, or start a new"):
-        check_same(begun, tiny_data, None, NUMERICS)
+        check_unchanged(begun, tiny_data, None, NUMERICS)

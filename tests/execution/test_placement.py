@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tune_swa.config import ResourcesSpec
 from tune_swa.errors import RequestError
-from tune_swa.execution.slots import Machine, Measured, Node, check_gpus, describe, place
+from tune_swa.execution.slots import Machine, Measured, Node, check_gpus, describe_placement, plan_placement
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.training.step_probe import TrialCost
@@ -41,9 +41,9 @@ def quarter(cpus: int = 1) -> ResourcesSpec:
 def test_slots_and_fractions(
     machine: Machine, asked: dict[str, int], trials: int, slots: int, fraction: float
 ) -> None:
-    placement = place(quarter(), machine, trials=trials, **asked)  # type: ignore[arg-type]
+    placement = plan_placement(quarter(), machine, trials=trials, **asked)  # type: ignore[arg-type]
     assert (placement.slots, placement.gpus_per_trial) == (slots, fraction)
-    assert placement.resources(placement.gpus_per_trial).get("GPU", 0.0) == fraction
+    assert placement.ray_resources(placement.gpus_per_trial).get("GPU", 0.0) == fraction
     assert placement.device == ("cuda" if fraction else "cpu")
 
 
@@ -59,9 +59,9 @@ def test_the_slots_fit_the_machine(gpus: int, cpus: int, trials: int, fraction: 
     machine = Machine(gpus, cpus)
     if each > cpus:
         with pytest.raises(RequestError):
-            place(resources, machine, trials=trials)
+            plan_placement(resources, machine, trials=trials)
         return
-    placement = place(resources, machine, trials=trials)
+    placement = plan_placement(resources, machine, trials=trials)
     assert 1 <= placement.slots <= trials
     assert placement.slots * each <= cpus
     if gpus:
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused(
     machine: Machine, asked: dict[str, int], resources: ResourcesSpec, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        place(resources, machine, trials=10, **asked)  # type: ignore[arg-type]
+        plan_placement(resources, machine, trials=10, **asked)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------- GPUs that were looked at
@@ -130,7 +130,7 @@ def test_auto_divides_the_smallest_gpu_by_what_was_measured(
     machine: Machine, gpus: int | None, trials: int, slots: int, fraction: float
 ) -> None:
     measured = Measured(LAUNCH_BOUND, image_bytes=100_000_000)
-    placement = place(AUTO, machine, trials=trials, gpus=gpus, measured=measured)
+    placement = plan_placement(AUTO, machine, trials=trials, gpus=gpus, measured=measured)
     assert (placement.slots, placement.gpus_per_trial) == (slots, fraction)
     assert (placement.context_bytes, placement.trial_bytes) == (500_000_000, 2_900_000_000)
     assert placement.memory_line is not None
@@ -138,7 +138,7 @@ def test_auto_divides_the_smallest_gpu_by_what_was_measured(
 
 
 def test_auto_is_a_whole_gpu_before_anything_is_measured() -> None:
-    placement = place(AUTO, machine_with(CARD, CARD), trials=48)
+    placement = plan_placement(AUTO, machine_with(CARD, CARD), trials=48)
     assert (placement.slots, placement.gpus_per_trial) == (2, 1.0)
     assert (placement.context_bytes, placement.trial_bytes) == (CONTEXT_BYTES, None)
     assert placement.memory_line is None
@@ -146,13 +146,15 @@ def test_auto_is_a_whole_gpu_before_anything_is_measured() -> None:
 
 def test_a_given_fraction_is_kept_where_it_holds_a_trial_and_refused_elsewhere() -> None:
     measured = Measured(LAUNCH_BOUND, image_bytes=0)
-    assert place(quarter(), machine_with(CARD), trials=48, measured=measured).gpus_per_trial == 0.25
+    assert plan_placement(quarter(), machine_with(CARD), trials=48, measured=measured).gpus_per_trial == 0.25
     with pytest.raises(RequestError, match=r"0\.25 of Card \(12 GB\) leaves 2\.5 GB .* needs 2\.9 GB"):
-        place(quarter(), machine_with(CARD, replace(CARD, memory=12 * GB)), trials=48, measured=measured)
+        plan_placement(
+            quarter(), machine_with(CARD, replace(CARD, memory=12 * GB)), trials=48, measured=measured
+        )
 
 
 def test_what_was_measured_is_for_the_journal() -> None:
-    found = place(AUTO, machine_with(CARD), trials=48, measured=Measured(LAUNCH_BOUND, 0)).as_dict()
+    found = plan_placement(AUTO, machine_with(CARD), trials=48, measured=Measured(LAUNCH_BOUND, 0)).as_dict()
     assert found["gpus_per_trial"] == 0.25
     assert found["measured"]["trial_bytes"] == 2_900_000_000
     assert found["reason"] == "one trial keeps the GPU busy 30 % of the time"
@@ -192,8 +194,8 @@ TOO_OLD = GpuSurvey(cuda="13.0", driver_cuda="12.4", error="The NVIDIA driver on
 )
 def test_gpus_that_cannot_be_used_are_refused(machine: Machine, gpus: int | None, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        place(AUTO, machine, trials=10, gpus=gpus)
-    assert place(AUTO, machine, trials=10, gpus=0).device == "cpu"
+        plan_placement(AUTO, machine, trials=10, gpus=gpus)
+    assert plan_placement(AUTO, machine, trials=10, gpus=0).device == "cpu"
 
 
 def test_a_gpu_that_is_not_used_may_be_broken() -> None:
@@ -235,16 +237,19 @@ def cluster(*sizes: tuple[int, int]) -> Machine:
     ],
 )
 def test_a_trial_runs_on_one_computer(machine: Machine, resources: ResourcesSpec, slots: int) -> None:
-    assert place(resources, machine, trials=48).slots == slots
+    assert plan_placement(resources, machine, trials=48).slots == slots
 
 
 def test_no_computer_of_the_cluster_is_large_enough() -> None:
     with pytest.raises(RequestError, match=r"asks for 3 cores, which none of the 2 computers of the cluster"):
-        place(quarter(3), cluster((0, 2), (0, 2)), trials=10)
+        plan_placement(quarter(3), cluster((0, 2), (0, 2)), trials=10)
 
 
 def test_description() -> None:
-    assert describe(place(quarter(2), FOUR, trials=48)) == (
+    assert describe_placement(plan_placement(quarter(2), FOUR, trials=48)) == (
         "4 GPUs, 64 CPU cores: 16 trials at once, 0.25 GPU and 2 cores each"
     )
-    assert describe(place(quarter(), Machine(0, 1), trials=48)) == "1 CPU core: 1 trial at once, 1 core each"
+    assert (
+        describe_placement(plan_placement(quarter(), Machine(0, 1), trials=48))
+        == "1 CPU core: 1 trial at once, 1 core each"
+    )

@@ -305,9 +305,9 @@ def search_made_up(
 
     from helpers import ray_trials
     from tune_swa.config import Experiment
-    from tune_swa.execution import run
-    from tune_swa.results.comparison import best_trial
-    from tune_swa.results.export import write_space
+    from tune_swa.execution import trial_loop
+    from tune_swa.execution.request import Request
+    from tune_swa.execution.run import run_search
 
     experiment = Experiment.model_validate(
         {
@@ -322,11 +322,11 @@ def search_made_up(
     )
     cloudpickle.register_pickle_by_value(ray_trials)  # workers cannot import the tests
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "train_trial", ray_trials.made_up_trial)
-        request = run.Request(
+        patch.setattr(trial_loop, "train_trial", ray_trials.made_up_trial)
+        request = Request(
             experiment, results_dir=folder, gpus=0, quiet=True, confirm=False, console=Console(quiet=True)
         )
-        return run.search(request, write_space, best_trial)
+        return run_search(request)
 
 
 FINITE = {
@@ -407,25 +407,25 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
 
     from tune_swa.errors import Interrupted, RequestError
     from tune_swa.execution import run
+    from tune_swa.execution.request import Request
     from tune_swa.execution.slots import Machine
-    from tune_swa.results.export import write_space
 
-    monkeypatch.setattr(run.session, "session", nullcontext)
+    monkeypatch.setattr(run.session, "start_local_ray", nullcontext)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_run_trials", interrupted)
+    monkeypatch.setattr(run, "TrialLoop", interrupted)
     monkeypatch.setattr(Machine, "local", lambda: Machine(0, 1))
 
     def begin(results: str) -> None:
-        request = run.Request(
+        request = Request(
             yaml_file.load_experiment(DIGITS, ["data.image_size=8", "data.train_images=50"]),
             tmp_path / results,
             storage=str(tmp_path / "shared"),
             quiet=True,
         )
-        run.search(request, write_space, lambda _: None)
+        run.run_search(request)
 
     with pytest.raises(Interrupted):
         begin("mine")

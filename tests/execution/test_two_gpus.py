@@ -18,11 +18,11 @@ from rich.console import Console
 from helpers import ray_trials
 from helpers.narrow_resnet import build_narrow_resnet, narrow_environment
 from tune_swa.config import Experiment
-from tune_swa.execution import run, site
+from tune_swa.execution import site, trial_loop
+from tune_swa.execution.request import Request
+from tune_swa.execution.run import run_search
 from tune_swa.execution.slots import Machine
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.results.comparison import best_trial
-from tune_swa.results.export import write_space
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.step_probe import TrialCost
 
@@ -51,13 +51,13 @@ def search(
     patch.setenv("PYTHONPATH", narrow_environment()["PYTHONPATH"])  # for real trials, in workers
     patch.setattr(torchvision.models, "resnet18", build_narrow_resnet)
     cloudpickle.register_pickle_by_value(ray_trials)  # workers cannot import the tests
-    patch.setattr(run, "train_trial", trial)
+    patch.setattr(trial_loop, "train_trial", trial)
     patch.setattr(Machine, "local", classmethod(lambda cls: cls(gpus=gpus, cpus=2 * gpus)))
     # trials train on the CPU, and what one would take of a GPU is made up
     cpu = decide_numerics(experiment.train, 8, device="cpu", threads=1)
     patch.setattr(site, "decide_numerics", lambda *_, **__: cpu)
     patch.setattr(site, "measure_trial", lambda workload, gpu: COST)
-    request = run.Request(
+    request = Request(
         experiment,
         results_dir=folder,
         resume=resume,
@@ -68,7 +68,7 @@ def search(
     limit = threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     limit.start()
     try:
-        outcome = run.search(request, write_space, best_trial)
+        outcome = run_search(request)
     finally:
         limit.cancel()
     return outcome.state

@@ -138,7 +138,7 @@ def test_states_are_found_by_name_where_listings_are_old(worker: Worker, tmp_pat
     worker.train(publish=[1], published=[1], recorded_epochs=1)
     straight = facts(worker)[-2:]
 
-    worker.shared = replace(worker.shared, store=StaleStore(worker.shared.store))
+    worker.context = replace(worker.context, store=StaleStore(worker.context.store))
     worker.messages.clear()
     worker.train(trial="swa-0001", published=[1], recorded_epochs=1)
     assert worker.messages[0] | {"node": ""} == {

@@ -19,13 +19,13 @@ TRIAL_BYTES, CONTEXT_BYTES = 9_000_000_000, 500_000_000
 """Of a trial of the tutorial's recipe."""
 
 
-def train_on_its_gpu(config: dict[str, Any], shared: Any) -> None:
+def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
     """The real trainable. The device that it records is the GPU that Ray gave its process."""
     from tune_swa.execution import trainable
 
     narrow_network()
-    trainable._describe_device = lambda shared: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
-    trainable.train_trial(config, shared)
+    trainable._describe_device = lambda context: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
+    trainable.train_trial(config, context)
 
 
 def narrow_network() -> None:
@@ -39,7 +39,7 @@ def narrow_network() -> None:
 
 def arrange() -> None:
     """Put the seams in."""
-    from tune_swa.execution import gpu_share, run, site, slots
+    from tune_swa.execution import gpu_share, site, slots, trial_loop
     from tune_swa.hardware.gpu_survey import survey_gpus
     from tune_swa.hardware.torch_probe import GpuSurvey
     from tune_swa.training.numerics import decide_numerics
@@ -71,7 +71,7 @@ def arrange() -> None:
     slots.survey_gpus = survey_without_step
     site.decide_numerics = resolve_for_cpu
     site.measure_trial = gpu_share.measure_trial = count_cost
-    run.train_trial = train_on_its_gpu
+    trial_loop.train_trial = train_on_its_gpu
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from made_up_gpus import Card, MadeUpGpus
 
 from tune_swa.config import ResourcesSpec
 from tune_swa.execution import session
-from tune_swa.execution.slots import Machine, place
+from tune_swa.execution.slots import Machine, plan_placement
 from tune_swa.hardware.gpu_survey import Surveyor, explain_missing_gpus, select_gpu, survey_gpus
 
 MakeUpGpus = Callable[..., MadeUpGpus]
@@ -132,8 +132,8 @@ def test_a_request_without_gpus_never_touches_cuda(
     monkeypatch.setattr(torch._C, "_cuda_init", fail)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", fail)
     monkeypatch.setattr("tune_swa.execution.slots.survey_gpus", fail)
-    machine = session.local_machine(0)
-    assert place(ResourcesSpec(), machine, trials=3, gpus=0).device == "cpu"
+    machine = session.inspect_machine(0)
+    assert plan_placement(ResourcesSpec(), machine, trials=3, gpus=0).device == "cpu"
 
 
 def test_a_list_of_slices_has_as_many_as_ray_counts(machine_of: MakeUpGpus) -> None:

@@ -185,13 +185,14 @@ def test_a_trial_after_one_that_exhausted_the_memory(
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare_dataset
     from tune_swa.execution import trainable
+    from tune_swa.execution.trial_context import TrialContext
     from tune_swa.storage import FolderStore
     from tune_swa.training.numerics import decide_numerics
 
     spec = DataSpec(image_size=64, train_images=64)
     train = TrainSpec(epochs=2, batch_size=64)
     data = prepare_dataset(spec)
-    shared = trainable.Shared(
+    context = TrialContext(
         FolderStore(tmp_path), spec, None, data.fingerprint,
         decide_numerics(train, 64, device=device, threads=1),
         torch.__version__, None, "auto", keep_all=False,
@@ -206,7 +207,7 @@ def test_a_trial_after_one_that_exhausted_the_memory(
             "trunk": name, "gpus": gpus, "recorded_epochs": 0, "checkpoints": [], "published": [],
             "publish": [], "test": False,
         }  # fmt: skip
-        trainable.train_trial(config, shared)
+        trainable.train_trial(config, context)
         return [message["event"] for message in reports]
 
     if device == "cuda":

@@ -38,7 +38,7 @@ def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatc
 def gpu_worker(worker: Worker, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker with a quarter of a card. Modes of torch are a thread's own, so it trains in this one."""
     numerics = decide_numerics(worker.settings.train, 16, device="cuda", threads=1)
-    worker.shared = replace(worker.shared, numerics=numerics, keep_all=True, checkpoint_every=100)
+    worker.context = replace(worker.context, numerics=numerics, keep_all=True, checkpoint_every=100)
     monkeypatch.setattr(trainable, "run_in_training_thread", lambda function: function())
     # states have no numbers to save
     monkeypatch.setattr(trainable, "save_checkpoint", lambda *given, **named: None)
@@ -78,13 +78,13 @@ def test_images_are_kept_only_where_a_trial_leaves_room_for_them(
     trial_bytes: int, keeps: bool, gpu_worker: Worker
 ) -> None:
     """A quarter of 16 GiB, less a context, is 3.7 GB; a trial has a tenth more than was measured."""
-    gpu_worker.shared = replace(gpu_worker.shared, trial_bytes=trial_bytes)
+    gpu_worker.context = replace(gpu_worker.context, trial_bytes=trial_bytes)
     assert gpu_worker.train(gpus=0.25)["event"] == "epoch"
     assert bool(resident._kept) is keeps
 
 
 def test_the_test_images_are_not_kept(gpu_worker: Worker, tiny_data: Dataset) -> None:
-    run = Run(gpu_worker.settings, tiny_data, gpu_worker.shared.numerics)
+    run = Run(gpu_worker.settings, tiny_data, gpu_worker.context.numerics)
     (kept,) = resident._kept.values()
     assert len(kept) == 2  # to train with and to validate
     run.predict_test_images()
@@ -99,6 +99,6 @@ def test_warming_up_uploads_the_images_and_steps_once(
     monkeypatch.setattr(
         ResNet, "forward", lambda net, images: shapes.append(tuple(images.shape)) or forward(net, images)
     )
-    warm_up(gpu_worker.settings, tiny_data, gpu_worker.shared.numerics)
+    warm_up(gpu_worker.settings, tiny_data, gpu_worker.context.numerics)
     assert shapes == [(16, 3, 16, 16), (12, 3, 16, 16)]  # a batch as in training, then one of evaluation
     assert len(resident._kept) == 1

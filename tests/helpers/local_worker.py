@@ -12,7 +12,8 @@ import torch
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution import trainable
-from tune_swa.execution.trainable import Shared, train_trial
+from tune_swa.execution.trainable import train_trial
+from tune_swa.execution.trial_context import TrialContext
 from tune_swa.storage import FolderStore
 from tune_swa.training.numerics import Numerics
 
@@ -22,7 +23,7 @@ class Worker:
 
     def __init__(self, data: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.shared = Shared(
+        self.context = TrialContext(
             store=FolderStore(folder),
             data=DataSpec(),
             data_dir=None,
@@ -54,10 +55,10 @@ class Worker:
             "gpus": 0.0,
             "test": False,
         }
-        train_trial({**config, **more}, self.shared)
+        train_trial({**config, **more}, self.context)
         return self.messages[-1]
 
     def warm_up(self) -> None:
         """Have the worker wait for its first trial."""
         settings = self.settings.model_dump(mode="json")
-        train_trial({"trial": None, "gpus": 0.0, "settings": settings}, self.shared)
+        train_trial({"trial": None, "gpus": 0.0, "settings": settings}, self.context)

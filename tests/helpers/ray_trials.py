@@ -27,7 +27,7 @@ def two_right() -> bytes:
     return file.getvalue()
 
 
-def made_up_trial(config: dict[str, Any], shared: Any) -> None:
+def made_up_trial(config: dict[str, Any], context: Any) -> None:
     """Reports like the real one; better for lr and swa_lr near 1e-2. Weight decays stand for faults.
 
     States are published in the journal alone: there is nothing in them to go on from.
@@ -58,7 +58,7 @@ def made_up_trial(config: dict[str, Any], shared: Any) -> None:
         if fault == 0.3 and epoch == 1:
             os._exit(9)
         if fault == 0.4 and epoch == 2:
-            marker = shared.store.root / f"{config['trial']} died once"
+            marker = context.store.root / f"{config['trial']} died once"
             if not marker.exists():
                 marker.touch()
                 os._exit(9)
@@ -97,7 +97,7 @@ def sticky_error() -> Exception:
     return error
 
 
-def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
+def trial_that_needs_a_whole_gpu(config: dict[str, Any], context: Any) -> None:
     """The real one; from the first average on, torch's allocator refuses it less than a whole GPU."""
     import torch
 
@@ -111,18 +111,18 @@ def trial_that_needs_a_whole_gpu(config: dict[str, Any], shared: Any) -> None:
     if config["gpus"] < 1:
         Averaging.update_average = refuse  # type: ignore[method-assign]
     try:
-        train_trial(config, shared)
+        train_trial(config, context)
     finally:
         Averaging.update_average = update  # type: ignore[method-assign]
 
 
-def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
+def trial_that_loses_its_gpu(config: dict[str, Any], context: Any) -> None:
     """The real one; the process that trains swa-0001 first raises in whatever it trains from then on."""
     from tune_swa.execution.trainable import train_trial
     from tune_swa.training.run import Run
 
-    marker = shared.store.root / "lost"
-    with (shared.store.root / "processes").open("a") as file:
+    marker = context.store.root / "lost"
+    with (context.store.root / "processes").open("a") as file:
         file.write(f"{os.getpid()}\n")
     if config["trial"] == "swa-0001" and not marker.exists():
         train = Run.train_epoch
@@ -134,10 +134,10 @@ def trial_that_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
             return train(run)
 
         Run.train_epoch = lose  # type: ignore[method-assign]
-    train_trial(config, shared)
+    train_trial(config, context)
 
 
-def trial_that_always_loses_its_gpu(config: dict[str, Any], shared: Any) -> None:
+def trial_that_always_loses_its_gpu(config: dict[str, Any], context: Any) -> None:
     """The real one; swa-0000 loses the GPU of every process that trains it."""
     from tune_swa.execution.trainable import train_trial
     from tune_swa.training.run import Run
@@ -147,4 +147,4 @@ def trial_that_always_loses_its_gpu(config: dict[str, Any], shared: Any) -> None
 
     if config["trial"] == "swa-0000":
         Run.train_epoch = lose  # type: ignore[method-assign]
-    train_trial(config, shared)
+    train_trial(config, context)

@@ -20,7 +20,7 @@ from helpers.serial_search import CRASHING
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
-from tune_swa.execution.site import divide
+from tune_swa.execution.site import place_trials
 from tune_swa.execution.slots import Machine
 from tune_swa.experiment.events import decode_event, encode_event
 from tune_swa.experiment.journal import read_events
@@ -110,7 +110,7 @@ def test_places_are_for_what_is_left_of_both_stages(
         for name in look.names[: more["look"]]:
             found.trials[name] = replace(trial(name, 0.5, 1e-2), stage="confirm")
     request = Request(trials, tmp_path, confirm=more.get("confirm", True))
-    assert divide(request, found, Machine(0, 100)).slots == slots
+    assert place_trials(request, found, Machine(0, 100)).slots == slots
 
 
 def test_the_finalists_the_tuned_baseline_and_the_finalists_own_trunks() -> None:

@@ -30,8 +30,10 @@ from tune_swa.cli import main, run_search
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import run
+from tune_swa.execution.outputs import open_publisher
+from tune_swa.execution.request import Request
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.updates import SCALARS, Log
+from tune_swa.experiment.updates import SCALARS
 from tune_swa.monitoring.publishing import ResultPublisher
 from tune_swa.tracking.base import TrackedRun
 from tune_swa.tracking.trackers import TrackerThread
@@ -332,12 +334,14 @@ def test_what_the_option_asks_for_is_what_is_written(
 ) -> None:
     found: list[str] = []
 
-    def search(*_: Any, logs: list[Log], **__: Any) -> None:
-        found.extend(log.what for log in logs)
+    def note_logs(request: Request) -> None:
+        with open_publisher(request) as publisher:
+            found.extend(log.what for log in publisher._logs)
         raise RequestError("that will do")
 
+    monkeypatch.setattr(TrackerThread, "connect", lambda self: None)
     monkeypatch.setattr(signals, "interrupt_once", lambda: None)
-    monkeypatch.setattr(run, "search", search)
+    monkeypatch.setattr(run, "run_search", note_logs)
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)
     (folder / "journal.jsonl").touch()

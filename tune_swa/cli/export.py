@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from tune_swa.cli.images import images_of
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_links
@@ -20,6 +19,7 @@ def export_model_command(options: argparse.Namespace) -> int:
 
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
+    from tune_swa.results.report.images import find_images
 
     folder, output = options.folder, options.output or options.folder / "export"
     state = ExperimentState.read(journal_of(folder))
@@ -30,7 +30,7 @@ def export_model_command(options: argparse.Namespace) -> int:
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over
     model, about = load_handed_over(folder)
-    data, why = images_of(experiment, options.data_dir, state)
+    data, why = find_images(experiment, options.data_dir, state)
     try:
         output.mkdir(parents=True, exist_ok=True)
         report = export_model(

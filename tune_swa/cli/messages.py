@@ -51,17 +51,17 @@ def print_result(console: Console, folder: Path) -> None:
             console.print(f"  {name:<21} {what}", markup=False, soft_wrap=True)
 
 
-def end_of_child(ended: supervisor.ChildExit, options: argparse.Namespace) -> int:
+def explain_child_exit(child: supervisor.ChildExit, options: argparse.Namespace) -> int:
     """Say what the search's process could not say any more, and give the exit code."""
-    if ended.clean:
-        return ended.code
-    if ended.interrupted:
+    if child.clean:
+        return child.code
+    if child.interrupted:
         what, code = "Interrupted.", Interrupted.exit_code
-    elif ended.code == -signal.SIGKILL:
+    elif child.code == -signal.SIGKILL:
         what = "error: the search's process was killed from outside, by the system if memory was short."
         code = SearchFailed.exit_code
-    elif ended.code < 0:
-        what = f"error: the search's process crashed ({signal.strsignal(-ended.code)})."
+    elif child.code < 0:
+        what = f"error: the search's process crashed ({signal.strsignal(-child.code)})."
         code = SearchFailed.exit_code
     else:
         what = "error: Ray's processes have died, and the search with them."

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_swa.cli.images import images_of, pictures_of, thumbnails_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_links
 
@@ -24,17 +23,18 @@ def compare_command(options: argparse.Namespace) -> int:
 def report_command(options: argparse.Namespace) -> int:
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
+    from tune_swa.results.report.images import find_images, make_pictures, make_thumbnails
     from tune_swa.results.report.page import write_report
 
     state = ExperimentState.read(journal_of(options.folder))
     refuse_links(options.folder)
     experiment = restore_experiment(state)
-    data, why = images_of(experiment, options.data_dir, state)
+    data, why = find_images(experiment, options.data_dir, state)
     if why and state.confirmations:
         print(f"note: images are named but not shown: {why}", file=sys.stderr)
     try:
-        thumbnails = thumbnails_of(experiment, options.data_dir, data)
-        path = write_report(state, options.folder, thumbnails, picture=pictures_of(data), exclusive=False)
+        thumbnails = make_thumbnails(experiment, options.data_dir, data)
+        path = write_report(state, options.folder, thumbnails, picture=make_pictures(data), exclusive=False)
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
     print(path)

@@ -1,4 +1,4 @@
-"""What do `search` and `confirm` do?"""
+"""Run the commands `search` and `confirm`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from tune_swa import signals
 from tune_swa.cli import supervisor
-from tune_swa.cli.images import images_of, pictures_of, thumbnails_of
-from tune_swa.cli.messages import end_of_child, print_result
+from tune_swa.cli.messages import explain_child_exit, print_result
 from tune_swa.errors import RequestError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tune_swa.config import Experiment
-    from tune_swa.experiment.state import ExperimentState
-    from tune_swa.experiment.updates import Log
+    from tune_swa.execution.request import Request
 
 
 def search_command(options: argparse.Namespace) -> int:
@@ -72,56 +72,41 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 
 def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     from rich.console import Console
-    from rich.status import Status
 
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = Console(highlight=False)
     if options.dry_run:
-        from tune_swa.execution.dry_run import make_plan, print_plan
-        from tune_swa.execution.gpu_share import measure_trial
-        from tune_swa.execution.session import some_machine
-        from tune_swa.execution.site import Measure, survey_cluster
-
-        waiting = nullcontext() if options.quiet else console.status("looking at the machine")
-        with waiting, some_machine(options.address, options.gpus) as machine:
-            measure: Measure = measure_trial
-            if machine.nodes:
-                machine, _, measure = survey_cluster(machine, options.gpus, console.print)
-            if isinstance(waiting, Status) and machine.gpus:
-                waiting.update("trying out what a trial takes of a GPU")
-            plan = make_plan(
-                experiment,
-                options.data_dir,
-                machine=machine,
-                gpus=options.gpus,
-                cpus=options.cpus,
-                confirm=not options.no_confirm,
-                measure=measure,
-            )
-        print_plan(console, plan)
-        if not options.no_confirm:
-            from tune_swa.results.outlook import describe_outlook
-
-            images = None if isinstance(plan.images, str) else plan.images.test
-            console.print(describe_outlook(experiment, images), markup=False)
-        return 0
+        return _print_plan(_make_request(options, experiment, console))
     _check_installed(options.log)
     if options.supervised:
-        ended = supervisor.run_in_child()
-        if ended is not None:
-            return end_of_child(ended, options)
-    tools = dict.fromkeys(name for name in options.log if name != "none")
+        child = supervisor.run_in_child()
+        if child is not None:
+            return explain_child_exit(child, options)
     signals.interrupt_once()  # until the search has handlers of its own
     with nullcontext() if options.quiet else console.status("loading torch and Ray"):
-        from tune_swa.execution.request import Request
-        from tune_swa.execution.run import search
-        from tune_swa.results.comparison import best_trial
-        from tune_swa.results.export import write_space
-        from tune_swa.tracking.optuna_log import StudyFile
-        from tune_swa.tracking.tensorboard import EventFiles
-        from tune_swa.tracking.trackers import TrackerThread
+        from tune_swa.execution.run import run_search
+    outcome = run_search(_make_request(options, experiment, console))
+    print_result(console, outcome.folder)
+    return 0
 
-    request = Request(
+
+def _print_plan(request: Request) -> int:
+    from tune_swa.execution.dry_run import plan_request
+    from tune_swa.execution.plan_table import print_plan
+    from tune_swa.results.outlook import describe_outlook
+
+    plan = plan_request(request)
+    print_plan(request.console, plan)
+    if request.confirm:
+        images = None if isinstance(plan.images, str) else plan.images.test
+        request.console.print(describe_outlook(request.experiment, images), markup=False)
+    return 0
+
+
+def _make_request(options: argparse.Namespace, experiment: Experiment, console: Console) -> Request:
+    from tune_swa.execution.request import Request
+
+    return Request(
         experiment=experiment,
         results_dir=Path(options.results_dir),
         data_dir=options.data_dir,
@@ -132,41 +117,9 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         storage=options.storage,
         quiet=options.quiet,
         confirm=not options.no_confirm,
+        logs=tuple(options.log),
         console=console,
     )
-
-    def write_page(state: ExperimentState, folder: Path) -> None:
-        from tune_swa.results.report.page import write_report
-
-        try:
-            data, _ = images_of(experiment, request.images_dir, state)
-            thumbnails = thumbnails_of(experiment, request.images_dir, data)
-        except RequestError:  # they have changed meanwhile
-            data, thumbnails = None, None
-        write_report(state, folder, thumbnails, picture=pictures_of(data))
-
-    def prepare_logs() -> None:
-        for tracker in trackers:
-            tracker.connect()
-
-    trackers = [TrackerThread(name, experiment, request.folder) for name in tools]
-    files: list[Log] = [StudyFile()] if "none" in options.log else [StudyFile(), EventFiles()]
-    patience = 2.0  # a search that was asked to stop has to
-    try:
-        outcome = search(
-            request,
-            write_space,
-            best_trial,
-            prepare_logs,
-            write_report=write_page,
-            logs=[*files, *trackers],
-        )
-        patience = 60.0
-    finally:
-        for tracker in trackers:
-            tracker.close(patience)
-    print_result(console, outcome.folder)
-    return 0
 
 
 def _check_installed(logs: Sequence[str]) -> None:

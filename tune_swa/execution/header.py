@@ -21,7 +21,7 @@ SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
 PACKAGES = ("torch", "torchvision", "ray", *SAMPLERS, "pillow", "pandas", "pyarrow", "scikit-learn")
 
 
-def header(
+def build_header(
     experiment: Experiment,
     data: Dataset,
     weights: StateDict | None,
@@ -56,7 +56,7 @@ def header(
         numerics=numerics.as_dict(),
         loop=LOOP_VERSION,
         hardware={**describe_hardware(), **describe_gpus(surveys)},
-        versions=versions(),
+        versions=package_versions(),
         seed=experiment.seed,
     )
 
@@ -72,7 +72,7 @@ def describe_gpus(surveys: Sequence[GpuSurvey]) -> dict[str, Any]:
     return found
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"python": platform.python_version(), "tune_swa": tune_swa.__version__}
     for package in PACKAGES:
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_same(
+def check_unchanged(
     begun: ExperimentCreated, data: Dataset, weights: StateDict | None, numerics: Numerics
 ) -> None:
     """A resumed search must go on with what it began with.
@@ -109,7 +109,7 @@ def check_same(
             f"{begun.version}, or start a new search with another --name"
         )
     before = {**begun.numerics, "torch": begun.versions.get("torch")}
-    after = {**numerics.as_dict(), "torch": versions()["torch"]}
+    after = {**numerics.as_dict(), "torch": package_versions()["torch"]}
     changed = [
         f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
     ]
@@ -121,9 +121,9 @@ def check_same(
         )
 
 
-def other_suggestions(begun: ExperimentCreated) -> str | None:
+def describe_sampler_changes(begun: ExperimentCreated) -> str | None:
     """A warning where the samplers are of other versions than the search began with; None: they are not."""
-    now = versions()
+    now = package_versions()
     changed = [
         f"{package} was {begun.versions.get(package)}, is {now[package]}"
         for package in SAMPLERS

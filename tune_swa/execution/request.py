@@ -33,6 +33,8 @@ class Request:
     quiet: bool = False
     confirm: bool = True
     """Whether fresh seeds follow the search."""
+    logs: tuple[str, ...] = ()
+    """Trackers besides Optuna's and TensorBoard's files, as `--log` names them; `none`: no TensorBoard."""
     console: Console = field(default_factory=Console)
 
     @property
@@ -66,7 +68,7 @@ class Outcome:
     """Name of the trial whose model was exported."""
 
 
-def tell(request: Request, text: str | None) -> None:
+def print_note(request: Request, text: str | None) -> None:
     """Log a line, and print it unless the user wants quiet."""
     if text:
         logger.warning("%s", text)

@@ -82,7 +82,7 @@ def _listen_everywhere(allowed: bool) -> None:
 
 
 @contextmanager
-def session(placement: Placement) -> Iterator[None]:
+def start_local_ray(placement: Placement) -> Iterator[None]:
     """A Ray of our own on this machine, on the loopback interface alone.
 
     Raises:
@@ -94,14 +94,14 @@ def session(placement: Placement) -> Iterator[None]:
     quiet_loggers()
     _listen_everywhere(False)
     try:
-        _start(placement)
+        _init_ray(placement)
         yield
     finally:
         ray.shutdown()
         _listen_everywhere(True)
 
 
-def _start(placement: Placement) -> None:
+def _init_ray(placement: Placement) -> None:
     import ray
 
     try:
@@ -123,7 +123,7 @@ def _start(placement: Placement) -> None:
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Machine]:
+def join_cluster(address: str) -> Iterator[Machine]:
     """A connection to a running cluster; yields what it has.
 
     Raises:
@@ -137,19 +137,19 @@ def cluster(address: str) -> Iterator[Machine]:
     found = None
     try:
         with _without_stderr():  # Ray writes a line for each of twenty attempts
-            found = _canonical(address)
+            found = _resolve_address(address)
             _show_token_where_asked(found)
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
         interrupt_once()  # as above
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise (_not_let_in if found else _no_cluster)(address, error) from None
+        raise (_access_refused if found else _cluster_missing)(address, error) from None
     try:
-        yield Machine.of_nodes(tuple(_nodes()), where=f"the cluster at {address}")
+        yield Machine.of_nodes(tuple(_list_nodes()), where=f"the cluster at {address}")
     finally:
         ray.shutdown()
 
 
-def _canonical(address: str) -> str:
+def _resolve_address(address: str) -> str:
     services: Any = importlib.import_module("ray._private.services")
     found: str = services.canonicalize_bootstrap_address(address)
     return found
@@ -193,7 +193,7 @@ def _without_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _nodes() -> Iterator[Node]:
+def _list_nodes() -> Iterator[Node]:
     import ray
 
     for node in ray.nodes():
@@ -209,21 +209,21 @@ def _nodes() -> Iterator[Node]:
 
 def count_nodes() -> int:
     """Computers that Ray has now."""
-    return sum(1 for _ in _nodes())
+    return sum(1 for _ in _list_nodes())
 
 
 @contextmanager
-def some_machine(address: str | None, gpus: int | None = None) -> Iterator[Machine]:
+def open_machine(address: str | None, gpus: int | None = None) -> Iterator[Machine]:
     """What a search on so many GPUs would run on: this machine, or the cluster at `address`."""
     if address is None:
-        yield local_machine(gpus)
+        yield inspect_machine(gpus)
         return
     check_reachable(address)
-    with cluster(address) as machine:
+    with join_cluster(address) as machine:
         yield machine
 
 
-def local_machine(gpus: int | None) -> Machine:
+def inspect_machine(gpus: int | None) -> Machine:
     """This machine, whose GPUs are looked at unless none is asked for."""
     return Machine.without_gpus() if gpus == 0 else Machine.local()
 
@@ -245,10 +245,10 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise _no_cluster(address, error) from None
+        raise _cluster_missing(address, error) from None
 
 
-def _not_let_in(address: str, error: BaseException) -> RequestError:
+def _access_refused(address: str, error: BaseException) -> RequestError:
     return RequestError(
         f"--address {address}: something listens there, but no Ray cluster lets this machine in "
         f"({first_line(error, 200)}). Give the address that `ray start --head` printed; a cluster with a "
@@ -256,7 +256,7 @@ def _not_let_in(address: str, error: BaseException) -> RequestError:
     )
 
 
-def _no_cluster(address: str, error: BaseException) -> RequestError:
+def _cluster_missing(address: str, error: BaseException) -> RequestError:
     return RequestError(
         f"--address {address}: no Ray cluster answers there ({first_line(error, 200)}). Start one with "
         "`ray start --head` and give its address, or leave --address out"

@@ -13,8 +13,8 @@ from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution import cluster_check, session
 from tune_swa.execution.gpu_share import largest_workload, measure_trial
-from tune_swa.execution.request import Request, show_status, tell
-from tune_swa.execution.slots import Machine, Measured, Placement, place, total_trials
+from tune_swa.execution.request import Request, print_note, show_status
+from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
@@ -48,8 +48,8 @@ def open_site(
         SearchFailed: Ray cannot be started, or a trial that was tried out failed.
     """
 
-    def divide_measured(machine: Machine, measure: Measure) -> Placement:
-        placement = divide(request, state, machine)
+    def place_measured(machine: Machine, measure: Measure) -> Placement:
+        placement = place_trials(request, state, machine)
         if not placement.gpus:
             return placement
         counts = len(data.train), len(data.val)
@@ -57,24 +57,24 @@ def open_site(
             measured = measure_placement(
                 request.experiment, machine, placement, data.num_classes, counts, measure
             )
-        return divide(request, state, machine, measured)
+        return place_trials(request, state, machine, measured)
 
     if machine is not None:
-        placement = divide_measured(machine, measure_trial)
+        placement = place_measured(machine, measure_trial)
         used = machine.used_facts(placement.gpus)
         surveys: tuple[GpuSurvey, ...] = ()
         if machine.survey is not None and used:
             surveys = (replace(machine.survey, gpus=used),)
-        with session.session(placement):
+        with session.start_local_ray(placement):
             yield Site(placement, machine, surveys)
         return
     assert request.address is not None
-    with session.cluster(request.address) as machine:
+    with session.join_cluster(request.address) as machine:
         with show_status(request, "looking at the GPUs of the cluster"):
             machine, surveys, measure = survey_cluster(
-                machine, request.gpus, lambda text: tell(request, text)
+                machine, request.gpus, lambda text: print_note(request, text)
             )
-        placement = divide_measured(machine, measure)
+        placement = place_measured(machine, measure)
         session.set_environment(placement.slots)
         yield Site(placement, machine, surveys)
 
@@ -99,7 +99,7 @@ def survey_cluster(
     return replace(machine, facts=facts), tuple(surveys.values()), measure
 
 
-def divide(
+def place_trials(
     request: Request, state: ExperimentState, machine: Machine, measured: Measured | None = None
 ) -> Placement:
     """Divide a machine among the trials that are left.
@@ -109,7 +109,7 @@ def divide(
     """
     trials = max(1, _count_left(request, state))
     resources, gpus, cpus = request.experiment.resources, request.gpus, request.cpus
-    return place(resources, machine, trials=trials, gpus=gpus, cpus=cpus, measured=measured)
+    return plan_placement(resources, machine, trials=trials, gpus=gpus, cpus=cpus, measured=measured)
 
 
 def _count_left(request: Request, state: ExperimentState) -> int:
@@ -210,7 +210,7 @@ def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Nume
                 _facts(placement, machine),
             )
             answers = cluster_check.ask_all(
-                machine.nodes, placement, question, lambda text: tell(request, text)
+                machine.nodes, placement, question, lambda text: print_note(request, text)
             )
     finally:
         store.remove(probe)

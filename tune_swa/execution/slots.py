@@ -62,7 +62,7 @@ class Machine:
         """A cluster."""
         return cls(sum(n.gpus for n in nodes), sum(n.cpus for n in nodes), where, nodes)
 
-    def room(self, cpus_each: int, per_gpu: int | None) -> int:
+    def count_slots(self, cpus_each: int, per_gpu: int | None) -> int:
         """Trials that fit at once; a trial runs on one computer, so what is left on each is lost.
 
         Args:
@@ -145,7 +145,7 @@ class Placement:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
-    def resources(self, gpus: float) -> dict[str, float]:
+    def ray_resources(self, gpus: float) -> dict[str, float]:
         """Ray's resources of a trial with so much of a GPU."""
         cpus: dict[str, float] = {"CPU": self.cpus_per_trial}
         return {**cpus, "GPU": gpus} if self.gpus else cpus
@@ -156,7 +156,7 @@ class Placement:
         return max(1, self.slots // self.gpus) if self.gpus else 1
 
 
-def place(
+def plan_placement(
     resources: ResourcesSpec,
     machine: Machine,
     *,
@@ -195,7 +195,7 @@ def place(
         share = _divide_gpu(resources, machine, gpus, by_cpu, measured)
         fraction = share.fraction if resources.gpus_per_trial == "auto" else fraction
     per_gpu = math.floor(1 / fraction + 1e-9) if gpus else None
-    room = machine.room(each, per_gpu)
+    room = machine.count_slots(each, per_gpu)
     if room == 0:
         gpu = f" and {format_value(fraction)} of a GPU" if gpus else ""
         raise RequestError(
@@ -208,7 +208,7 @@ def place(
     slots = min(slots, per_gpu * gpus)
     # Ray packs fractions on the first GPU, so slots are a multiple of the GPUs, and each fills its share
     each_gpu = max(1, slots // gpus)
-    slots = min(slots, each_gpu * gpus, machine.room(each, each_gpu))
+    slots = min(slots, each_gpu * gpus, machine.count_slots(each, each_gpu))
     fraction = max(fraction, 1 / each_gpu)
     return Placement(gpus, cpus, slots, fraction, each, None if measured is None else measured.cost, share)
 
@@ -281,7 +281,7 @@ def _divide_gpu(
     return share
 
 
-def describe(placement: Placement) -> str:
+def describe_placement(placement: Placement) -> str:
     """One line for the plan."""
     what = f"{placement.cpus} CPU core{'s' if placement.cpus > 1 else ''}"
     if placement.gpus:

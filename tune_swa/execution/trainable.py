@@ -12,7 +12,7 @@ import traceback
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,21 +25,18 @@ from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import MARGIN
 from tune_swa.execution.training_thread import run_in_training_thread
 from tune_swa.execution.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
+from tune_swa.execution.trial_context import TrialContext
 from tune_swa.execution.warm_up import warm_up
 from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, PAYLOAD, TRUNKS, state_name
 from tune_swa.hardware.allocator import give_back_memory, keep_freed_memory
 from tune_swa.hardware.gpu_failure import describe_gpu, describe_gpu_error, is_gpu_lost
 from tune_swa.hardware.gpu_memory import (
-    CONTEXT_BYTES,
     is_memory_exhausted,
     limit_memory,
     release_memory,
     wait_for_memory,
 )
-from tune_swa.storage import Store
 from tune_swa.training.metrics import NonFiniteError
-from tune_swa.training.model import StateDict
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import EpochRecord, Run
 
 logger = logging.getLogger(__name__)
@@ -49,32 +46,6 @@ LOST_GPU_EXIT = 71
 USED_PART = 0.9
 """Of its limit, what a trial of unknown size is taken to use: a little of every card is the driver's own, and
 must not be waited for."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all trials of an experiment have in common; travels once, through Ray's object store."""
-
-    store: Store
-    """Where checkpoints are; every worker sees it."""
-    data: DataSpec
-    data_dir: Path | None
-    fingerprint: str
-    """Of the images and their division, as the driver found them."""
-    numerics: Numerics
-    torch: str
-    """Its version on all computers that were asked; others may join later."""
-    weights: StateDict | None
-    checkpoint_every: int | Literal["auto"]
-    keep_all: bool
-    context_bytes: int = CONTEXT_BYTES
-    """What a CUDA context takes of the card beside the allocator."""
-    trial_bytes: int | None = None
-    """Most that a trial's allocator was measured to hold; None: not measured."""
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.numerics.device == "cuda"
 
 
 @dataclass
@@ -104,7 +75,7 @@ class _Recorded:
 _dataset: tuple[tuple[DataSpec, Path | None], Dataset] | None = None
 
 
-def train_trial(config: dict[str, Any], shared: Shared) -> None:
+def train_trial(config: dict[str, Any], context: TrialContext) -> None:
     """Run one trial and report every epoch: Ray's trainable.
 
     Whatever goes wrong inside (a non-finite loss, memory, damaged data) is reported as the trial's
@@ -113,32 +84,32 @@ def train_trial(config: dict[str, Any], shared: Shared) -> None:
     search: it says nothing about the trial, and would fail all others as well. The death of the
     process is left to Ray, which starts the trial again; a process that has lost its GPU ends itself.
     """
-    run_in_training_thread(lambda: _run_trial(config, shared))
+    run_in_training_thread(lambda: _run_trial(config, context))
 
 
-def _run_trial(config: dict[str, Any], shared: Shared) -> None:
+def _run_trial(config: dict[str, Any], context: TrialContext) -> None:
     gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
     try:
-        failure = _attempt_trial(config, shared)
+        failure = _attempt_trial(config, context)
         if failure is not None and failure["event"] == "lost":
             _leave_process(failure)
         if failure is not None:
             _report(**failure)
     finally:
-        _clean_up(shared)
+        _clean_up(context)
 
 
-def _attempt_trial(config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, Any] | None:
     """Run the trial, or warm the worker up; returns what to report if that failed."""
     try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
-            limit, data = _prepare_device(config, shared), _data(shared)
+            limit, data = _prepare_device(config, context), _data(context)
             settings = RunSettings.model_validate(config["settings"])
-            warm_up(settings, data, shared.numerics, stream_images=not _holds_images(data, shared, limit))
+            warm_up(settings, data, context.numerics, stream_images=not _holds_images(data, context, limit))
         else:
-            _train_with_retry(config, shared)
+            _train_with_retry(config, context)
     except Exception as error:
-        failure = _explain_failure(error, config, shared)
+        failure = _explain_failure(error, config, context)
         traceback.clear_frames(error.__traceback__)  # they hold the run, and the report is yet to come
         return failure
     except BaseException as error:
@@ -148,15 +119,17 @@ def _attempt_trial(config: dict[str, Any], shared: Shared) -> dict[str, Any] | N
     return None
 
 
-def _explain_failure(error: Exception, config: dict[str, Any], shared: Shared) -> dict[str, Any] | None:
+def _explain_failure(
+    error: Exception, config: dict[str, Any], context: TrialContext
+) -> dict[str, Any] | None:
     """What to report of an error; None of one that concerns no trial and no machine."""
     if isinstance(error, MachineError):
         return {"event": "halted", "error": str(error)}
     if isinstance(error, NonFiniteError):
         return {"event": "failed", "error": str(error), "trunk_epoch": error.trunk_epoch}
-    if is_gpu_lost(error, on_gpu=shared.on_gpu):
+    if is_gpu_lost(error, on_gpu=context.on_gpu):
         logger.exception("the GPU cannot be used any more")
-        return {"event": "lost", **_where(shared), "reason": describe_gpu_error(error)}
+        return {"event": "lost", **_where(context), "reason": describe_gpu_error(error)}
     logger.exception("trial %s failed", config["trial"])
     if config["trial"] is None:
         return None  # a trial that needs this will say so itself
@@ -181,11 +154,11 @@ def _leave_process(failure: dict[str, Any]) -> None:
         os._exit(LOST_GPU_EXIT)  # nothing that would still speak to the GPU
 
 
-def _clean_up(shared: Shared) -> None:
+def _clean_up(context: TrialContext) -> None:
     """Leave the process ready for another trial."""
     gc.collect()
     give_back_memory()
-    if not shared.on_gpu:
+    if not context.on_gpu:
         return
     try:
         release_memory()
@@ -194,34 +167,34 @@ def _clean_up(shared: Shared) -> None:
         os._exit(LOST_GPU_EXIT)
 
 
-def _prepare_device(config: dict[str, Any], shared: Shared) -> int | None:
+def _prepare_device(config: dict[str, Any], context: TrialContext) -> int | None:
     """Set what is set once for a thread or a process, and wait for the trial's memory.
 
     Returns:
         Bytes of its GPU that the trial may take; None: it runs on the CPU.
     """
-    torch.set_num_threads(shared.numerics.threads)  # is each thread's own
-    if not shared.on_gpu:
+    torch.set_num_threads(context.numerics.threads)  # is each thread's own
+    if not context.on_gpu:
         keep_freed_memory()
         return None
-    limit = limit_memory(float(config["gpus"]), shared.context_bytes)
-    wait_for_memory(min(shared.trial_bytes or int(USED_PART * limit), limit))
+    limit = limit_memory(float(config["gpus"]), context.context_bytes)
+    wait_for_memory(min(context.trial_bytes or int(USED_PART * limit), limit))
     return limit
 
 
-def _holds_images(data: Dataset, shared: Shared, limit: int | None) -> bool:
+def _holds_images(data: Dataset, context: TrialContext, limit: int | None) -> bool:
     """Whether what a trial may take of its GPU holds its images besides the trial, as far as is known.
 
     A share that was given, or the only one of a small card, may hold a trial and not its images. To find out
     by running out of memory would cost each trial its first steps.
     """
-    if limit is None or shared.trial_bytes is None:
+    if limit is None or context.trial_bytes is None:
         return True
     images = (len(data.train) + len(data.val)) * int(np.prod(data.images.shape[1:]))
-    return shared.trial_bytes * MARGIN + images <= limit
+    return context.trial_bytes * MARGIN + images <= limit
 
 
-def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:
+def _train_with_retry(config: dict[str, Any], context: TrialContext) -> None:
     """Train the trial; once more from its last checkpoint, with streamed images, if GPU memory was too small.
 
     A neighbour's peak, or the memory of one that is about to die, passes; and without resident images
@@ -229,68 +202,70 @@ def _train_with_retry(config: dict[str, Any], shared: Shared) -> None:
     """
     recorded = _Recorded.of_config(config)
     try:
-        _train(config, shared, recorded)
+        _train(config, context, recorded)
         return
     except Exception as error:
-        if not is_memory_exhausted(error) or is_gpu_lost(error, on_gpu=shared.on_gpu):
+        if not is_memory_exhausted(error) or is_gpu_lost(error, on_gpu=context.on_gpu):
             raise
         reason = describe_gpu_error(error)
         traceback.clear_frames(error.__traceback__)  # they hold the run and all of its memory
     # not in the handler: until it is left, the error itself is alive
     logger.warning("%s: %s; once more with streamed images", config["trial"], reason)
     release_resident_images()
-    if shared.on_gpu:
+    if context.on_gpu:
         release_memory()
     else:
         gc.collect()
-    _train(config, shared, recorded, retried=reason)
+    _train(config, context, recorded, retried=reason)
 
 
 def _train(
-    config: dict[str, Any], shared: Shared, recorded: _Recorded, *, retried: str | None = None
+    config: dict[str, Any], context: TrialContext, recorded: _Recorded, *, retried: str | None = None
 ) -> None:
     """Train the trial from its last checkpoint to its end.
 
     Args:
         config: of the trial.
-        shared: of the experiment.
+        context: of the experiment.
         recorded: what the driver has of the trial; every report that it answers is added.
         retried: why this process begins it again, now with streamed images; None: it does not.
     """
-    limit, data = _prepare_device(config, shared), _data(shared)
+    limit, data = _prepare_device(config, context), _data(context)
     run = Run(
         RunSettings.model_validate(config["settings"]),
         data,
-        shared.numerics,
-        shared.weights,
-        stream_images=retried is not None or not _holds_images(data, shared, limit),
+        context.numerics,
+        context.weights,
+        stream_images=retried is not None or not _holds_images(data, context, limit),
     )
     folder, trunk = f"{CHECKPOINTS}/{config['trial']}", f"{TRUNKS}/{config['trunk']}"
-    _go_on(run, config, shared, recorded, retried)
+    _go_on(run, config, context, recorded, retried)
     to_publish = set(config["publish"]) - recorded.published
-    rhythm = Rhythm(1 if shared.keep_all and shared.checkpoint_every == "auto" else shared.checkpoint_every)
+    rhythm = Rhythm(
+        1 if context.keep_all and context.checkpoint_every == "auto" else context.checkpoint_every
+    )
     while not run.done:
         taken_over = run.trained is not None
         run.begin_epoch()
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
             with rhythm.saving():
-                write_state(run.trunk_state(), shared.store, state_name(trunk, run.epoch))
+                write_state(run.trunk_state(), context.store, state_name(trunk, run.epoch))
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
-        stands = state is not None and run.averaging is None and not shared.keep_all
+        stands = state is not None and run.averaging is None and not context.keep_all
         if run.done or (rhythm.due(run.epoch) and not stands):
             with rhythm.saving():
-                saved = save_checkpoint(run, shared.store, folder, keep_all=shared.keep_all)
+                saved = save_checkpoint(run, context.store, folder, keep_all=context.keep_all)
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
             _report_test(run)
         _report_epoch(run, saved, state, taken_over=taken_over)
-        recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=shared.keep_all)
+        recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=context.keep_all)
 
 
 def _go_on(
-    run: Run, config: dict[str, Any], shared: Shared, recorded: _Recorded, retried: str | None
+    run: Run, config: dict[str, Any], context: TrialContext, recorded: _Recorded, retried: str | None
 ) -> None:
     """Bring the run to where the trial goes on, and report that it begins."""
     name = config["trial"]
@@ -298,7 +273,7 @@ def _go_on(
     try:
         restored = restore(
             run,
-            shared.store,
+            context.store,
             folder,
             recorded.epochs,
             trunk,
@@ -308,18 +283,18 @@ def _go_on(
         )
     except OSError as error:
         raise MachineError(
-            f"{shared.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them never "
-            "can be again, remove it: the trial then goes on from the one before"
+            f"{context.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them "
+            "never can be again, remove it: the trial then goes on from the one before"
         ) from error
     again = {} if retried is None else {"retried": retried}
-    _report(event="started", **_where(shared), from_epoch=run.epoch, damaged=restored.damaged, **again)
+    _report(event="started", **_where(context), from_epoch=run.epoch, damaged=restored.damaged, **again)
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
         if run.done and config["test"]:
             _report_test(run)
         own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
         _report_epoch(run, own, None if own else run.record)
-        recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=shared.keep_all)
+        recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=context.keep_all)
 
 
 def _report_epoch(
@@ -362,41 +337,41 @@ def _report(**message: Any) -> None:
     tune.report({PAYLOAD: json.dumps(message, allow_nan=False)})
 
 
-def _data(shared: Shared) -> Dataset:
+def _data(context: TrialContext) -> Dataset:
     """The images of this machine, opened once per worker process.
 
     Raises:
         MachineError: they, or torch, are not those that the search began with.
     """
     global _dataset
-    if torch.__version__ != shared.torch:
+    if torch.__version__ != context.torch:
         raise MachineError(
-            f"torch on {os.uname().nodename} is {torch.__version__}, and {shared.torch} where the search "
+            f"torch on {os.uname().nodename} is {torch.__version__}, and {context.torch} where the search "
             "began. Install the same, or take this computer out of the cluster"
         )
-    key = (shared.data, shared.data_dir)
+    key = (context.data, context.data_dir)
     if _dataset is None or _dataset[0] != key:
         try:
-            _dataset = (key, prepare_dataset(shared.data, shared.data_dir))
+            _dataset = (key, prepare_dataset(context.data, context.data_dir))
         except RequestError as error:
             raise MachineError(f"on {os.uname().nodename}: {error}") from error
     data = _dataset[1]
-    if data.fingerprint != shared.fingerprint:
+    if data.fingerprint != context.fingerprint:
         raise MachineError(
             f"the images on {os.uname().nodename} differ from those that the search began with "
-            f"(fingerprint {data.fingerprint[:12]}, expected {shared.fingerprint[:12]})"
+            f"(fingerprint {data.fingerprint[:12]}, expected {context.fingerprint[:12]})"
         )
     return data
 
 
-def _where(shared: Shared) -> dict[str, str]:
+def _where(context: TrialContext) -> dict[str, str]:
     """The fields of an event that say where it happened."""
-    return {"device": _describe_device(shared), "node": os.uname().nodename}
+    return {"device": _describe_device(context), "node": os.uname().nodename}
 
 
-def _describe_device(shared: Shared) -> str:
-    if not shared.on_gpu:
-        return f"cpu x{shared.numerics.threads}"
+def _describe_device(context: TrialContext) -> str:
+    if not context.on_gpu:
+        return f"cpu x{context.numerics.threads}"
     try:
         return describe_gpu()
     except RuntimeError as error:  # a GPU that is lost need not say what it is

@@ -1,0 +1,101 @@
+"""Finish a search: write the results and the best model, and report what stopped it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import Interrupted, SearchFailed
+from tune_swa.execution.best_model import export_best
+from tune_swa.execution.request import Outcome, Request
+from tune_swa.experiment.events import SearchFinished
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
+from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.results.comparison import best_trial
+from tune_swa.search.coordinator import Coordinator
+from tune_swa.training.checkpoint import CheckpointError
+
+
+def finish_search(
+    request: Request,
+    coordinator: Coordinator,
+    data: Dataset,
+    publisher: ResultPublisher,
+    *,
+    interrupted: bool,
+) -> Outcome:
+    """Record the end, write the result files and the model.
+
+    Raises:
+        SearchFailed: no trial completed, a machine cannot go on, or the results cannot be written.
+        Interrupted: a signal ended the search; the results so far are written.
+    """
+    coordinator.interrupt_trials()
+    coordinator.retention.remove_stray_states()
+    state = coordinator.state
+    best = best_trial(state)
+    if coordinator.halt_reason is not None:
+        with suppress(OSError):  # perhaps it is this disk that is full
+            publisher.publish(state)
+        raise SearchFailed(
+            f"the search stopped: {coordinator.halt_reason}. What was done is kept; put that right, then "
+            "continue with --resume"
+        )
+    if not interrupted:
+        coordinator.record_event(SearchFinished(reason="completed" if best else "no trial completed"))
+    _write_results(request, state, best, data, publisher)
+    if interrupted:
+        raise Interrupted("interrupted")
+    if best is None:
+        reasons = [trial.error for trial in state.trials.values() if trial.error]
+        first = f" The first reason: {reasons[0]}" if reasons else ""
+        raise SearchFailed(f"no trial of {request.experiment.name} completed.{first}")
+    return Outcome(request.folder, state, best.name)
+
+
+def _write_results(
+    request: Request,
+    state: ExperimentState,
+    best: TrialState | None,
+    data: Dataset,
+    publisher: ResultPublisher,
+) -> None:
+    """Write the result files and the model of `best`.
+
+    Raises:
+        SearchFailed: the disk refuses, or the checkpoint of the model cannot be used.
+    """
+    try:
+        publisher.publish(state)
+        if best is not None and best.checkpoints:
+            preprocessing = _describe_preprocessing(request, data)
+            export_best(best, state, request.experiment, request.folder, request.store, preprocessing)
+            publisher.mirror_files()
+    except CheckpointError as error:
+        assert best is not None
+        raise SearchFailed(
+            f"the results are written, but not the model of {best.name}: its checkpoint in "
+            f"{request.store.where}/{Path(best.checkpoints[-1]).parent} cannot be used ({error}). Restore "
+            "that file, then write the model with --resume"
+        ) from None
+    except OSError as error:
+        raise SearchFailed(
+            f"the trials are done and recorded, but the results cannot be written: {error}. Free space or "
+            "restore access, then write them again with --resume"
+        ) from None
+
+
+def _describe_preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
+    """What has to be done to an image before the model sees it."""
+    images = request.experiment.data
+    return {
+        "image_size": images.image_size,
+        "resize": images.resize,
+        "exif_rotation": images.exif_rotation,
+        "scale": "RGB in [0, 1] (torchvision's ToTensor)",
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }

@@ -1,0 +1,185 @@
+"""Print the plan of a search as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from tune_swa.config import Choices, Experiment, Params, count_space, format_value
+from tune_swa.data.dataset import Estimate
+from tune_swa.execution.dry_run import Plan
+from tune_swa.execution.slots import describe_placement
+from tune_swa.inference.looks import plan_looks
+from tune_swa.search.arms import max_baselines
+from tune_swa.search.asha import branch_rungs, trunk_rungs
+from tune_swa.search.confirm_cost import (
+    Cost,
+    looks_cost,
+    max_tested_plain_arms,
+    planned_rounds,
+    race_configurations,
+    race_cost,
+)
+from tune_swa.search.trunk_sharing import trunks_recur
+from tune_swa.text import format_bytes
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print the plan as a person reads it."""
+    experiment, images = plan.experiment, plan.images
+    table = Table(title=f"Plan of {experiment.name}", show_header=False, box=None, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in (
+        ("images", _describe_images(images)),
+        *_describe_duplicates(images),
+        ("space", _describe_space(experiment)),
+        ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
+        ("trials", _describe_trials(experiment)),
+        ("epochs", _describe_epochs(plan)),
+        ("early stopping", _describe_stopping(experiment)),
+        *(
+            [("race", _describe_race(experiment)), ("fresh seeds", _describe_fresh_seeds(experiment))]
+            if plan.confirm
+            else []
+        ),
+        ("machine", describe_placement(plan.placement)),
+        *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
+        ("disk", _describe_disk(plan)),
+    ):
+        table.add_row(name, text)
+    console.print(table, markup=False)
+
+
+def _describe_images(images: Estimate | str) -> str:
+    if isinstance(images, str):
+        return f"not here yet. {images}"
+    return (
+        f"{images.name}: {images.train:,} to train on, {images.val:,} to validate, "
+        f"{images.test:,} to test, {images.num_classes} classes"
+    )
+
+
+def _describe_duplicates(images: Estimate | str) -> list[tuple[str, str]]:
+    """A row if the images are decoded already, so that copies are known."""
+    if isinstance(images, str) or images.duplicates is None:
+        return []
+    return [("duplicates", images.duplicates.format_plan())]
+
+
+def _describe_space(experiment: Experiment) -> str:
+    lines = [f"{p.name}: {p.domain.describe_values()}" for p in experiment.parameters]
+    lines += [f"{name}: {format_value(value)}" for name, value in experiment.constants.items()]
+    size = count_space(experiment.parameters)
+    if size is not None:
+        lines.append(f"{size:,} combination{'s' if size > 1 else ''}")
+    return "\n".join(lines)
+
+
+def _describe_trials(experiment: Experiment) -> str:
+    points = len({tuple(p.items()) for p in experiment.swa_points})
+    given = f" ({points} of them given as points)" if points else ""
+    baselines = f"{experiment.baseline_trials} baseline{_describe_tuning(experiment)}"
+    return f"{experiment.swa_trials} with SWA{given}, {baselines}"
+
+
+def _describe_epochs(plan: Plan) -> str:
+    experiment = plan.experiment
+    text = f"at most {plan.epochs:,} to train ({experiment.train.epochs} per trial)"
+    if plan.stages is not None and plan.stages < plan.epochs:
+        shared = f"{plan.epochs - plan.stages:,} of {plan.epochs:,}"
+        return f"at most {plan.stages:,} to train, since trials share {shared}"
+    if experiment.search.share and plan.stages is None and trunks_recur(experiment):
+        return f"{text}; fewer, since trials share what they train before averaging"
+    return text
+
+
+def _describe_race(experiment: Experiment) -> str:
+    number = race_configurations(experiment)
+    rounds = planned_rounds(experiment, number)
+    if not rounds:
+        return _explain_no_race(experiment)
+    first, last = rounds[0], rounds[-1]
+    seeds = "a fresh seed" if last.seeds == 1 else f"up to {last.seeds} fresh seeds"
+    least, most = max_baselines(experiment), first.plain
+    plain = _count_things(most, "plain one") if least == most else f"{least} to {most} plain ones"
+    sides = f"{_count_things(first.swa, 'SWA configuration')} and {plain}"
+    return f"{sides} on {seeds}, validation images alone: {_describe_cost(race_cost(experiment))}"
+
+
+def _explain_no_race(experiment: Experiment) -> str:
+    confirm, trials = experiment.confirm, experiment.swa_trials
+    if confirm.race and trials <= confirm.top:
+        return "none: there are no more SWA configurations than finalists"
+    if confirm.race and confirm.race.configurations == "auto":
+        return (
+            "none: it would take more than half of what the search and the first look take "
+            "(confirm.race.configurations asks for one)"
+        )
+    return "none: the best of the search are the finalists"
+
+
+def _describe_fresh_seeds(experiment: Experiment) -> str:
+    confirm = experiment.confirm
+    looks = plan_looks(confirm.seeds, confirm.most_seeds)
+    finalists = _count_things(min(confirm.top, experiment.swa_trials), "finalist")
+    if len(looks) == 1:
+        seeds = f"{looks[0]} fresh seed{'s' * (looks[0] > 1)}"
+    else:
+        seeds = f"{looks[0]} fresh seeds, and on up to {looks[-1]} while the answer is open (looks at "
+        seeds += f"{', '.join(map(str, looks[:-1]))} and {looks[-1]})"
+    plain = max_tested_plain_arms(experiment)
+    number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
+    return f"{finalists} and {number} on {seeds}, tested: {_describe_cost(looks_cost(experiment))}"
+
+
+def _count_things(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
+
+
+def _describe_cost(cost: Cost) -> str:
+    """Runs and epochs, at least and at most where these differ."""
+    (least, runs), (fewest, epochs) = cost.runs, cost.epochs
+    between = f"{least:,} to {runs:,}" if least < runs else f"{runs:,}"
+    spent = f"{fewest:,} to {epochs:,}" if fewest < epochs else f"{epochs:,}"
+    return f"{between} runs, {spent} epochs to train"
+
+
+def _describe_tuning(experiment: Experiment) -> str:
+    fixed: tuple[Params, ...] | None = experiment.baseline_points
+    plural = "s" if experiment.baseline_trials > 1 else ""
+    if fixed is None:
+        return f"{plural} from the same sampler"
+    if len(fixed) == 1:
+        return plural
+    names = [p.name for p in experiment.baseline_parameters if isinstance(p.domain, Choices)]
+    return f"{plural}, one for each {' x '.join(names) or 'point'}"
+
+
+def _describe_stopping(experiment: Experiment) -> str:
+    if not experiment.scheduler.asha:
+        return "none: every trial runs to its end"
+    epochs, ladders = experiment.train.epochs, []
+    for rungs, what in (
+        (
+            trunk_rungs(experiment.scheduler, epochs, experiment.every_trunk_has_a_baseline),
+            "not averaged yet",
+        ),
+        (branch_rungs(experiment.scheduler, epochs), "averaged"),
+    ):
+        if rungs:
+            ladders.append(f"after epochs {', '.join(map(str, rungs))} ({what})")
+    if not ladders:
+        return "none: no rung lies inside the run"
+    factor = format_value(float(experiment.scheduler.reduction_factor))
+    return f"ASHA keeps the top 1/{factor} {' and '.join(ladders)}; baselines are never stopped"
+
+
+def _describe_disk(plan: Plan) -> str:
+    if isinstance(plan.images, str):
+        cache = "what the decoded images take is not known yet"
+    elif plan.images.cached:
+        cache = "images are decoded already"
+    else:
+        cache = f"{format_bytes(plan.images.cache_bytes)} for decoded images"
+    return f"{cache}; at most {format_bytes(plan.checkpoint_bytes)} for checkpoints at a time"

@@ -1,0 +1,42 @@
+"""Hold what all trials of an experiment have in common.
+
+It travels to the workers once, through Ray's object store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tune_swa.config import DataSpec
+from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
+from tune_swa.storage import Store
+from tune_swa.training.model import StateDict
+from tune_swa.training.numerics import Numerics
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """Settings, images and numerics of every trial."""
+
+    store: Store
+    """Holds the checkpoints; every worker sees it."""
+    data: DataSpec
+    data_dir: Path | None
+    fingerprint: str
+    """Of the images and their splits, as the driver found them."""
+    numerics: Numerics
+    torch: str
+    """Its version on all nodes that were inspected; others may join later."""
+    weights: StateDict | None
+    checkpoint_every: int | Literal["auto"]
+    keep_all: bool
+    context_bytes: int = CONTEXT_BYTES
+    """GPU memory that a CUDA context takes beside the allocator."""
+    trial_bytes: int | None = None
+    """Peak that a trial's allocator was measured to hold; None: not measured."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.numerics.device == "cuda"
