@@ -63,7 +63,7 @@ def load_and_move(path: Path, device: torch.device) -> Any:
 
 
 class FakeFiles:
-    save, load = staticmethod(save_read_back), staticmethod(load_and_move)
+    save_checkpoint, load_checkpoint = staticmethod(save_read_back), staticmethod(load_and_move)
 
 
 @contextmanager
