@@ -3,6 +3,10 @@
 `optuna.log` is a file of Optuna's journal storage with two studies: the SWA trials of the search, and its
 baselines. It is only ever appended to, since a dashboard that has it open reads on from where it was;
 trials that had ended when it was begun are a line each. A later session reads only which trials it has.
+
+The lines are written here and not by Optuna's own JournalStorage, which locks and writes the file once a
+call. It adds an ended trial of 120 epochs in 4 ms, but a running one takes 3 ms for each epoch (one run of
+10 trials, busy machine): about 13 minutes for 2,000 trials, where this takes seconds.
 """
 
 from __future__ import annotations
