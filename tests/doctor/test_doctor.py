@@ -234,7 +234,7 @@ def test_the_limits_of_a_container(computer: Path, membership: str, files: dict[
     found = one(machine.memory(computer))
     assert (found.level, found.text.partition(":")[0]) == (
         "note",
-        "2 GB of 4 GB are free (the container's limit)",
+        "2.0 GB of 4.0 GB are free (the container's limit)",
     )
 
 
@@ -283,7 +283,7 @@ def short(request: pytest.FixtureRequest) -> Iterator[Path]:
 def test_a_place_that_is_fine(make: Callable[[Path], folders.Place], short: Path, disk: None) -> None:
     found = one(folders.check_place(make(short)))
     assert found.level == "ok"
-    assert "50 GB free; writing" in found.text
+    assert "50.0 GB free; writing" in found.text
     assert list(short.iterdir()) == []
     found = one(folders.check_place(make(short / "a" / "b")))
     assert "will be made" in found.text
@@ -394,9 +394,9 @@ DRIVER = GpuSurvey(cuda="13.0", driver_cuda="13.1")
 @pytest.mark.parametrize(
     ("survey", "level", "text"),
     [
-        (SURVEY, "ok", "Card, 80 GB, compute capability 9.0, bf16; a training step works"),
+        (SURVEY, "ok", "Card, 80.0 GB, compute capability 9.0, bf16; a training step works"),
         (replace(SURVEY, gpus=(replace(GPU, bf16=False),)), "ok", "no bf16, so fp16 or fp32 is used"),
-        (replace(SURVEY, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9 GB are free"),
+        (replace(SURVEY, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9.0 GB are free"),
         (replace(SURVEY, gpus=(replace(GPU, error="no kernel image"),)), "problem", "it (no kernel image)"),
         (
             replace(SURVEY, gpus=(Gpu("MIG-5", 0, 0, "", bf16=False, error="CUDA finds no such GPU"),)),
@@ -692,7 +692,7 @@ def test_what_sessions_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (logs / "x").write_bytes(bytes(1500))
     (proc / "6").mkdir(parents=True)
     found = one(ray_check.sessions(tmp_path, proc))
-    assert found == ok("Ray", f"1 session that has ended left 2 kB in {tmp_path}/ray")
+    assert found == ok("Ray", f"1 session that has ended left 1.5 kB in {tmp_path}/ray")
     monkeypatch.setattr(ray_check, "LEFT_BYTES", 1000)
     assert one(ray_check.sessions(tmp_path, proc)).level == "note"
 
