@@ -93,7 +93,7 @@ def one_ray() -> Iterator[None]:
     """
     from tune_swa.execution import session
 
-    start = session.session
+    start = session.start_local_ray
     started: list[Any] = []
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
 
@@ -106,5 +106,5 @@ def one_ray() -> Iterator[None]:
             session.set_environment(placement.slots)
             yield
 
-        patch.setattr(session, "session", use_or_start)
+        patch.setattr(session, "start_local_ray", use_or_start)
         yield

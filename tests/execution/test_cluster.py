@@ -255,7 +255,7 @@ def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(address: str) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(session, "_canonical", nothing)
+    monkeypatch.setattr(session, "_resolve_address", nothing)
     with (
         pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
         session.join_cluster("auto"),
