@@ -643,7 +643,7 @@ def test_searches(tmp_path: Path) -> None:
     assert "holds nothing" in found[str(empty)].text
     assert "this line of the journal is damaged" in found[f"{spoiled}/journal.jsonl:1:"].text
     assert found["1"].level == "ok"
-    with experiment_folder.locked(cut):
+    with experiment_folder.lock_experiment(cut):
         running = [f for f in searches.searches(results) if f.text.startswith(str(cut))]
     assert running == [ok("searches", f"{cut} runs now (process {os.getpid()})")]
 

@@ -15,7 +15,8 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import yaml_file
-from tune_swa.experiment.events import Event, encode_event
+from tune_swa.experiment.event_lines import encode_event
+from tune_swa.experiment.events import Event
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState, TrialState
 from tune_swa.results.export import write_tables

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import Event, decode_event
+from tune_swa.experiment.event_lines import decode_event
+from tune_swa.experiment.events import Event
 from tune_swa.experiment.journal import Journal
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import spend_alpha

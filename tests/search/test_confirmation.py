@@ -22,7 +22,7 @@ from tune_swa.config import Experiment
 from tune_swa.execution.request import Request
 from tune_swa.execution.site import place_trials
 from tune_swa.execution.slots import Machine
-from tune_swa.experiment.events import decode_event, encode_event
+from tune_swa.experiment.event_lines import decode_event, encode_event
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState

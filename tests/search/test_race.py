@@ -12,7 +12,7 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import encode_event
+from tune_swa.experiment.event_lines import encode_event
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.summary import summary_text

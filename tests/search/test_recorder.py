@@ -13,7 +13,7 @@ from helpers.journals import make_event
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import FORMAT, Event
-from tune_swa.experiment.folder import differences, earlier_events, locked, same_storage
+from tune_swa.experiment.folder import choose_storage, list_differences, load_earlier_events, lock_experiment
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.layout import CHECKPOINTS
 from tune_swa.experiment.state import ExperimentState
@@ -413,9 +413,9 @@ def test_results_that_cannot_be_made_do_not_end_the_search(
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "x"),
+        lock_experiment(tmp_path / "x"),
         pytest.raises(RequestError, match=rf"another search is writing to it \(process {os.getpid()}\)"),
-        locked(tmp_path / "x"),
+        lock_experiment(tmp_path / "x"),
     ):
         pass
     assert not (tmp_path / "x").exists()  # nothing was begun, so nothing is left
@@ -424,23 +424,23 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_starting_over_and_resuming_nothing_are_refused(tmp_path: Path) -> None:
     spec = experiment()
     with pytest.raises(RequestError, match="there is no search to resume"):
-        earlier_events(tmp_path, spec, resume=True)
-    assert earlier_events(tmp_path, spec, resume=False) == ([], ExperimentState())
+        load_earlier_events(tmp_path, spec, resume=True)
+    assert load_earlier_events(tmp_path, spec, resume=False) == ([], ExperimentState())
     begin(spec, tmp_path)
     with pytest.raises(
         RequestError, match="there is a search of this name already. Continue it with --resume"
     ):
-        earlier_events(tmp_path, spec, resume=False)
-    assert len(earlier_events(tmp_path, spec, resume=True)[0]) == 2
+        load_earlier_events(tmp_path, spec, resume=False)
+    assert len(load_earlier_events(tmp_path, spec, resume=True)[0]) == 2
 
 
 def test_a_changed_space_is_refused_and_named(tmp_path: Path) -> None:
     begin(experiment(), tmp_path)
     with pytest.raises(RequestError, match=r"train\.epochs: was 10, is 12"):
-        earlier_events(tmp_path, experiment(train={"epochs": 12}), resume=True)
+        load_earlier_events(tmp_path, experiment(train={"epochs": 12}), resume=True)
     # trials, resources and confirm may change
     changed = experiment(search={"trials": 2}, resources={"cpus_per_trial": 2}, confirm={"seeds": 7})
-    assert earlier_events(tmp_path, changed, resume=True)[0]
+    assert load_earlier_events(tmp_path, changed, resume=True)[0]
 
 
 def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +448,7 @@ def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch:
     for folder in (here, there):
         folder.mkdir()
     monkeypatch.chdir(here)
-    begun = same_storage(ExperimentState(), "shared", tmp_path)
+    begun = choose_storage(ExperimentState(), "shared", tmp_path)
     assert begun == f"{here}/shared"
     held = here / "shared" / tmp_path.name
     held.mkdir(parents=True)
@@ -456,17 +456,17 @@ def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch:
     state = ExperimentState(sessions=1, storage=begun)
     monkeypatch.chdir(there)
     for given in (None, "../here/shared", f"{here}/shared/"):
-        assert same_storage(state, given, tmp_path) == begun
+        assert choose_storage(state, given, tmp_path) == begun
     with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {begun}"):
-        same_storage(state, "shared", tmp_path)
+        choose_storage(state, "shared", tmp_path)
     own = ExperimentState(sessions=1)
-    assert same_storage(own, None, tmp_path) is None
+    assert choose_storage(own, None, tmp_path) is None
     with pytest.raises(RequestError, match=f"--storage shared: the checkpoints .* are in {tmp_path}"):
-        same_storage(own, "shared", tmp_path)
+        choose_storage(own, "shared", tmp_path)
 
 
 def test_differences() -> None:
-    assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}})) == [
+    assert list(list_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}})) == [
         "a.c: was 2, is 3",
         "a.d: was not set, is 4",
     ]
@@ -474,4 +474,4 @@ def test_differences() -> None:
 
 def test_a_journal_torn_in_its_first_line_is_a_new_search(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"event":"crea')
-    assert earlier_events(tmp_path, experiment(), resume=True) == ([], ExperimentState())
+    assert load_earlier_events(tmp_path, experiment(), resume=True) == ([], ExperimentState())

@@ -23,7 +23,13 @@ from tune_swa.execution.slots import Machine, Placement
 from tune_swa.execution.trial_context import TrialContext
 from tune_swa.execution.trial_loop import TrialLoop
 from tune_swa.experiment.events import Event, SessionStarted
-from tune_swa.experiment.folder import SPACE, check_storage, earlier_events, locked, same_storage
+from tune_swa.experiment.folder import (
+    SPACE,
+    check_storage,
+    choose_storage,
+    load_earlier_events,
+    lock_experiment,
+)
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.monitoring.log_file import log_file
@@ -47,9 +53,9 @@ def run_search(request: Request) -> Outcome:
         Interrupted: a signal ended it; the journal has everything.
     """
     quiet_optuna()
-    with locked(request.folder), log_file(request.folder) as log:
-        events, state = earlier_events(request.folder, request.experiment, resume=request.resume)
-        request = replace(request, storage=same_storage(state, request.storage, request.folder))
+    with lock_experiment(request.folder), log_file(request.folder) as log:
+        events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
+        request = replace(request, storage=choose_storage(state, request.storage, request.folder))
         machine = _check_request(request, state)
         weights = resolve_weights(request.experiment.model)
         data = _prepare_images(request)

@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_experiment(folder: Path) -> Iterator[None]:
     """Hold the experiment's lock; the system frees it when the process dies.
 
     Raises:
@@ -69,7 +69,7 @@ def _read_process(folder: Path) -> str:
     return "unknown"
 
 
-def same_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
+def choose_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
     """Where the checkpoints of an experiment are: where they were, if it began before.
 
     The place is written out, so that a resume in another folder looks where the search began.
@@ -123,7 +123,7 @@ def check_storage(store: Store, folder: Path, *, begun: bool) -> None:
         )
 
 
-def earlier_events(
+def load_earlier_events(
     folder: Path, experiment: Experiment, *, resume: bool
 ) -> tuple[list[Event], ExperimentState]:
     """Events of the sessions before and what they fold into; none for a new experiment.
@@ -147,7 +147,7 @@ def earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    changed = list(differences(events[0]["identity"], experiment.fixed_settings()))
+    changed = list(list_differences(events[0]["identity"], experiment.fixed_settings()))
     if changed:
         raise RequestError(
             f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "
@@ -161,12 +161,12 @@ UNSET = object()
 """A setting that only one of two searches has."""
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+def list_differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """Lines that name each setting that differs, with both values."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             below = f"{path}.{key}" if path else str(key)
-            yield from differences(before.get(key, UNSET), after.get(key, UNSET), below)
+            yield from list_differences(before.get(key, UNSET), after.get(key, UNSET), below)
     elif before != after and not (before in (UNSET, None) and after in (UNSET, None)):
         yield f"{path}: was {_shown(before)}, is {_shown(after)}"
 

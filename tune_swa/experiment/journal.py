@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import FORMAT, DamagedError, Event, decode_event, encode_event
+from tune_swa.experiment.event_lines import decode_event, encode_event
+from tune_swa.experiment.events import FORMAT, DamagedError, Event
 
 SYNC_SECONDS = 1.0
 """A power cut loses events of this long at most; a kill loses none."""

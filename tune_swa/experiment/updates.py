@@ -1,4 +1,4 @@
-"""What does the fold of a journal say that a log does not have yet?"""
+"""Find what a log does not have yet of the state of an experiment."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 
 SCALARS = ("accuracy", "live_accuracy", "nll", "ece", "train_loss", "learning_rate", "n_averaged")
-"""What other programs are told of every epoch; named as in epochs.parquet."""
+"""What logs hold of every epoch; named as in epochs.parquet."""
 
 
 class Log(Protocol):
-    """Keeps what another program reads up to date with the journal."""
+    """Keeps a log of another program up to date with the journal."""
 
     what: str
     """What messages call it."""
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:
-        """Tell what is new; called while the search runs, and once more when it is over.
+        """Log what is new. Called while the search runs, and once more when it is over.
 
         Args:
             state: the fold of the journal.
@@ -30,37 +30,37 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True)
-class News:
-    """What is new of one trial."""
+class TrialUpdate:
+    """What a log does not have yet of one trial."""
 
     trial: TrialState
     begins: bool
-    """Whether nothing of it was told before."""
+    """Whether the log has nothing of it."""
     since: int
-    """First of its epochs that is new."""
+    """The first epoch that is new."""
     ends: bool
-    """Whether it has one of the statuses that it does not leave again, since the last time."""
+    """Whether it has ended since the last update."""
 
 
-class Follower:
-    """Remembers what was told of each trial, so that every epoch is told once, in order."""
+class UpdateCursor:
+    """Remembers what was reported of each trial, so that every epoch is reported once, in order."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[int, bool]] = {}
+        self._reported: dict[str, tuple[int, bool]] = {}
 
-    def remember(self, trial: str, epochs: int, *, ended: bool) -> None:
-        """Take this much of a trial for told."""
-        self._told[trial] = (epochs, ended)
+    def mark_reported(self, trial: str, epochs: int, *, ended: bool) -> None:
+        """Regard this much of a trial as reported."""
+        self._reported[trial] = (epochs, ended)
 
-    def news(self, state: ExperimentState) -> Iterator[News]:
-        """What was not told yet, trial by trial in the order of their suggestions.
+    def trial_updates(self, state: ExperimentState) -> Iterator[TrialUpdate]:
+        """Yield what was not reported yet, trial by trial in the order of their suggestions.
 
-        An item counts as told when the next one is asked for, and not if the loop is left by an error.
+        An update counts as reported when the next one is asked for, and not if the loop is left by an error.
         """
         for trial in state.trials.values():
-            told = self._told.get(trial.name)
-            epochs, ended = told or (0, False)
+            reported = self._reported.get(trial.name)
+            epochs, ended = reported or (0, False)
             now = (len(trial.records), trial.ended)
-            if now != told:
-                yield News(trial, told is None, epochs, trial.ended and not ended)
-                self._told[trial.name] = now
+            if now != reported:
+                yield TrialUpdate(trial, reported is None, epochs, trial.ended and not ended)
+                self._reported[trial.name] = now

@@ -312,16 +312,9 @@ class Coordinator(EventRecorder):
         exhausted: float | None = None,
     ) -> None:
         """Record how a trial ended, and remove the files that nobody needs any more."""
-        self.record_event(
-            TrialEnded(
-                trial=trial.name,
-                status=status,
-                value=value,
-                error=error,
-                trunk_epoch=trunk_epoch,
-                exhausted=exhausted,
-            )
-        )
+        end = TrialEnded(trial=trial.name, status=status, value=value, error=error)
+        end.trunk_epoch, end.exhausted = trunk_epoch, exhausted
+        self.record_event(end)
         if self.write_error is None:
             self.retention.tidy_ended_trial(trial)
 

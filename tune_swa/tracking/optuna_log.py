@@ -24,7 +24,7 @@ from tune_swa.config import Experiment
 from tune_swa.experiment.events import Kind
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.experiment.updates import Follower, News
+from tune_swa.experiment.updates import TrialUpdate, UpdateCursor
 from tune_swa.files import replace_file
 from tune_swa.results.comparison import best_baseline
 from tune_swa.results.provenance import restore_experiment
@@ -93,7 +93,7 @@ class StudyFile:
 class _Known:
     """What the file has of the journal."""
 
-    follower: Follower = field(default_factory=Follower)
+    cursor: UpdateCursor = field(default_factory=UpdateCursor)
     numbers: dict[str, int] = field(default_factory=dict)
     """By the trial's name, its number in the file, over both studies."""
     baseline: str | None = None
@@ -102,14 +102,14 @@ class _Known:
     def new_lines(self, state: ExperimentState, experiment: Experiment) -> Iterator[Line]:
         """Yield what the file lacks; it counts as known from then on."""
         spaces = _encode_spaces(experiment)
-        for news in self.follower.news(state):
-            if news.trial.stage != "search":
+        for update in self.cursor.trial_updates(state):
+            if update.trial.stage != "search":
                 continue
-            if news.begins:
-                self.numbers[news.trial.name] = len(self.numbers)
-                yield _creation_line(news.trial, experiment, spaces[news.trial.kind])
+            if update.begins:
+                self.numbers[update.trial.name] = len(self.numbers)
+                yield _creation_line(update.trial, experiment, spaces[update.trial.kind])
             else:
-                yield from _change_lines(news, self.numbers[news.trial.name])
+                yield from _change_lines(update, self.numbers[update.trial.name])
         best = best_baseline(state)
         if best is not None and best.name != self.baseline:
             self.baseline = best.name
@@ -192,16 +192,16 @@ def _creation_line(trial: TrialState, experiment: Experiment, space: _Space) -> 
     return line
 
 
-def _change_lines(news: News, number: int) -> Iterator[Line]:
-    trial = news.trial
-    for record in trial.records[news.since :]:
+def _change_lines(update: TrialUpdate, number: int) -> Iterator[Line]:
+    trial = update.trial
+    for record in trial.records[update.since :]:
         yield _make_line(
             Operation.SET_TRIAL_INTERMEDIATE_VALUE,
             trial_id=number,
             step=record["epoch"],
             intermediate_value=record["accuracy"],
         )
-    if news.ends:
+    if update.ends:
         for name, value in _describe_end(trial).items():
             yield _make_line(Operation.SET_TRIAL_USER_ATTR, trial_id=number, user_attr={name: value})
         yield _make_line(  # the last one: Optuna lets nobody change a trial that has ended
@@ -300,5 +300,5 @@ def _match_journal(lines: list[Line], state: ExperimentState) -> _Known | None:
         if not found.agrees(trial):
             return None
         known.numbers[found.name] = len(known.numbers)
-        known.follower.remember(found.name, len(found.accuracies), ended=found.state != _RUNNING)
+        known.cursor.mark_reported(found.name, len(found.accuracies), ended=found.state != _RUNNING)
     return known if len(logged) == len(known.numbers) and lines else None

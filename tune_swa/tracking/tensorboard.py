@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tune_swa.config import Experiment, Value, format_value
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.experiment.updates import Follower, News
+from tune_swa.experiment.updates import TrialUpdate, UpdateCursor
 from tune_swa.results.provenance import restore_experiment
 from tune_swa.tracking.base import select_scalars
 
@@ -44,7 +44,7 @@ class EventFiles:
     what = "TensorBoard's files"
 
     def __init__(self) -> None:
-        self._follower = Follower()
+        self._cursor = UpdateCursor()
         self._begun = False
         self._sizes: dict[str, int] = {}
         """Bytes of each trial's file that this session has written."""
@@ -62,12 +62,12 @@ class EventFiles:
             _remove_strangers(logs, state)
             for trial in state.trials.values():
                 if trial.ended and _count_records(logs / trial.name / FILE) == _FRAME + len(trial.records):
-                    self._follower.remember(trial.name, len(trial.records), ended=True)
+                    self._cursor.mark_reported(trial.name, len(trial.records), ended=True)
             self._begun = True
-        for news in self._follower.news(state):
-            data = b"".join(_frame_event(event) for event in _make_events(news, experiment))
-            self._write_events(logs / news.trial.name / FILE, data, self._sizes.get(news.trial.name, 0))
-            self._sizes[news.trial.name] = self._sizes.get(news.trial.name, 0) + len(data)
+        for update in self._cursor.trial_updates(state):
+            data = b"".join(_frame_event(event) for event in _make_events(update, experiment))
+            self._write_events(logs / update.trial.name / FILE, data, self._sizes.get(update.trial.name, 0))
+            self._sizes[update.trial.name] = self._sizes.get(update.trial.name, 0) + len(data)
 
     @staticmethod
     def _write_events(path: Path, data: bytes, at: int) -> None:
@@ -108,16 +108,16 @@ def _count_records(path: Path) -> int | None:
 # ------------------------------------------------------------------------------------ the events
 
 
-def _make_events(news: News, experiment: Experiment) -> Iterator[Event]:
-    trial = news.trial
-    if news.begins:
+def _make_events(update: TrialUpdate, experiment: Experiment) -> Iterator[Event]:
+    trial = update.trial
+    if update.begins:
         yield Event(wall_time=trial.suggested, file_version="brain.Event:2")
         yield _describe_settings(trial, experiment)
-    for record, time in zip(trial.records[news.since :], trial.reported[news.since :], strict=True):
+    for record, time in zip(trial.records[update.since :], trial.reported[update.since :], strict=True):
         scalars = select_scalars(record)
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         yield Event(wall_time=time, step=record["epoch"], summary=Summary(value=values))
-    if news.ends:
+    if update.ends:
         status = _FAILURE if trial.status == "failed" else _SUCCESS
         end = HParamsPluginData(session_end_info={"status": status, "end_time_secs": trial.finished})
         yield _hparams_event("_hparams_/session_end_info", end, trial.finished)

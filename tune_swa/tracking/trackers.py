@@ -18,7 +18,7 @@ from tune_swa.config import Experiment, format_value
 from tune_swa.errors import RequestError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.experiment.updates import Follower
+from tune_swa.experiment.updates import UpdateCursor
 from tune_swa.text import first_line
 from tune_swa.tracking.base import RunLogger, TrackedRun, select_scalars
 
@@ -52,7 +52,7 @@ class TrackerThread:
         self.name = name
         self.what = f"the runs for {TITLES[name]}"
         self._experiment, self._folder = experiment, folder
-        self._follower = Follower()
+        self._cursor = UpdateCursor()
         self._updates: queue.SimpleQueue[_Update | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._run_logger: RunLogger | None = None
@@ -77,15 +77,15 @@ class TrackerThread:
         if self._thread is None:
             self._thread = threading.Thread(target=self._deliver_all, name=f"log-{self.name}", daemon=True)
             self._thread.start()
-        for news in self._follower.news(state):
-            trial = news.trial
-            new = slice(news.since, None)
+        for update in self._cursor.trial_updates(state):
+            trial = update.trial
+            new = slice(update.since, None)
             results = [
                 {"training_iteration": record["epoch"], "timestamp": time, **select_scalars(record)}
                 for record, time in zip(trial.records[new], trial.reported[new], strict=True)
             ]
-            status = trial.status if news.ends else None
-            self._updates.put(_Update(self._describe_run(trial, state), news.begins, results, status))
+            status = trial.status if update.ends else None
+            self._updates.put(_Update(self._describe_run(trial, state), update.begins, results, status))
 
     def close(self, patience: float) -> None:
         """Wait until everything is delivered, `patience` seconds at most."""
