@@ -44,7 +44,7 @@ def made_up_trial(config: dict[str, Any], context: Any) -> None:
     for epoch in range(settings["train"]["epochs"]):
         start = settings["swa_start"]
         averaged = 0 if start is None else max(0, epoch - start)
-        quality = 1 - 0.1 * abs(math.log10(settings["lr"]) + 2)
+        quality = 0.9 - 0.1 * abs(math.log10(settings["lr"]) + 2)
         if averaged:
             quality += 0.05 - 0.02 * abs(math.log10(settings["swa_lr"]) + 2)
         if fault >= 0.5:
