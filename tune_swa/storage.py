@@ -177,7 +177,7 @@ class RemoteStore:
 
         filesystem, root = self._filesystem()
         selector = FileSelector(str(root / folder), allow_not_found=True)
-        found = _patiently(lambda: filesystem.get_file_info(selector))
+        found = _with_retries(lambda: filesystem.get_file_info(selector))
         return sorted((f for f in found if not f.base_name.startswith(".")), key=lambda f: f.base_name)
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
@@ -199,7 +199,7 @@ class RemoteStore:
                 with source.open("rb") as file, filesystem.open_output_stream(str(target)) as stream:
                     shutil.copyfileobj(file, stream, 1 << 20)
 
-            _patiently(upload)
+            _with_retries(upload)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -212,13 +212,13 @@ class RemoteStore:
                 with filesystem.open_input_stream(str(source)) as stream, path.open("wb") as file:
                     shutil.copyfileobj(stream, file, 1 << 20)
 
-            _patiently(download)
+            _with_retries(download)
             yield path
 
     def remove(self, name: str) -> None:
         filesystem, root = self._filesystem()
         with suppress(FileNotFoundError):
-            _patiently(lambda: filesystem.delete_file(str(root / name)))
+            _with_retries(lambda: filesystem.delete_file(str(root / name)))
 
     def keep_only(self, folder: str, names: set[str]) -> None:
         for name in self.names(folder):
@@ -227,7 +227,7 @@ class RemoteStore:
         if not names:
             filesystem, root = self._filesystem()
             with suppress(FileNotFoundError):
-                _patiently(lambda: filesystem.delete_dir(str(root / folder)))
+                _with_retries(lambda: filesystem.delete_dir(str(root / folder)))
 
     def _filesystem(self) -> tuple[Any, PurePosixPath]:
         if self._opened is None:
@@ -262,8 +262,8 @@ def _connect(uri: str) -> tuple[Any, str]:
         return fs.PyFileSystem(fs.FSSpecHandler(other)), path
 
 
-def _patiently(action: Callable[[], Any]) -> Any:
-    """Networks have hiccups: try a few times before an error ends a search of days."""
+def _with_retries(action: Callable[[], Any]) -> Any:
+    """Call `action`, up to `ATTEMPTS` times: a network may fail for a moment."""
     for attempt in range(ATTEMPTS):
         try:
             return action()

@@ -135,7 +135,7 @@ def load_earlier_events(
     journal = folder / JOURNAL
     events = list(read_events(journal)) if journal.exists() else []
     state = ExperimentState.fold(events, journal)
-    if not events:
+    if state.header is None:
         if resume and not journal.exists():
             raise RequestError(
                 f"{folder}: there is no search to resume (no {JOURNAL}). Leave --resume out to start one, "
@@ -147,7 +147,7 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    changed = list(list_differences(events[0]["identity"], experiment.fixed_settings()))
+    changed = list(list_differences(state.header.identity, experiment.fixed_settings()))
     if changed:
         raise RequestError(
             f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "

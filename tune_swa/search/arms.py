@@ -36,7 +36,7 @@ class Arm:
 
     def to_event(self) -> PlannedArm:
         """As the events have it."""
-        return PlannedArm(name=self.name, kind=self.kind, params=dict(self.params), roles=self.roles)
+        return PlannedArm(name=self.name, kind=self.kind, params=dict(self.params), roles=list(self.roles))
 
 
 def max_baselines(experiment: Experiment) -> int:

@@ -115,7 +115,7 @@ class Round(Step):
             round=self.number,
             rounds=[PlannedRound(**asdict(planned)) for planned in self.rounds],
             arms=[arm.to_event() for arm in self.arms],
-            seeds=self.seeds,
+            seeds=list(self.seeds),
             searched=self.searched,
         )
 
@@ -157,11 +157,11 @@ class Look(Step):
         return LookPlanned(
             look=self.number,
             arms=[arm.to_event() for arm in self.arms],
-            seeds=self.seeds,
+            seeds=list(self.seeds),
             searched=self.searched,
             plan=self.plan,
-            looks=self.looks if planned else None,
-            levels=self.levels if planned else None,
+            looks=list(self.looks) if planned else None,
+            levels=list(self.levels) if planned else None,
         )
 
     def is_recorded(self, state: ExperimentState) -> bool:
