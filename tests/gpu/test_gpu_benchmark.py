@@ -11,16 +11,12 @@ from typing import Any
 
 import pytest
 
-from helpers.narrow_resnet import narrow_environment
-
 ROOT = Path(__file__).parent.parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 
 
 def run_python(*words: str, timeout: float = 500, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Train the narrow network: what is looked at is which parts run, not how fast."""
-    variables = {"PYTHONPATH": str(BENCHMARKS), "OMP_NUM_THREADS": "1", **variables}
-    environment = narrow_environment({**os.environ, **variables})
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=timeout
     )

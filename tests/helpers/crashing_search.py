@@ -56,7 +56,7 @@ def kill_at_line(how: str, count: Countdown) -> None:
 
     append = Journal.append
 
-    def wrapped(journal: Journal, event: str, **fields: Any) -> Any:
+    def wrapped(journal: Journal, event: Any) -> None:
         due = count.due()
         if due and how == "before":
             kill()
@@ -69,10 +69,9 @@ def kill_at_line(how: str, count: Countdown) -> None:
                 return 0
 
             os.write = half
-        entry = append(journal, event, **fields)
+        append(journal, event)
         if due:
             kill()
-        return entry
 
     Journal.append = wrapped  # type: ignore[method-assign]
 
@@ -81,8 +80,8 @@ def kill_at_event(kind: str, count: Countdown) -> None:
     """Before a line of this kind is written."""
     from tune_swa.experiment.journal import Journal
 
-    def act(journal: Journal, event: str, **fields: Any) -> None:
-        if event == kind:
+    def act(journal: Journal, event: Any) -> None:
+        if event.event == kind:
             count()
 
     before(Journal, "append", act)
