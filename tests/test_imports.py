@@ -36,7 +36,7 @@ def modules_after(statement: str) -> set[str]:
     [
         ("import tune_swa", {"torch", "ray", "optuna", "pandas", "pydantic"}),
         ("import tune_swa.cli", {"torch", "ray", "optuna", "pandas", "pydantic", "rich"}),
-        ("import tune_swa.doctor.checks, tune_swa.doctor.output", {"torch", "ray", "pydantic", "rich"}),
+        ("import tune_swa.doctor.checks", {"torch", "ray", "pydantic", "rich"}),
         ("import tune_swa.data", {"torch", "ray"}),
         (
             "import tune_swa; tune_swa.load_results",

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,8 @@ from tune_swa.cli import main
 from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.dataset import prepare_dataset
-from tune_swa.doctor import (
-    checks,
-    folders,
-    gpus,
-    images,
-    machine,
-    network,
-    output,
-    packages,
-    ray_check,
-    searches,
-)
-from tune_swa.doctor.finding import Finding, findings_of, note, ok, problem
+from tune_swa.doctor import checks, contents, findings, folders, machine, packages, ray_check, torch_check
+from tune_swa.doctor.findings import Finding, run_check
 from tune_swa.execution import slots
 from tune_swa.experiment import folder as experiment_folder
 from tune_swa.experiment.events import FORMAT
@@ -59,7 +48,7 @@ GB = 1_000_000_000
 Usage = namedtuple("Usage", "total used free")
 
 
-def one(found: Iterator[Finding]) -> Finding:
+def one(found: Iterable[Finding]) -> Finding:
     """The only finding of a check. A problem says what to do."""
     (result,) = found
     assert result.level != "problem" or result.remedy
@@ -77,19 +66,19 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_whatever_happens_in_a_check_is_a_finding() -> None:
     def fails(error: Exception) -> Callable[[], Iterator[Finding]]:
         def check() -> Iterator[Finding]:
-            yield ok("thing", "first part")
+            yield Finding("ok", "thing", "first part")
             raise error
 
         return check
 
-    first, second = findings_of("thing", fails(KeyError("x")), 5)
+    first, second = run_check("thing", fails(KeyError("x")))
     assert first.level == "ok"
-    assert second == note("thing", "could not be looked at (KeyError: 'x')")
-    assert findings_of("thing", fails(ImportError("No module named 'yaml'")), 5)[1].level == "problem"
+    assert second == Finding("note", "thing", "could not be checked (KeyError: 'x')")
+    assert run_check("thing", fails(ImportError("No module named 'yaml'")))[1].level == "problem"
     denied = PermissionError(errno.EACCES, "Permission denied", "/proc/1")
-    assert "(PermissionError: /proc/1: Permission denied)" in findings_of("thing", fails(denied), 5)[1].text
+    assert "(PermissionError: /proc/1: Permission denied)" in run_check("thing", fails(denied))[1].text
     begun = time.monotonic()
-    hung = findings_of("thing", lambda: time.sleep(5) or [], 0.1)
+    hung = run_check("thing", lambda: time.sleep(5) or [], seconds=0.1)
     assert [f.level for f in hung] == ["problem"]
     assert "no answer within 0.1 seconds" in hung[0].text
     assert time.monotonic() - begun < 2
@@ -134,14 +123,6 @@ def test_nothing_is_left_of_a_process_that_is_not_waited_for() -> None:
 # ------------------------------------------------------------------------------ Python and packages
 
 
-def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert one(packages.python()).level == "ok"
-    monkeypatch.setattr(platform, "python_version", lambda: "3.9.1")
-    found = one(packages.python())
-    assert found.level == "problem"
-    assert found.text.startswith("3.9.1, but tune_swa needs >=")
-
-
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     have: dict[str, str | None] = {}
@@ -153,16 +134,13 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    found = one(packages.packages())
+    found = one(packages.check_packages())
     assert found.level == "ok"
     assert f"torch {real('torch')}" in found.text
     have = {"optuna": "4.2.0", "cmaes": None}
-    have |= {"requests": None, "tensorboardX": None}  # ray[tune] needs both, tune_swa only the second
-    texts = {f.text: f.remedy for f in packages.packages()}
-    assert len(texts) == 4
+    texts = {f.text: f.remedy for f in packages.check_packages()}
+    assert len(texts) == 2
     assert texts["cmaes is not installed"] == "Run: pip install 'cmaes>=0.12'"
-    assert "requests is not installed, which ray[tune] needs" in texts
-    assert "tensorboardX is not installed" in texts  # once
     assert any(text.startswith("optuna is 4.2.0, but tune_swa needs ") for text in texts)
 
 
@@ -171,7 +149,7 @@ def test_a_package_that_was_never_installed(monkeypatch: pytest.MonkeyPatch) -> 
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", missing)
-    assert one(packages.packages()).level == "note"
+    assert one(packages.check_packages()).level == "note"
 
 
 # ------------------------------------------------------------------------------ cores and memory
@@ -197,8 +175,8 @@ def control_groups(root: Path, membership: str, files: dict[str, str]) -> None:
 
 
 def test_a_computer_without_limits(computer: Path) -> None:
-    assert one(machine.cores(computer)) == ok("CPU", "4 of 4 cores may be used")
-    assert one(machine.memory(computer)) == ok("memory", "24.6 GB of 32.8 GB are free")
+    assert one(machine.check_cores(computer)) == Finding("ok", "CPU", "4 of 4 cores may be used")
+    assert one(machine.check_memory(computer)) == Finding("ok", "memory", "24.6 GB of 32.8 GB are free")
 
 
 VERSION_1 = {
@@ -228,115 +206,109 @@ VERSION_2 = {
 )
 def test_the_limits_of_a_container(computer: Path, membership: str, files: dict[str, str]) -> None:
     control_groups(computer, membership, files)
-    found = one(machine.cores(computer))
+    found = one(machine.check_cores(computer))
     assert (found.level, found.remedy) == ("note", "Give --cpus 1")
-    assert "quota is that of 1.5" in found.text
-    found = one(machine.memory(computer))
+    assert "quota is 1.5" in found.text
+    found = one(machine.check_memory(computer))
     assert (found.level, found.text.partition(":")[0]) == (
         "note",
-        "2.0 GB of 4.0 GB are free (the container's limit)",
+        "2 GB of 4 GB are free (the container's limit)",
     )
 
 
 def test_too_little_memory(computer: Path) -> None:
     (computer / "proc" / "meminfo").write_text("MemTotal: 2000000 kB\nMemAvailable: 400000 kB\n")
-    assert one(machine.memory(computer)).level == "problem"
+    assert one(machine.check_memory(computer)).level == "problem"
 
 
 def test_shared_memory(computer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 16 * GB)
-    assert one(machine.shared_memory(computer)).level == "ok"
+    assert one(machine.check_shared_memory(computer)).level == "ok"
     free(monkeypatch, 64_000_000)
-    found = one(machine.shared_memory(computer))
+    found = one(machine.check_shared_memory(computer))
     assert (found.level, found.remedy) == ("note", "In a container: docker run --shm-size=8.1g")
     monkeypatch.undo()
     (computer / "dev" / "shm").rmdir()
-    assert one(machine.shared_memory(computer)).level == "note"
+    assert one(run_check("x", lambda: machine.check_shared_memory(computer))).level == "note"
 
 
 # ------------------------------------------------------------------------------ places to write to
 
-PLACES: list[Callable[[Path], folders.Place]] = [
-    folders.results,
-    folders.image_cache,
-    lambda folder: replace(folders.temporary(), folder=folder),
-]
+FOLDERS = ["results", "image cache", "temporary"]
+
+
+def check_folder(area: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Finding:
+    monkeypatch.setenv("TUNE_SWA_CACHE", str(folder))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    check = {
+        "results": lambda: folders.check_results_folder(folder),
+        "image cache": folders.check_cache_folder,
+        "temporary": folders.check_ray_folder,
+    }[area]
+    return one(check())
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ordinary one, whatever the tests run on."""
     free(monkeypatch, 50 * GB)
-    monkeypatch.setattr(folders, "file_system", lambda path: "ext4")
+    monkeypatch.setattr(folders, "find_file_system", lambda path: "ext4")
 
 
-@pytest.fixture
-def short(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder whose path is short enough for sockets."""
-    folder = Path("/tmp") / f"tsd{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("make", PLACES)
-def test_a_place_that_is_fine(make: Callable[[Path], folders.Place], short: Path, disk: None) -> None:
-    found = one(folders.check_place(make(short)))
+@pytest.mark.parametrize("area", FOLDERS)
+def test_a_place_that_is_fine(area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = check_folder(area, tmp_path, monkeypatch)
     assert found.level == "ok"
-    assert "50.0 GB free; writing" in found.text
-    assert list(short.iterdir()) == []
-    found = one(folders.check_place(make(short / "a" / "b")))
+    assert "50 GB free; writing" in found.text
+    assert list(tmp_path.iterdir()) == []
+    found = check_folder(area, tmp_path / "a" / "b", monkeypatch)
     assert "will be made" in found.text
-    assert list(short.iterdir()) == []  # nothing is made before it is needed
+    assert list(tmp_path.iterdir()) == []  # nothing is made before it is needed
 
 
-@pytest.mark.parametrize("make", PLACES)
+@pytest.mark.parametrize("area", FOLDERS)
 def test_a_place_that_cannot_be_written(
-    make: Callable[[Path], folders.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+    area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (short / "file").write_text("")
-    found = one(folders.check_place(make(short / "file" / "x")))
+    (tmp_path / "file").write_text("")
+    found = check_folder(area, tmp_path / "file" / "x", monkeypatch)
     assert found.level == "problem"
-    assert found.text.endswith(f"x cannot be used ({short}/file: Not a directory)")
+    assert found.text.endswith(f"x cannot be used ({tmp_path}/file: Not a directory)")
 
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    found = one(folders.check_place(make(short)))
+    found = check_folder(area, tmp_path, monkeypatch)
     assert found.level == "problem"
     assert "No space left on device" in found.text
-    assert found.remedy is not None
-    assert found.remedy.startswith("Free space there. ")
-    assert [path.name for path in short.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("make", PLACES)
-def test_a_place_that_is_full(
-    make: Callable[[Path], folders.Place], short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("area", FOLDERS)
+def test_a_place_that_is_full(area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 90_000_000)
-    found = one(folders.check_place(make(short)))
+    found = check_folder(area, tmp_path, monkeypatch)
     assert found.level == "problem"
     assert "90 MB free" in found.text
     free(monkeypatch, 900_000_000)
-    assert one(folders.check_place(make(short))).level == "note"
+    assert check_folder(area, tmp_path, monkeypatch).level == "note"
 
 
-def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    found = one(folders.check_place(folders.results(short)))
+    found = one(folders.check_results_folder(tmp_path))
     assert found.level == "problem"
     assert "no locks (No locks available)" in found.text
     monkeypatch.setattr(fcntl, "flock", lambda file, operation: None)
-    found = one(folders.check_place(folders.results(short)))
+    found = one(folders.check_results_folder(tmp_path))
     assert found.level == "problem"
     assert "one lock to two at once" in found.text
-    monkeypatch.setattr(folders, "ray_folder", lambda: short)
-    assert one(folders.check_place(folders.temporary())).level == "ok"  # Ray wants none there
+    monkeypatch.setattr(folders, "find_ray_folder", lambda: tmp_path)
+    assert one(folders.check_ray_folder()).level == "ok"  # Ray wants none there
 
 
 @pytest.mark.parametrize(
@@ -344,41 +316,29 @@ def test_a_file_system_without_locks(short: Path, disk: None, monkeypatch: pytes
     [("nfs4", "a network file system"), ("tmpfs", "restarted"), ("overlay", "the container is removed")],
 )
 def test_kinds_of_file_systems(
-    kind: str, text: str, short: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+    kind: str, text: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "file_system", lambda path: kind)
-    found = one(folders.check_place(folders.results(short)))
+    monkeypatch.setattr(folders, "find_file_system", lambda path: kind)
+    found = one(folders.check_results_folder(tmp_path))
     assert found.level == "note"
     assert text in found.text
 
 
 def test_which_file_system(tmp_path: Path) -> None:
-    mounts = tmp_path / "mountinfo"
+    mounts = tmp_path / "mounts"
     here = tmp_path / "my images"
     here.mkdir()
     point = str(here).replace(" ", "\\040")
-    mounts.write_text(
-        "22 27 0:21 / / rw shared:1 - ext4 /dev/sda rw\n"
-        f"30 22 0:40 / {point} rw,relatime - nfs4 server:/x rw\n"
-    )
-    assert folders.file_system(here, mounts) == "nfs4"
-    assert folders.file_system(tmp_path, mounts) == "ext4"
-    assert folders.file_system(here, tmp_path / "nothing") == "unknown file system"
-
-
-def test_a_temporary_folder_with_a_long_path(
-    tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 25)))
-    found = one(folders.check_place(folders.temporary()))
-    assert found.level == "problem"
-    assert "too long for Ray's sockets" in found.text
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {point} nfs4 rw,relatime 0 0\n")
+    assert folders.find_file_system(here, mounts) == "nfs4"
+    assert folders.find_file_system(tmp_path, mounts) == "ext4"
+    assert folders.find_file_system(here, tmp_path / "nothing") == "unknown file system"
 
 
 def test_storage(tmp_path: Path) -> None:
     assert one(folders.check_storage(str(tmp_path))).level == "ok"
     assert list(tmp_path.iterdir()) == []
-    found = one(folders.check_storage("/proc/nothing"))
+    found = one(run_check("storage", lambda: folders.check_storage("/proc/nothing"), "See it"))
     assert found.level == "problem"
     assert "--storage /proc/nothing: cannot be written to" in found.text
 
@@ -394,9 +354,9 @@ DRIVER = GpuSurvey(cuda="13.0", driver_cuda="13.1")
 @pytest.mark.parametrize(
     ("survey", "level", "text"),
     [
-        (SURVEY, "ok", "Card, 80.0 GB, compute capability 9.0, bf16; a training step works"),
+        (SURVEY, "ok", "Card, 80 GB, compute capability 9.0, bf16; a training step works"),
         (replace(SURVEY, gpus=(replace(GPU, bf16=False),)), "ok", "no bf16, so fp16 or fp32 is used"),
-        (replace(SURVEY, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9.0 GB are free"),
+        (replace(SURVEY, gpus=(replace(GPU, free=9 * GB),)), "note", "only 9 GB are free"),
         (replace(SURVEY, gpus=(replace(GPU, error="no kernel image"),)), "problem", "it (no kernel image)"),
         (
             replace(SURVEY, gpus=(Gpu("MIG-5", 0, 0, "", bf16=False, error="CUDA finds no such GPU"),)),
@@ -419,31 +379,23 @@ DRIVER = GpuSurvey(cuda="13.0", driver_cuda="13.1")
         (replace(DRIVER, error="no answer within 120 seconds"), "problem", "CUDA cannot be used (no answer"),
     ],
 )
-def test_gpus(
-    survey: GpuSurvey, level: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus(survey: GpuSurvey, level: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = one(gpus.gpus(survey, tmp_path))
+    found = one(torch_check.check_gpus(survey))
     assert found.level == level
     assert text in found.text
 
 
-def test_a_card_without_a_driver(tmp_path: Path) -> None:
-    for name, vendor, kind in (("a", "0x8086", "0x030000"), ("b", "0x10de", "0x040300")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "vendor").write_text(f"{vendor}\n")
-        (tmp_path / name / "class").write_text(f"{kind}\n")
-    assert not gpus.nvidia_cards(tmp_path)  # another maker's, and a sound card
-    (tmp_path / "b" / "class").write_text("0x030200\n")
-    found = one(gpus.gpus(GpuSurvey(), tmp_path))
-    assert found.level == "note"
-    assert "its driver is not loaded" in found.text
+def test_a_machine_without_a_driver() -> None:
+    found = one(torch_check.check_gpus(GpuSurvey()))
+    assert found.remedy is not None
+    assert "install its driver; in a container: docker run --gpus all" in found.remedy
 
 
 def test_torch_itself() -> None:
-    assert one(gpus.cpu(FINE)) == ok("torch", "trains on the CPU; built with CUDA 13.0")
-    assert one(gpus.cpu(TorchFacts(cpu_error="illegal"))).level == "problem"
-    found = one(gpus.cpu(TorchFacts(torchvision_error="operator torchvision::nms does not exist")))
+    assert torch_check.check_cpu(FINE) == Finding("ok", "torch", "trains on the CPU; built with CUDA 13.0")
+    assert torch_check.check_cpu(TorchFacts(cpu_error="illegal")).level == "problem"
+    found = torch_check.check_cpu(TorchFacts(torchvision_error="operator torchvision::nms does not exist"))
     assert found.level == "problem"
     assert found.remedy is not None
     assert "pip install" in found.remedy
@@ -501,18 +453,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_network_that_answers(server: str) -> None:
     facts = TorchFacts(weights_url=f"{server}/200", images_url=f"{server}/405")
-    weights, sets = network.network(facts)
+    weights, sets = torch_check.check_downloads(facts)
     assert (weights.level, sets.level) == ("ok", "ok")
     assert "127.0.0.1" in weights.text
 
 
 def test_a_network_that_refuses(server: str) -> None:
     facts = TorchFacts(weights_url=f"{server}/403", images_url=f"{server}/407", weights_file="/w.pth")
-    weights, sets = network.network(facts)
+    weights, sets = torch_check.check_downloads(facts)
     assert (weights.level, sets.level) == ("note", "note")
     assert "HTTP 403" in weights.text
     assert "HTTP 407" in sets.text
-    weights, _ = network.network(replace(facts, weights_here=True))
+    weights, _ = torch_check.check_downloads(replace(facts, weights_here=True))
     assert (weights.level, weights.text) == ("ok", "the ImageNet weights are here already (/w.pth)")
 
 
@@ -523,14 +475,13 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(socket, "create_connection", unreachable)
     facts = TorchFacts(weights_url="https://a.invalid/w.pth", images_url="https://b.invalid/i.tar")
-    weights, sets = network.network(replace(facts, weights_file="/w.pth"))
+    weights, sets = torch_check.check_downloads(replace(facts, weights_file="/w.pth"))
     assert (weights.level, sets.level) == ("note", "note")
     assert "a.invalid cannot be reached (Name or service not known)" in weights.text
-    assert "Digits, images of your own and weights: none need no network" in weights.text
-    assert weights.remedy == "Download https://a.invalid/w.pth elsewhere, and put it at /w.pth"
+    assert weights.remedy == "Use weights: none; or download https://a.invalid/w.pth elsewhere, to /w.pth"
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(0) or _timeout())
-    assert network.reach("https://a.invalid") == "timed out"
-    assert one(network.network(TorchFacts(torchvision_error="x"))).level == "note"
+    assert torch_check.try_url("https://a.invalid") == "timed out"
+    assert one(torch_check.check_downloads(TorchFacts(torchvision_error="x"))).level == "note"
 
 
 def _timeout() -> None:
@@ -554,25 +505,27 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_folder_of_images(photos: Path) -> None:
-    found = one(images.given(photos))
+    found = one(contents.check_image_folder(photos))
     assert found.level == "ok"
     assert "12 training, 0 validation, 6 test images in 2 classes" in found.text
     assert not cache.cache_folder().exists()
-    assert one(images.given(photos / "none")).level == "problem"
-    assert "is a file" in one(images.given(photos / "train" / "cat" / "0.png")).text
-    found = one(images.given(photos / "train" / "cat"))
+    assert one(contents.check_image_folder(photos / "none")).level == "problem"
+    assert "is a file" in one(contents.check_image_folder(photos / "train" / "cat" / "0.png")).text
+    found = one(contents.check_image_folder(photos / "train" / "cat"))
     assert found.level == "note"
     assert "no images were found in folders of classes" in found.text
 
 
 def test_the_cache(photos: Path) -> None:
-    assert one(images.cached()) == ok("image cache", "holds no decoded images yet")
+    assert one(contents.check_cached_images()) == Finding(
+        "ok", "image cache", "sets of decoded images: 0 (0 bytes)"
+    )
     first = prepare_dataset(DataSpec(dataset="folder", image_size=8), photos).cache_path
     assert first is not None
     entries = [first.with_name(24 * digit) for digit in "abcd"]
     for entry in entries:
         shutil.copytree(first, entry)
-    assert one(images.cached()).text.startswith("holds 5 sets of decoded images (")
+    assert one(contents.check_cached_images()).text.startswith("sets of decoded images: 5 (")
     flipped, torn, old, _ = entries
     pixels = np.load(flipped / cache.IMAGES, mmap_mode="r+")
     pixels[0, 0, 0, 0] ^= 1
@@ -583,17 +536,17 @@ def test_the_cache(photos: Path) -> None:
     (old / cache.META).write_text(json.dumps({**meta, "format": cache.FORMAT - 1}))
     half = old.with_name(f".{old.name}.new")
     half.mkdir()
-    whole, damaged, other, left = images.cached()
-    assert whole.text.startswith("holds 2 sets")
-    assert [f.level for f in (damaged, other, left)] == ["note"] * 3
-    assert damaged.remedy is not None
-    assert str(flipped) in damaged.remedy
-    assert str(torn) in damaged.remedy
-    assert "another version" in other.text
-    assert left.remedy is not None
-    assert left.remedy.endswith(str(half))
+    whole, useless = contents.check_cached_images()
+    assert whole.text.startswith("sets of decoded images: 2 (")
+    assert useless.level == "note"
+    assert {"1 half written", "2 damaged", "1 other version"} == set(
+        useless.text.partition(" (")[0].split(", ")
+    )
+    assert useless.remedy is not None
+    assert {str(folder) for folder in (flipped, torn, old, half)} <= set(useless.remedy.split())
+    assert str(entries[3]) not in useless.remedy
     with turn(old.with_name(f"{old.name}.lock")):  # somebody is writing it
-        assert len(list(images.cached())) == 3
+        assert "half written" not in list(contents.check_cached_images())[1].text
 
 
 # ------------------------------------------------------------------------------ searches
@@ -623,9 +576,13 @@ def journal(results: Path, name: str, *events: dict[str, Any], torch_version: st
 
 def test_searches(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    assert one(searches.searches(results)) == ok("searches", f"none in {results} yet")
+    assert one(contents.check_searches(results)) == Finding(
+        "ok", "searches", f"finished searches in {results}: none yet"
+    )
     journal(results, "done", {"event": "finished", "reason": "all"})
-    assert one(searches.searches(results)) == ok("searches", f"1 in {results} is finished")
+    assert one(contents.check_searches(results)) == Finding(
+        "ok", "searches", f"finished searches in {results}: 1"
+    )
     cut = journal(results, "cut")
     old = journal(results, "old", torch_version="1.0")
     spoiled = journal(results, "spoiled")
@@ -633,25 +590,25 @@ def test_searches(tmp_path: Path) -> None:
     empty = results / "empty"
     empty.mkdir()
     (empty / experiment_folder.JOURNAL).write_text("torn")
-    found = {f.text.partition(" ")[0]: f for f in searches.searches(results)}
-    assert found[str(cut)].text == f"{cut} is not finished: 0 trials have ended, 1 goes on"
+    found = {f.text.partition(" ")[0]: f for f in contents.check_searches(results)}
+    assert found[str(cut)].text == f"{cut} is not finished: 0 of 1 trials have ended"
     assert found[str(cut)].remedy == (
         f"tune-swa search --space {cut}/space.yaml --results-dir {results} --resume "
         "(with --data-dir and the other options it was begun with)"
     )
-    assert found[str(old)].remedy == "Install torch 1.0 to go on with it"
+    assert found[str(old)].remedy == "Install torch 1.0 to continue it"
     assert "holds nothing" in found[str(empty)].text
     assert "this line of the journal is damaged" in found[f"{spoiled}/journal.jsonl:1:"].text
-    assert found["1"].level == "ok"
+    assert found["finished"].level == "ok"
     with experiment_folder.lock_experiment(cut):
-        running = [f for f in searches.searches(results) if f.text.startswith(str(cut))]
-    assert running == [ok("searches", f"{cut} runs now (process {os.getpid()})")]
+        running = [f for f in contents.check_searches(results) if f.text.startswith(str(cut))]
+    assert running == [Finding("ok", "searches", f"{cut} runs now (process {os.getpid()})")]
 
 
 def test_journals_that_would_take_long_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searches, "READ_BYTES", 10)
+    monkeypatch.setattr(contents, "JOURNAL_BYTES", 10)
     journal(tmp_path, "large")
-    found = one(searches.searches(tmp_path))
+    found = one(contents.check_searches(tmp_path))
     assert (found.level, found.text) == ("note", f"1 more in {tmp_path}, whose journals were not read")
 
 
@@ -669,15 +626,15 @@ def test_rays_that_run(tmp_path: Path) -> None:
     process(tmp_path, 7, 1, "a (b) c", "/usr/bin/thing")
     process(tmp_path, 90, 1, "raylet", "", state="Z")
     (tmp_path / "91").mkdir()  # has just ended
-    assert one(ray_check.processes(tmp_path)) == ok("Ray", "no Ray runs on this machine")
+    assert one(ray_check.check_processes(tmp_path)) == Finding("ok", "Ray", "no Ray runs on this machine")
     process(tmp_path, 20, 1, "python3", "/opt/venv/bin/python3.11")
     for pid, name in ((21, "gcs_server"), (22, "raylet")):
         process(tmp_path, pid, 20, name, "/ray/x")
-    found = one(ray_check.processes(tmp_path))
+    found = one(ray_check.check_processes(tmp_path))
     assert (found.level, found.text) == ("ok", "in use by process 20; a search would share this machine")
     for pid, name in ((31, "gcs_server"), (32, "raylet")):
         process(tmp_path, pid, 1, name, "/ray/x")
-    _, left = ray_check.processes(tmp_path)
+    _, left = ray_check.check_processes(tmp_path)
     assert left.level == "note"
     assert left.remedy is not None
     assert "kill 31 32." in left.remedy
@@ -685,20 +642,20 @@ def test_rays_that_run(tmp_path: Path) -> None:
 
 def test_what_sessions_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = tmp_path / "proc"
-    assert list(ray_check.sessions(tmp_path, proc)) == []
+    assert list(ray_check.check_sessions(tmp_path, proc)) == []
     for pid in (5, 6):
         logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{pid}" / "logs"
         logs.mkdir(parents=True)
         (logs / "x").write_bytes(bytes(1500))
     (proc / "6").mkdir(parents=True)
-    found = one(ray_check.sessions(tmp_path, proc))
-    assert found == ok("Ray", f"1 session that has ended left 1.5 kB in {tmp_path}/ray")
+    found = one(ray_check.check_sessions(tmp_path, proc))
+    assert found == Finding("ok", "Ray", f"ended sessions in {tmp_path}/ray: 1 (1.5 kB)")
     monkeypatch.setattr(ray_check, "LEFT_BYTES", 1000)
-    assert one(ray_check.sessions(tmp_path, proc)).level == "note"
+    assert one(ray_check.check_sessions(tmp_path, proc)).level == "note"
 
 
 def test_no_cluster() -> None:
-    found = one(ray_check.joins("127.0.0.1:1"))
+    found = one(run_check("cluster", lambda: ray_check.check_cluster("127.0.0.1:1"), "See the docs"))
     assert found.level == "problem"
     assert "no Ray cluster answers there" in found.text
 
@@ -714,27 +671,29 @@ def test_no_cluster() -> None:
 def test_a_start_of_ray(question: list[str], level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one is part of the whole command, below."""
     monkeypatch.setattr(ray_check, "Child", lambda _: Child(*question))
-    assert one(ray_check.starts()).level == level
+    assert one(run_check("Ray", ray_check.check_start, "See the logs")).level == level
 
 
 # ------------------------------------------------------------------------------ the whole command
 
 
 def test_the_text(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = output.show(iter([ok("CPU", "2 of 2"), problem("results", "full", "Free space")]))
-    print(output.summary(shown))
+    shown = findings.print_findings(
+        iter([Finding("ok", "CPU", "2 of 2"), Finding("problem", "results", "full", "Free space")])
+    )
+    print(findings.summarize_findings(shown))
     assert capsys.readouterr().out == (
         "ok       CPU            2 of 2\n"
         "problem  results        full\n"
         "         -> Free space\n"
-        "1 problem: a search would not run here as it should. What to do stands below each.\n"
+        "1 problem: a search would not run here as it should. What to do is below each.\n"
     )
 
 
 def test_the_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
-    output.show([problem("results", "[/x] is " + "very " * 20 + "full", "Free space")])
+    findings.print_findings([Finding("problem", "results", "[/x] is " + "very " * 20 + "full", "Free space")])
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert lines[0].startswith("problem  results        [/x] is very")
     assert all(line.startswith(" " * 24) for line in lines[1:])
@@ -760,7 +719,7 @@ def test_a_machine_with_everything_wrong(
     for line, following in itertools.pairwise(lines):
         if line.startswith("problem"):
             assert following.strip().startswith("-> ")
-    assert "cannot be used: its process crashed: Aborted" in out
+    assert "torch          its process crashed: Aborted" in out
     assert " problems: a search would not run here" in lines[-1]
 
 
@@ -784,7 +743,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert ("No problem found" in last) == (result.returncode == 0)
     areas = list(dict.fromkeys(line[9:24].strip().rstrip("0123456789 ") for line in findings))
     assert areas == [
-        "Python", "packages", "CPU", "memory", "shared memory", "results", "searches", "image cache",
+        "packages", "CPU", "memory", "shared memory", "results", "searches", "image cache",
         "temporary", "torch", "GPU", "network", "Ray",
     ]  # fmt: skip
     assert any("starts on the loopback interface, and runs a task" in line for line in findings)

@@ -9,18 +9,14 @@ from tune_swa.errors import SearchFailed
 
 
 def doctor_command(options: argparse.Namespace) -> int:
-    from tune_swa.doctor.checks import Request, examine
-    from tune_swa.doctor.output import show, summary
+    from tune_swa.doctor.checks import run_checks
+    from tune_swa.doctor.findings import print_findings, summarize_findings
 
-    request = Request(
-        results_dir=options.results_dir,
-        data_dir=options.data_dir,
-        storage=options.storage,
-        address=options.address,
-        ray=options.ray,
+    checks = run_checks(
+        options.results_dir, options.data_dir, options.storage, options.address, ray=options.ray
     )
-    findings = show(examine(request))
-    print(f"\n{summary(findings)}")
+    findings = print_findings(checks)
+    print(f"\n{summarize_findings(findings)}")
     return SearchFailed.exit_code if any(finding.level == "problem" for finding in findings) else 0
 
 

@@ -1,136 +1,104 @@
-"""Cores, memory and shared memory, as the limits of a container leave them to this process."""
+"""Check cores, memory and shared memory within the limits of a container."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.doctor.finding import Finding, note, ok, problem
+from tune_swa.doctor.findings import Finding
 from tune_swa.text import format_bytes
 
 ROOT = Path("/")
 TRIAL_BYTES = 1_500_000_000
-"""What a trial on the CPU takes with torch loaded, of small images; more with larger ones."""
+"""What a trial of small images takes on the CPU with torch loaded; more with larger ones."""
 LEAST_BYTES = 1_000_000_000
 """With less than this, Ray and one worker do not fit."""
-OBJECT_STORE_SHARE = 0.3
-"""Ray's object store is made for this share of the memory that is free."""
+OBJECT_STORE_SHARE, OBJECT_STORE_BYTES = 0.3, 10e9
+"""Ray's object store takes this share of the free memory, and at most so much."""
 
 
-def cores(root: Path = ROOT) -> Iterator[Finding]:
-    """The cores that a search would use, against what a container may use of them."""
+def check_cores(root: Path = ROOT) -> Iterator[Finding]:
+    """Compare the cores that a search would use with the container's quota."""
     from tune_swa.execution.slots import usable_cores
 
-    usable, installed, quota = usable_cores(), os.cpu_count() or 1, cpu_quota(root)
+    usable, installed, quota = usable_cores(), os.cpu_count() or 1, read_cpu_quota(root)
     text = f"{usable} of {installed} core{'s' * (installed != 1)} may be used"
     if quota is not None and quota < usable:
-        most = max(1, int(quota))
-        yield note(
-            "CPU",
-            f"{text}, but the container's quota is that of {quota:g}: a search would start too many trials",
-            f"Give --cpus {most}",
-        )
+        text += f", but the container's quota is {quota:g}: a search would start too many trials"
+        yield Finding("note", "CPU", text, f"Give --cpus {max(1, int(quota))}")
     else:
-        yield ok("CPU", text)
+        yield Finding("ok", "CPU", text)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """In bytes."""
-
-    total: int
-    available: int
-    limited: bool
-    """Whether a container's limit makes it less than the machine has."""
-
-
-def memory(root: Path = ROOT) -> Iterator[Finding]:
-    """Whether trials fit."""
+def check_memory(root: Path = ROOT) -> Iterator[Finding]:
+    """Check that as many trials fit as there are cores."""
     from tune_swa.execution.slots import usable_cores
 
-    have, usable = read_memory(root), usable_cores()
-    whose = " (the container's limit)" if have.limited else ""
-    text = f"{format_bytes(have.available)} of {format_bytes(have.total)} are free{whose}"
-    fit = int(have.available / TRIAL_BYTES)
-    if have.available < LEAST_BYTES:
-        yield problem(
-            "memory",
-            f"{text}; Ray and one trial need {format_bytes(LEAST_BYTES)} at the least",
-            "End other programs, or raise the limit of the container",
-        )
+    (total, available, limited), usable = read_memory(root), usable_cores()
+    text = f"{format_bytes(available)} of {format_bytes(total)} are free"
+    text += " (the container's limit)" if limited else ""
+    fit = max(1, int(available / TRIAL_BYTES))
+    if available < LEAST_BYTES:
+        text += f"; Ray and one trial need at least {format_bytes(LEAST_BYTES)}"
+        yield Finding("problem", "memory", text, "End other programs, or raise the limit of the container")
     elif fit < usable:
-        yield note(
-            "memory",
-            f"{text}: for about {max(1, fit)} trials at once on the CPU, fewer than the {usable} cores",
-            f"Give --cpus {max(1, fit)}; with trials on GPUs this matters less",
-        )
+        text += f": for about {fit} trials at once on the CPU, fewer than the {usable} cores"
+        yield Finding("note", "memory", text, f"Give --cpus {fit}; with trials on GPUs this matters less")
     else:
-        yield ok("memory", text)
+        yield Finding("ok", "memory", text)
 
 
-def shared_memory(root: Path = ROOT) -> Iterator[Finding]:
-    """Where Ray would put its object store."""
+def check_shared_memory(root: Path = ROOT) -> Iterator[Finding]:
+    """Check that Ray's object store fits in /dev/shm."""
     folder = root / "dev" / "shm"
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError as error:
-        yield note("shared memory", f"{folder}: {error.strerror}; Ray uses its temporary folder instead")
-        return
-    wanted = OBJECT_STORE_SHARE * read_memory(root).available
+    wanted = min(OBJECT_STORE_SHARE * read_memory(root)[1], OBJECT_STORE_BYTES)
+    usage = shutil.disk_usage(folder)
     text = f"{folder} has {format_bytes(usage.free)} of {format_bytes(usage.total)} free"
-    if usage.free < min(wanted, 10e9):  # Ray does with 10 GB, however much memory there is
-        yield note(
-            "shared memory",
-            f"{text}, less than Ray wants ({format_bytes(min(wanted, 10e9))}): it puts its object store into "
-            "its temporary folder instead. A search keeps little in it",
-            f"In a container: docker run --shm-size={min(wanted, 10e9) * 1.1 / 1e9:.1f}g",
-        )
+    if usage.free < wanted:
+        text += f", and Ray wants {format_bytes(wanted)}: it uses its temporary folder, which is slower"
+        remedy = f"In a container: docker run --shm-size={wanted * 1.1 / 1e9:.1f}g"
+        yield Finding("note", "shared memory", text, remedy)
     else:
-        yield ok("shared memory", text)
+        yield Finding("ok", "shared memory", text)
 
 
-def cpu_quota(root: Path = ROOT) -> float | None:
-    """Cores' worth of time that this process's control groups allow; None: no limit."""
+def read_cpu_quota(root: Path = ROOT) -> float | None:
+    """Return how many cores' worth of time the control groups allow; None: no limit."""
     quotas = []
-    for folder in _cgroups("cpu", root):
-        words = _words(folder / "cpu.max")  # version 2 of control groups
+    for folder in _list_cgroups("cpu", root):
+        words = _read_words(folder / "cpu.max")  # version 2 of control groups
         if not words:
-            words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
-            quotas.append(int(words[0]) / int(words[1]))  # without a limit the first is `max` or -1
+            words = _read_words(folder / "cpu.cfs_quota_us") + _read_words(folder / "cpu.cfs_period_us")
+        if len(words) == 2 and all(word.isdigit() for word in words):  # no limit: `max` or -1
+            quotas.append(int(words[0]) / int(words[1]))
     return min(quotas, default=None)
 
 
-def read_memory(root: Path = ROOT) -> Memory:
-    """What there is, within the limits of this process's control groups.
+def read_memory(root: Path = ROOT) -> tuple[int, int, bool]:
+    """Return total and available bytes, and whether a container's limit makes them fewer.
 
     Raises:
-        OSError: this system does not tell.
+        OSError: the system has no /proc/meminfo.
     """
-    facts = {}
-    for line in (root / "proc" / "meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        facts[name] = int(value.split()[0]) * 1024
-    total, available, limited = facts["MemTotal"], facts["MemAvailable"], False
-    for folder in _cgroups("memory", root):
-        limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
-        if limit is None or used is None or limit >= facts["MemTotal"]:
+    words = _read_pairs((root / "proc" / "meminfo").read_text().replace(":", "").replace(" kB", ""))
+    total, available, limited = 1024 * words["MemTotal"], 1024 * words["MemAvailable"], False
+    for folder in _list_cgroups("memory", root):
+        limit = _read_words(folder / "memory.max") or _read_words(folder / "memory.limit_in_bytes")
+        used = _read_words(folder / "memory.current") or _read_words(folder / "memory.usage_in_bytes")
+        if not (limit and used and limit[0].isdigit() and int(limit[0]) < 1024 * words["MemTotal"]):
             continue
-        words = _words(folder / "memory.stat")  # name, value, name, value
-        statistics = dict(zip(words[::2], words[1::2], strict=False))
-        # files that were read are kept in memory, and given up when it is needed
-        idle = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
-        total, limited = min(total, limit), True
-        available = min(available, max(0, limit - max(0, used - idle)))
-    return Memory(total, available, limited)
+        statistics = _read_pairs(" ".join(_read_words(folder / "memory.stat")))
+        # the page cache counts as used, and is given up when memory is needed
+        idle = statistics.get("total_inactive_file", statistics.get("inactive_file", 0))
+        total, limited = min(total, int(limit[0])), True
+        available = min(available, max(0, int(limit[0]) - max(0, int(used[0]) - idle)))
+    return total, available, limited
 
 
-def _cgroups(controller: str, root: Path) -> Iterator[Path]:
-    """Folders of this process's control group and of those that it is in, of both versions."""
+def _list_cgroups(controller: str, root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's control group and of those above it, of both versions."""
     base = root / "sys" / "fs" / "cgroup"
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
@@ -138,24 +106,20 @@ def _cgroups(controller: str, root: Path) -> Iterator[Path]:
         return
     for line in lines:
         _, names, path = line.split(":", 2)
-        if names and controller not in names.split(","):
-            continue
-        top = base / controller if names else base
-        below = Path(path.strip("/"))
-        for part in (below, *below.parents):
-            yield top / part
+        if not names or controller in names.split(","):
+            below = Path(path.strip("/"))
+            for part in (below, *below.parents):
+                yield (base / controller if names else base) / part
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:
         return []
 
 
-def _number(*paths: Path) -> int | None:
-    for path in paths:
-        words = _words(path)
-        if words and words[0].isdigit():
-            return int(words[0])
-    return None
+def _read_pairs(text: str) -> dict[str, int]:
+    """Parse names that are each followed by a number."""
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=False))

@@ -1,132 +1,88 @@
-"""Ray: what runs here already, what earlier sessions left, and whether it starts."""
+"""Check Ray: what runs here, what earlier sessions left, and whether it starts."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from tune_swa.child_process import Child, ChildError
-from tune_swa.doctor.finding import Finding, note, ok, problem
-from tune_swa.doctor.folders import ray_folder
+from tune_swa.child_process import Child
+from tune_swa.doctor.findings import Finding
+from tune_swa.doctor.folders import find_ray_folder
 from tune_swa.text import format_bytes
 
 PROC = Path("/proc")
 SERVERS = ("raylet", "gcs_server")
-"""A Ray's own processes, by their names; all others go when these go."""
+"""Ray's own processes; all others end when these do."""
 LEFT_BYTES = 1_000_000_000
-"""What earlier sessions may leave before it is worth a word."""
+"""What earlier sessions may leave before it is worth a note."""
 START_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Server:
-    """A process of Ray's."""
-
-    pid: int
-    name: str
-    program: int | None
-    """The Python program that started it and waits for it; None: there is none."""
-
-
-def processes(proc: Path = PROC) -> Iterator[Finding]:
-    """Rays that run on this machine."""
-    found = list(servers(proc))
-    used = sorted({server.program for server in found if server.program is not None})
-    if used:
-        programs = ", ".join(map(str, used))
-        yield ok(
-            "Ray", f"in use by process{'es' * (len(used) > 1)} {programs}; a search would share this machine"
-        )
-    alone = [server for server in found if server.program is None]
-    if alone:
-        pids = " ".join(str(server.pid) for server in alone)
-        yield note(
-            "Ray",
-            f"runs without a program that waits for it (processes {pids}): of `ray start`, or left by a "
-            "program that was killed. It keeps memory",
-            f"If nobody uses it: kill {pids}. `ray stop` would end searches that run, too",
-        )
-    if not found:
-        yield ok("Ray", "no Ray runs on this machine")
-
-
-def servers(proc: Path = PROC) -> Iterator[Server]:
-    """Ray's servers, by their number."""
+def check_processes(proc: Path = PROC) -> Iterator[Finding]:
+    """List the programs that use Ray on this machine, and servers of Ray's that no program waits for."""
+    programs, orphans = set(), []
     for pid in sorted(int(folder.name) for folder in proc.glob("[0-9]*")):
         with suppress(OSError, ValueError, IndexError):  # it has just ended
             # `pid (name) state parent ...`
             name, _, after = (proc / str(pid) / "stat").read_text().partition("(")[2].rpartition(")")
-            if name in SERVERS and after.split()[0] != "Z":
-                parent = int(after.split()[1])
-                yield Server(pid, name, parent if _is_python(proc / str(parent)) else None)
+            state, parent = after.split()[:2]
+            if name not in SERVERS or state == "Z":
+                continue
+            if b"python" in (proc / parent / "cmdline").read_bytes().split(b"\0")[0].rpartition(b"/")[2]:
+                programs.add(int(parent))
+            else:  # init, or what adopts processes in its place
+                orphans.append(pid)
+    if programs:
+        pids = ", ".join(map(str, sorted(programs)))
+        text = f"in use by process{'es' * (len(programs) > 1)} {pids}; a search would share this machine"
+        yield Finding("ok", "Ray", text)
+    if orphans:
+        pids = " ".join(map(str, orphans))
+        text = f"processes {pids} are of `ray start`, or of a program that was killed. They keep memory"
+        remedy = f"If nobody uses them: kill {pids}. `ray stop` would end running searches, too"
+        yield Finding("note", "Ray", text, remedy)
+    if not programs and not orphans:
+        yield Finding("ok", "Ray", "no Ray runs on this machine")
 
 
-def _is_python(process: Path) -> bool:
-    """Not init, or what adopts processes in its place."""
-    with suppress(OSError):
-        return (
-            b"python" in Path(os.fsdecode((process / "cmdline").read_bytes().split(b"\0")[0])).name.encode()
-        )
-    return False
+def check_sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]:
+    """Add up the folders of sessions that have ended."""
+    root = (folder or find_ray_folder()) / "ray"
+    ended = [
+        session
+        for session in root.glob("session_*_*")
+        if not session.is_symlink() and not (proc / session.name.rpartition("_")[2]).exists()
+    ]
+    total = 0
+    for session in ended:
+        for path in session.rglob("*"):
+            with suppress(OSError):  # it has just been removed
+                total += path.lstat().st_size if not path.is_dir() else 0
+    if ended:
+        text = f"ended sessions in {root}: {len(ended)} ({format_bytes(total)})"
+        if total > LEFT_BYTES:
+            yield Finding("note", "Ray", text, f"Remove the folders {root}/session_* while no Ray runs")
+        else:
+            yield Finding("ok", "Ray", text)
 
 
-def sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]:
-    """Folders of sessions that have ended."""
-    root = (ray_folder() if folder is None else folder) / "ray"
-    ended, total = 0, 0
-    for session in sorted(root.glob("session_*_*")):
-        if session.is_symlink() or (proc / session.name.rpartition("_")[2]).exists():
-            continue
-        ended += 1
-        for base, _, names in os.walk(session):
-            for name in names:
-                with suppress(OSError):
-                    total += (Path(base) / name).lstat().st_size
-    if total > LEFT_BYTES:
-        yield note(
-            "Ray",
-            f"{ended} sessions that have ended left {format_bytes(total)} in {root}",
-            f"Remove the folders {root}/session_* while no Ray runs",
-        )
-    elif ended:
-        sessions = "1 session that has ended" if ended == 1 else f"{ended} sessions that have ended"
-        yield ok("Ray", f"{sessions} left {format_bytes(total)} in {root}")
-
-
-def starts() -> Iterator[Finding]:
-    """Start one, as a search would, and stop it."""
+def check_start() -> Iterator[Finding]:
+    """Start Ray as a search would, and stop it."""
     with Child("tune_swa.execution.ray_probe:start") as child:
-        try:
-            address = child.result(START_SECONDS)
-        except ChildError as error:
-            yield problem(
-                "Ray",
-                str(error),
-                f"See the newest logs in {ray_folder() / 'ray' / 'session_latest' / 'logs'}",
-            )
-            return
+        address = child.result(START_SECONDS)
     if address == "127.0.0.1":
-        yield ok("Ray", "starts on the loopback interface, and runs a task")
+        yield Finding("ok", "Ray", "starts on the loopback interface, and runs a task")
     else:
-        yield problem(
-            "Ray",
-            f"starts, but listens at {address}, where other machines may reach it",
-            "Unset the environment variables whose names begin with RAY_",
-        )
+        text = f"starts, but listens at {address}, where other machines may reach it"
+        remedy = "Unset the environment variables whose names begin with RAY_"
+        yield Finding("problem", "Ray", text, remedy)
 
 
-def joins(address: str) -> Iterator[Finding]:
-    """Join the cluster of `--address`, and list its computers."""
+def check_cluster(address: str) -> Iterator[Finding]:
+    """Join the cluster of `--address`, and list its nodes."""
     with Child("tune_swa.execution.ray_probe:join", address) as child:
-        try:
-            computers = child.result(START_SECONDS)
-        except ChildError as error:
-            yield problem(
-                "cluster", str(error), "docs/cluster.md tells how to start a cluster and to join it"
-            )
-            return
-    listed = ", ".join(f"{c['name']} ({c['gpus']} GPUs, {c['cpus']} cores)" for c in computers)
-    yield ok("cluster", f"{address}: {listed}. Everything else said here is of this machine alone")
+        nodes = child.result(START_SECONDS)
+    listed = ", ".join(f"{node['name']} ({node['gpus']} GPUs, {node['cpus']} cores)" for node in nodes)
+    text = f"{address}: {listed}. All other findings are about this machine alone"
+    yield Finding("ok", "cluster", text)
