@@ -23,18 +23,8 @@ def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
     """The real trainable. The device that it records is the GPU that Ray gave its process."""
     from tune_swa.execution import trainable
 
-    narrow_network()
     trainable._describe_device = lambda context: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
     trainable.train_trial(config, context)
-
-
-def narrow_network() -> None:
-    """Train a network of which 240 epochs take a minute; what is looked at is where each trial runs."""
-    import torchvision.models
-
-    from helpers.narrow_resnet import build_narrow_resnet
-
-    torchvision.models.resnet18 = build_narrow_resnet
 
 
 def arrange() -> None:
@@ -66,7 +56,6 @@ def arrange() -> None:
         survey = survey_gpus()
         return replace(survey, gpus=tuple(replace(gpu, error=None) for gpu in survey.gpus))
 
-    narrow_network()
     slots.usable_cores = lambda: CORES
     slots.survey_gpus = survey_without_step
     site.decide_numerics = resolve_for_cpu

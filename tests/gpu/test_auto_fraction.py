@@ -136,7 +136,9 @@ def test_a_gpu_that_others_have_filled_is_told(tmp_path: Path) -> None:
     cost = measure(card, workload, tmp_path)
     assert cost.exhausted is not None
     assert cost.exhausted.startswith("CUDA out of memory")
-    with pytest.raises(RequestError, match=r"does not fit NVIDIA GeForce RTX 3070 \(8\.6 GB.*Only 0\.\d GB"):
+    with pytest.raises(
+        RequestError, match=r"does not fit NVIDIA GeForce RTX 3070 \(8\.59 GB.*Only [\d.]+ MB"
+    ):
         check_memory(cost, workload)
 
 
