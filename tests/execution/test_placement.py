@@ -241,7 +241,7 @@ def test_a_trial_runs_on_one_computer(machine: Machine, resources: ResourcesSpec
 
 
 def test_no_computer_of_the_cluster_is_large_enough() -> None:
-    with pytest.raises(RequestError, match=r"asks for 3 cores, which none of the 2 computers of the cluster"):
+    with pytest.raises(RequestError, match=r"asks for 3 cores, which none of the 2 nodes of the cluster"):
         plan_placement(quarter(3), cluster((0, 2), (0, 2)), trials=10)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.execution.trial_checkpoints import Restored, Rhythm, restore, stored
+from tune_swa.execution.trial_checkpoints import CheckpointSchedule, Restored, restore, stored
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.numerics import Numerics
@@ -107,20 +107,20 @@ def test_one_that_cannot_be_read_now_stays(
 
 def test_checkpoints_take_a_fiftieth_of_the_time() -> None:
     now = 0.0
-    rhythm = Rhythm("auto", clock=lambda: now)
+    schedule = CheckpointSchedule("auto", clock=lambda: now)
     saved = []
     for epoch in range(1, 41):
         now += 3.0  # an epoch
-        if rhythm.due(epoch):
-            with rhythm.saving():
+        if schedule.is_due(epoch):
+            with schedule.time_saving():
                 now += 0.5
             saved.append(epoch)
     assert saved == [4, 13, 22, 31, 40]  # 0.2 s in 10 s at first; then 0.5 s in 25 s or a little more
 
 
 def test_checkpoints_every_third_epoch() -> None:
-    rhythm = Rhythm(3)
-    assert [epoch for epoch in range(1, 8) if rhythm.due(epoch)] == [3, 6]
+    schedule = CheckpointSchedule(3)
+    assert [epoch for epoch in range(1, 8) if schedule.is_due(epoch)] == [3, 6]
 
 
 # ---------------------------------------------------------------------------- what a trunk gives

@@ -1,4 +1,4 @@
-"""Which commands are there, and what do they take?"""
+"""Define the commands and their options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tune_swa.errors import RequestError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a usage error in the form of all other errors."""
+    """Reports a usage error as all other errors are reported."""
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}. See {self.prog} --help", file=sys.stderr)
@@ -24,12 +24,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
+    """Build the parser of all commands; `program` is the name that usage lines show."""
     parser = _Parser(
         prog="tune-swa" if program == "run_search.py" else program,
         description="Search when stochastic weight averaging should start, its rate, and the base rate.",
     )
     parser.add_argument("--version", action="version", version=f"tune-swa {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_training_commands(commands, program)
+    _add_reading_commands(commands)
+    _add_machine_commands(commands)
+    return parser
+
+
+def _add_training_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], program: str
+) -> None:
+    """Add the commands that train: search and confirm."""
     search = commands.add_parser(
         "search",
         help="search the space that a file describes",
@@ -43,15 +54,19 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     confirm = commands.add_parser(
         "confirm",
         help="run the finalists of a search on fresh seeds, or on more of them",
-        description="Run the finalists of a search on fresh seeds, and say whether SWA is better there. "
+        description="Run the finalists of a search on fresh seeds, and test whether SWA is better there. "
         "More seeds than were planned are a further look at the test images: the level is halved for it.",
     )
     _add_confirm_options(confirm)
     confirm.set_defaults(command=confirm_command)
+
+
+def _add_reading_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that read what a search left: compare, report and export-model."""
     compare = commands.add_parser(
         "compare",
         help="put experiments side by side",
-        description="The best configurations of several experiments, and what their fresh seeds say.",
+        description="The best configurations of several experiments, and their results on fresh seeds.",
     )
     compare.add_argument(
         "folders",
@@ -71,12 +86,16 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export-model",
         help="write the best model in other formats",
-        description="Write the model that a search hands over in other formats, with model.json, which says "
-        "what images it takes, and classify.py, which uses it. Each file is read again and compared with the "
-        "accuracy that the search recorded.",
+        description="Write the best model in other formats, with model.json, which describes the images it "
+        "takes, and classify.py, which uses it. Each file is read again and compared with the accuracy that "
+        "the search recorded.",
     )
     _add_export_options(export)
     export.set_defaults(command=export_model_command)
+
+
+def _add_machine_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that need no experiment: doctor and schema."""
     doctor = commands.add_parser(
         "doctor",
         help="look at this machine: what it can do, and what would stop a search",
@@ -93,7 +112,6 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         description="Print the JSON schema of space files, by which editors complete and check them.",
     )
     schema.set_defaults(command=schema_command)
-    return parser
 
 
 def _add_search_options(parser: argparse.ArgumentParser) -> None:

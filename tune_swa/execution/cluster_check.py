@@ -1,7 +1,7 @@
-"""Before trials are sent to the computers of a cluster: does each see the same things as the others?
+"""Before trials are sent to the nodes of a cluster, check that all of them see the same things.
 
-A trial that lands on a computer without the images, or with another torch, would fail or give other
-numbers, and there is no telling which trial lands where. So each computer is asked first. It decodes
+A trial that lands on a node without the images, or with another torch, would fail or give other
+numbers, and there is no telling which trial lands where. So each node is asked first. It decodes
 the images into its own cache by that, once, whatever number of trials it will run.
 """
 
@@ -28,7 +28,7 @@ from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
 
 @dataclass(frozen=True)
 class Question:
-    """What each computer is asked."""
+    """What each node is asked."""
 
     experiment: Experiment
     data_dir: Path | None
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a computer found."""
+    """What a node found."""
 
     torch: str = ""
     numerics: Numerics | None = None
@@ -55,7 +55,7 @@ class Answer:
 
 
 def ask(question: Question) -> Answer:
-    """Look at the computer that this runs on."""
+    """Look at the node that this runs on."""
     try:
         experiment = question.experiment
         numerics = decide_numerics(
@@ -82,16 +82,16 @@ PATIENCE_SECONDS = 15.0
 def ask_all(
     nodes: Iterable[Node], placement: Placement, question: Question, say: Callable[[str], object]
 ) -> dict[str, Answer]:
-    """Ask every computer that a trial fits on, side by side.
+    """Ask every node that a trial fits on, side by side.
 
     Args:
-        nodes: the computers.
+        nodes: the nodes.
         placement: what a trial takes; a question takes as much.
         question: what is asked.
         say: takes a line on who has not answered, which Ray itself would wait for in silence.
 
     Returns:
-        The answers, by the computer's name.
+        The answers, by the node's name.
     """
     fits = [n for n in nodes if n.cpus >= placement.cpus_per_trial and (n.gpus or not placement.gpus)]
     answers: dict[str, Answer] = {}
@@ -198,15 +198,15 @@ def _late(pending: dict[Node, Any], patience: float) -> list[Node]:
 
 
 def agree(answers: dict[str, Answer], fingerprint: str, store: Store) -> Numerics:
-    """The numerics that all computers have in common.
+    """The numerics that all nodes have in common.
 
     Args:
-        answers: by the computer's name.
+        answers: by the node's name.
         fingerprint: of the images, as the driver has them.
         store: where the checkpoints are to be.
 
     Raises:
-        RequestError: a computer cannot take part, or they differ; each is named.
+        RequestError: a node cannot take part, or they differ; each is named.
     """
     wrong = []
     for name, answer in answers.items():
@@ -217,10 +217,10 @@ def agree(answers: dict[str, Answer], fingerprint: str, store: Store) -> Numeric
         elif not answer.sees_probe:
             wrong.append(
                 f"{name}: does not see {store.where}, where the checkpoints go. Give --storage a folder or a "
-                "URI that all computers share"
+                "URI that all nodes share"
             )
     if wrong:
-        raise RequestError("not every computer of the cluster can take part:\n  " + "\n  ".join(wrong))
+        raise RequestError("not every node of the cluster can take part:\n  " + "\n  ".join(wrong))
     kinds: dict[tuple[Any, ...], list[str]] = {}
     for name, answer in answers.items():
         assert answer.numerics is not None
@@ -229,8 +229,8 @@ def agree(answers: dict[str, Answer], fingerprint: str, store: Store) -> Numeric
     if len(kinds) > 1:
         described = [f"{', '.join(names)}: {dict(facts)}" for facts, names in kinds.items()]
         raise RequestError(
-            "the computers of the cluster compute with different numerics, so their trials could not be "
-            "compared. Use the same kind of computers and versions, or fix train.precision:\n  "
+            "the nodes of the cluster compute with different numerics, so their trials could not be "
+            "compared. Use the same kind of nodes and versions, or fix train.precision:\n  "
             + "\n  ".join(described)
         )
     numerics = next(iter(answers.values())).numerics

@@ -23,7 +23,7 @@ def start() -> str:
 
 
 def join(address: str) -> list[dict[str, Any]]:
-    """The computers of the cluster at `address`, with their names, GPUs and cores.
+    """The nodes of the cluster at `address`, with their names, GPUs and cores.
 
     Raises:
         RequestError: there is no cluster, or it lets nobody in.

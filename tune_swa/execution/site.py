@@ -199,7 +199,7 @@ def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Nume
     store, probe = request.store, f"probe-{uuid.uuid4().hex}"
     store.write(probe, lambda path: path.write_text(probe))
     try:
-        with show_status(request, f"looking at the computers of the cluster ({len(machine.nodes)})"):
+        with show_status(request, f"looking at the nodes of the cluster ({len(machine.nodes)})"):
             question = cluster_check.Question(
                 request.experiment,
                 request.images_dir,

@@ -23,7 +23,7 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True)
 class Node:
-    """One computer of a cluster."""
+    """One node of a cluster."""
 
     name: str
     gpus: int
@@ -39,7 +39,7 @@ class Machine:
     cpus: int
     where: str = "this machine"
     nodes: tuple[Node, ...] = ()
-    """The computers of a cluster; none for this machine alone."""
+    """The nodes of a cluster; none for this machine alone."""
 
     survey: GpuSurvey | None = None
     """The GPUs of this machine; None: nobody has looked, or it is a cluster."""
@@ -63,7 +63,7 @@ class Machine:
         return cls(sum(n.gpus for n in nodes), sum(n.cpus for n in nodes), where, nodes)
 
     def count_slots(self, cpus_each: int, per_gpu: int | None) -> int:
-        """Trials that fit at once; a trial runs on one computer, so what is left on each is lost.
+        """Trials that fit at once; a trial runs on one node, so what is left on each is lost.
 
         Args:
             cpus_each: cores of a trial.
@@ -200,7 +200,7 @@ def plan_placement(
         gpu = f" and {format_value(fraction)} of a GPU" if gpus else ""
         raise RequestError(
             f"resources.cpus_per_trial: one trial asks for {each} cores{gpu}, which none of the "
-            f"{len(machine.nodes)} computers of {machine.where} has. Lower it, or add larger ones"
+            f"{len(machine.nodes)} nodes of {machine.where} has. Lower it, or add larger ones"
         )
     slots = min(by_cpu, room, max(1, trials))
     if per_gpu is None:
@@ -214,7 +214,7 @@ def plan_placement(
 
 
 def check_gpus(machine: Machine, gpus: int | None) -> None:
-    """See to it that the GPUs which are asked for are there and can train.
+    """Check that the GPUs which are asked for exist and can train.
 
     Args:
         machine: what there is.
@@ -235,23 +235,25 @@ def check_gpus(machine: Machine, gpus: int | None) -> None:
         why, remedy = missing
         raise RequestError(f"{asked}{why}. {remedy}, or {on_cpu}")
     if gpus is not None and gpus > machine.gpus:
-        if machine.survey is not None and machine.survey.hidden:
-            raise RequestError(
-                f"--gpus {gpus}: {VISIBLE}={os.environ.get(VISIBLE, '')} hides all GPUs. Unset {VISIBLE}, or "
-                f"{on_cpu}"
-            )
-        have = f"{machine.where} has {machine.gpus or 'none'}"
-        instead = f"Use --gpus {machine.gpus}"
-        if not machine.gpus:
-            instead = "Use --gpus 0 to run on the CPU, or start it where the GPUs are"
-        seen = "" if machine.nodes else " that CUDA can use"
-        raise RequestError(f"--gpus {gpus}: {have}{seen}. {instead}")
+        raise RequestError(f"--gpus {gpus}: {_explain_too_few_gpus(machine, on_cpu)}")
     for index, gpu in enumerate(machine.used_facts(machine.gpus if gpus is None else gpus)):
         if gpu.error is not None:
             raise RequestError(
                 f"{asked}torch cannot train on GPU {index}, {gpu.name} ({gpu.error}). Leave it out with "
                 f"CUDA_VISIBLE_DEVICES, or {on_cpu}; `tune-swa doctor` says more"
             )
+
+
+def _explain_too_few_gpus(machine: Machine, on_cpu: str) -> str:
+    """Why there are fewer GPUs than were asked for, and what to do."""
+    if machine.survey is not None and machine.survey.hidden:
+        return f"{VISIBLE}={os.environ.get(VISIBLE, '')} hides all GPUs. Unset {VISIBLE}, or {on_cpu}"
+    seen = "" if machine.nodes else " that CUDA can use"
+    if not machine.gpus:
+        return (
+            f"{machine.where} has none{seen}. Use --gpus 0 to run on the CPU, or start it where the GPUs are"
+        )
+    return f"{machine.where} has {machine.gpus}{seen}. Use --gpus {machine.gpus}"
 
 
 def _count_cores(machine: Machine, cpus: int | None) -> int:

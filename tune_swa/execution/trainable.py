@@ -24,7 +24,13 @@ from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import MARGIN
 from tune_swa.execution.training_thread import run_in_training_thread
-from tune_swa.execution.trial_checkpoints import MachineError, Rhythm, restore, save_checkpoint, write_state
+from tune_swa.execution.trial_checkpoints import (
+    CheckpointSchedule,
+    MachineError,
+    restore,
+    save_checkpoint,
+    write_state,
+)
 from tune_swa.execution.trial_context import TrialContext
 from tune_swa.execution.warm_up import warm_up
 from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, PAYLOAD, TRUNKS, state_name
@@ -103,7 +109,7 @@ def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, A
     """Run the trial, or warm the worker up; returns what to report if that failed."""
     try:
         if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
-            limit, data = _prepare_device(config, context), _data(context)
+            limit, data = _prepare_device(config, context), _open_dataset(context)
             settings = RunSettings.model_validate(config["settings"])
             warm_up(settings, data, context.numerics, stream_images=not _holds_images(data, context, limit))
         else:
@@ -129,7 +135,7 @@ def _explain_failure(
         return {"event": "failed", "error": str(error), "trunk_epoch": error.trunk_epoch}
     if is_gpu_lost(error, on_gpu=context.on_gpu):
         logger.exception("the GPU cannot be used any more")
-        return {"event": "lost", **_where(context), "reason": describe_gpu_error(error)}
+        return {"event": "lost", **_describe_place(context), "reason": describe_gpu_error(error)}
     logger.exception("trial %s failed", config["trial"])
     if config["trial"] is None:
         return None  # a trial that needs this will say so itself
@@ -230,33 +236,25 @@ def _train(
         recorded: what the driver has of the trial; every report that it answers is added.
         retried: why this process begins it again, now with streamed images; None: it does not.
     """
-    limit, data = _prepare_device(config, context), _data(context)
-    run = Run(
-        RunSettings.model_validate(config["settings"]),
-        data,
-        context.numerics,
-        context.weights,
-        stream_images=retried is not None or not _holds_images(data, context, limit),
-    )
+    run = _build_run(config, context, stream_images=retried is not None)
     folder, trunk = f"{CHECKPOINTS}/{config['trial']}", f"{TRUNKS}/{config['trunk']}"
-    _go_on(run, config, context, recorded, retried)
+    _resume_run(run, config, context, recorded, retried)
     to_publish = set(config["publish"]) - recorded.published
-    rhythm = Rhythm(
-        1 if context.keep_all and context.checkpoint_every == "auto" else context.checkpoint_every
-    )
+    every_epoch = context.keep_all and context.checkpoint_every == "auto"
+    schedule = CheckpointSchedule(1 if every_epoch else context.checkpoint_every)
     while not run.done:
         taken_over = run.trained is not None
         run.begin_epoch()
         state = run.trained if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
-            with rhythm.saving():
+            with schedule.time_saving():
                 write_state(run.trunk_state(), context.store, state_name(trunk, run.epoch))
         run.finish_epoch()
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
-        stands = state is not None and run.averaging is None and not context.keep_all
-        if run.done or (rhythm.due(run.epoch) and not stands):
-            with rhythm.saving():
+        is_checkpoint = state is not None and run.averaging is None and not context.keep_all
+        if run.done or (schedule.is_due(run.epoch) and not is_checkpoint):
+            with schedule.time_saving():
                 saved = save_checkpoint(run, context.store, folder, keep_all=context.keep_all)
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
             _report_test(run)
@@ -264,10 +262,22 @@ def _train(
         recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=context.keep_all)
 
 
-def _go_on(
+def _build_run(config: dict[str, Any], context: TrialContext, *, stream_images: bool) -> Run:
+    """A run of the trial's settings at epoch 0; its images are streamed where its share cannot hold them."""
+    limit, data = _prepare_device(config, context), _open_dataset(context)
+    return Run(
+        RunSettings.model_validate(config["settings"]),
+        data,
+        context.numerics,
+        context.weights,
+        stream_images=stream_images or not _holds_images(data, context, limit),
+    )
+
+
+def _resume_run(
     run: Run, config: dict[str, Any], context: TrialContext, recorded: _Recorded, retried: str | None
 ) -> None:
-    """Bring the run to where the trial goes on, and report that it begins."""
+    """Restore the newest state that the trial can continue from, and report that it starts."""
     name = config["trial"]
     folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
     try:
@@ -287,7 +297,9 @@ def _go_on(
             "never can be again, remove it: the trial then goes on from the one before"
         ) from error
     again = {} if retried is None else {"retried": retried}
-    _report(event="started", **_where(context), from_epoch=run.epoch, damaged=restored.damaged, **again)
+    _report(
+        event="started", **_describe_place(context), from_epoch=run.epoch, damaged=restored.damaged, **again
+    )
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
         if run.done and config["test"]:
@@ -337,7 +349,7 @@ def _report(**message: Any) -> None:
     tune.report({PAYLOAD: json.dumps(message, allow_nan=False)})
 
 
-def _data(context: TrialContext) -> Dataset:
+def _open_dataset(context: TrialContext) -> Dataset:
     """The images of this machine, opened once per worker process.
 
     Raises:
@@ -347,7 +359,7 @@ def _data(context: TrialContext) -> Dataset:
     if torch.__version__ != context.torch:
         raise MachineError(
             f"torch on {os.uname().nodename} is {torch.__version__}, and {context.torch} where the search "
-            "began. Install the same, or take this computer out of the cluster"
+            "began. Install the same, or take this node out of the cluster"
         )
     key = (context.data, context.data_dir)
     if _dataset is None or _dataset[0] != key:
@@ -364,8 +376,8 @@ def _data(context: TrialContext) -> Dataset:
     return data
 
 
-def _where(context: TrialContext) -> dict[str, str]:
-    """The fields of an event that say where it happened."""
+def _describe_place(context: TrialContext) -> dict[str, str]:
+    """The fields of an event that name the device and the node."""
     return {"device": _describe_device(context), "node": os.uname().nodename}
 
 

@@ -25,7 +25,7 @@ class MachineError(Exception):
     """This machine cannot go on, through no fault of the trial."""
 
 
-class Rhythm:
+class CheckpointSchedule:
     """When a trial saves a checkpoint: every so many epochs, or as often as costs little.
 
     Args:
@@ -40,14 +40,14 @@ class Rhythm:
         self._saved = clock()
         self._took = SAVING_SECONDS
 
-    def due(self, epochs: int) -> bool:
+    def is_due(self, epochs: int) -> bool:
         """Whether to save after so many epochs of the trial."""
         if self._every != "auto":
             return epochs % self._every == 0
         return self._clock() - self._saved >= self._took / SAVING_SHARE
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
+    def time_saving(self) -> Iterator[None]:
         """Time what it costs."""
         begun = self._clock()
         yield
