@@ -37,9 +37,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], program: str
-) -> None:
+def _add_training_commands(commands: argparse._SubParsersAction[_Parser], program: str) -> None:
     """Add the commands that train: search and confirm."""
     search = commands.add_parser(
         "search",
@@ -61,7 +59,7 @@ def _add_training_commands(
     confirm.set_defaults(command=confirm_command)
 
 
-def _add_reading_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_reading_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     """Add the commands that read what a search left: compare, report and export-model."""
     compare = commands.add_parser(
         "compare",
@@ -94,7 +92,7 @@ def _add_reading_commands(commands: argparse._SubParsersAction[argparse.Argument
     export.set_defaults(command=export_model_command)
 
 
-def _add_machine_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_machine_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     """Add the commands that need no experiment: doctor and schema."""
     doctor = commands.add_parser(
         "doctor",
