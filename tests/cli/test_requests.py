@@ -316,7 +316,7 @@ ROWS: list[tuple[Make, str, str]] = [
     (begun(lambda lines: [*lines, lines[4]]), "journal.jsonl:6", "where 1 was due"),
     (begun(replaced(4, "baseline-0000", "swa-0007")), "journal.jsonl:4", "no trial 'swa-0007' was suggested"),
     (begun(replaced(5, "0.5", '"half"')), "journal.jsonl:5", "accuracy is 'half'"),
-    (begun(replaced(3, '"params": {}', '"params": 3')), "journal.jsonl:3", "params is 3"),
+    (begun(replaced(3, '"params": {}', '"params": 3')), "journal.jsonl:3", "got `int` - at `$.params`"),
     (begun(lambda lines: [b"\x00\x00\xff\n", *lines]), "journal.jsonl:1", "it is not an event"),
 ]  # fmt: skip
 

@@ -68,14 +68,16 @@ def started(folder: Path, machine: dict[str, str], *more: str) -> Iterator[subpr
         process.wait()
 
 
-def wait_for_epochs(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Until the journal has so many epochs."""
+def wait_for_lines(journal: Path, text: bytes, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many lines of the journal have the text."""
     begun = time.monotonic()
     while process.poll() is None and time.monotonic() - begun < SECONDS:
-        if journal.exists() and journal.read_bytes().count(b'"event":"epoch"') >= count:
+        if journal.exists() and journal.read_bytes().count(text) >= count:
             return
         time.sleep(0.05)
-    raise AssertionError(f"no {count} epochs: {process.communicate() if process.poll() is not None else ''}")
+    raise AssertionError(
+        f"no {count} times {text!r}: {process.communicate() if process.poll() is not None else ''}"
+    )
 
 
 def workers_of(session: int) -> list[int]:
@@ -109,10 +111,10 @@ def test_twenty_trials_with_a_killed_worker_and_a_resume_on_two_gpus(
 ) -> None:
     journal = tmp_path / "results/four/journal.jsonl"
     with started(tmp_path, machine, "--gpus", "4", "--gpus-per-trial", "0.5") as search:
-        wait_for_epochs(journal, 30, search)
+        wait_for_lines(journal, b'"event":"epoch"', 30, search)
         worker, *_ = workers_of(search.pid)
         os.kill(worker, signal.SIGKILL)
-        wait_for_epochs(journal, 60, search)
+        wait_for_lines(journal, b'"attempt":2', 1, search)  # a new worker imports torch and Ray first
         search.send_signal(signal.SIGINT)
         out, err = search.communicate(timeout=60)
         assert search.returncode == 130, out + err
