@@ -14,6 +14,7 @@ import pytest
 import tune_swa
 from helpers.serial_search import (
     SHARING,
+    SPACE,
     assert_same,
     crash,
     go_on,
@@ -38,10 +39,17 @@ MOMENTS = [
 ]  # fmt: skip
 
 
-def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, short: Path) -> None:
+PRUNING = SPACE.replace("seed: 3", "seed: 4")
+"""One of its four trials is stopped early."""
+
+
+def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, decoded: None) -> None:
     """Five ends of its driver in one search: in a checkpoint, a line, by both signals, in the export."""
     trials = 4
-    results = new_search(tmp_path)
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = never_interrupted(tmp_path / "straight", trials, PRUNING)
+    results = new_search(tmp_path / "killed", PRUNING)
     crash("checkpoint:3", results, trials)
     told = stop(signal.SIGINT, results, trials, epochs=3)
     assert told[-2:-1] == ["Interrupted. Continue with:"]
@@ -53,7 +61,7 @@ def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, short: Pa
     assert told[-1].count("--resume") == 1
     crash("model:1", results, trials)
     go_on(results, trials)
-    assert_same(results, short)
+    assert_same(results, straight)
     state = ExperimentState.read(results / "crash" / "journal.jsonl")
     assert state.sessions == 6
     assert {t.status for t in state.trials.values()} == {"completed", "pruned"}

@@ -125,7 +125,7 @@ def test_twenty_trials_with_a_killed_worker_and_a_resume_on_two_gpus(
         assert err == ""
     assert "a trial takes 9 GB (measured on NVIDIA H100 80GB HBM3, 85.9 GB)" in out
 
-    events = [dict(event) for event in read_events(journal)]
+    events = list(read_events(journal))
     print(describe_placement(events))
     state = ExperimentState.read(journal)
     assert len(state.trials) == TRIALS
