@@ -139,7 +139,7 @@ def measure_trial(image_size: int, batch_size: int, precision: str, optimizer: s
         run.run_epoch()
         refresh = meter.measure_peak(run.average_epoch)  # from here on the average is there, too
         training = meter.measure_peak(run.train_epoch)
-        return StepBytes(training, refresh, evaluation=meter.measure_peak(run.test))
+        return StepBytes(training, refresh, evaluation=meter.measure_peak(run.predict_test_images))
 
 
 def count_step_bytes(image_size: int, batch_size: int, precision: str, optimizer: str = "adam") -> int:
