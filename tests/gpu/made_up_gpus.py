@@ -143,7 +143,12 @@ class MadeUpGpus:
             "driver": self.driver,
             "shared": self.shared and str(self.shared),
         }
-        paths = [str(FOLDER / "stubs"), str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [
+            str(FOLDER / "stubs"),
+            str(FOLDER),
+            str(FOLDER.parent),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         return {VARIABLE: json.dumps(facts), "PYTHONPATH": os.pathsep.join(paths)}
 
     # -- what a test sets and asks
