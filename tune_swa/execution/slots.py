@@ -33,7 +33,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to use."""
+    """Nodes, GPUs and cores that a search may use."""
 
     gpus: int
     cpus: int
@@ -169,7 +169,7 @@ def plan_placement(
 
     Args:
         resources: what one trial asks for.
-        machine: what there is.
+        machine: where the trials run.
         trials: how many there are to run. With fewer trials than slots the fraction of a GPU is
             raised, since Ray packs fractions on the first GPU and would leave others idle.
         gpus: how many to use; default: all.
@@ -217,7 +217,7 @@ def check_gpus(machine: Machine, gpus: int | None) -> None:
     """Check that the GPUs which are asked for exist and can train.
 
     Args:
-        machine: what there is.
+        machine: where the trials run.
         gpus: how many are asked for; None: all. A search does not fall back on the CPU by itself where
             there are GPUs that cannot be used: it would take days before somebody wondered.
 

@@ -39,7 +39,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 class _Sink:
-    """A file for torch's zip writer, which tells of a full disk as of an unexpected position."""
+    """A file for torch's zip writer, which reports a full disk as an unexpected position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -216,7 +216,7 @@ def export_model(
     output: Path,
     data: Dataset | None,
 ) -> Report:
-    """Write a model in each format, read every file again, and compare what it says of the images.
+    """Write a model in each format, read every file again, and compare its predictions.
 
     A file appears in `output` only when its outputs on the CPU are those of `model`, bit for bit, and,
     where this machine computes as the one that recorded it, its accuracy is the recorded one (on a GPU,
@@ -256,7 +256,7 @@ def _export_compared(
     numerics: Numerics,
     why_not: str | None,
 ) -> Report:
-    """What `export_model` does, with the numerics given; `why_not` says why these are not a GPU's."""
+    """What `export_model` does, with the numerics given; `why_not`: why these are not a GPU's."""
     size = about["preprocessing"]["image_size"]
     differences = list_differences(about, numerics, why_not)
     expected = {"validation": about["validation"]["accuracy"]}
