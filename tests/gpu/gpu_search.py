@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 CORES = 8
@@ -20,11 +21,22 @@ TRIAL_BYTES, CONTEXT_BYTES = 9_000_000_000, 500_000_000
 
 
 def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
-    """The real trainable. The device that it records is the GPU that Ray gave its process."""
+    """The real trainable. The device that it records is the GPU that Ray gave its process.
+
+    Where `WORKERS` names a folder, a file there has the number of this process for as long as it trains.
+    """
     from tune_swa.execution import trainable
 
     trainable._describe_device = lambda context: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
-    trainable.train_trial(config, context)
+    if "WORKERS" not in os.environ:
+        trainable.train_trial(config, context)
+        return
+    note = Path(os.environ["WORKERS"]) / str(os.getpid())
+    note.touch()
+    try:
+        trainable.train_trial(config, context)
+    finally:
+        note.unlink()
 
 
 def arrange() -> None:
