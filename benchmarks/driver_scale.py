@@ -133,8 +133,8 @@ def without_ray(trials: int, sampler: str) -> list[object]:
         per_report: list[float] = []
         per_suggestion: list[float] = []
         with progress:
-            while isinstance(_timed(coordinator.proposer.next_suggestion, per_suggestion), Suggestion):
-                suggestion = coordinator.proposer._pending
+            while isinstance(_timed(coordinator.planner.next_suggestion, per_suggestion), Suggestion):
+                suggestion = coordinator.planner._pending
                 assert suggestion is not None
                 begun = time.perf_counter()
                 reports = run_trial(coordinator, suggestion, progress)

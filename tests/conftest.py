@@ -91,9 +91,9 @@ def one_ray() -> Iterator[None]:
 
     To start and to stop it takes longer than all trials of a search in which nothing is trained.
     """
-    from tune_swa.execution import session
+    from tune_swa.execution import ray_runtime
 
-    start = session.start_local_ray
+    start = ray_runtime.start_local_ray
     started: list[Any] = []
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
 
@@ -103,8 +103,8 @@ def one_ray() -> Iterator[None]:
                 stack.enter_context(start(placement))
                 started.append(placement)
             assert (placement.gpus, placement.cpus) == (started[0].gpus, started[0].cpus)
-            session.set_environment(placement.slots)
+            ray_runtime.set_environment(placement.slots)
             yield
 
-        patch.setattr(session, "start_local_ray", use_or_start)
+        patch.setattr(ray_runtime, "start_local_ray", use_or_start)
         yield

@@ -43,7 +43,7 @@ def modules_after(statement: str) -> set[str]:
             {"torch", "ray", "optuna", "plotly", "scipy.stats", "scipy.optimize", "sklearn"},
         ),
         (
-            "import tune_swa.tracking.optuna_log, tune_swa.monitoring.publishing",
+            "import tune_swa.tracking.optuna_log, tune_swa.monitoring.result_writer",
             {"torch", "ray", "optuna"},
         ),
         ("import tune_swa.training.run", {"ray", "optuna"}),

@@ -13,8 +13,14 @@ Glossary, used with these meanings in the whole package:
 - rung: an epoch after which early stopping compares trials of the same phase.
 - arm: a configuration that is trained on fresh seeds; a plain arm has no averaging.
 - look: an evaluation of all arms on the test images after a planned number of seeds.
+- phase: of an epoch, trunk or branch.
+- stage: of a trial, search, race or confirm. A race chooses among the search's best configurations (the
+  finalists) on fresh seeds and validation images; confirm tests them on the test images.
+- shipped model: the model one would use: the average once there is one, else the live model.
+- published state: a trunk's state after some epoch, kept for the branches that begin there.
+- fold: to compute the state of an experiment from the events of its journal.
 
-The way of one trial:
+The way of one trial (`docs/development.md` has it with the names of functions):
 
 1. `execution.run` prepares a search and starts Ray.
 2. `execution.ray_adapters.searcher` is asked by Ray for a trial when a slot is free.

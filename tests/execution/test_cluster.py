@@ -18,7 +18,7 @@ import pytest
 import tune_swa
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 from tune_swa.execution.cluster_check import Answer, Question, agree, ask_all
 from tune_swa.execution.slots import Node, Placement
 from tune_swa.experiment.state import ExperimentState
@@ -182,14 +182,14 @@ JOIN = """
 import sys
 import ray
 from tune_swa.errors import RequestError
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 
 class Actor:
     def answer(self):
         return "an actor answered"
 
 try:
-    with session.join_cluster(sys.argv[1]):
+    with ray_runtime.join_cluster(sys.argv[1]):
         print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
 except RequestError as error:
     print(error)
@@ -255,10 +255,10 @@ def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(address: str) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(session, "_resolve_address", nothing)
+    monkeypatch.setattr(ray_runtime, "_resolve_address", nothing)
     with (
         pytest.raises(RequestError, match=r"--address auto: no Ray cluster answers there .*ray start"),
-        session.join_cluster("auto"),
+        ray_runtime.join_cluster("auto"),
     ):
         pass
 

@@ -162,7 +162,7 @@ class Driver:
             )
 
     def suggest(self) -> str:
-        suggestion = self.coordinator.proposer.next_suggestion()
+        suggestion = self.coordinator.planner.next_suggestion()
         assert isinstance(suggestion, Suggestion)
         self.coordinator.add_trial(suggestion)
         return suggestion.trial
@@ -224,7 +224,7 @@ def test_the_sampler_learns_from_what_was_reopened(tmp_path: Path) -> None:
     driver.begin_session(0.5)
     for name in FAILED:
         driver.run(name)
-    study = driver.coordinator.proposer._sources["swa"].study  # type: ignore[attr-defined]
+    study = driver.coordinator.planner._sources["swa"].study  # type: ignore[attr-defined]
     told = [(t.state.name, sorted(t.intermediate_values)) for t in study.get_trials()]
     assert told.count(("FAIL", [0, 1])) == 2
     assert told[-2:] == [("COMPLETE", [0, 1, 2, 3])] * 2

@@ -149,7 +149,7 @@ def test_a_branch_is_bit_for_bit_what_it_would_have_been(
     restored = restore(run, FolderStore(tmp_path), "trial", 2, "trunk", epochs)
     assert run.epoch == begins
     assert restored.checkpoint == (f"trunk/epoch-{max(epochs):05d}.pt" if epochs else None)
-    assert (run.trained is not None) == (2 in epochs)  # trained already, to be averaged
+    assert (run.live_record is not None) == (2 in epochs)  # trained already, to be averaged
     assert [facts(record) for record in run] == expected[begins:]
     for name, tensor in alone.shipped_model.state_dict().items():
         assert torch.equal(run.shipped_model.state_dict()[name], tensor), name

@@ -44,7 +44,7 @@ def resume(journal: Path) -> None:
     state = ExperimentState.read(journal)
     coordinator = Coordinator(experiment(), journal.parent, state)
     replay_events(coordinator, list(read_events(journal)))
-    coordinator.proposer.next_suggestion()
+    coordinator.planner.next_suggestion()
     coordinator.close()
 
 

@@ -11,7 +11,7 @@ import torch
 from made_up_gpus import Card, MadeUpGpus
 
 from tune_swa.config import ResourcesSpec
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 from tune_swa.execution.slots import Machine, plan_placement
 from tune_swa.hardware.gpu_survey import Surveyor, explain_missing_gpus, select_gpu, survey_gpus
 
@@ -132,7 +132,7 @@ def test_a_request_without_gpus_never_touches_cuda(
     monkeypatch.setattr(torch._C, "_cuda_init", fail)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", fail)
     monkeypatch.setattr("tune_swa.execution.slots.survey_gpus", fail)
-    machine = session.inspect_machine(0)
+    machine = ray_runtime.inspect_machine(0)
     assert plan_placement(ResourcesSpec(), machine, trials=3, gpus=0).device == "cpu"
 
 

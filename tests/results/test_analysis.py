@@ -13,7 +13,7 @@ import pytest
 
 from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.errors import RequestError
-from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.results.api import load_results, side_by_side
 from tune_swa.results.export import write_tables
 from tune_swa.results.report.page import build_report
@@ -204,7 +204,7 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder.mkdir()
     writer = confirmed(folder)
     uri = "memory://results-elsewhere/made-up"
-    ResultPublisher(folder, open_store(uri)).publish(writer.state())
+    ResultWriter(folder, open_store(uri)).publish(writer.state())
     yield folder, uri
     import fsspec
 

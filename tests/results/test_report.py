@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.journals import Writer, confirmed, experiment, usual
-from tune_swa.monitoring.publishing import REPORT_SECONDS, ResultPublisher
+from tune_swa.monitoring.result_writer import REPORT_SECONDS, ResultWriter
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.importance import MOST_TRIALS, compute_importance
 from tune_swa.results.predictions import SHIPPED, read_predictions
@@ -265,7 +265,7 @@ def test_a_page_that_cannot_be_made_does_not_end_the_search(
 
     writer = usual(tmp_path)
     writer.finish()
-    pages = ResultPublisher(tmp_path, write_report=broken)
+    pages = ResultWriter(tmp_path, write_report=broken)
     pages.publish(writer.state())
     pages.publish(writer.state())
     assert caplog.messages == ["the report cannot be written: ZeroDivisionError"]
@@ -279,12 +279,12 @@ def test_a_full_disk_is_still_told_by_whoever_publishes(tmp_path: Path) -> None:
     writer = usual(tmp_path)
     writer.finish()
     with pytest.raises(OSError, match="No space left"):
-        ResultPublisher(tmp_path, write_report=full).publish(writer.state())
+        ResultWriter(tmp_path, write_report=full).publish(writer.state())
 
 
 def test_what_an_old_look_left_unfinished_is_no_reason_for_a_page(tmp_path: Path) -> None:
     written: list[object] = []
-    pages = ResultPublisher(
+    pages = ResultWriter(
         tmp_path, write_report=lambda state, folder: written.append(state), clock=lambda: 0.0
     )
     writer = usual(tmp_path)
@@ -323,7 +323,7 @@ def test_during_the_search_it_takes_a_hundredth_of_the_time(tmp_path: Path) -> N
         now[0] += 2.0
 
     writer = usual(tmp_path)
-    pages = ResultPublisher(tmp_path, write_report=slow, clock=lambda: now[0])
+    pages = ResultWriter(tmp_path, write_report=slow, clock=lambda: now[0])
     for second in range(1000):
         now[0] = max(now[0], float(second))
         pages.publish(writer.state())

@@ -305,7 +305,7 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
         again = Coordinator(spec, folder, known, confirm=True)
         replay_events(again, list(read_events(folder / "journal.jsonl")))
         assert again.step is not None
-        suggestion = again.proposer.next_suggestion()
+        suggestion = again.planner.next_suggestion()
         assert suggestion not in (None, Later.HELD_BACK)
         assert suggestion.trial == name  # type: ignore[union-attr]
         assert known.trials.keys() == set(list(expected.trials)[: list(expected.trials).index(name)])

@@ -61,7 +61,7 @@ def begin(spec: Experiment, folder: Path) -> Coordinator:
 
 
 def suggest(coordinator: Coordinator) -> str:
-    suggestion = coordinator.proposer.next_suggestion()
+    suggestion = coordinator.planner.next_suggestion()
     assert isinstance(suggestion, Suggestion)
     coordinator.add_trial(suggestion)
     coordinator.record_start(suggestion.trial, device="cpu", node="here", from_epoch=0, damaged=[])
@@ -188,7 +188,7 @@ def test_a_replayed_coordinator_decides_as_the_first_one_would(tmp_path: Path) -
     replay_events(again, events)
     for rung in (1, 5):
         assert again.asha.rung_values("trunk", rung) == first.asha.rung_values("trunk", rung)
-    assert again.proposer.next_suggestion() == first.proposer.next_suggestion()
+    assert again.planner.next_suggestion() == first.planner.next_suggestion()
 
 
 def test_a_kill_after_any_line_loses_no_end(tmp_path: Path) -> None:
@@ -401,9 +401,9 @@ def test_results_that_cannot_be_made_do_not_end_the_search(
             raise error
 
         monkeypatch.setattr(publishing, "write_tables", export)
-        publisher = publishing.ResultPublisher(tmp_path)
-        publisher(make_event("made up"), ExperimentState())
-        publisher.tick(ExperimentState())
+        result_writer = publishing.ResultWriter(tmp_path)
+        result_writer(make_event("made up"), ExperimentState())
+        result_writer.tick(ExperimentState())
         assert caplog.text.count("the result files could not be refreshed") == len(tried)
     assert len(tried) == 3
 

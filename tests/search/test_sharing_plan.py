@@ -138,7 +138,7 @@ def test_without_anybody_alive_nobody_waits(tmp_path: Path) -> None:
         driver.end(config)  # it failed: whoever is next takes over
         driver.coordinator.fail_trial(config["trial"], "no reason")
     assert len(driver.coordinator.state.trials) == 10
-    assert driver.coordinator.proposer.next_suggestion() is None
+    assert driver.coordinator.planner.next_suggestion() is None
 
 
 def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_next_one_takes_over_from_the_last_published_state(tmp_path: Path) -
     records = driver.coordinator.state.trials["swa-0003"].records
     assert [r["shared_from"] for r in records] == ["baseline-0000"] * 4 + ["swa-0002"] * 2 + [None] * 2
     assert driver.suggest() is None
-    assert driver.coordinator.proposer.next_suggestion() is None
+    assert driver.coordinator.planner.next_suggestion() is None
 
 
 def test_a_trunk_that_diverges_is_trained_once(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_a_sampler_is_asked_for_no_more_than_a_few_that_wait(tmp_path: Path) -> 
     assert driver.suggest() is None
     assert driver.suggest() is None
     assert len(driver.coordinator.state.trials) == 1 + 2  # the baseline, and as many as there are slots
-    assert driver.coordinator.proposer.next_suggestion(draw=False) is Later.HELD_BACK
-    assert isinstance(driver.coordinator.proposer.next_suggestion(), Suggestion)
+    assert driver.coordinator.planner.next_suggestion(draw=False) is Later.HELD_BACK
+    assert isinstance(driver.coordinator.planner.next_suggestion(), Suggestion)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_states_stay_while_a_sampler_may_come_back_to_them(tmp_path: Path) -> No
     driver = Driver(experiment(GRID, search={"sampler": "random", "trials": 6}), tmp_path, 1)
     while (config := driver.suggest()) is not None:
         driver.run(config)
-        if driver.coordinator.proposer.draws_more():
+        if driver.coordinator.planner.draws_more():
             assert [2, 5] in driver.states()
     assert driver.states() == [[], []]
 
@@ -336,4 +336,4 @@ def test_a_journal_says_who_shared_what(tmp_path: Path) -> None:
     assert again.trunks == driver.coordinator.state.trunks
     replayed = Coordinator(driver.coordinator.experiment, tmp_path, again)
     replay_events(replayed, list(read_events(tmp_path / "journal.jsonl")))
-    assert replayed.proposer.next_suggestion() is None
+    assert replayed.planner.next_suggestion() is None

@@ -30,11 +30,11 @@ from tune_swa.cli import main, run_search
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import run
-from tune_swa.execution.outputs import open_publisher
+from tune_swa.execution.outputs import open_result_writer
 from tune_swa.execution.request import Request
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.updates import SCALARS
-from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.tracking.base import TrackedRun
 from tune_swa.tracking.trackers import TrackerThread
 
@@ -335,8 +335,8 @@ def test_what_the_option_asks_for_is_what_is_written(
     found: list[str] = []
 
     def note_logs(request: Request) -> None:
-        with open_publisher(request) as publisher:
-            found.extend(log.what for log in publisher._logs)
+        with open_result_writer(request) as result_writer:
+            found.extend(log.what for log in result_writer._logs)
         raise RequestError("that will do")
 
     monkeypatch.setattr(TrackerThread, "connect", lambda self: None)
@@ -370,10 +370,10 @@ def test_a_log_that_fails_is_told_once_and_ends_nothing(
     played = driver(tmp_path)
     failing, after = Failing(), Failing()
     after.what = "another one"
-    publisher = ResultPublisher(tmp_path, logs=[failing, after])
+    result_writer = ResultWriter(tmp_path, logs=[failing, after])
     with caplog.at_level(logging.WARNING):
-        publisher.publish(played.coordinator.state)
-        publisher.publish(played.coordinator.state)
+        result_writer.publish(played.coordinator.state)
+        result_writer.publish(played.coordinator.state)
     assert caplog.messages == [
         "the made-up log cannot be written: no room", "another one cannot be written: no room"
     ]  # fmt: skip

@@ -45,8 +45,8 @@ class Averaging:
     def update_average(self, model: nn.Module) -> None:
         """Take the live model in and step the rate, as the documented loop does after an epoch.
 
-        The average's batch-normalisation buffers are the live model's afterwards: call `refresh`
-        before using it.
+        The average's batch-normalisation buffers are the live model's afterwards: call
+        `refresh_statistics` before using it.
         """
         self.average.update_parameters(model)
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """The commands. torch and ray are imported only by those that need them.
 
-Which there are and what they take is in `parser`; a module each tells what they do.
+`parser` lists the commands and their options; each is implemented in a module of its own.
 """
 
 from __future__ import annotations

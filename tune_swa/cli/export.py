@@ -1,4 +1,4 @@
-"""What does `export-model` do?"""
+"""Run `export-model`."""
 
 from __future__ import annotations
 

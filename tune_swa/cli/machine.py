@@ -1,4 +1,4 @@
-"""What do `doctor` and `schema` do, which need no experiment?"""
+"""Run `doctor` and `schema`, which need no experiment."""
 
 from __future__ import annotations
 

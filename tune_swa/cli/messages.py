@@ -1,4 +1,4 @@
-"""How does a search end, and what is said then?"""
+"""Messages at the end of a search."""
 
 from __future__ import annotations
 

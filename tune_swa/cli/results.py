@@ -1,4 +1,4 @@
-"""What do `report` and `compare` do with what a search left?"""
+"""Run `report` and `compare` on finished or running searches."""
 
 from __future__ import annotations
 

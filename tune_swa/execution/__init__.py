@@ -1,1 +1,1 @@
-"""Where trials run: everything that uses Ray."""
+"""Run trials under Ray. Only the MLflow and W&B callbacks in `tracking` use Ray elsewhere."""

@@ -11,8 +11,8 @@ from tune_swa.config import Experiment
 from tune_swa.data.dataset import Estimate, estimate_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import measure_trial
+from tune_swa.execution.ray_runtime import open_machine
 from tune_swa.execution.request import Request, show_status
-from tune_swa.execution.session import open_machine
 from tune_swa.execution.site import Measure, measure_placement, survey_cluster
 from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
 from tune_swa.search.confirm_cost import max_fresh_states, max_tested_plain_arms

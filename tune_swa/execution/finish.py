@@ -13,7 +13,7 @@ from tune_swa.execution.request import Outcome, Request
 from tune_swa.experiment.events import SearchFinished
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.training.checkpoint import CheckpointError
@@ -23,7 +23,7 @@ def finish_search(
     request: Request,
     coordinator: Coordinator,
     data: Dataset,
-    publisher: ResultPublisher,
+    result_writer: ResultWriter,
     *,
     interrupted: bool,
 ) -> Outcome:
@@ -39,14 +39,14 @@ def finish_search(
     best = best_trial(state)
     if coordinator.halt_reason is not None:
         with suppress(OSError):  # perhaps it is this disk that is full
-            publisher.publish(state)
+            result_writer.write_all(state)
         raise SearchFailed(
             f"the search stopped: {coordinator.halt_reason}. What was done is kept; put that right, then "
             "continue with --resume"
         )
     if not interrupted:
         coordinator.record_event(SearchFinished(reason="completed" if best else "no trial completed"))
-    _write_results(request, state, best, data, publisher)
+    _write_results(request, state, best, data, result_writer)
     if interrupted:
         raise Interrupted("interrupted")
     if best is None:
@@ -61,7 +61,7 @@ def _write_results(
     state: ExperimentState,
     best: TrialState | None,
     data: Dataset,
-    publisher: ResultPublisher,
+    result_writer: ResultWriter,
 ) -> None:
     """Write the result files and the model of `best`.
 
@@ -69,11 +69,11 @@ def _write_results(
         SearchFailed: the disk refuses, or the checkpoint of the model cannot be used.
     """
     try:
-        publisher.publish(state)
+        result_writer.write_all(state)
         if best is not None and best.checkpoints:
             preprocessing = _describe_preprocessing(request, data)
             export_best(best, state, request.experiment, request.folder, request.store, preprocessing)
-            publisher.mirror_files()
+            result_writer.mirror_files()
     except CheckpointError as error:
         assert best is not None
         raise SearchFailed(

@@ -8,7 +8,7 @@ from functools import partial
 
 from tune_swa.execution.request import Request
 from tune_swa.experiment.updates import Log
-from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.results.report.images import write_illustrated_report
 from tune_swa.tracking.optuna_log import StudyFile
 from tune_swa.tracking.tensorboard import EventFiles
@@ -21,7 +21,7 @@ STOPPED_DELIVERY_SECONDS = 2.0
 
 
 @contextmanager
-def open_publisher(request: Request) -> Iterator[ResultPublisher]:
+def open_result_writer(request: Request) -> Iterator[ResultWriter]:
     """Connect to the trackers of the request; yields what writes all outputs.
 
     Raises:
@@ -35,7 +35,7 @@ def open_publisher(request: Request) -> Iterator[ResultPublisher]:
     try:
         for tracker in trackers:
             tracker.connect()
-        yield ResultPublisher(
+        yield ResultWriter(
             folder,
             request.store if request.storage is not None else None,
             write_report=partial(

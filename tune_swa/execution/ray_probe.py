@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 from tune_swa.execution.slots import Placement
 
 
@@ -14,7 +14,9 @@ def start() -> str:
     Raises:
         SearchFailed: it cannot be started.
     """
-    with session.start_local_ray(Placement(gpus=0, cpus=1, slots=1, gpus_per_trial=0.0, cpus_per_trial=1)):
+    with ray_runtime.start_local_ray(
+        Placement(gpus=0, cpus=1, slots=1, gpus_per_trial=0.0, cpus_per_trial=1)
+    ):
         import ray
 
         if ray.get(ray.remote(_task).remote(), timeout=60) != 42:
@@ -28,7 +30,7 @@ def join(address: str) -> list[dict[str, Any]]:
     Raises:
         RequestError: there is no cluster, or it lets nobody in.
     """
-    with session.open_machine(address) as machine:
+    with ray_runtime.open_machine(address) as machine:
         return [{"name": node.name, "gpus": node.gpus, "cpus": node.cpus} for node in machine.nodes]
 
 

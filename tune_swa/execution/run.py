@@ -13,10 +13,10 @@ import torch
 
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.errors import Interrupted, SearchFailed
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 from tune_swa.execution.finish import finish_search
 from tune_swa.execution.header import build_header, check_unchanged, describe_sampler_changes
-from tune_swa.execution.outputs import open_publisher
+from tune_swa.execution.outputs import open_result_writer
 from tune_swa.execution.request import Outcome, Request, print_note, show_status
 from tune_swa.execution.site import Site, agree_on_numerics, open_site, place_trials, resolve_numerics
 from tune_swa.execution.slots import Machine, Placement
@@ -59,7 +59,7 @@ def run_search(request: Request) -> Outcome:
         machine = _check_request(request, state)
         weights = resolve_weights(request.experiment.model)
         data = _prepare_images(request)
-        with open_publisher(request) as publisher, open_site(request, state, machine, data) as site:
+        with open_result_writer(request) as result_writer, open_site(request, state, machine, data) as site:
             context = _make_trial_context(request, data, weights, site)
             with _open_coordinator(request, state, context) as coordinator:
                 if state.header is None:
@@ -69,8 +69,8 @@ def run_search(request: Request) -> Outcome:
                 print_note(request, site.placement.memory_line)
                 log.begin()
                 _record_session(request, coordinator, site.placement, resumed=bool(events))
-                interrupted = TrialLoop(request, coordinator, site.placement, publisher).run(context)
-                return finish_search(request, coordinator, data, publisher, interrupted=interrupted)
+                interrupted = TrialLoop(request, coordinator, site.placement, result_writer).run(context)
+                return finish_search(request, coordinator, data, result_writer, interrupted=interrupted)
 
 
 def _check_request(request: Request, state: ExperimentState) -> Machine | None:
@@ -85,10 +85,10 @@ def _check_request(request: Request, state: ExperimentState) -> Machine | None:
     machine = None
     if request.address is None:
         with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes
-            machine = session.inspect_machine(request.gpus)
+            machine = ray_runtime.inspect_machine(request.gpus)
         resolve_numerics(request, place_trials(request, state, machine), machine)
     else:
-        session.check_reachable(request.address)
+        ray_runtime.check_reachable(request.address)
     if request.storage is not None:
         check_storage(request.store, request.folder, begun=state.header is not None)
     return machine

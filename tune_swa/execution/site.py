@@ -11,7 +11,7 @@ import torch
 
 from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
-from tune_swa.execution import cluster_check, session
+from tune_swa.execution import cluster_check, ray_runtime
 from tune_swa.execution.gpu_share import largest_workload, measure_trial
 from tune_swa.execution.request import Request, print_note, show_status
 from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
@@ -24,7 +24,7 @@ from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload
 
 Measure = Callable[[Workload, int], TrialCost]
-"""Tries a trial out on the GPU of a number."""
+"""Runs a test trial on the GPU with the given index."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ def open_site(
         surveys: tuple[GpuSurvey, ...] = ()
         if machine.survey is not None and used:
             surveys = (replace(machine.survey, gpus=used),)
-        with session.start_local_ray(placement):
+        with ray_runtime.start_local_ray(placement):
             yield Site(placement, machine, surveys)
         return
     assert request.address is not None
-    with session.join_cluster(request.address) as machine:
+    with ray_runtime.join_cluster(request.address) as machine:
         with show_status(request, "looking at the GPUs of the cluster"):
             machine, surveys, measure = survey_cluster(
                 machine, request.gpus, lambda text: print_note(request, text)
             )
         placement = place_measured(machine, measure)
-        session.set_environment(placement.slots)
+        ray_runtime.set_environment(placement.slots)
         yield Site(placement, machine, surveys)
 
 

@@ -152,7 +152,7 @@ class Placement:
 
     @property
     def slots_per_gpu(self) -> int:
-        """Slots that a trial takes which has a whole GPU."""
+        """Slots taken by a trial that has a whole GPU."""
         return max(1, self.slots // self.gpus) if self.gpus else 1
 
 

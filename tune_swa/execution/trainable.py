@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 LOST_GPU_EXIT = 71
 """Exit status of a worker process that cannot use its GPU any more."""
 USED_PART = 0.9
-"""Of its limit, what a trial of unknown size is taken to use: a little of every card is the driver's own, and
-must not be waited for."""
+"""Fraction of its limit that a trial of unknown size is assumed to use: a little of every card is the
+driver's own, and must not be waited for."""
 
 
 @dataclass
@@ -89,6 +89,9 @@ def train_trial(config: dict[str, Any], context: TrialContext) -> None:
     What is wrong with the machine (a full disk, other images) is reported as a reason to stop the
     search: it says nothing about the trial, and would fail all others as well. The death of the
     process is left to Ray, which starts the trial again; a process that has lost its GPU ends itself.
+
+    `_run_trial` cleans up, `_attempt_trial` turns errors into reports, `_train_with_retry` retries with
+    streamed images, and `_train` is the loop over epochs.
     """
     run_in_training_thread(lambda: _run_trial(config, context))
 
@@ -128,7 +131,7 @@ def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, A
 def _explain_failure(
     error: Exception, config: dict[str, Any], context: TrialContext
 ) -> dict[str, Any] | None:
-    """What to report of an error; None of one that concerns no trial and no machine."""
+    """What to report of an error; None if it concerns neither a trial nor a machine."""
     if isinstance(error, MachineError):
         return {"event": "halted", "error": str(error)}
     if isinstance(error, NonFiniteError):
@@ -179,7 +182,7 @@ def _prepare_device(config: dict[str, Any], context: TrialContext) -> int | None
     Returns:
         Bytes of its GPU that the trial may take; None: it runs on the CPU.
     """
-    torch.set_num_threads(context.numerics.threads)  # is each thread's own
+    torch.set_num_threads(context.numerics.threads)  # this setting is per thread
     if not context.on_gpu:
         keep_freed_memory()
         return None
@@ -243,9 +246,9 @@ def _train(
     every_epoch = context.keep_all and context.checkpoint_every == "auto"
     schedule = CheckpointSchedule(1 if every_epoch else context.checkpoint_every)
     while not run.done:
-        taken_over = run.trained is not None
+        taken_over = run.live_record is not None
         run.begin_epoch()
-        state = run.trained if run.averaging is None and run.epoch in to_publish else None
+        state = run.live_record if run.averaging is None and run.epoch in to_publish else None
         if state is not None and not taken_over:
             with schedule.time_saving():
                 write_state(run.trunk_state(), context.store, state_name(trunk, run.epoch))

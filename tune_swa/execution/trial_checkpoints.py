@@ -140,7 +140,7 @@ def restore(
         recorded_epochs: how many epochs of the trial the journal has.
         trunk: folder of its trunk's states.
         trunk_epochs: those of the trunk's states that the trial may begin from, if they are listed.
-        recorded: the trial's checkpoints by the journal; of those that are not there it is told.
+        recorded: the trial's checkpoints by the journal; missing ones are reported.
         published: the trunk's states by the journal that the trial may begin from.
 
     Raises:

@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from tune_swa.errors import SearchFailed
-from tune_swa.execution import session
+from tune_swa.execution import ray_runtime
 from tune_swa.execution.ray_adapters.scheduler import PhaseScheduler
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.ray_adapters.ticker import Silence, StopSearch, Ticker
@@ -22,7 +22,7 @@ from tune_swa.execution.slots import Placement
 from tune_swa.execution.trainable import train_trial
 from tune_swa.execution.trial_context import TrialContext
 from tune_swa.monitoring.progress import Progress
-from tune_swa.monitoring.publishing import ResultPublisher
+from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.monitoring.watchdog import Watchdog
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.signals import set_on_signal
@@ -37,13 +37,13 @@ class TrialLoop:
         request: what is asked for.
         coordinator: suggests trials and keeps the journal.
         placement: how many trials run at once.
-        publisher: refreshes the result files meanwhile.
+        result_writer: refreshes the result files meanwhile.
     """
 
     def __init__(
-        self, request: Request, coordinator: Coordinator, placement: Placement, publisher: ResultPublisher
+        self, request: Request, coordinator: Coordinator, placement: Placement, result_writer: ResultWriter
     ) -> None:
-        self._coordinator, self._placement, self._publisher = coordinator, placement, publisher
+        self._coordinator, self._placement, self._result_writer = coordinator, placement, result_writer
         self._max_failures = request.experiment.search.max_failures
         self._searcher = TrialSearcher(coordinator, placement)
         self._stop = threading.Event()
@@ -55,12 +55,12 @@ class TrialLoop:
             quiet=request.quiet,
             step=coordinator.step,
         )
-        watchdog = Watchdog(self._show_warning, lambda: self._searcher.live, session.count_nodes)
+        watchdog = Watchdog(self._show_warning, lambda: self._searcher.live, ray_runtime.count_nodes)
         self._displays: list[Callable[[], object]] = [
             self._progress.tick,
             lambda: watchdog.tick(coordinator.state),
         ]
-        for listener in (self._progress, publisher, watchdog):
+        for listener in (self._progress, result_writer, watchdog):
             coordinator.add_listener(listener)
 
     def run(self, context: TrialContext) -> bool:
@@ -128,7 +128,7 @@ class TrialLoop:
         if self._stop.is_set() or self._coordinator.is_stopping:
             raise StopSearch
         self._coordinator.sync_journal()
-        self._publisher.tick(self._coordinator.state)
+        self._result_writer.tick(self._coordinator.state)
         for display in list(self._displays):
             try:
                 display()

@@ -39,7 +39,7 @@ def decode_event(line: bytes) -> Event:
     """Read one line.
 
     Raises:
-        DamagedError: it is no event, or one with a field that it cannot have.
+        DamagedError: it is no event, or a field has an impossible value.
     """
     try:
         return cast(Event, _DECODER.decode(line))

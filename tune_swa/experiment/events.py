@@ -325,7 +325,7 @@ def params_of(event: Any) -> dict[str, Any]:
     """Parameters of a suggestion or an arm. JSON has no tuples, parameters have no lists.
 
     Raises:
-        DamagedError: a value is none that a parameter can have.
+        DamagedError: a parameter cannot have this value.
     """
     for parameter, value in event["params"].items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_word, value))):

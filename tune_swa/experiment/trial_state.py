@@ -86,13 +86,13 @@ class TrunkState:
     """What is known of the epochs that trials have in common before they average."""
 
     trials: list[str] = field(default_factory=list)
-    """Everyone who has it, in the order of their suggestions."""
+    """Trials with this trunk, in the order they were suggested."""
     records: list[tuple[str, EpochRecord]] = field(default_factory=list)
-    """Who trained each epoch first, and what it reported of the live model; from epoch 0 on."""
+    """Which trial trained each epoch first, and its record of the live model; from epoch 0 on."""
     published: set[int] = field(default_factory=set)
-    """Epochs after which there is a state to go on from."""
+    """Epochs after which there is a state to continue from."""
     diverged: tuple[int, str, str] | None = None
-    """The epoch whose loss or outputs were not finite, who trained it, and the reason it failed with."""
+    """The epoch whose loss or outputs were not finite, the trial that trained it, and its error."""
 
 
 OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
@@ -102,7 +102,7 @@ OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
 def ranking(trial: TrialState) -> tuple[float, float, str]:
     """Sorts trials that have reported, the best first: by accuracy, then nll, then name.
 
-    Everything that asks for the best asks by this, so that ties cannot be answered in two ways.
+    Everything that looks for the best trial uses this order, so ties have one answer.
     """
     last = trial.records[-1]
     return -last["accuracy"], math.inf if last["nll"] is None else last["nll"], trial.name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tune_swa.results.comparison import Comparison, Entry
-from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.contrasts import Contrast, TestedArm, Verdict
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ComparisonRow:
     best_baseline: bool
     race_accuracies: Sequence[float]
     """Validation accuracy of its runs in the last race."""
-    arm: Arm | None
+    arm: TestedArm | None
     """Its runs on fresh seeds, if it was tested."""
     contrast: Contrast | None
     """Against the best plain training, of a finalist."""

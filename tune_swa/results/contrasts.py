@@ -19,7 +19,7 @@ Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too f
 
 
 @dataclass(frozen=True)
-class Arm:
+class TestedArm:
     """A configuration on its fresh seeds."""
 
     name: str
@@ -60,8 +60,8 @@ class Arm:
 class Contrast:
     """An arm against another, on the seeds that both have."""
 
-    arm: Arm
-    against: Arm
+    arm: TestedArm
+    against: TestedArm
     seeds: tuple[int, ...]
     differences: Any
     """Shape (S, N): 1 where only `arm` is right on an image, -1 where only `against` is, else 0."""
@@ -98,7 +98,7 @@ class Verdict:
     """Test images."""
     planned_seeds: int
     """Of this look."""
-    arms: tuple[Arm, ...]
+    arms: tuple[TestedArm, ...]
     against_plain: tuple[Contrast, ...]
     """Each finalist against the best plain training that was found, in the order in which they are tested;
     against the best baseline of the search in looks of older journals."""
@@ -118,25 +118,25 @@ class Verdict:
     """Why no more seeds follow; None: they do, or the look is not complete."""
     parts: PartsComparison | None = None
     """Test against validation images, of the arm with the largest difference of the leading contrast."""
-    parts_arm: Arm | None = None
+    parts_arm: TestedArm | None = None
     """Whose that is."""
     earlier: tuple[Verdict, ...] = ()
     """Verdicts of the looks before, first look first."""
 
     @property
-    def best_plain(self) -> Arm | None:
+    def best_plain(self) -> TestedArm | None:
         """The best plain training that was found, against which finalists are measured."""
         if self.against_plain:
             return self.against_plain[0].against
         return next((arm for arm in self.arms if "baseline" in arm.roles), None)
 
     @property
-    def plain(self) -> tuple[Arm, ...]:
+    def plain(self) -> tuple[TestedArm, ...]:
         """Everything that was trained without SWA."""
         return tuple(arm for arm in self.arms if arm.kind == "baseline")
 
     @property
-    def finalists(self) -> tuple[Arm, ...]:
+    def finalists(self) -> tuple[TestedArm, ...]:
         return tuple(arm for arm in self.arms if "finalist" in arm.roles)
 
     @property
@@ -168,7 +168,9 @@ def interval_columns(c: Contrast | None) -> dict[str, Any]:
     }
 
 
-def compare_arms(arm: Arm, against: Arm, predictions: RunPredictions, alpha: float) -> Contrast | None:
+def compare_arms(
+    arm: TestedArm, against: TestedArm, predictions: RunPredictions, alpha: float
+) -> Contrast | None:
     """Compare two arms on the seeds that both have; None with fewer than two."""
     runs = {run.seed: run for run in arm.runs}
     pairs = [(runs[other.seed], other) for other in against.runs if other.seed in runs]
@@ -193,7 +195,7 @@ def compare_arms(arm: Arm, against: Arm, predictions: RunPredictions, alpha: flo
 
 
 def compare_with_trunks(
-    arms: Sequence[Arm], predictions: RunPredictions, alpha: float
+    arms: Sequence[TestedArm], predictions: RunPredictions, alpha: float
 ) -> tuple[Contrast, ...]:
     """Compare each finalist with its own settings without SWA, where both were run."""
     plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
@@ -202,7 +204,7 @@ def compare_with_trunks(
     return tuple(c for c in found if c is not None)
 
 
-def _without_swa(arm: Arm) -> Params:
+def _without_swa(arm: TestedArm) -> Params:
     return {name: value for name, value in arm.params.items() if not is_swa_setting(name)}
 
 

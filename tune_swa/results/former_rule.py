@@ -13,12 +13,19 @@ from dataclasses import replace
 from tune_swa.experiment.events import LookPlanned
 from tune_swa.inference import statistics
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.results.contrasts import Arm, Contrast, Outcome, Verdict, compare_arms, compare_with_trunks
+from tune_swa.results.contrasts import (
+    Contrast,
+    Outcome,
+    TestedArm,
+    Verdict,
+    compare_arms,
+    compare_with_trunks,
+)
 from tune_swa.results.predictions import RunPredictions
 
 
 def former_verdict(
-    arms: Sequence[Arm],
+    arms: Sequence[TestedArm],
     predictions: RunPredictions,
     look: LookPlanned,
     images: int,
@@ -46,8 +53,8 @@ def former_verdict(
 
 
 def compare_finalists(
-    finalists: Sequence[Arm],
-    tuned: Arm,
+    finalists: Sequence[TestedArm],
+    tuned: TestedArm,
     predictions: RunPredictions,
     alpha: float,
     *,

@@ -18,7 +18,7 @@ from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import FinalistJudgement, Judgement
-from tune_swa.results.contrasts import Arm, Contrast, Verdict, compare_arms, compare_with_trunks
+from tune_swa.results.contrasts import Contrast, TestedArm, Verdict, compare_arms, compare_with_trunks
 from tune_swa.results.former_rule import former_verdict
 from tune_swa.results.look_evaluation import evaluate_look
 from tune_swa.results.predictions import RunPredictions, read_shipped
@@ -68,7 +68,7 @@ def _analyse_look(state: ExperimentState, predictions: RunPredictions, look: Loo
 
 
 def _apply_rule(
-    arms: Sequence[Arm],
+    arms: Sequence[TestedArm],
     predictions: RunPredictions,
     look: LookPlanned,
     judgement: Judgement,
@@ -139,13 +139,13 @@ def _add_parts_comparison(found: Verdict, images: int) -> Verdict:
 
 def _build_arm(
     experiment: Experiment, state: ExperimentState, entry: PlannedArm, seeds: Sequence[int]
-) -> Arm:
+) -> TestedArm:
     params = params_of(entry)
     swa = entry.kind == "swa"
     runs = [state.trials.get(fresh_run_name(entry.name, "confirm", seed)) for seed in seeds]
     done = tuple(r for r in runs if r is not None and r.status == "completed" and r.tested is not None)
     have = {run.seed for run in done}
-    return Arm(
+    return TestedArm(
         name=entry.name,
         kind=entry.kind,
         label=experiment.format_label(params, swa=swa),

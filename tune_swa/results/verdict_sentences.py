@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tune_swa.inference.looks import LEAST_SEEDS
-from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.contrasts import Contrast, TestedArm, Verdict
 
 UNLIMITED_IMAGES = 10**9
 """So many test images that only the number of seeds limits what is found."""
@@ -113,7 +113,7 @@ def _plain_sentences(found: Verdict) -> list[str]:
     return lines
 
 
-def _better_baseline(arm: Arm, tuned: Arm) -> str:
+def _better_baseline(arm: TestedArm, tuned: TestedArm) -> str:
     """That a baseline does better than the tuned one of an older journal; empty if it does not."""
     mean, chosen = np.mean(arm.test), np.mean(tuned.test)
     if mean <= chosen:

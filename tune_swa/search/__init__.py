@@ -1,1 +1,1 @@
-"""Running many trials: what is proposed, what is stopped, where it runs. The only place for Ray."""
+"""Decide what is tried, stopped, shared and confirmed, and record it. No Ray, no torch."""

@@ -1,9 +1,8 @@
 """Stop weak trials early: asynchronous successive halving that never mixes raw and averaged models.
 
-A plain ASHA ranks every trial at an epoch together. Here that would rank a model whose weights are
-averaged against models whose are not, and record a late starter in rungs it was never in. So there
-are two ladders over absolute epochs, the trunk's and the branch's, and a trial is recorded only in
-a rung that it reports at exactly.
+Plain ASHA ranks every trial at an epoch together. Here that would rank an averaged model against models
+that are not averaged, and enter a late starter in rungs it never reached. So there are two ladders over
+absolute epochs, the trunk's and the branch's, and a trial enters only a rung that it reports at exactly.
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ class Step:
 
     @property
     def names(self) -> list[str]:
-        """Of the trials."""
+        """Names of the trials."""
         return [suggestion.trial for suggestion in self.suggestions()]
 
     def suggestions(self) -> Iterator[Suggestion]:
-        """Every run, seed by seed, and of each seed those first that others go on from."""
+        """Every run, seed by seed; within a seed, runs that others continue from come first."""
         arms = sorted(self.arms, key=lambda arm: arm.kind == "swa")
         numbers = enumerate((arm, seed) for seed in self.seeds for arm in arms)
         for number, (arm, seed) in numbers:
@@ -130,8 +130,8 @@ class Look(Step):
     number: int = 1
     """Counts from 1 over the whole experiment."""
     plan: int | None = None
-    """Counts what was planned beforehand, from 1: a level is kept by the looks of each plan together. None in
-    journals from before there were such plans."""
+    """Counts plans from 1; the looks of one plan share one error level. None in journals from before there
+    were plans."""
     looks: tuple[int, ...] = ()
     """Numbers of seeds at which the plan looks."""
     levels: tuple[float, ...] = ()
@@ -344,8 +344,8 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
 
 
 def _most_planned(state: ExperimentState, searched: int) -> int:
-    """Most seeds that a plan had, of what the search has found by now: a plan that ended early stays ended,
-    also where a shorter one was asked for after it."""
+    """Largest number of seeds in any plan for the current results of the search: a plan that ended early
+    stays ended, also where a shorter one was asked for after it."""
     looks = [event for event in state.confirmations if event.searched == searched]
     return max(int(n) for event in looks for n in (len(event.seeds), *(event.looks or ())))
 

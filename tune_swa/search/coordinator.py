@@ -95,7 +95,7 @@ class Coordinator(EventRecorder):
 
         Args:
             live: names of the trials that run; None: a worker that is warmed up.
-            slots: trials that run at once. At most as many suggestions of a sampler wait.
+            slots: trials that run at once. At most this many sampler suggestions wait.
 
         Returns:
             Its name, why there is none yet, or None when there is nothing left to run.
@@ -124,7 +124,7 @@ class Coordinator(EventRecorder):
                 if self.take_over_trunk(name):
                     return name
         while not self.is_stopping:
-            suggestion = self.proposer.next_suggestion(is_ready, draw=len(waiting) < slots)
+            suggestion = self.planner.next_suggestion(is_ready, draw=len(waiting) < slots)
             if not isinstance(suggestion, Suggestion):
                 return suggestion or (Later.HELD_BACK if waiting else None)
             self.add_trial(suggestion)
@@ -215,7 +215,7 @@ class Coordinator(EventRecorder):
         """
         if isinstance(event, TrialSuggested):
             self.experiment.run_settings(event.kind, self.state.trials[event.trial].params)
-        self._inform_proposer(event)
+        self._inform_planner(event)
         if isinstance(event, EpochReported):
             epoch, accuracy = event.epoch, event.accuracy
             self.asha.judge_epoch(self.state.trials[event.trial], epoch, accuracy)
@@ -223,15 +223,15 @@ class Coordinator(EventRecorder):
             self._judge_shared_epochs(self.state.trials[event.trial], event.epochs)
 
     def apply_event(self, event: Event) -> None:
-        """Fold an event that was written, and inform the proposer."""
+        """Fold an event that was written, and inform the planner."""
         super().apply_event(event)
-        self._inform_proposer(event)
+        self._inform_planner(event)
 
-    def _inform_proposer(self, event: Event) -> None:
-        self.proposer.apply_event(event)
+    def _inform_planner(self, event: Event) -> None:
+        self.planner.apply_event(event)
         if isinstance(event, TrunkShared):
             for record in self.state.trials[event.trial].records[: event.epochs]:
-                self.proposer.report_value(event.trial, record["epoch"], record["accuracy"])
+                self.planner.report_value(event.trial, record["epoch"], record["accuracy"])
 
     def record_epoch(
         self,
@@ -323,7 +323,7 @@ class Coordinator(EventRecorder):
     @property
     def has_searched(self) -> bool:
         """Whether the search stage has nothing more to do."""
-        planner = self.proposer
+        planner = self.planner
         left = planner.draws_more() or any(True for _ in planner.unsuggested_trials())
         return not left and all(t.ended for t in self.state.trials.values() if t.stage == "search")
 
@@ -367,7 +367,7 @@ class Coordinator(EventRecorder):
                 self.retention.tidy_trial(trial)
 
     def _begin_stage(self, stage: Stage, planner: Planner) -> None:
-        self.proposer = planner
+        self.planner = planner
         self.sharing: TrunkSharing | None = None
         if self.experiment.search.share:
             self.sharing = TrunkSharing(

@@ -26,7 +26,7 @@ def replay_events(coordinator: Coordinator, events: list[Event]) -> list[str]:
         A line on each file of predictions that was lost.
 
     Raises:
-        RequestError: a trial is none that this space has, or that its sampler would propose.
+        RequestError: a trial is not of this space, or not what its sampler proposes.
     """
     for number, event in enumerate(events, start=1):
         try:

@@ -92,7 +92,7 @@ class Retention:
         self.remove_stray_states()
 
     def remove_stray_states(self) -> None:
-        """Remove files among the published states that are none. Nothing may be running."""
+        """Remove files in the trunk folders that are not published states. Nothing may be running."""
         with _tolerate_leftovers():
             for trunk in self._store.folders(TRUNKS):
                 known = self._state.trunks.get(trunk)

@@ -22,8 +22,8 @@ from tune_swa.search.proposer import Proposer
 from tune_swa.search.trunk_names import TrunkNamer
 
 MAX_STATES = 8
-"""Of a trunk: where averaging can begin at more epochs, every second or third of them is published, and
-branches train the epochs in between."""
+"""Most states published per trunk. If averaging can begin at more epochs, every second or third of them is
+published, and branches train the epochs in between."""
 
 
 def fork_points(experiment: Experiment) -> tuple[int, ...]:

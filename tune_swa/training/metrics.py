@@ -18,8 +18,8 @@ class NonFiniteError(ArithmeticError):
     """A loss or an output is NaN or infinite; the run has no result."""
 
     trunk_epoch: int | None = None
-    """The epoch of it that was trained last, where no average is to blame: so ends every run with this
-    trunk that trains it."""
+    """The epoch that was trained last, where no average is to blame: every run that trains this epoch of
+    the trunk fails the same way."""
 
 
 @dataclass(frozen=True)

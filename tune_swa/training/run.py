@@ -90,7 +90,7 @@ class Run:
         """The next epoch to train."""
         self.record: EpochRecord | None = None
         """What the last finished epoch reported."""
-        self.trained: EpochRecord | None = None
+        self.live_record: EpochRecord | None = None
         """Epoch `self.epoch` of the live model alone, between `begin_epoch` and `finish_epoch`."""
         # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
         # of any batch size for both, which is slower
@@ -133,18 +133,18 @@ class Run:
         Raises:
             NonFiniteError: a loss or an output is NaN or infinite.
         """
-        if self.trained is not None:
+        if self.live_record is not None:
             return
         start = self._read_clock()
         try:
             loss = self.train_epoch()
-            trained = self._read_clock()
+            trained_at = self._read_clock()
             live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
             error.trunk_epoch = self.epoch if self.averaging is None else None
             raise
-        evaluated = self._read_clock()
-        self.trained = EpochRecord(
+        evaluated_at = self._read_clock()
+        self.live_record = EpochRecord(
             epoch=self.epoch,
             phase="trunk",
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
@@ -154,10 +154,10 @@ class Run:
             nll=live.nll,
             ece=live.ece,
             n_averaged=0,
-            train_seconds=trained - start,
+            train_seconds=trained_at - start,
             bn_seconds=0.0,
-            eval_seconds=evaluated - trained,
-            images_per_second=len(self._train) / (trained - start),
+            eval_seconds=evaluated_at - trained_at,
+            images_per_second=len(self._train) / (trained_at - start),
         )
 
     def finish_epoch(self) -> EpochRecord:
@@ -166,24 +166,24 @@ class Run:
         Raises:
             NonFiniteError: an output of the average is NaN or infinite.
         """
-        assert self.trained is not None
+        assert self.live_record is not None
         start = self._read_clock()
         self.average_epoch()
-        refreshed = self._read_clock()
-        self.record = self.trained
+        refreshed_at = self._read_clock()
+        self.record = self.live_record
         if self.averaging is not None:
             shipped = self._evaluate_on_validation(self.averaging.average.module)
             self.record = replace(
-                self.trained,
+                self.live_record,
                 phase="branch",
                 accuracy=shipped.accuracy,
                 nll=shipped.nll,
                 ece=shipped.ece,
                 n_averaged=self.averaging.n_averaged,
-                bn_seconds=refreshed - start,
-                eval_seconds=self.trained.eval_seconds + self._read_clock() - refreshed,
+                bn_seconds=refreshed_at - start,
+                eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
-        self.trained = None
+        self.live_record = None
         self.epoch += 1
         return self.record
 
@@ -279,11 +279,11 @@ class Run:
 
         It depends on no SWA setting, so every run with the same trunk can go on from it.
         """
-        assert self.trained is not None
+        assert self.live_record is not None
         assert self.averaging is None
         return {
             "epoch": self.epoch + 1,
-            "record": self.trained.as_dict(),
+            "record": self.live_record.as_dict(),
             "model": self.model.state_dict(),
             "averaging": None,
             **self._training_state(),
@@ -303,13 +303,13 @@ class Run:
         """
         self.epoch = state["epoch"]
         self.record = EpochRecord(**state["record"]) if state["record"] else None
-        self.trained = None
+        self.live_record = None
         fork = self.settings.fork_epoch
         if fork is not None and state["averaging"] is None and self.epoch > fork:
             if self.epoch != fork + 1 or self.record is None:
                 raise ValueError(f"state after epoch {self.epoch - 1} of a trunk that was left at {fork}")
             self.epoch = fork
-            self.trained, self.record = replace(self.record, eval_seconds=0.0), None
+            self.live_record, self.record = replace(self.record, eval_seconds=0.0), None
         self.model.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -27,7 +27,7 @@ class TrialSearcher(Searcher):
         self.slots = placement.slots
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
-        """Most that were out at once: so many workers have been started."""
+        """Highest number of trials handed out at once, and so of workers started."""
         self._whole: set[str] = set()
         """Ray's ids of trials that have a GPU to themselves."""
         self.stopping = False
@@ -129,7 +129,7 @@ class TrialSearcher(Searcher):
         )
 
     def _settings(self, name: str) -> dict[str, Any]:
-        """Those of a trial, as a worker is given them."""
+        """Return a trial's settings in the form sent to the worker."""
         trial = self.coordinator.state.trials[name]
         settings = self.coordinator.experiment.run_settings(trial.kind, trial.params, trial.seed)
         return settings.model_dump(mode="json")

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tune_swa.inference.statistics import bootstrap_interval
-from tune_swa.results.contrasts import Arm, Contrast, Verdict
+from tune_swa.results.contrasts import Contrast, TestedArm, Verdict
 from tune_swa.results.report.style import (
     BAD,
     GOOD,
@@ -124,7 +124,7 @@ def draw_runs(found: Verdict) -> Figure:
     )
 
 
-def _tabulate_runs(arm: Arm) -> list[list[object]]:
+def _tabulate_runs(arm: TestedArm) -> list[list[object]]:
     """The arm's mean, then each of its runs."""
     roles = " and ".join(arm.roles)
     sd = float(np.std(arm.test, ddof=1)) if len(arm.test) > 1 else None

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tune_swa.inference.calibration import Reliability, bin_reliability
-from tune_swa.results.contrasts import Arm
+from tune_swa.results.contrasts import TestedArm
 from tune_swa.results.predictions import RunPredictions, TestPredictions
 from tune_swa.results.report.style import (
     BASELINE,
@@ -22,7 +22,7 @@ from tune_swa.results.report.style import (
 )
 
 
-def draw_calibration(arms: Sequence[Arm], predictions: RunPredictions) -> Figure:
+def draw_calibration(arms: Sequence[TestedArm], predictions: RunPredictions) -> Figure:
     """Draw accuracy against confidence of each arm, all its runs together."""
     figure = blank_figure(400)
     figure.add_trace(
@@ -61,7 +61,7 @@ def draw_calibration(arms: Sequence[Arm], predictions: RunPredictions) -> Figure
 
 
 def _tabulate_calibration(
-    arm: Arm, runs: Sequence[TestPredictions], curve: Reliability
+    arm: TestedArm, runs: Sequence[TestPredictions], curve: Reliability
 ) -> list[list[object]]:
     """All images of an arm, then each bin."""
     confidence = np.concatenate([r.confidence for r in runs])
@@ -81,7 +81,9 @@ def _tabulate_calibration(
     ]  # fmt: skip
 
 
-def draw_classes(arm: Arm, against: Arm, predictions: RunPredictions, names: Sequence[str]) -> Figure:
+def draw_classes(
+    arm: TestedArm, against: TestedArm, predictions: RunPredictions, names: Sequence[str]
+) -> Figure:
     """Draw the accuracy of two arms class by class."""
     figure = blank_figure(360)
     shares = []
@@ -112,7 +114,7 @@ def draw_classes(arm: Arm, against: Arm, predictions: RunPredictions, names: Seq
 
 
 def _accuracy_by_class(
-    arm: Arm, predictions: RunPredictions, classes: int
+    arm: TestedArm, predictions: RunPredictions, classes: int
 ) -> tuple[list[int], list[float | None]]:
     """Test images of each class, and the share that is right over all runs (None without images)."""
     runs = [predictions[run.name] for run in arm.runs if run.name in predictions]

@@ -1,4 +1,4 @@
-"""Starting and stopping Ray: quiet, with the places that were planned, and without a dashboard."""
+"""Start and stop Ray: quiet, with the planned number of slots, and without a dashboard."""
 
 from __future__ import annotations
 

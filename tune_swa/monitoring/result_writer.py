@@ -29,7 +29,7 @@ REPORT_SHARE, REPORT_SECONDS = 0.01, 60.0
 ReportWriter = Callable[[ExperimentState, Path], object]
 
 
-class ResultPublisher:
+class ResultWriter:
     """Writes all that is derived from the journal: while the search runs, and once more at its end.
 
     Args:
@@ -61,14 +61,14 @@ class ResultPublisher:
         self._changed = True
 
     def tick(self, state: ExperimentState) -> None:
-        """Publish if something is new and it is due. Errors are only logged: the next time, or the end of
+        """Write what is due if something is new. Errors are only logged: the next time, or the end of
         the search, may succeed, and the journal has everything.
         """
         begun = self._clock()
         if not self._changed or begun < self._next_files:
             return
         try:
-            self.publish(state)
+            self.write_all(state)
         except (OSError, RequestError) as error:  # the journal may still have room
             logger.warning("the result files could not be refreshed: %s", error)
         except Exception:  # Ray's loop would end with it
@@ -77,7 +77,7 @@ class ResultPublisher:
         spent = self._clock() - begun
         self._next_files = begun + max(FILES_SECONDS, spent / FILES_SHARE)
 
-    def publish(self, state: ExperimentState) -> None:
+    def write_all(self, state: ExperimentState) -> None:
         """Write the result files, and copy them.
 
         Raises:
