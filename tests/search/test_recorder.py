@@ -18,7 +18,7 @@ from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.layout import CHECKPOINTS
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import ranking
-from tune_swa.monitoring import publishing
+from tune_swa.monitoring import result_writer
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.planner import Suggestion
 from tune_swa.search.resume import replay_events
@@ -400,10 +400,10 @@ def test_results_that_cannot_be_made_do_not_end_the_search(
             tried.append(repr(error))
             raise error
 
-        monkeypatch.setattr(publishing, "write_tables", export)
-        result_writer = publishing.ResultWriter(tmp_path)
-        result_writer(make_event("made up"), ExperimentState())
-        result_writer.tick(ExperimentState())
+        monkeypatch.setattr(result_writer, "write_tables", export)
+        writer = result_writer.ResultWriter(tmp_path)
+        writer(make_event("made up"), ExperimentState())
+        writer.tick(ExperimentState())
         assert caplog.text.count("the result files could not be refreshed") == len(tried)
     assert len(tried) == 3
 
