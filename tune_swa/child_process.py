@@ -30,7 +30,7 @@ def find_function():
     return {name}
 child_process.run_child(find_function, call["arguments"])
 """
-"""What the child runs: with the same packages as here, however this process came to know them."""
+"""Code that the child runs, with the same packages as here, however this process came to know them."""
 
 
 class ChildError(Exception):

@@ -1,4 +1,4 @@
-"""Which mistakes are the user's, and which exit code goes with them."""
+"""Errors for the user, with their exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where all randomness of an experiment comes from: one pure function of (seed, epoch, purpose).
+"""Derive all randomness of an experiment from one pure function of (seed, epoch, purpose).
 
 No generator is carried from one epoch to the next, so a run that resumes or forks at an epoch
 boundary draws what an uninterrupted run draws, by construction.

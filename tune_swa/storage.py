@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: a folder, or an object store that all machines of a cluster see.
+"""Keep checkpoints in a folder, or in an object store that all machines of a cluster see.
 
 A file is there whole or not at all in a folder. Object stores promise the same for an object; where
 a remote file system does not, a torn upload is a damaged checkpoint, and readers fall back to the
@@ -22,9 +22,9 @@ from tune_swa.files import expand_home, replace_file
 from tune_swa.text import first_line
 
 ATTEMPTS = 3
-"""How often a remote store is asked before its error counts."""
+"""Attempts on a remote store before its error counts."""
 PAUSE_SECONDS = 1.0
-"""Before the second attempt; twice as long before the third."""
+"""Seconds before the second attempt; twice as long before the third."""
 
 
 class Store(Protocol):

@@ -41,5 +41,5 @@ def name_first(names: Sequence[str], most: int, total: int | None = None, separa
 
 
 def count_hidden(count: int) -> str:
-    """What ends a shortened list."""
+    """End of a shortened list."""
     return f"and {count:,} more"

@@ -28,7 +28,7 @@ from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
 
 @dataclass(frozen=True)
 class Question:
-    """What each node is asked."""
+    """The question to each node."""
 
     experiment: Experiment
     data_dir: Path | None
@@ -43,12 +43,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node found."""
+    """A node's answer."""
 
     torch: str = ""
     numerics: Numerics | None = None
     fingerprint: str = ""
-    """Of its images and their division."""
+    """Fingerprint of its images and their division."""
     sees_probe: bool = True
     wrong: str | None = None
     """Why it cannot take part."""
@@ -76,7 +76,7 @@ def ask(question: Question) -> Answer:
 
 
 PATIENCE_SECONDS = 15.0
-"""Before it is said who has not answered; twice as long before it is said again, and so on."""
+"""Seconds until the nodes that have not answered are named; twice as long until the next time, and so on."""
 
 
 def ask_all(
@@ -188,7 +188,7 @@ def _call_on(
 
 
 def _late(pending: dict[Node, Any], patience: float) -> list[Node]:
-    """Those who have not answered after so many seconds."""
+    """Return the nodes that have not answered after this many seconds."""
     import ray
 
     if not pending:

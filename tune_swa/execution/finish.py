@@ -89,7 +89,7 @@ def _write_results(
 
 
 def _describe_preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
-    """What has to be done to an image before the model sees it."""
+    """Describe what has to be done to an image before the model sees it."""
     images = request.experiment.data
     return {
         "image_size": images.image_size,

@@ -1,4 +1,4 @@
-"""How much of a GPU one trial gets: what a trial of the space takes, and what follows from that."""
+"""Decide how much of a GPU one trial gets, from what a trial of the space takes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tune_swa.training.numerics import Numerics
 from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
 
 PROBE_SECONDS = 600.0
-"""For trying a trial out. Most take ten seconds; compiling a network takes minutes."""
+"""Seconds to try a trial out. Most take ten; compiling a network takes minutes."""
 MARGIN = 1.1
 """Times what was measured, a trial has room: other batches leave other holes in the memory."""
 MOST_TRIALS = 4
-"""On one GPU. Processes take turns on it, so that each one more adds less than the one before."""
+"""Most trials on one GPU. Processes take turns on it, so each one more adds less than the one before."""
 WORTH = 1.1
 """A further trial is worth it where those before leave the GPU idle for more than this over what it works."""
 SMALLER = "a smaller train.batch_size or train.eval_batch_size, or a smaller data.image_size"
@@ -28,18 +28,18 @@ SMALLER = "a smaller train.batch_size or train.eval_batch_size, or a smaller dat
 
 @dataclass(frozen=True)
 class Share:
-    """How a GPU is divided."""
+    """Division of a GPU among trials."""
 
     trials: int
-    """At once on one GPU."""
+    """Trials at once on one GPU."""
     reason: str
-    """What decided that, for people to read."""
+    """The deciding reason, for people to read."""
     resident: bool
     """Whether each of them can keep the images on the GPU."""
 
     @property
     def fraction(self) -> float:
-        """Of a GPU, for each trial."""
+        """Share of a GPU for each trial."""
         return 1 / self.trials
 
 

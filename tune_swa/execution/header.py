@@ -1,4 +1,4 @@
-"""What a search begins with: everything its results depend on, and whether a resumed one has the same."""
+"""Record everything that results depend on, and check that a resumed search has the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search is asked for, and what it leaves."""
+"""The request for a search, and its outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for besides the space file."""
+    """Options of the command line besides the space file."""
 
     experiment: Experiment
     results_dir: Path = Path("results")
@@ -44,14 +44,14 @@ class Request:
 
     @property
     def store(self) -> Store:
-        """Where the checkpoints are."""
+        """Place of the checkpoints."""
         if self.storage is None:
             return FolderStore(self.folder)
         return open_store(self.storage, self.experiment.name)
 
     @property
     def images_dir(self) -> Path | None:
-        """Where the images are, absolute, by the option or by the space file."""
+        """Absolute path of the images, from the option or the space file."""
         if self.data_dir:
             return expand_home(self.data_dir, "--data-dir").absolute()
         path = self.experiment.data.path
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search left."""
+    """Outcome of a finished search."""
 
     folder: Path
     state: ExperimentState

@@ -1,4 +1,4 @@
-"""Where the trials of a session run: how many at once, on which GPUs, with which numerics."""
+"""Decide where the trials of a session run: how many at once, on which GPUs, with which numerics."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Measure = Callable[[Workload, int], TrialCost]
 
 @dataclass(frozen=True)
 class Site:
-    """Where the trials of a session run."""
+    """The machine and slots that the trials of a session run on."""
 
     placement: Placement
     machine: Machine
     surveys: tuple[GpuSurvey, ...] = ()
-    """Of this machine's GPUs that are used, or of a GPU of each node; none: on the CPU."""
+    """Surveys of this machine's GPUs that are used, or of a GPU of each node; none: on the CPU."""
 
 
 @contextmanager
@@ -219,5 +219,5 @@ def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Nume
 
 
 def _facts(placement: Placement, machine: Machine) -> tuple[Gpu, ...] | None:
-    """What is known of the GPUs that trials may run on; None: they run on the CPU."""
+    """Return the survey of the GPUs that trials may run on; None: they run on the CPU."""
     return machine.used_facts(placement.gpus) if placement.gpus else None

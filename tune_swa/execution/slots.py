@@ -1,4 +1,4 @@
-"""How many trials run at once, and what each of them gets: checked before anything starts."""
+"""Plan how many trials run at once, and what each of them gets, before anything starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Machine:
     survey: GpuSurvey | None = None
     """The GPUs of this machine; None: nobody has looked, or it is a cluster."""
     facts: tuple[Gpu, ...] = ()
-    """What is known of its GPUs, in the order in which they are used; of a cluster one of each node."""
+    """Its GPUs, in the order in which they are used; for a cluster one of each node."""
 
     @classmethod
     def local(cls) -> Machine:
@@ -77,7 +77,7 @@ class Machine:
         return sum(map(fit, self.nodes or (Node(self.where, self.gpus, self.cpus),)))
 
     def used_facts(self, gpus: int) -> tuple[Gpu, ...]:
-        """What is known of the GPUs that a search on so many of them may use; Ray takes the first ones."""
+        """Return the survey of the GPUs that a search may use; Ray takes the first ones."""
         return self.facts if self.nodes else self.facts[:gpus]
 
     def smallest_gpu(self, gpus: int) -> int:
@@ -93,16 +93,16 @@ def usable_bytes(gpu: Gpu) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a trial of the space takes, for its placement."""
+    """Resources that a trial of the space takes."""
 
     cost: TrialCost
     image_bytes: int
-    """Of all training and validation images."""
+    """Bytes of all training and validation images."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What the search uses, and its division into slots."""
+    """Resources of the search, and their division into slots."""
 
     gpus: int
     cpus: int
@@ -111,23 +111,23 @@ class Placement:
     gpus_per_trial: float
     cpus_per_trial: int
     cost: TrialCost | None = None
-    """What a trial takes of a GPU; None: not measured, or none is used."""
+    """Cost of a trial on a GPU; None: not measured, or none is used."""
     share: Share | None = None
-    """What the measurement says of the division; None: as above."""
+    """The measurement's advice on the division; None: as above."""
 
     @property
     def context_bytes(self) -> int:
-        """What each process takes of a GPU for CUDA itself, in bytes."""
+        """Return the bytes that each process takes of a GPU for CUDA itself."""
         return CONTEXT_BYTES if self.cost is None else self.cost.context_bytes
 
     @property
     def trial_bytes(self) -> int | None:
-        """What a trial takes of a GPU besides, in bytes; None: not measured."""
+        """Return the bytes that a trial takes of a GPU besides; None: not measured."""
         return None if self.cost is None else self.cost.trial_bytes
 
     @property
     def memory_line(self) -> str | None:
-        """What was measured and what follows, for people to read; None: nothing was measured."""
+        """Describe the measurement and its consequence; None: nothing was measured."""
         if self.cost is None or self.share is None:
             return None
         trials = math.floor(1 / self.gpus_per_trial + 1e-9)

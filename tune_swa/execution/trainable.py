@@ -1,4 +1,4 @@
-"""What runs in a worker: one trial from its last checkpoint to its end, reporting every epoch."""
+"""Run one trial in a worker, from its last checkpoint to its end, reporting every epoch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ driver's own, and must not be waited for."""
 
 @dataclass
 class _Recorded:
-    """What the driver has recorded of a trial: as it was handed out, and what was reported since."""
+    """The driver's record of a trial: as it was handed out, and what was reported since."""
 
     epochs: int
     checkpoints: list[str]
@@ -64,7 +64,7 @@ class _Recorded:
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> _Recorded:
-        """As the trial was handed out."""
+        """Return the record as the trial was handed out."""
         return cls(config["recorded_epochs"], list(config["checkpoints"]), set(config["published"]))
 
     def add_epoch(self, epoch: int, saved: str | None, *, published: bool, keep_all: bool) -> None:
@@ -131,7 +131,7 @@ def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, A
 def _explain_failure(
     error: Exception, config: dict[str, Any], context: TrialContext
 ) -> dict[str, Any] | None:
-    """What to report of an error; None if it concerns neither a trial nor a machine."""
+    """Turn an error into a report; None if it concerns neither a trial nor a machine."""
     if isinstance(error, MachineError):
         return {"event": "halted", "error": str(error)}
     if isinstance(error, NonFiniteError):

@@ -18,7 +18,7 @@ from tune_swa.training.run import Run
 SAVING_SHARE = 0.02
 """Share of a trial's time that checkpoints may take."""
 SAVING_SECONDS = 0.2
-"""What a checkpoint is thought to take before the first one was timed: a ResNet-18's, on a local disk."""
+"""Assumed seconds of a checkpoint before the first one is timed: a ResNet-18's, on a local disk."""
 
 
 class MachineError(Exception):
@@ -92,7 +92,7 @@ def _blame_disk(store: Store, folder: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a trial goes on from."""
+    """The state a trial continues from."""
 
     checkpoint: str | None
     """The file's name in the store; None for a fresh start."""
@@ -190,7 +190,7 @@ def _try_state(run: Run, store: Store, name: str, search: _Search, known: Collec
 
 
 def _describe_missing(search: _Search, store: Store, folder: str, begins: int) -> list[str]:
-    """What to say of states that the journal has and the store has not, and that are newer than `begins`."""
+    """Describe states newer than `begins` that the journal has and the store lacks."""
     lines = []
     gone = sorted(n for n in search.missing if n.startswith(f"{folder}/") and epoch_of(n) > begins)
     if gone:

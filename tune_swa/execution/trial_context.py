@@ -25,7 +25,7 @@ class TrialContext:
     data: DataSpec
     data_dir: Path | None
     fingerprint: str
-    """Of the images and their splits, as the driver found them."""
+    """Fingerprint of the images and their splits, as the driver found them."""
     numerics: Numerics
     torch: str
     """Its version on all nodes that were inspected; others may join later."""

@@ -1,4 +1,4 @@
-"""What a worker that waits for its first trial does meanwhile, so that this begins at full speed."""
+"""Warm a waiting worker up, so that its first trial begins at full speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the driver and the workers call things. Imports nothing: workers have to start fast."""
+"""Names that the driver and the workers share. Imports nothing: workers have to start fast."""
 
 from __future__ import annotations
 

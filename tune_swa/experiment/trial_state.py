@@ -1,4 +1,4 @@
-"""What is known of one trial, and of a trunk that trials share."""
+"""State of one trial, and of a trunk that trials share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ one goes on after a resume."""
 
 @dataclass
 class TrialState:
-    """What is known of one trial."""
+    """State of one trial."""
 
     name: str
     kind: Kind
@@ -83,7 +83,7 @@ class TrialState:
 
 @dataclass
 class TrunkState:
-    """What is known of the epochs that trials have in common before they average."""
+    """State of the epochs that trials have in common before they average."""
 
     trials: list[str] = field(default_factory=list)
     """Trials with this trunk, in the order they were suggested."""

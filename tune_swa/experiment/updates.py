@@ -11,14 +11,14 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 
 SCALARS = ("accuracy", "live_accuracy", "nll", "ece", "train_loss", "learning_rate", "n_averaged")
-"""What logs hold of every epoch; named as in epochs.parquet."""
+"""Fields of every epoch in logs; named as in epochs.parquet."""
 
 
 class Log(Protocol):
     """Keeps a log of another program up to date with the journal."""
 
     what: str
-    """What messages call it."""
+    """Name of the log in messages."""
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:
         """Log what is new. Called while the search runs, and once more when it is over.
@@ -31,7 +31,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class TrialUpdate:
-    """What a log does not have yet of one trial."""
+    """Part of one trial that a log does not have yet."""
 
     trial: TrialState
     begins: bool

@@ -1,1 +1,1 @@
-"""What this machine's GPUs and memory can do."""
+"""Survey this machine's GPUs and memory."""

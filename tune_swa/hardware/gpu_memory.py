@@ -14,12 +14,12 @@ from tune_swa.text import format_bytes
 logger = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 600_000_000
-"""What a CUDA context takes of the card, beside all that the allocator holds, until it was measured: 0.3 to
-0.6 GB with the kernels that a ResNet loads."""
+"""Assumed bytes of a CUDA context beside all that the allocator holds, until it is measured: 0.3 to 0.6 GB
+with the kernels that a ResNet loads."""
 LEAST_PART = 0.5
-"""Of its share, what a process may allocate at least, however large its context is said to be."""
+"""Least part of its share that a process may allocate, however large its context is said to be."""
 PATIENCE_SECONDS = 60.0
-"""How long a trial waits for memory. The driver takes back what a dead process held within seconds."""
+"""Seconds that a trial waits for memory. The driver takes back what a dead process held within seconds."""
 POLL_SECONDS = 0.5
 
 _MEMORY_ERRORS = (
@@ -31,7 +31,7 @@ _MEMORY_ERRORS = (
 )
 
 _missed: dict[tuple[int, int], int] = {}
-"""By device and bytes, what was to be had when a wait for so many was given up."""
+"""Bytes that were free when a wait for memory was given up, by device and bytes asked for."""
 
 
 def limit_memory(share: float, context_bytes: int = CONTEXT_BYTES) -> int:

@@ -19,11 +19,11 @@ SURVEY_SECONDS = 120.0
 """torch on a slow file system, and a machine with eight GPUs, take their time."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MIG = "MIG-"
-"""How the names of a GPU's parts begin (multi-instance GPU). A process sees one of them, the first."""
+"""Prefix of the names of a GPU's parts (multi-instance GPU). A process sees one of them, the first."""
 NONE_THERE = "No CUDA GPUs are available"
-"""How torch says that the driver works and has no GPU."""
+"""torch's message when the driver works and has no GPU."""
 NOT_BUILT = "Torch not compiled with CUDA"
-"""How torch says that it is built for the CPU alone."""
+"""torch's message when it is built for the CPU alone."""
 
 
 def survey_gpus() -> GpuSurvey:
@@ -88,7 +88,7 @@ class Surveyor:
 
 
 def visible_entries(visible: str | None) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES lists: indices, or names of GPUs or of their parts."""
+    """Return the entries of CUDA_VISIBLE_DEVICES: indices, or names of GPUs or of their parts."""
     return [entry.strip() for entry in (visible or "").split(",") if entry.strip()]
 
 

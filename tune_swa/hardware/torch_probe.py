@@ -16,7 +16,7 @@ class Gpu:
 
     name: str
     memory: int
-    """In bytes."""
+    """Memory in bytes."""
     free: int
     """Bytes that nobody has taken."""
     capability: str
@@ -33,7 +33,7 @@ class GpuSurvey:
     """The GPUs that CUDA finds once it is initialised, and the software under them."""
 
     gpus: tuple[Gpu, ...] = ()
-    """In the order in which CUDA counts them."""
+    """GPUs in the order in which CUDA counts them."""
     cuda: str | None = None
     """CUDA (or ROCm) version that torch was built with; None: for the CPU alone."""
     driver_cuda: str | None = None
@@ -43,7 +43,7 @@ class GpuSurvey:
     cudnn: int | None = None
     """Version of cuDNN as it gives it, such as 92400 for 9.24.0."""
     architectures: tuple[str, ...] = ()
-    """Those that torch has kernels for, such as sm_90."""
+    """Architectures that torch has kernels for, such as sm_90."""
     hidden: bool = False
     """Whether CUDA_VISIBLE_DEVICES leaves all GPUs out."""
     error: str | None = None
@@ -65,16 +65,16 @@ class GpuSurvey:
 
 @dataclass(frozen=True)
 class TorchFacts:
-    """What torch and torchvision can do without a GPU."""
+    """Abilities of torch and torchvision that need no GPU."""
 
     cuda: str | None = None
     """CUDA (or ROCm) version that torch was built with; None: for the CPU alone."""
     cpu_error: str | None = None
     """Why the CPU cannot train; None: it can."""
     weights_url: str | None = None
-    """Where torchvision has its ImageNet weights."""
+    """Address of torchvision's ImageNet weights."""
     weights_file: str = ""
-    """Where they are put on this machine."""
+    """Path of the ImageNet weights on this machine."""
     weights_here: bool = False
     images_url: str | None = None
     """Where torchvision has a set of images: one for all of them."""

@@ -64,7 +64,7 @@ def bin_reliability(
 
 
 def _split_by_mass(confidence: Floats, bins: int) -> list[_Bin]:
-    """As many images in each bin, from the lowest to the highest confidence."""
+    """Bins of equally many images, from the lowest to the highest confidence."""
     order = np.argsort(confidence, kind="stable")
     groups = [group for group in np.array_split(order, bins) if len(group)]
     return [(confidence[group].min(), confidence[group].max(), group) for group in groups]

@@ -63,12 +63,12 @@ def compare_parts(
 
 @dataclass(frozen=True)
 class OneError:
-    """How many are as good as the best."""
+    """Number of configurations that are as good as the best."""
 
     count: int
     """Configurations within one standard error of the best, the best included."""
     standard_error: float
-    """Of the best one's accuracy."""
+    """Standard error of the best one's accuracy."""
 
 
 def count_within_one_error(accuracies: ArrayLike, images: int) -> OneError:

@@ -18,10 +18,10 @@ STUDIES = 4000
 """Made-up studies; a chance of a half then has a standard error of 0.8 %."""
 
 PARTICULAR, RESIDUAL = 0.025, 0.59
-"""Of the variance p (1 - p) of a single answer: the part that is particular to a configuration on an
-image, and the part that every run draws anew. The rest is how hard an image is, for all alike. Those of
-the model of benchmarks/verdict.py, where two runs of one configuration disagree on 11 % of the images at
-an accuracy of 90 %."""
+"""Shares of the variance p (1 - p) of a single answer: the part that is particular to a configuration on an
+image, and the part that every run draws anew. The rest is how hard an image is, for all alike. Those of the
+model of benchmarks/verdict.py, where two runs of one configuration disagree on 11 % of the images at an
+accuracy of 90 %."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Foresight:
     """Power and cost of planned looks."""
 
     chance: float
-    """Of "better", with the gain that was asked about."""
+    """Chance of "better", with the gain that was asked about."""
     mean_seeds: float
     """Seeds until the stop, with that gain."""
     mean_seeds_without: float

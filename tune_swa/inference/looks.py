@@ -23,7 +23,7 @@ ALPHA = 0.025
 """One-sided level against the best plain arm, of the first plan: the better half of a 95 % interval."""
 
 LEAST_SEEDS = 5
-"""With fewer there is no verdict: an interval from two or three values is as wide as the question."""
+"""Least number of seeds of a verdict: an interval from two or three values is as wide as the question."""
 
 MOST_LOOKS = 4
 """More of them hardly save seeds and cost power."""
@@ -37,7 +37,7 @@ QUADRATURE_NODES = 200
 
 
 def plan_looks(seeds: int, max_seeds: int) -> tuple[int, ...]:
-    """Numbers of seeds at which the test images are looked at: at most four, evenly spread.
+    """Choose the numbers of seeds at which the test images are looked at: at most four, evenly spread.
 
     They are about five seeds or more apart: (5, 5) gives (5,), (5, 20) gives (5, 10, 15, 20). There is no
     look before LEAST_SEEDS unless there will never be as many.
@@ -60,7 +60,7 @@ def plan_looks(seeds: int, max_seeds: int) -> tuple[int, ...]:
 
 
 def spend_alpha(looks: Sequence[int], plan: int = 1) -> tuple[float, ...]:
-    """One-sided level of each look of a plan.
+    """Return the one-sided level of each look of a plan.
 
     Args:
         looks: numbers of seeds, of `plan_looks`.
@@ -74,7 +74,7 @@ def spend_alpha(looks: Sequence[int], plan: int = 1) -> tuple[float, ...]:
 
 @functools.lru_cache
 def spend_levels(shares: tuple[float, ...], spent: tuple[float, ...]) -> tuple[float, ...]:
-    """One-sided levels of looks that spend an error as given.
+    """Return the one-sided levels of looks that spend an error as given.
 
     The estimates at the looks are those of a Brownian motion: at the share t of the information it is
     normal with variance t. With images that all seeds have in common the looks depend more on each other
@@ -101,14 +101,14 @@ def spend_levels(shares: tuple[float, ...], spent: tuple[float, ...]) -> tuple[f
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Where the process may be that goes on after a look: chance `mass` at each place `at`."""
+    """Distribution of a process that goes on after a look: chance `mass` at each place `at`."""
 
     at: NDArray[np.float64]
     mass: NDArray[np.float64]
 
 
 def _solve_boundary(start: _Nodes, step: float, error: float) -> float:
-    """Boundary that is exceeded after a normal step with a chance of `error`."""
+    """Return the boundary that is exceeded after a normal step with a chance of `error`."""
 
     def excess_error(boundary: float) -> float:
         return float(start.mass @ scipy.stats.norm.sf((boundary - start.at) / step)) - error
@@ -117,7 +117,7 @@ def _solve_boundary(start: _Nodes, step: float, error: float) -> float:
 
 
 def _go_on(start: _Nodes, step: float, low: float, boundary: float) -> _Nodes:
-    """The process after a normal step, where it stays below the boundary (Gauss-Legendre quadrature)."""
+    """Return the process after a normal step that stays below the boundary (Gauss-Legendre quadrature)."""
     unit, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
     at = low + (boundary - low) * (unit + 1) / 2
     density = scipy.stats.norm.pdf(at[:, None], start.at, step) @ start.mass

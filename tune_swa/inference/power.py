@@ -19,7 +19,7 @@ MOST_SEEDS = 1000
 
 
 def paired_power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL) -> float:
-    """Chance that the two-sided paired t-test finds a difference.
+    """Return the chance that the two-sided paired t-test finds a difference.
 
     Args:
         effect: true mean of the differences.
@@ -33,7 +33,8 @@ def paired_power(effect: float, sd: float, seeds: int, alpha: float = 1 - LEVEL)
 
 
 def seeds_needed(effect: float, sd: float, wanted: float = 0.8, alpha: float = 1 - LEVEL) -> int | None:
-    """The smallest number of seeds that finds `effect` with a chance of `wanted`; None: above 1,000."""
+    """Return the smallest number of seeds that finds `effect` with a chance of `wanted`; None: above
+    1,000."""
     return _search_seeds(lambda seeds: paired_power(effect, sd, seeds, alpha) >= wanted) if effect else None
 
 
@@ -46,7 +47,7 @@ class VarianceComponents:
     residual: float
 
     def compute_power(self, effect: float, seeds: int, images: int, alpha: float = 1 - LEVEL) -> float:
-        """Chance that the test of `statistics.crossed_interval` finds `effect`.
+        """Return the chance that the test of `statistics.crossed_interval` finds `effect`.
 
         Satterthwaite's degrees of freedom are those of the expected mean squares.
         """
@@ -64,7 +65,7 @@ class VarianceComponents:
     def seeds_needed(
         self, effect: float, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL
     ) -> int | None:
-        """The smallest number of seeds that finds `effect` on so many images.
+        """Return the smallest number of seeds that finds `effect` on this many images.
 
         None: above 1,000, since the images limit it or it is too small.
         """
@@ -75,7 +76,7 @@ class VarianceComponents:
     def detectable_difference(
         self, seeds: int, images: int, wanted: float = 0.8, alpha: float = 1 - LEVEL
     ) -> float:
-        """The smallest true difference that is found with a chance of `wanted`."""
+        """Return the smallest true difference that is found with a chance of `wanted`."""
 
         def excess_power(effect: float) -> float:
             return self.compute_power(effect, seeds, images, alpha) - wanted
@@ -100,7 +101,7 @@ def _noncentral_t_power(effect: float, error: float, degrees: float, alpha: floa
 
 
 def _search_seeds(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds from 2 on that is enough; power grows with their number."""
+    """Return the smallest number of seeds from 2 on that is enough; power grows with their number."""
     numbers = range(2, MOST_SEEDS + 1)
     found = bisect.bisect_left(numbers, True, key=enough)
     return numbers[found] if found < len(numbers) else None

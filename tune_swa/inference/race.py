@@ -40,7 +40,7 @@ class RaceRound:
 
 
 def plan_race(swa: int, plain: int, seeds: int, *, finalists: int) -> tuple[RaceRound, ...]:
-    """All rounds of a race, known before the first: as many as it takes to halve down to the finalists.
+    """Plan all rounds of a race before the first: as many as it takes to halve down to the finalists.
 
     The seeds are spread evenly over the rounds, the later ones having those left over, where fewer arms
     run.
@@ -67,7 +67,7 @@ def plan_race(swa: int, plain: int, seeds: int, *, finalists: int) -> tuple[Race
 
 
 def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[str, ...]:
-    """The best arms of one side, best first, by their mean validation accuracy over the race's seeds.
+    """Return the best arms of one side, best first, by their mean validation accuracy over the race's seeds.
 
     An arm that lacks a seed which another one has comes after those that lack none, since its mean is
     not over the same seeds; an arm without any is left out. Equal means keep the order given.
@@ -84,7 +84,7 @@ def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[st
 def keep_plain(
     scores: Mapping[str, Mapping[int, float]], most: int, images: int | None = None
 ) -> tuple[str, ...]:
-    """The plain arms that go on to the test images, best first: all that are not clearly worse.
+    """Return the plain arms that go on to the test images, best first: all that are not clearly worse.
 
     Clearly worse is an arm whose mean lies further below the best than a one-sided t-test at DROP_LEVEL
     (Bonferroni over the arms) allows for. The variance of a mean accuracy is that of its seeds plus that
@@ -107,7 +107,7 @@ def keep_plain(
 
 
 def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike, images: int) -> Any:
-    """Which arms are clearly worse than the best of them (`keep_plain`), in many races at once.
+    """Find the arms that are clearly worse than the best one (`keep_plain`), in many races at once.
 
     Args:
         means: shape (..., P), mean accuracy of each arm; -inf for one that does not take part.

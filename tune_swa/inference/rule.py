@@ -43,8 +43,8 @@ OTHERS_FACTOR = 2.0
 """Level against the other plain arms, in levels against the best one."""
 
 LEAST_CHANCE = 0.1
-"""With a smaller chance that more seeds will show a gain, none are trained. Giving up below 5 or 20 %
-instead finds 1.6 % more or 3.3 % fewer of the gains of one point, for 1.1 seeds more or 1.4 fewer."""
+"""Least chance that more seeds will show a gain: below it none are trained. Giving up below 5 or 20 % instead
+finds 1.6 % more or 3.3 % fewer of the gains of one point, for 1.1 seeds more or 1.4 fewer."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Comparison:
     against: str
     seeds: tuple[int, ...]
     crossed: Crossed
-    """Of finalist minus plain arm, for new seeds and new images, at 1 - 2 x the look's level."""
+    """Interval of finalist minus plain arm, for new seeds and new images, at 1 - 2 x the look's level."""
     p_better: float
-    """One-sided, of the finalist not being better."""
+    """One-sided p-value of the finalist not being better."""
     p_worse: float
-    """One-sided, of the finalist not being worse."""
+    """One-sided p-value of the finalist not being worse."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,17 @@ class FinalistJudgement:
     comparisons: tuple[Comparison, ...]
     """Against every plain arm that can be compared, the best one first."""
     interval: Interval | None
-    """Of the headline's difference. Its lower end is at the look's level, its upper end allows for the
-    best of several plain arms, as "worse" does. `p_value` is `FinalistJudgement.p_value`, doubled."""
+    """Interval of the headline's difference. Its lower end is at the look's level, its upper end allows for
+    the best of several plain arms, as "worse" does. `p_value` is `FinalistJudgement.p_value`, doubled."""
     p_value: float
-    """One-sided, of not being better than every plain arm: at or below the look's level it is better."""
+    """One-sided p-value of not being better than every plain arm: at or below the look's level it is
+    better."""
     not_beaten: tuple[str, ...]
     """Other plain arms that it is not ahead of at OTHERS_FACTOR x the level."""
     in_turn: bool
     """Whether every finalist before it is better, so that it may be called better."""
     chance: float
-    """Of "better" at the last planned look, if the difference stays in its present uncertainty."""
+    """Chance of "better" at the last planned look, given the present difference and its uncertainty."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ class Judgement:
     """The outcome of a look."""
 
     look: int
-    """Counts from 1 within its plan."""
+    """Number of the look within its plan, from 1."""
     looks: tuple[int, ...]
     level: float
-    """One-sided, of this look."""
+    """One-sided level of this look."""
     finalists: tuple[FinalistJudgement, ...]
-    """In the order of the race, which is that of testing."""
+    """Outcomes in the order of the race, which is that of testing."""
     stop: Stop | None
     """Why no more seeds are trained: a finalist is better ("success"), it has hardly a chance to be found
     so ("futility"), or this was the last planned look ("seeds"); None: the next look follows."""
@@ -179,7 +180,7 @@ def _judge_finalist(
     level: float,
     tests: int,
 ) -> FinalistJudgement:
-    """As if it were in turn; whether it is, and its chance, are for the caller to fill in."""
+    """Judge a finalist as if it were in turn; the caller fills in whether it is, and its chance."""
     compared.sort(key=lambda c: -_mean_accuracy(correct[c.against]))  # stable: equal means keep the order
     if not compared:
         return FinalistJudgement(name, "too few seeds", None, (), None, 1.0, (), True, 0.0)
@@ -223,7 +224,7 @@ def combine_p_values(best: ArrayLike, others: ArrayLike) -> Any:
 def _predict_chance(
     found: FinalistJudgement, last: int, level: float, correct: Mapping[str, Mapping[int, Bools]]
 ) -> float:
-    """That the finalist is better than its best plain arm at the last look (`predict_success`)."""
+    """Return the chance that the finalist beats its best plain arm at the last look (`predict_success`)."""
     if found.comparison is None:
         return 0.0
     at, seeds = found.comparison.crossed, len(found.comparison.seeds)
@@ -237,7 +238,7 @@ def _predict_chance(
 def predict_success(
     mean: ArrayLike, variance: ArrayLike, shrinking: ArrayLike, seeds: int, last: int, level: float
 ) -> Any:
-    """Chance that the test against one plain arm succeeds at the last look: its predictive power.
+    """Return the chance that the test against one plain arm succeeds at the last look: its predictive power.
 
     With a flat prior the estimate at the last look is normal around that of now, and its variance is
     what more seeds take off the variance (Spiegelhalter et al. 1986). The images stay as they are.

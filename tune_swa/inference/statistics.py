@@ -32,12 +32,12 @@ class Interval:
     low: float
     high: float
     p_value: float
-    """Of the hypothesis that the true mean is 0, two-sided."""
+    """Two-sided p-value of the hypothesis that the true mean is 0."""
     level: float
 
 
 def paired_t(differences: ArrayLike, level: float = LEVEL) -> Interval:
-    """Student's (1908) interval of the mean of paired differences.
+    """Compute Student's (1908) interval of the mean of paired differences.
 
     It is valid for new seeds on the same images. Without any spread the interval is the mean itself,
     and the p-value 1 for a mean of 0, else 0.
@@ -62,14 +62,14 @@ class Crossed:
 
     interval: Interval
     components: VarianceComponents
-    """As estimated, 0 where the estimate is negative: more seeds average out the first and the last
-    one, more test images the second and the last one."""
+    """Components as estimated, 0 where the estimate is negative: more seeds average out the first and the
+    last one, more test images the second and the last one."""
     mean_squares: tuple[float, float, float]
-    """Of seeds, images and the residual."""
+    """Degrees of freedom of seeds, images and the residual."""
 
 
 def crossed_interval(differences: ArrayLike, level: float = LEVEL) -> Crossed:
-    """Interval of the mean of a seeds x images table of differences, for new seeds *and* new images.
+    """Compute the interval of the mean of a seeds x images table, for new seeds *and* new images.
 
     The table is a two-way random-effects layout with one value in each cell: difference = mean + seed
     + image + residual. The variance of its grand mean is estimated by
@@ -133,7 +133,7 @@ def combine_mean_squares(
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given.
+    """Return Holm's (1979) adjusted p-values, in the order given.
 
     With those at or below alpha called significant, any of them is wrong with a chance of at most alpha.
     """
@@ -191,11 +191,11 @@ class McNemar:
     lost: int
     """Only the second one is."""
     p_value: float
-    """Exact, two-sided, of both being equally likely."""
+    """Exact two-sided p-value of both being equally likely."""
 
 
 def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """McNemar's (1947) exact test of one pair of runs on the same images.
+    """Run McNemar's (1947) exact test of one pair of runs on the same images.
 
     It tests whether these two *runs* differ, not whether the ways to train do: any two runs of the
     same configuration often differ by it.
@@ -213,7 +213,7 @@ def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemar:
 
 
 def expected_best(values: ArrayLike) -> Floats:
-    """Expected highest of n values drawn with replacement, for n = 1 to their number.
+    """Return the expected highest of n values drawn with replacement, for n = 1 to their number.
 
     The expected validation performance of Dodge et al. (2019): sum over the sorted values v_i of
     v_i ((i/N)^n - ((i-1)/N)^n). It shows how a search's best grows with its budget alone.
@@ -242,7 +242,7 @@ def _t_interval(mean: float, error: float, degrees: float, level: float) -> Inte
 
 
 def check_finite(values: ArrayLike, dimensions: int) -> Floats:
-    """As an array of floats; ValueError where it has other dimensions or a value that is not finite."""
+    """Return an array of floats; ValueError if it has other dimensions or a value that is not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != dimensions:
         raise ValueError(f"{array.ndim} dimensions, expected {dimensions}")

@@ -1,1 +1,1 @@
-"""What a person sees of a search while it runs."""
+"""Show a search while it runs: progress, warnings, refreshed result files."""

@@ -48,9 +48,9 @@ CLOCK_SECONDS = 1.0
 DRAWING_SHARE = 0.05
 """Share of the driver's time that drawing may take: many slots and slow connections take longer."""
 STATUS_SECONDS = 60.0
-"""Between two status lines where there is no live region."""
+"""Seconds between two status lines where there is no live region."""
 WAITING_SECONDS = 10.0
-"""Between two lines on what is waited for where there is no live region: a counter in it changes fast."""
+"""Seconds between two lines about waiting where there is no live region: a counter in them changes fast."""
 
 
 class Progress:

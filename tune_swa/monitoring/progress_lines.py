@@ -19,7 +19,7 @@ REASON_LENGTH = 160
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """What the output can show: its characters, and lines cut to its width."""
+    """The characters and the width that the output has."""
 
     encoding: str
     unicode: bool
@@ -35,7 +35,7 @@ class OutputFormat:
 
     @property
     def overflow(self) -> OverflowMethod:
-        """How what is too long is cut: rich's ellipsis is a character beyond ASCII."""
+        """rich's way to cut long text: its ellipsis is a character beyond ASCII."""
         return "ellipsis" if self.unicode else "crop"
 
     def draw_bar(self, done: int, total: int, width: int, style: str) -> Text:

@@ -14,7 +14,7 @@ from tune_swa.search.confirmation import Step
 LEAST_EPOCHS = 3
 """Epochs before the time left is estimated."""
 EPOCHS_PER_SLOT = 20
-"""How many of the last epochs of each slot the estimate rests on: the machine may be shared."""
+"""Number of last epochs of each slot that the estimate rests on: the machine may be shared."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class TrialCounts:
         """Epochs that trials took over instead."""
         self._shared: Counter[str] = Counter()
         self._unended_epochs = 0
-        """Of these, epochs of trials that have not ended."""
+        """Epochs among these of trials that have not ended."""
         self._swa_lengths: list[int] = [0, 0]
         """Number of the SWA trials that completed or were pruned, and epochs that they trained."""
         self.best: dict[Kind, TrialState] = {}

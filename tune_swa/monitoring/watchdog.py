@@ -18,7 +18,7 @@ LEAST_SECONDS = 120.0
 EPOCHS = 5.0
 """Longest epochs that a silence has to exceed to be reported."""
 AGAIN_SECONDS = 600.0
-"""Between two messages about one silence."""
+"""Seconds between two messages about one silence."""
 SHOWN = 4
 """Trials named in a message."""
 

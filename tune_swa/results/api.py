@@ -47,10 +47,10 @@ _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 @dataclass(frozen=True)
 class Results:
-    """What an experiment has found so far. `results/README.md` explains every column."""
+    """Results of an experiment so far. `results/README.md` explains every column."""
 
     folder: Path
-    """Where its journal and predictions were read; of a URI, a copy that goes with this object."""
+    """Folder its journal and predictions were read from; for a URI, a copy that goes with this object."""
     experiment: Experiment
     """The settings it ran with."""
     trials: pd.DataFrame
@@ -68,7 +68,7 @@ class Results:
     store: Store = field(repr=False)
     """The experiment's folder, here or elsewhere."""
     _copy: TemporaryDirectory[str] | None = field(repr=False, default=None)
-    """What `folder` is in, if it is a copy."""
+    """Temporary folder that holds `folder`, if that is a copy."""
 
     @property
     def where(self) -> str:

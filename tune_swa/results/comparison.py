@@ -33,9 +33,9 @@ class Entry:
     """Its configuration: `lr` always, `swa_start` and `swa_lr` for SWA, and what else is searched."""
     label: str
     delta_vs_baseline: float | None
-    """In accuracy (0 to 1), against the best baseline."""
+    """Difference in accuracy (0 to 1) from the best baseline."""
     delta_vs_same_lr: float | None
-    """In accuracy (0 to 1), against the baseline with the same non-SWA settings."""
+    """Difference in accuracy (0 to 1) from the baseline with the same non-SWA settings."""
 
     @property
     def completed(self) -> bool:
@@ -43,12 +43,12 @@ class Entry:
 
     @property
     def accuracy(self) -> float | None:
-        """At the last reported epoch, 0 to 1."""
+        """Accuracy at the last reported epoch, 0 to 1."""
         return None if self.trial.last is None else self.trial.last["accuracy"]
 
     @property
     def nll(self) -> float | None:
-        """At the last reported epoch, nats per image."""
+        """Negative log-likelihood at the last reported epoch, nats per image."""
         return (self.trial.last or {}).get("nll")
 
 

@@ -66,11 +66,11 @@ class Contrast:
     differences: Any
     """Shape (S, N): 1 where only `arm` is right on an image, -1 where only `against` is, else 0."""
     paired: statistics.Interval
-    """For new seeds on these very images."""
+    """Interval for new seeds on these very images."""
     crossed: statistics.Crossed
-    """For new seeds and new images: what the verdict rests on."""
+    """Interval for new seeds and new images: the verdict rests on it."""
     interval: statistics.Interval
-    """Of the crossed layout; of a finalist against the best plain arm with an upper end that allows for its
+    """Interval of the crossed layout; for a finalist against the best plain arm its upper end allows for its
     being the best of several."""
     p_value: float
     """Two-sided, at or below `alpha` of the look where a claim is made: of a finalist not being better than
@@ -97,7 +97,7 @@ class Verdict:
     images: int
     """Test images."""
     planned_seeds: int
-    """Of this look."""
+    """Number of seeds planned for this look."""
     arms: tuple[TestedArm, ...]
     against_plain: tuple[Contrast, ...]
     """Each finalist against the best plain training that was found, in the order in which they are tested;
@@ -132,7 +132,7 @@ class Verdict:
 
     @property
     def plain(self) -> tuple[TestedArm, ...]:
-        """Everything that was trained without SWA."""
+        """Arms that were trained without SWA."""
         return tuple(arm for arm in self.arms if arm.kind == "baseline")
 
     @property

@@ -12,7 +12,7 @@ ends or is interrupted waits for it."""
 
 
 def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
-    """How much of the accuracy's variance each searched parameter explains, and a word about it.
+    """Estimate how much of the accuracy's variance each searched parameter explains, with a note.
 
     fANOVA (Hutter, Hoos and Leyton-Brown 2014) by optuna, over the completed SWA trials of the search; of
     more than `MOST_TRIALS`, over as many, at equal distances from the best to the worst.

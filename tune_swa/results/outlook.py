@@ -13,7 +13,7 @@ USUAL_IMAGES = 1000
 
 
 def describe_outlook(experiment: Experiment, images: int | None) -> str:
-    """How likely the planned looks are to detect a gain of one point.
+    """Say how likely the planned looks are to detect a gain of one point.
 
     Args:
         experiment: the settings.

@@ -27,7 +27,7 @@ class TestPredictions:
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
     probability: NDArray[np.float64]
-    """Of the label."""
+    """Probability of the label."""
     confidence: NDArray[np.float64]
     """Probability of the predicted class."""
     nll: NDArray[np.float64]

@@ -13,7 +13,7 @@ from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.state import ExperimentState
 
 PREFIX = "tune_swa."
-"""Of every key in the metadata of a parquet file."""
+"""Prefix of every key in the metadata of a parquet file."""
 
 
 def require_header(state: ExperimentState) -> ExperimentCreated:

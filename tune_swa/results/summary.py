@@ -92,7 +92,8 @@ def _caution_sentence(compared: Comparison) -> list[str]:
 
 
 def close_text(compared: Comparison) -> str:
-    """How many SWA configurations the search cannot distinguish from the best; empty with fewer than two."""
+    """Say how many SWA configurations the search cannot distinguish from the best; empty with fewer than
+    two."""
     accuracies = [e.accuracy for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
     if len(accuracies) < 2 or not compared.images:
         return ""

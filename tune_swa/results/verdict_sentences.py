@@ -10,7 +10,7 @@ from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.results.contrasts import Contrast, TestedArm, Verdict
 
 UNLIMITED_IMAGES = 10**9
-"""So many test images that only the number of seeds limits what is found."""
+"""Number of test images above which only the number of seeds limits what is found."""
 
 _REPEATED_LOOKS = "repeated looks raise the chance of a false positive."
 
@@ -65,7 +65,7 @@ def _format_interval(c: Contrast) -> str:
 
 
 def _progress_sentence(found: Verdict) -> str:
-    """How far the look is, and the verdict that applies until it has ended."""
+    """Say how far the look is, and the verdict that applies until it has ended."""
     planned = found.planned_seeds * len(found.arms)
     left = sum(len(arm.missing) for arm in found.arms)
     text = f"No verdict yet: {planned - left} of {planned} runs on fresh seeds have completed."
@@ -114,7 +114,7 @@ def _plain_sentences(found: Verdict) -> list[str]:
 
 
 def _better_baseline(arm: TestedArm, tuned: TestedArm) -> str:
-    """That a baseline does better than the tuned one of an older journal; empty if it does not."""
+    """Say that a baseline does better than the tuned one of an older journal; empty if it does not."""
     mean, chosen = np.mean(arm.test), np.mean(tuned.test)
     if mean <= chosen:
         return ""
@@ -126,7 +126,7 @@ def _better_baseline(arm: TestedArm, tuned: TestedArm) -> str:
 
 
 def _parts_sentence(found: Verdict) -> str:
-    """That test and validation accuracy differ by more than chance, and the usual causes."""
+    """Say that test and validation accuracy differ by more than chance, and the usual causes."""
     parts, arm = found.parts, found.parts_arm
     if parts is None or arm is None:
         return ""
@@ -147,7 +147,7 @@ def _parts_sentence(found: Verdict) -> str:
 
 
 def _requirement_sentence(found: Verdict) -> str:
-    """What a finalist has to do to be better, which the p-values allow for."""
+    """Say what a finalist has to do to be better, which the p-values allow for."""
     tests, plain = len(found.finalists), len(found.plain)
     if not found.against_plain:
         return ""
@@ -174,7 +174,7 @@ def _failure_sentence(found: Verdict) -> str:
 
 
 def _look_sentences(found: Verdict) -> list[str]:
-    """Which look it is, why no more followed, and the verdicts of earlier plans."""
+    """Say which look it is, why no more followed, and the verdicts of earlier plans."""
     lines = []
     if found.plan is None and found.look > 1:
         lines.append(
@@ -200,7 +200,7 @@ def _look_sentences(found: Verdict) -> list[str]:
 
 
 def _plan_sentence(found: Verdict) -> str:
-    """Which looks were planned, and why they ended."""
+    """Say which looks were planned, and why they ended."""
     number = found.looks.index(found.planned_seeds) + 1
     numbers = ", ".join(map(str, found.looks[:-1])) + f" and {found.looks[-1]}"
     text = (
@@ -215,7 +215,7 @@ def _plan_sentence(found: Verdict) -> str:
 
 
 def _advice_sentences(found: Verdict) -> list[str]:
-    """What more seeds would be, and what the present ones can find, where nothing was found."""
+    """Say how many more seeds would help, and what the present ones can find, if nothing was found."""
     c = found.leading
     if c is None or c.outcome in ("better", "worse", "unfinished"):
         return []
@@ -226,7 +226,7 @@ def _advice_sentences(found: Verdict) -> list[str]:
 
 
 def _power_sentences(c: Contrast, found: Verdict) -> list[str]:
-    """What the seeds and images could find, and what the observed difference would take."""
+    """Say which difference the seeds and images could find, and what the observed one would take."""
     tests = len(found.finalists) if found.plan is None else 1
     alpha = found.alpha / max(1, tests)
     parts, seeds = c.crossed.components, len(c.seeds)

@@ -16,7 +16,7 @@ or the race put forward, and the settings of an SWA configuration without SWA. P
 of the last two."""
 
 SHARED_BASELINES, OTHER_BASELINES = 8, 3
-"""What `confirm.baselines: auto` is where every trunk has a baseline, and where it does not."""
+"""Values of `confirm.baselines: auto`: with a baseline for every trunk, and without."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Arm:
     """A configuration that is run on fresh seeds."""
 
     name: str
-    """That of the trial of the search which put it forward, or of an SWA trial with `-trunk`."""
+    """Name of the search's trial that put it forward, or of an SWA trial followed by `-trunk`."""
     kind: Kind
     params: Params
     roles: tuple[str, ...]
@@ -35,7 +35,7 @@ class Arm:
         return cls(planned.name, planned.kind, params_of(planned), tuple(planned.roles))
 
     def to_event(self) -> PlannedArm:
-        """As the events have it."""
+        """The arm as events record it."""
         return PlannedArm(name=self.name, kind=self.kind, params=dict(self.params), roles=list(self.roles))
 
 
@@ -55,7 +55,7 @@ def max_plain_arms(experiment: Experiment, configurations: int) -> int:
 
 
 def rank_searched(state: ExperimentState) -> list[TrialState]:
-    """Completed trials of the search, the best first, one of each configuration."""
+    """Return the completed trials of the search, best first, one per configuration."""
     trials = [
         t for t in state.trials.values() if t.stage == "search" and t.status == "completed" and t.records
     ]
@@ -66,13 +66,13 @@ def rank_searched(state: ExperimentState) -> list[TrialState]:
 
 
 def choose_swa(ranked: Iterable[TrialState], number: int, role: str = FINALIST) -> tuple[Arm, ...]:
-    """The best SWA configurations of the search."""
+    """Return the best SWA configurations of the search."""
     chosen = [t for t in ranked if t.kind == "swa"][:number]
     return tuple(Arm(t.name, t.kind, t.params, (role,)) for t in chosen)
 
 
 def choose_plain(ranked: Sequence[TrialState], number: int) -> tuple[Arm, ...]:
-    """The best baselines of the search."""
+    """Return the best baselines of the search."""
     chosen = [t for t in ranked if t.kind == "baseline"][:number]
     return tuple(Arm(t.name, t.kind, t.params, (BASELINE,)) for t in chosen)
 
@@ -101,5 +101,5 @@ def add_trunks(
 
 
 def without_swa(params: Params) -> Params:
-    """The same settings apart from SWA's."""
+    """Return the same settings without those of SWA."""
     return {name: value for name, value in params.items() if not is_swa_setting(name)}

@@ -18,7 +18,7 @@ from tune_swa.experiment.trial_state import TrialState
 
 @dataclass(frozen=True)
 class RungDecision:
-    """What a rung says about a report."""
+    """Decision of a rung about one report."""
 
     stop: bool
     rung: int | None
@@ -40,7 +40,7 @@ class PhaseAsha:
     epochs: int
     """Length of a run."""
     every_trunk_has_a_baseline: bool = False
-    """Then the trunk's ladder is empty unless it is given."""
+    """If so, the trunk's ladder is empty unless it is given."""
     _trunk_values: dict[int, dict[str, float]] = field(default_factory=dict)
     _trunk_verdicts: dict[tuple[int, str], bool] = field(default_factory=dict)
     _branch_values: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class PhaseAsha:
         )
 
     def rung_values(self, phase: str, rung: int) -> dict[str, float]:
-        """Values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
+        """Return the values of a rung: by trunk hash (`trunk`) or by trial (`branch`)."""
         values = self._trunk_values if phase == "trunk" else self._branch_values
         return dict(values.get(rung, {}))
 

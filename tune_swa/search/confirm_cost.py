@@ -11,9 +11,10 @@ from tune_swa.search.arms import max_baselines, max_plain_arms
 from tune_swa.search.trunk_sharing import fork_points, planned_epochs
 
 MAX_CONFIGURATIONS = 8
-"""What `race.configurations: auto` is at most, unless more finalists are asked for."""
+"""Maximum of `race.configurations: auto`, unless more finalists are asked for."""
 SHARE_OF_RACE = 1 / 2
-"""Of the epochs of the search and the first look without a race: most that `auto` spends on the race."""
+"""Largest share that `auto` spends on the race, of the epochs of the search and of a first look without a
+race."""
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ class Step:
     seeds: tuple[int, ...]
     """Every arm is run on each of them."""
     searched: int
-    """Trials of the search that had ended."""
+    """Number of trials of the search that had ended."""
 
     stage: ClassVar[Stage]
-    """Of its runs."""
+    """Stage of its runs."""
 
     @property
     def names(self) -> list[str]:
@@ -76,7 +76,7 @@ class Step:
             yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
 
     def to_event(self) -> Event:
-        """The event that records it."""
+        """Return the event that records it."""
         raise NotImplementedError
 
     def has_ended(self, state: ExperimentState) -> bool:
@@ -101,7 +101,7 @@ class Round(Step):
 
     @classmethod
     def from_event(cls, event: RacePlanned) -> Round:
-        """The round that a `race` event planned."""
+        """Return the round that a `race` event planned."""
         return cls(
             tuple(map(Arm.from_event, event.arms)),
             tuple(event.seeds),
@@ -125,7 +125,7 @@ class Round(Step):
 
 @dataclass(frozen=True)
 class Look(Step):
-    """What is run before the results on the test images are looked at, once more."""
+    """Runs that precede one more look at the results on the test images."""
 
     number: int = 1
     """Counts from 1 over the whole experiment."""
@@ -141,7 +141,7 @@ class Look(Step):
 
     @classmethod
     def from_event(cls, event: LookPlanned) -> Look:
-        """The look that a `confirm` event planned."""
+        """Return the look that a `confirm` event planned."""
         return cls(
             tuple(map(Arm.from_event, event.arms)),
             tuple(event.seeds),
@@ -169,7 +169,7 @@ class Look(Step):
 
     @property
     def finalists(self) -> tuple[Arm, ...]:
-        """In the order in which they are tested."""
+        """The finalists, in the order in which they are tested."""
         return tuple(arm for arm in self.arms if FINALIST in arm.roles)
 
     @property
@@ -195,7 +195,7 @@ def next_step(experiment: Experiment, state: ExperimentState, judge: Judge) -> S
 
 
 def current_race(state: ExperimentState, searched: int) -> list[Round]:
-    """Recorded rounds of the race among what the search has found by now."""
+    """Return the recorded rounds of the race for the current results of the search."""
     rounds: list[Round] = []
     for event in state.races:
         rounds = [*rounds, Round.from_event(event)] if event.round > 1 else [Round.from_event(event)]
@@ -203,7 +203,7 @@ def current_race(state: ExperimentState, searched: int) -> list[Round]:
 
 
 def last_step(state: ExperimentState) -> Step | None:
-    """The step that was recorded last; None before the first."""
+    """Return the step that was recorded last; None before the first."""
     races, looks = state.races, state.confirmations
     if races and (not looks or races[-1].searched > looks[-1].searched):
         return Round.from_event(races[-1])
@@ -211,7 +211,7 @@ def last_step(state: ExperimentState) -> Step | None:
 
 
 def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) -> tuple[int, ...]:
-    """The next numbers after the search's own seed and all that were planned before."""
+    """Return the next numbers after the search's own seed and all that were planned before."""
     planned: list[RacePlanned | LookPlanned] = [*state.races, *state.confirmations]
     used = [seed for event in planned for seed in event.seeds]
     first = max(used, default=experiment.seed) + 1
@@ -222,7 +222,7 @@ def _fresh_seeds(experiment: Experiment, state: ExperimentState, number: int) ->
 
 
 def _first_round(experiment: Experiment, state: ExperimentState, searched: int) -> Round | None:
-    """The race's first round; None where no race is wanted, or there is nothing to choose.
+    """Plan the race's first round; None if no race is wanted, or there is nothing to choose.
 
     The own trunk of every candidate takes part: with a continuous rate the best plain training may be that
     of another candidate than the finalist.
@@ -262,7 +262,7 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
 def _race_scores(
     state: ExperimentState, rounds: Sequence[Round], arms: Sequence[Arm], kind: str
 ) -> dict[str, dict[int, float]]:
-    """Validation accuracy of the completed runs of a race, by arm and seed, in the order of the arms."""
+    """Collect validation accuracies of completed runs of a race, by arm and seed, in the order of `arms`."""
     scores: dict[str, dict[int, float]] = {arm.name: {} for arm in arms if arm.kind == kind}
     for each in rounds:
         for arm in each.arms:
@@ -277,7 +277,7 @@ def _race_scores(
 
 
 def _first_look(experiment: Experiment, state: ExperimentState, searched: int) -> Look | None:
-    """The first look at what the search has found by now; None without a finalist."""
+    """Plan the first look at the current results of the search; None without a finalist."""
     arms = _arms_to_test(experiment, state, searched)
     if not any(FINALIST in arm.roles for arm in arms):
         return None
@@ -292,7 +292,7 @@ def _first_of_plan(
     searched: int,
     looks: tuple[int, ...],
 ) -> Look:
-    """The first look of a new plan."""
+    """Plan the first look of a new plan."""
     plans = {event.plan or f"look {event.look}" for event in state.confirmations}
     plan = len(plans) + 1
     levels = spend_alpha(looks, plan)
@@ -315,7 +315,7 @@ def _after_look(experiment: Experiment, state: ExperimentState, judge: Judge) ->
 
 
 def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) -> Look | None:
-    """A further look, where more seeds or finalists are asked for than were planned; else None.
+    """Plan a further look if more seeds or finalists are asked for than were planned; else None.
 
     Its seeds come in addition to the old ones, and so do its arms.
     """
@@ -393,7 +393,7 @@ class ConfirmPlanner:
         return False
 
     def report_value(self, trial: str, epoch: int, value: float) -> None:
-        """Nothing to learn: the list is fixed."""
+        """Do nothing: the list is fixed, so there is nothing to learn."""
 
     def apply_event(self, event: Event) -> None:
         if isinstance(event, TrialSuggested):

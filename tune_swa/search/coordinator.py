@@ -81,7 +81,8 @@ class Coordinator(EventRecorder):
         self.confirms = confirm
         """Whether fresh seeds follow the search."""
         self.step: Step | None = None
-        """What is run on fresh seeds, once that has begun: a round of the race, or what a look asks for."""
+        """The present runs on fresh seeds, once those have begun: a round of the race, or the runs of a
+        look."""
         self._confirmed = False  # whether nothing more is to be run on fresh seeds
         self._waiting: deque[str] | None = None
         """Trials that have begun or were suggested and do not run, oldest first; None: not looked for yet."""

@@ -20,12 +20,12 @@ class Suggestion:
     """Counts the suggestions of its kind, from 0."""
     params: Params
     source: str
-    """Where it comes from: `baseline`, `point`, or the sampler's name; `race` or `confirm`."""
+    """Origin: `baseline`, `point`, or the sampler's name; `race` or `confirm`."""
     stage: Stage = "search"
     seed: int | None = None
-    """Of the training; None: the search's."""
+    """Seed of the training; None: the search's."""
     name: str = ""
-    """Of the trial; by default its kind and number."""
+    """Name of the trial; by default its kind and number."""
 
     @property
     def trial(self) -> str:

@@ -23,7 +23,7 @@ from tune_swa.search.sobol_points import sobol_point
 from tune_swa.seeds import derive_seed
 
 ATTEMPTS = 16
-"""How often a sampler may repeat a configuration before an untried one is drawn at random."""
+"""Number of times a sampler may repeat a configuration before an untried one is drawn at random."""
 
 SOBOL_ATTEMPTS = 1024
 """The same for points of the Sobol sequence: in a finite space they repeat soon."""
@@ -43,7 +43,7 @@ class FixedSource:
         self.known = list(params)
         """Every configuration of the list."""
         self.left = dict(enumerate(self.known))
-        """Those that were not suggested yet, by index."""
+        """Configurations that were not suggested yet, by index."""
         self._source = source
 
     def first_accepted(self, accept: Callable[[Params], bool]) -> tuple[int, Params, str] | None:
@@ -96,7 +96,7 @@ class SampledSource:
         self._distributions = {p.name: to_distribution(p) for p in parameters}
         self._storage = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(storage=self._storage, direction="maximize")
-        """Everything the sampler learns from."""
+        """The Optuna study that the sampler learns from."""
         self._numbers: dict[int, int] = {}  # our index to Optuna's trial number
         self._tried: set[tuple[tuple[str, Value], ...]] = set()
         self._size = count_space(parameters)

@@ -24,7 +24,7 @@ class TrunkNamer:
     numerics: dict[str, Any]
     """Device, formats and kernels, resolved."""
     version: str
-    """Of the loop and of torch."""
+    """Versions of the training loop and of torch."""
 
     @classmethod
     def by_settings(cls) -> TrunkNamer:

@@ -14,7 +14,7 @@ from tune_swa.experiment.updates import SCALARS
 from tune_swa.tracking.base import TrackedRun, select_scalars
 
 STORE = "mlflow.db"
-"""Where runs go inside the experiment's folder, unless MLFLOW_TRACKING_URI says otherwise."""
+"""Place of the runs in the experiment's folder, unless MLFLOW_TRACKING_URI is set."""
 EXPERIMENT_TAG, RUN_TAG = "tune_swa.experiment", "tune_swa.run"
 
 

@@ -65,7 +65,7 @@ class StudyFile:
 
     def __init__(self) -> None:
         self._known: _Known | None = None
-        """What the file has; None: it has to be read first."""
+        """Content of the file; None: it has to be read first."""
 
     def __call__(self, state: ExperimentState, folder: Path) -> None:
         """Write what is new.
@@ -91,11 +91,11 @@ class StudyFile:
 
 @dataclass
 class _Known:
-    """What the file has of the journal."""
+    """Position of the file in the journal."""
 
     cursor: UpdateCursor = field(default_factory=UpdateCursor)
     numbers: dict[str, int] = field(default_factory=dict)
-    """By the trial's name, its number in the file, over both studies."""
+    """Number of each trial in the file, over both studies, by the trial's name."""
     baseline: str | None = None
     """The best one, as the file names it."""
 

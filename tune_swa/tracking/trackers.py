@@ -25,18 +25,18 @@ from tune_swa.tracking.base import RunLogger, TrackedRun, select_scalars
 logger = logging.getLogger(__name__)
 
 TITLES = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
-"""Of the trackers that `--log` takes, each named after its package."""
+"""Trackers that `--log` takes, each named after its package."""
 
 
 @dataclass(frozen=True)
 class _Update:
-    """What is new of a trial, copied: the driver goes on meanwhile."""
+    """A copy of what is new of a trial: the driver goes on meanwhile."""
 
     run: TrackedRun
     begins: bool
     results: list[dict[str, Any]]
     status: str | None
-    """How the trial ended; None: it has not."""
+    """Status in which the trial ended; None: it has not."""
 
 
 class TrackerThread:

@@ -67,7 +67,7 @@ def _explain_missing(precision: str) -> str | None:
 
 
 def list_differences(about: Mapping[str, Any], numerics: Numerics, why_not: str | None) -> list[str]:
-    """What is other here than where the model was recorded, for people to read.
+    """Describe what differs here from where the model was recorded.
 
     Args:
         about: the content of `best_model.json`.

@@ -43,7 +43,7 @@ class Predictions:
     predicted: Tensor
     """Class of the largest output, [N] int64."""
     probability: Tensor
-    """Of the label, [N] float32."""
+    """Probability of the label, [N] float32."""
     confidence: Tensor
     """Probability of the predicted class, [N] float32."""
     nll: Tensor

@@ -62,19 +62,19 @@ class Outcome:
     size: int
     """Bytes."""
     accuracy: dict[str, float]
-    """By part (`validation`, `test`); empty where the images are not at hand."""
+    """Accuracies by part (`validation`, `test`); empty where the images are not at hand."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and how far it was compared with what the search recorded."""
+    """An exported model, and how far it was compared with the search's record."""
 
     outcomes: tuple[Outcome, ...]
     recorded: dict[str, float]
     """Accuracy of the model by part, as the search recorded it."""
     differences: tuple[str, ...]
-    """What is other here than where the recorded accuracy was measured; if anything is, an image on the
-    border between two classes may change sides."""
+    """Differences from where the recorded accuracy was measured; if there are any, an image on the border
+    between two classes may change sides."""
 
 
 def _write_state_dict(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
@@ -179,7 +179,7 @@ FORMATS = {
         ),
     )
 }
-"""By the name that `--format` takes."""
+"""Writers by the name that `--format` takes."""
 
 
 def load_handed_over(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -320,7 +320,7 @@ class _Evaluator:
             return [model(self._drawn), model(self._drawn[:1])]
 
     def measure_accuracy(self, model: nn.Module) -> dict[str, float]:
-        """On each part of the images; empty without them. Moves the model to the device."""
+        """Evaluate on each part of the images; empty without them. Moves the model to the device."""
         if self._data is None:
             return {}
         model = model.to(self._numerics.device).to(memory_format=self._numerics.memory_format)

@@ -123,7 +123,7 @@ def _precision_of_cpu(wanted: str) -> Precision:
 
 
 def _precision_of_gpus(wanted: str, gpus: Sequence[Gpu]) -> Precision:
-    """What all GPUs can run, or what was asked for."""
+    """Return the precision that all GPUs can run, or the one asked for."""
     if wanted == "auto":
         if all(gpu.bf16 for gpu in gpus):
             return "bf16"
@@ -182,7 +182,8 @@ def check_kernels(gpus: Sequence[Gpu]) -> None:
 
 
 def compiled_architectures() -> list[str]:
-    """What this build of torch has kernels for, such as `sm_90`; empty: not known, or not CUDA's.
+    """Return the architectures this build of torch has kernels for, such as `sm_90`; empty: not known, or not
+    CUDA's.
 
     `torch.cuda.get_arch_list` has the same list, but hides it where there is no GPU, as in the driver of
     a search that leaves CUDA alone.
@@ -214,7 +215,7 @@ def _parse_capability(gpu: Gpu) -> tuple[int, int]:
 
 
 def describe_hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
-    """What this machine is, for the record. Leaves CUDA alone.
+    """Describe this machine for the record. Leaves CUDA alone.
 
     Args:
         gpus: those that are trained on.

@@ -29,7 +29,7 @@ LOOP_VERSION = 1
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch reports. Names and units are those of epochs.parquet."""
+    """Report of one epoch. Names and units are those of epochs.parquet."""
 
     epoch: int
     phase: Literal["trunk", "branch"]
@@ -89,7 +89,7 @@ class Run:
         self.epoch = 0
         """The next epoch to train."""
         self.record: EpochRecord | None = None
-        """What the last finished epoch reported."""
+        """Report of the last finished epoch."""
         self.live_record: EpochRecord | None = None
         """Epoch `self.epoch` of the live model alone, between `begin_epoch` and `finish_epoch`."""
         # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
@@ -229,7 +229,7 @@ class Run:
         return loss.detach()
 
     def average_epoch(self) -> None:
-        """After an epoch > swa_start: take the model into the average and refresh its statistics."""
+        """Take the model into the average and refresh its statistics, after an epoch > swa_start."""
         start, swa_lr = self.settings.swa_start, self.settings.swa_lr
         if start is None or swa_lr is None or self.epoch <= start:
             return
@@ -239,7 +239,7 @@ class Run:
         self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
 
     def predict_test_images(self, *, refresh: bool = False) -> Predictions:
-        """What the finished run's model says of the test images.
+        """Predict the test images with the finished run's model.
 
         Args:
             refresh: recompute a baseline's batch-normalisation statistics first, as an average's are,

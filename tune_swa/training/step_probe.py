@@ -31,7 +31,7 @@ from tune_swa.training.run import Run
 EPOCHS = 3
 """One before averaging, one that ends in a checkpoint, one that goes on from it."""
 BATCHES = 2
-"""In each of these epochs: the second finds the memory of the first still taken."""
+"""Batches in each of these epochs: the second finds the memory of the first still taken."""
 STEPS = 2
 """Timed together. Few, since no more than about a thousand kernels can wait for the GPU: with more, the
 host would be timed while it waits for the GPU."""
@@ -46,14 +46,14 @@ process that took memory, or gave some back."""
 
 @dataclass(frozen=True)
 class Workload:
-    """What is tried out."""
+    """A training step to try out."""
 
     settings: RunSettings
     numerics: Numerics
     image_size: int
     num_classes: int
     train_images: int
-    """Of the real set: batches are no larger than that."""
+    """Images of the real set: batches are no larger than that."""
     val_images: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,21 +73,20 @@ class Workload:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What was measured."""
+    """Measured cost of one trial."""
 
     device: str
     """Name of the GPU, or `cpu`."""
     memory: int
     """Bytes of that GPU; of a CPU 0."""
     trial_bytes: int
-    """Most that a trial takes at one time, in bytes, without resident images. On the CPU, what the process
-    has grown by."""
+    """Peak bytes of a trial, without resident images. On the CPU, what the process has grown by."""
     context_bytes: int
-    """What a process takes besides, for CUDA itself and its kernels."""
+    """Bytes that a process takes besides, for CUDA itself and its kernels."""
     host_seconds: float
-    """What a training step takes of the process that sends it to the GPU."""
+    """Seconds of a training step in the process that sends it to the GPU."""
     device_seconds: float
-    """What a training step takes of the GPU. On the CPU the two are the same."""
+    """Seconds of a training step on the GPU. On the CPU the two are the same."""
     exhausted: str | None = None
     """Why the trial could not even be tried out, for want of memory; the other figures are 0 then."""
     free: int = 0
@@ -253,7 +252,7 @@ def _measure_bare_context() -> int:
 
 
 def _peak_resident_bytes() -> int:
-    """Most memory that this process had at one time (getrusage counts its parent's, too)."""
+    """Return the peak memory of this process (getrusage counts its parent's, too)."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -87,7 +87,7 @@ class PhaseScheduler(FIFOScheduler):
 
 
 def worker_error(trial: Trial, lost: str | None = None) -> str:
-    """What is known of a worker's death, in one line.
+    """Describe a worker's death in one line.
 
     Args:
         trial: Ray's.

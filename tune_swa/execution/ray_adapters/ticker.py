@@ -1,4 +1,4 @@
-"""What is called from inside Ray's loop: how a signal or a full disk ends the search there, within a tick."""
+"""Callbacks inside Ray's loop, where a signal or a full disk ends the search within a tick."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ticker(tune.Callback):
 
 
 class Silence(TrialProgressCallback):
-    """In place of the one that Ray adds by itself, which prints a line whenever something ends that has
+    """Replaces the reporter that Ray adds by itself, which prints a line whenever something ends that has
     reported nothing, at any verbosity: so does the warming up of a worker."""
 
     def on_trial_result(self, *given: Any, **named: Any) -> None:

@@ -54,7 +54,7 @@ def list_changed_images(
 
 
 def count_changes(c: Contrast, predictions: RunPredictions) -> list[list[object]]:
-    """By seed: images gained, images lost, and the p-value of McNemar's test of that pair of runs."""
+    """Images gained and lost by seed, and the p-value of McNemar's test of that pair of runs."""
     runs = {run.seed: predictions[run.name] for run in c.arm.runs if run.seed in c.seeds}
     plain = {run.seed: predictions[run.name] for run in c.against.runs if run.seed in c.seeds}
     pairs = [(seed, mcnemar_test(runs[seed].correct, plain[seed].correct)) for seed in c.seeds]

@@ -117,7 +117,7 @@ def build_report(
 
 
 def _overall_outcome(found: Verdict | None) -> str:
-    """What colours the verdict: the outcome for SWA, in older journals that of the leading finalist."""
+    """Return the outcome that colours the verdict: that for SWA, in older journals the leading finalist's."""
     if found is None:
         return ""
     if found.plan is not None:

@@ -76,5 +76,5 @@ def escape_html(text: str) -> str:
 
 
 def encode_png(png: bytes) -> str:
-    """As a data URI, which the page can show without a file of its own."""
+    """Return a data URI, which the page can show without a file of its own."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
