@@ -20,6 +20,7 @@ from helpers.serial_search import (
     assert_same,
     crash,
     go_on,
+    held,
     journal_of,
     never_interrupted,
     new_search,
@@ -68,9 +69,10 @@ def workers_of(session: int) -> list[int]:
 
 def test_a_killed_worker_is_replaced(tmp_path: Path, short: Path) -> None:
     results = new_search(tmp_path)
-    with started(results, TRIALS, epochs=6) as search:
+    with held(results, TRIALS, epochs=6) as search:
         [worker] = workers_of(search.pid)
         os.kill(worker, signal.SIGKILL)
+        search.send_signal(signal.SIGCONT)
         out, err = search.communicate(timeout=200)
     assert search.returncode == 0, out + err
     assert err == ""
@@ -118,10 +120,11 @@ def test_a_disk_that_fills(tmp_path: Path, decoded: None) -> None:
 def test_a_folder_that_turns_read_only(which: str, tmp_path: Path, short: Path) -> None:
     """The checkpoints alone, or the experiment's folder with its log and result files."""
     results = new_search(tmp_path)
-    with started(results, TRIALS, epochs=2) as search:
+    with held(results, TRIALS, epochs=3) as search:
         folder = results / "crash" / which
         with mounted(folder, "--bind", str(folder)):
             subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+            search.send_signal(signal.SIGCONT)
             _, err = search.communicate(timeout=60)
             assert search.returncode == 1
             assert err.startswith("error: the search stopped: a checkpoint cannot be written to")

@@ -94,6 +94,23 @@ def started(results: Path, trials: int, *, epochs: int) -> Iterator[Program]:
         process.wait()
 
 
+@contextmanager
+def held(results: Path, trials: int, *, epochs: int) -> Iterator[Program]:
+    """Start or go on in the background; entered with the driver stopped before it records so many epochs.
+
+    It goes on with SIGCONT: what is done to it meanwhile is not in a race with the end of the search.
+    """
+    given = command(results, trials, str(CRASHING), f"SIGSTOP@event-epoch:{epochs}")
+    process = Program(given, env=narrow_environment(), start_new_session=True)
+    try:
+        while process.poll() is None and "State:\tT" not in Path(f"/proc/{process.pid}/status").read_text():
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def stop(number: int, results: Path, trials: int, *, epochs: int, group: bool = False) -> list[str]:
     """Start or go on, send a signal after so many more epochs, and return the lines on stderr."""
     with started(results, trials, epochs=epochs) as process:
