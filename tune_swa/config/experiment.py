@@ -158,6 +158,7 @@ class Experiment(SpaceFile):
             dumped["search"].pop(key, None)
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)
+        del dumped["data"]["layout"]  # nor do two ways to read a folder differ if they find the same images
         if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
             del dumped["data"]["duplicates"]
         return dumped

@@ -42,6 +42,11 @@ class DataSpec(Settings):
     classification set such as `cifar10`."""
     path: str | None = None
     """Folder that holds the images or the download. `--data-dir` overrides it."""
+    layout: Literal["auto", "parts", "classes"] = "auto"
+    """How the folders of a `folder` set are read. `auto` knows the usual layouts, and refuses folders that
+    look like parts of a set (`fold1`, `images` and `masks`) where classes are expected. `classes`: each
+    folder in `path` is a class, with all images below it, whatever it is called. `parts`: there are folders
+    of parts, such as `train` and `test`, and each folder in these is a class."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 32
     """Height and width that every image is resized to, in pixels (bilinear with antialiasing)."""
     resize: Literal["squash", "crop"] = "squash"

@@ -56,6 +56,8 @@ class Dataset:
     """The cache entry that the images lie in; None for images from arrays."""
     image_notes: ImageNotes = NO_NOTES
     """What was skipped and converted when they were decoded, and which images occur more than once."""
+    folder_notes: tuple[str, ...] = ()
+    """Which folders are which part, and what is not used; empty for sets that are no folders."""
 
     @property
     def num_classes(self) -> int:
@@ -128,6 +130,10 @@ class Estimate:
 
     name: str
     num_classes: int
+    class_names: tuple[str, ...]
+    """Empty while they are not known."""
+    folder_notes: tuple[str, ...]
+    """Which folders are which part, and what is not used; empty for sets that are no folders."""
     train: int
     """Number of training images."""
     val: int
@@ -187,6 +193,7 @@ def prepare_dataset(
         std=statistics[1],
         cache_path=found.folder,
         image_notes=replace(found.image_notes, duplicates=duplicates),
+        folder_notes=source.folder_notes,
     )
 
 
@@ -230,6 +237,7 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     found = cache.find_entry(source, spec)
     copies = cache.read_copies(found) if found is not None else None
     listing = found or source.preview_images()
+    names_known = not isinstance(listing, Listing) or listing.names_known
     division = _divide_checked(source.name, listing, spec, copies)
     duplicates = None
     if found is not None and copies is not None:
@@ -237,6 +245,8 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     return Estimate(
         name=source.name,
         num_classes=len(listing.class_names),
+        class_names=listing.class_names if names_known else (),
+        folder_notes=source.folder_notes,
         train=len(division.train),
         val=len(division.val),
         test=len(division.test),
@@ -250,7 +260,7 @@ def _divide_checked(
     name: str, images: cache.Decoded | Listing, spec: DataSpec, copies: Copies | None = None
 ) -> Division:
     same = copies.near if copies is not None and spec.duplicates == "group" else None
-    division = divide_images(images.labels, images.parts, spec, same)
+    division = divide_images(images.labels, images.parts, spec, same, class_names=images.class_names)
     for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):
         if len(rows) < 2:
             raise RequestError(f"{name}: {len(rows)} images to {what} with; at least 2 are needed")

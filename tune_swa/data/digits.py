@@ -12,6 +12,7 @@ class Digits:
     """The UCI optical recognition test set, 8x8 pixels with values 0..16 (Alpaydin & Kaynak 1998)."""
 
     name = "digits"
+    folder_notes: tuple[str, ...] = ()
 
     def identify_images(self) -> str:
         import sklearn

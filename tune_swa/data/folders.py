@@ -9,15 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tune_swa.data.layouts import (
-    EXTENSIONS,
-    LAYOUT,
-    ImageFile,
-    escape_name,
-    find_parts,
-    list_image_files,
-    list_subfolders,
-)
+from tune_swa.data.folder_names import compare_key, find_unwritable, show_name
+from tune_swa.data.layouts import EXTENSIONS, LAYOUT, ImageFile, escape_name, list_image_files
+from tune_swa.data.part_folders import Layout, LayoutSetting, find_layout
 from tune_swa.data.pixels import open_rgb
 from tune_swa.data.sources import Listing, Part
 from tune_swa.errors import RequestError
@@ -43,15 +37,19 @@ class ImageFolders:
     Args:
         root: the folder; None where the request names none.
         exif_rotation: turn images as their EXIF orientation says.
+        layout: how its folders are read, `data.layout`.
     """
 
-    def __init__(self, root: Path | None, *, exif_rotation: bool = False) -> None:
+    def __init__(
+        self, root: Path | None, *, exif_rotation: bool = False, layout: LayoutSetting = "auto"
+    ) -> None:
         self.root = root
         self.exif_rotation = exif_rotation
+        self.layout = layout
 
     @property
     def name(self) -> str:
-        return "folder" if self.root is None else self.root.resolve().name
+        return "folder" if self.root is None else show_name(self.root.resolve().name)
 
     def identify_images(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
@@ -65,9 +63,9 @@ class ImageFolders:
 
     def list_images(self) -> Listing:
         class_names = tuple(self._found[0].classes)
-        index = {name: i for i, name in enumerate(class_names)}
+        index = {compare_key(name): i for i, name in enumerate(class_names)}
         images = [
-            (file.path, index[label], part)
+            (file.path, index[compare_key(label)], part)
             for part, _, classes in self._found
             for label, files in classes.items()
             for file in files
@@ -84,22 +82,39 @@ class ImageFolders:
     def preview_images(self) -> Listing:
         return self.list_images()
 
+    @property
+    def folder_notes(self) -> tuple[str, ...]:
+        """Which folders are which part, and what is not used.
+
+        Raises:
+            RequestError: as `list_images`.
+        """
+        return self._layout.notes if self._found else ()
+
+    @cached_property
+    def _layout(self) -> Layout:
+        root = self._checked_root()
+        try:
+            layout = find_layout(root, self.layout)
+        except OSError as error:
+            raise _explain_unreadable(root, error) from None
+        if not layout.parts:
+            notes = "".join(f"{note}. " for note in layout.notes)
+            raise RequestError(
+                f"{root}: no images were found in folders of classes. {notes}{INTEL}. {LAYOUT}"
+            )
+        return layout
+
     @cached_property
     def _found(self) -> list[_Found]:
         """Each part with its folder, and its classes with their files; training images first."""
-        root = self._checked_root()
         try:
-            parts = find_parts(root)
             found = [
-                _Found(
-                    part, folder, {name: list_image_files(folder / name) for name in list_subfolders(folder)}
-                )
-                for part, folder in sorted(parts.items())
+                _Found(part, at.path, {name: list_image_files(at.path / name) for name in at.classes})
+                for part, at in sorted(self._layout.parts.items())
             ]
         except OSError as error:
-            raise RequestError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
-        if not found:
-            raise RequestError(f"{root}: no images were found in folders of classes. {INTEL}. {LAYOUT}")
+            raise _explain_unreadable(self._checked_root(), error) from None
         _check_classes(found)
         return found
 
@@ -116,6 +131,10 @@ class ImageFolders:
         return self.root
 
 
+def _explain_unreadable(root: Path, error: OSError) -> RequestError:
+    return RequestError(f"{error.filename or root}: cannot be read ({error.strerror})")
+
+
 def _check_classes(found: list[_Found]) -> None:
     """At least two classes, none empty, and the same ones in every part."""
     train = found[0]
@@ -124,19 +143,11 @@ def _check_classes(found: list[_Found]) -> None:
     if len(train.classes) < 2:
         raise RequestError(
             f"{train.folder}: expected a folder for each of at least two classes, found "
-            f"{', '.join(train.classes) or 'none'}. {LAYOUT}"
+            f"{', '.join(map(show_name, train.classes)) or 'none'}. {LAYOUT}"
         )
     for _, folder, classes in found:
-        missing = sorted(train.classes.keys() - classes.keys())
-        unknown = sorted(classes.keys() - train.classes.keys())
-        differences = [f"{name_first(missing, 10)} missing"] if missing else []
-        differences += [f"{name_first(unknown, 10)} not in train"] if unknown else []
-        if differences:
-            raise RequestError(
-                f"{folder}: its classes differ from those of {train.folder}: {'; '.join(differences)}. "
-                "Every part needs the same folders of classes"
-            )
-        empty = [name for name, files in classes.items() if not files]
+        _check_same_classes(train, folder, classes)
+        empty = [show_name(name) for name, files in classes.items() if not files]
         if empty:
             raise RequestError(
                 f"{folder}: no images ({', '.join(EXTENSIONS)}) in {name_first(empty, 10)}. Add some, or "
@@ -144,18 +155,38 @@ def _check_classes(found: list[_Found]) -> None:
             )
 
 
+def _check_same_classes(train: _Found, folder: Path, classes: Classes) -> None:
+    known, here = ({compare_key(name): name for name in names} for names in (train.classes, classes))
+    missing = [_reveal_name(known[key]) for key in sorted(known.keys() - here.keys())]
+    unknown = [_reveal_name(here[key]) for key in sorted(here.keys() - known.keys())]
+    differences = [f"{name_first(missing, 10)} missing"] if missing else []
+    differences += [f"{name_first(unknown, 10)} not in train"] if unknown else []
+    if differences:
+        raise RequestError(
+            f"{folder}: its classes differ from those of {train.folder}: {'; '.join(differences)}. "
+            "Every part needs the same folders of classes"
+        )
+
+
+def _reveal_name(name: str) -> str:
+    """A name in which characters can be seen that look like none, or like a space."""
+    return repr(name) if name != name.strip() else escape_name(name)
+
+
 def _check_names(folder: Path, names: list[str]) -> None:
     """Names that would be one folder elsewhere, or that no result file can hold."""
     by_folded: dict[str, str] = {}
     for name in names:
-        other = by_folded.setdefault(name.casefold(), name)
-        if other != name:
+        if (problem := find_unwritable(name)) is not None:
             raise RequestError(
-                f"{folder}: {other} and {name} differ in upper and lower case only. Put their images into "
-                "one folder, or give them different names"
+                f"{folder}: the name of the class {show_name(name)} {problem}, which no result file can "
+                "hold. Rename the folder"
             )
-        if escape_name(name) != name:
+        other = by_folded.setdefault(compare_key(name).casefold(), name)
+        if other != name:
+            same = compare_key(other) == compare_key(name)
+            how = "their way of writing accents (composed, decomposed)" if same else "upper and lower case"
             raise RequestError(
-                f"{folder}: the name of the class {escape_name(name)} holds characters that cannot be "
-                "written. Rename the folder"
+                f"{folder}: {other} and {name} differ in {how} only. Put their images into one folder, or "
+                "give them different names"
             )

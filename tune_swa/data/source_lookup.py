@@ -38,7 +38,7 @@ def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool 
             )
         return Digits()
     if spec.dataset == "folder":
-        return ImageFolders(folder, exif_rotation=spec.exif_rotation)
+        return ImageFolders(folder, exif_rotation=spec.exif_rotation, layout=spec.layout)
     if spec.dataset in SETS:
         return TorchvisionSet(spec.dataset, folder, download=download)
     known = ["digits", "folder", *SETS]

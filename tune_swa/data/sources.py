@@ -49,6 +49,8 @@ class Listing:
     """Decode image i."""
     names: Callable[[int], str]
     """What image i is called in messages."""
+    names_known: bool = True
+    """Whether `class_names` are the real ones; those of a set that is not here yet are made up."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +62,14 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """What it is called in the results."""
+
+    @property
+    def folder_notes(self) -> tuple[str, ...]:
+        """Which folders are which part, and what is not used; empty for a set that is no folder.
+
+        Raises:
+            RequestError: as `list_images`.
+        """
 
     def identify_images(self) -> str:
         """A text that changes when the images do; cheap to work out, nothing is decoded for it.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tune_swa.config import DataSpec
+from tune_swa.data.folder_names import show_name
 from tune_swa.data.sources import Labels, Part, Parts
 from tune_swa.errors import RequestError
 from tune_swa.seeds import derive_seed
+from tune_swa.text import name_first
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,7 +29,39 @@ class Division:
     """Taken out of train or val, since test or val, which the set brings, hold copies of them."""
 
 
-def divide_images(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | None = None) -> Division:
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn from, and what a refusal of it says."""
+
+    labels: Labels
+    spec: DataSpec
+    same: Indices
+    class_names: Sequence[str]
+    counts: Indices
+    """Training images of each class before anything is held out, [classes]."""
+    draws: int
+    """How many parts are held out."""
+
+    def name_classes(self, rows: Indices, below: int) -> str:
+        """The classes with fewer than `below` of these rows, the smallest first, with their counts."""
+        left = np.bincount(self.labels[rows], minlength=len(self.counts))
+        few = [i for i in np.argsort(left, kind="stable") if self.counts[i] and left[i] < below]
+        names = []
+        for i in few:
+            name = show_name(self.class_names[i]) if i < len(self.class_names) else f"class {i}"
+            held = f", {left[i]} of them left to draw from" if left[i] < self.counts[i] else ""
+            names.append(f"{name} has {self.counts[i]}{held}")
+        return name_first(names, 10, separator="; ")
+
+
+def divide_images(
+    labels: Labels,
+    parts: Parts,
+    spec: DataSpec,
+    same: Indices | None = None,
+    *,
+    class_names: Sequence[str] = (),
+) -> Division:
     """Divide images as the settings say.
 
     Parts that the set brings are kept. Where it brings no test images they are held out of the
@@ -39,6 +74,7 @@ def divide_images(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | 
         same: of each image the first row that shows the same, [N]; all copies of an image are then put on
             one side of each draw, and those of images in a part that the set brings are taken out of the
             parts before it. None: copies are images like others.
+        class_names: what the classes are called in a refusal.
 
     Raises:
         RequestError: too few images for a stratified division.
@@ -48,12 +84,14 @@ def divide_images(labels: Labels, parts: Parts, spec: DataSpec, same: Indices | 
     test = rows[Part.TEST]
     val, in_test = _take_out(rows[Part.VAL], test, same)
     train, elsewhere = _take_out(rows[Part.TRAIN], np.concatenate([val, test]), same)
+    draws = (not len(test)) + (not len(rows[Part.VAL]))
+    drawing = _Drawing(labels, spec, same, class_names, np.bincount(labels[rows[Part.TRAIN]]), draws)
     if not len(test):
-        train, test = _hold_out(train, labels, spec.test_fraction, spec, "test", same)
+        train, test = _hold_out(train, spec.test_fraction, "test", drawing)
     if not len(rows[Part.VAL]):
-        train, val = _hold_out(train, labels, spec.val_fraction, spec, "val", same)
+        train, val = _hold_out(train, spec.val_fraction, "val", drawing)
     if spec.train_images is not None:
-        train = _limit_training(train, labels, spec)
+        train = _limit_training(train, spec.train_images, drawing)
     return Division(train, val, test, np.sort(np.concatenate([in_test, elsewhere])))
 
 
@@ -63,46 +101,47 @@ def _take_out(rows: Indices, others: Indices, same: Indices) -> tuple[Indices, I
     return rows[~shown], rows[shown]
 
 
-def _hold_out(
-    rows: Indices, labels: Labels, fraction: float, spec: DataSpec, what: str, same: Indices
-) -> tuple[Indices, Indices]:
+def _hold_out(rows: Indices, fraction: float, what: str, drawing: _Drawing) -> tuple[Indices, Indices]:
     """Return (kept, held out); one of all copies is drawn, and the others go where it goes."""
     from sklearn.model_selection import train_test_split
 
     every = rows
-    _, first, number = np.unique(same[rows], return_index=True, return_inverse=True)
+    _, first, number = np.unique(drawing.same[rows], return_index=True, return_inverse=True)
     rows = every[first]  # all of them, in this order, where no image has copies
     try:
         _, drawn = train_test_split(
             np.arange(len(rows)),
             test_size=fraction,
-            stratify=labels[rows],
-            random_state=derive_seed(spec.split_seed, what) % 2**32,
+            stratify=drawing.labels[rows],
+            random_state=derive_seed(drawing.spec.split_seed, what) % 2**32,
         )
     except ValueError as error:
-        smallest = int(np.bincount(labels[rows]).min()) if len(rows) else 0
-        raise RequestError(
-            f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class (the "
-            f"smallest class has {smallest}): {error}. Add images, or change data.{what}_fraction"
-        ) from None
+        begun = f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class"
+        smallest = int(np.bincount(drawing.labels[rows]).min()) if len(rows) else 0
+        begun += f" (the smallest class has {smallest})"
+        if few := drawing.name_classes(rows, 2):
+            raise RequestError(
+                f"{begun}: {few}. At least {1 + drawing.draws} images of each class are needed. Add images "
+                "to these classes, or remove their folders"
+            ) from None
+        raise RequestError(f"{begun}: {error}. Add images, or change data.{what}_fraction") from None
     held = np.isin(number, drawn)
     return every[~held], every[held]
 
 
-def _limit_training(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
-    assert spec.train_images is not None
-    if spec.train_images > len(rows):
+def _limit_training(rows: Indices, count: int, drawing: _Drawing) -> Indices:
+    if count > len(rows):
         raise RequestError(
-            f"data.train_images: {spec.train_images} were asked for, but only {len(rows)} training "
+            f"data.train_images: {count} were asked for, but only {len(rows)} training "
             f"images are there after the division. Ask for at most {len(rows)}, or leave it out"
         )
-    if spec.train_images == len(rows):
+    if count == len(rows):
         return rows
-    classes = len(np.unique(labels[rows]))
+    classes = len(np.unique(drawing.labels[rows]))
     # scikit-learn wants an image of each class on both sides
-    if not classes <= spec.train_images <= len(rows) - classes:
+    if not classes <= count <= len(rows) - classes:
         raise RequestError(
-            f"data.train_images: {spec.train_images} of {len(rows)} images cannot be drawn evenly over "
+            f"data.train_images: {count} of {len(rows)} images cannot be drawn evenly over "
             f"{classes} classes. Ask for {classes} to {len(rows) - classes}, or leave it out to have all"
         )
     from sklearn.model_selection import train_test_split
@@ -110,14 +149,15 @@ def _limit_training(rows: Indices, labels: Labels, spec: DataSpec) -> Indices:
     try:
         kept, _ = train_test_split(
             rows,
-            train_size=spec.train_images,
-            stratify=labels[rows],
-            random_state=derive_seed(spec.split_seed, "train") % 2**32,
+            train_size=count,
+            stratify=drawing.labels[rows],
+            random_state=derive_seed(drawing.spec.split_seed, "train") % 2**32,
         )
     except ValueError as error:  # a class of one image
         raise RequestError(
-            f"data.train_images: {spec.train_images} of {len(rows)} images cannot be drawn by class: "
-            f"{error}. Add images to the smallest classes, or leave it out to have all"
+            f"data.train_images: {count} of {len(rows)} images cannot be drawn by class: "
+            f"{drawing.name_classes(rows, 2) or error}. Add images to the smallest classes, or leave it out "
+            "to have all"
         ) from None
     limited: Indices = np.sort(kept)
     return limited

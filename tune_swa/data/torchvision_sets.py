@@ -82,6 +82,8 @@ class TorchvisionSet:
         download: whether it is, where it is not here.
     """
 
+    folder_notes: tuple[str, ...] = ()
+
     def __init__(self, name: str, folder: Path | None, *, download: bool = True) -> None:
         self.name = name
         self.download = download
@@ -162,6 +164,7 @@ class TorchvisionSet:
             ),
             open_image=open_image,
             names=lambda index: f"{self.name}, image {index}",
+            names_known=False,
         )
 
 

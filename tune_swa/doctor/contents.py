@@ -85,11 +85,13 @@ def check_cached_images() -> Iterator[Finding]:
 def check_image_folder(folder: Path) -> Iterator[Finding]:
     """Count the images of `--data-dir`. Nothing is decoded."""
     from tune_swa.config import DataSpec
+    from tune_swa.data.folder_names import name_classes
     from tune_swa.data.source_lookup import find_source
     from tune_swa.data.sources import Part
 
     try:
-        listing = find_source(DataSpec(dataset="folder"), folder).preview_images()
+        source = find_source(DataSpec(dataset="folder"), folder)
+        listing = source.preview_images()
     except RequestError as error:
         if folder.expanduser().is_dir():
             remedy = "For a set that torchvision downloads there this does not matter"
@@ -101,4 +103,5 @@ def check_image_folder(folder: Path) -> Iterator[Finding]:
     names = {Part.TRAIN: "training", Part.VAL: "validation", Part.TEST: "test"}
     counts = ", ".join(f"{(listing.parts == part).sum():,} {name}" for part, name in names.items())
     text = f"{folder}: {counts} images in {len(listing.class_names)} classes"
-    yield Finding("ok", "images", text)
+    text += f" ({name_classes(listing.class_names)})"
+    yield Finding("ok", "images", "; ".join([text, *source.folder_notes]))

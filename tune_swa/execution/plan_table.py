@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
 from tune_swa.config import Choices, Experiment, Params, count_space, format_value
 from tune_swa.data.dataset import Estimate
+from tune_swa.data.folder_names import name_classes
 from tune_swa.execution.dry_run import Plan
 from tune_swa.execution.slots import describe_placement
 from tune_swa.inference.looks import plan_looks
@@ -32,6 +35,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_column(overflow="fold")
     for name, text in (
         ("images", _describe_images(images)),
+        *_describe_classes(images),
         *_describe_duplicates(images),
         ("space", _describe_space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
@@ -58,6 +62,16 @@ def _describe_images(images: Estimate | str) -> str:
         f"{images.name}: {images.train:,} to train on, {images.val:,} to validate, "
         f"{images.test:,} to test, {images.num_classes} classes"
     )
+
+
+def _describe_classes(images: Estimate | str) -> Iterator[tuple[str, str]]:
+    """Their names, from which a person sees whether the folders were understood."""
+    if isinstance(images, str):
+        return
+    if images.class_names:
+        yield "classes", name_classes(images.class_names)
+    if images.folder_notes:
+        yield "folders", "\n".join(images.folder_notes)
 
 
 def _describe_duplicates(images: Estimate | str) -> list[tuple[str, str]]:

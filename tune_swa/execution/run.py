@@ -12,6 +12,7 @@ from functools import partial
 import torch
 
 from tune_swa.data.dataset import Dataset, prepare_dataset
+from tune_swa.data.folder_names import name_classes
 from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.execution import ray_runtime
 from tune_swa.execution.finish import finish_search
@@ -98,6 +99,10 @@ def _prepare_images(request: Request) -> Dataset:
     """Find, decode and split the images, with a progress bar where there is something to decode."""
     with Decoding(request.console, quiet=request.quiet) as decoding:
         data = prepare_dataset(request.experiment.data, request.images_dir, progress=decoding, verify=True)
+    if data.folder_notes:
+        print_note(request, f"classes: {name_classes(data.class_names)}")
+    for line in data.folder_notes:
+        print_note(request, line)
     for line in data.image_notes.format_lines():
         logger.info("%s", line)
     print_note(request, data.image_notes.format_summary())
