@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.execution import first_worker, ray_setup
 from tune_swa.execution.slots import Machine, Node, Placement
 from tune_swa.signals import interrupt_once
 from tune_swa.text import first_line
@@ -83,18 +84,20 @@ def _listen_everywhere(allowed: bool) -> None:
 
 @contextmanager
 def start_local_ray(placement: Placement) -> Iterator[None]:
-    """A Ray of our own on this machine, on the loopback interface alone.
+    """A Ray of our own on this machine, on the loopback interface alone, with a worker that has started.
 
     Raises:
-        SearchFailed: it cannot be started.
+        SearchFailed: it cannot be started, or its workers cannot.
     """
     set_environment(placement.slots)
     import ray
 
     quiet_loggers()
+    ray_setup.ignore_uv_run()
     _listen_everywhere(False)
     try:
         _init_ray(placement)
+        first_worker.await_first_worker()
         yield
     finally:
         ray.shutdown()
@@ -113,6 +116,7 @@ def _init_ray(placement: Placement) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
+            runtime_env=ray_setup.quote_worker_command(),
         )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except (OSError, RuntimeError, ValueError) as error:
@@ -133,6 +137,7 @@ def join_cluster(address: str) -> Iterator[Machine]:
     import ray
 
     quiet_loggers()
+    ray_setup.ignore_uv_run()
     _listen_everywhere(True)
     found = None
     try:

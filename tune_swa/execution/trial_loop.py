@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from tune_swa.errors import SearchFailed
-from tune_swa.execution import ray_runtime
+from tune_swa.execution import first_worker, ray_runtime
 from tune_swa.execution.ray_adapters.scheduler import PhaseScheduler
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.ray_adapters.ticker import Silence, StopSearch, Ticker
@@ -55,7 +55,12 @@ class TrialLoop:
             quiet=request.quiet,
             step=coordinator.step,
         )
-        watchdog = Watchdog(self._show_warning, lambda: self._searcher.live, ray_runtime.count_nodes)
+        watchdog = Watchdog(
+            self._show_warning,
+            lambda: self._searcher.live,
+            ray_runtime.count_nodes,
+            first_worker.describe_dead_workers,
+        )
         self._displays: list[Callable[[], object]] = [
             self._progress.tick,
             lambda: watchdog.tick(coordinator.state),

@@ -30,6 +30,7 @@ class Watchdog:
         say: takes the message.
         live: names of the trials that are out with Ray.
         nodes: nodes that Ray has now.
+        dead_workers: a clause on worker processes that could not start, if there are any.
         least: seconds of silence that are nothing to speak of.
         clock: seconds that only go up.
     """
@@ -39,11 +40,13 @@ class Watchdog:
         say: Callable[[str], object],
         live: Callable[[], list[str]],
         nodes: Callable[[], int],
+        dead_workers: Callable[[], str | None] = lambda: None,
         *,
         least: float = LEAST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report, self._live, self._nodes = say, live, nodes
+        self._dead_workers = dead_workers
         self._least = least
         self._clock = clock
         self._moved = clock()
@@ -92,6 +95,8 @@ class Watchdog:
             parts.append(f"waiting for {name_first(described, SHOWN)}")
         if waiting:
             parts.append(f"waiting for a slot to run {name_first(waiting, SHOWN)}")
+            if dead := self._dead_workers():
+                parts.append(dead)
         if not live:
             parts.append("no trial is running, which is a fault of the search itself")
         nodes = self._nodes()
