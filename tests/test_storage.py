@@ -23,6 +23,7 @@ PLACES: list[Callable[[Path], str]] = [
 
 @pytest.fixture(params=PLACES, ids=["folder", "file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    (tmp_path / "experiment").mkdir()
     return open_store(request.param(tmp_path), "experiment")
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tune_swa.text import first_line, format_bytes, name_first
+from tune_swa.text import (
+    escape_controls,
+    first_line,
+    format_bytes,
+    indent_message,
+    name_first,
+    quote_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +52,11 @@ def test_a_shortened_list() -> None:
     assert name_first(["a", "b", "c"], 2) == "a, b and 1 more"
     assert name_first(["a", "b"], 2, total=2000, separator="; ") == "a; b and 1,998 more"
     assert name_first([], 2) == ""
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    name = "a\x1b[31m\x00\x9b1m\r\u202eb\u2028\udcff"
+    assert escape_controls(name) == "a\\x1b[31m\\x00\\x9b1m\\r\\u202eb\\u2028\\udcff"
+    assert escape_controls("ä\u200dß\u3000\n\t") == "ä\u200dß\u3000\n\t"  # joiners are letters of names
+    assert quote_name("a\nerror: b\tc") == "a\\nerror: b\\tc"
+    assert indent_message("one\nerror: two\n  three") == "one\n  error: two\n  three"

@@ -135,6 +135,8 @@ class FolderStore:
         return path
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
+        if not self.root.is_dir():  # moved or removed: made again, it would be in the way of moving it back
+            raise FileNotFoundError(errno.ENOENT, "the folder is not there any more", str(self.root))
         replace_file(self._path(name), write, exclusive=False)
 
     def local(self, name: str) -> AbstractContextManager[Path]:
@@ -288,6 +290,8 @@ def check_usable(store: Store, option: str) -> None:
     """
     name = f"probe-{os.uname().nodename}-{os.getpid()}"
     try:
+        if isinstance(store, FolderStore):
+            store.root.mkdir(parents=True, exist_ok=True)
         store.write(name, lambda path: path.write_text(name))
         with store.local(name) as path:
             same = path.read_text() == name

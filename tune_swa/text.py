@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# C0 and C1, line and paragraph separators, what reverses the direction of text, and lone surrogates
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_controls(text: str) -> str:
+    """Write the characters that a terminal obeys, or cannot show, as Python's escapes: `\\x1b`.
+
+    Names of files, classes and settings may hold any character, and so may a journal from elsewhere. Line
+    breaks and tabs stay.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def quote_name(text: str) -> str:
+    """Write a name that comes from outside in one line: as it is, with `escape_controls` and `\\n`."""
+    return escape_controls(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def indent_message(text: str) -> str:
+    """Write a message for the terminal, its lines after the first one indented.
+
+    A line break in a name could otherwise begin a second message.
+    """
+    first, *others = escape_controls(text).split("\n")
+    return "\n".join([first, *(f"  {line.removeprefix('  ')}" for line in others)])
 
 
 def first_line(error: BaseException, most: int = 500) -> str:

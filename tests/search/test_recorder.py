@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.journals import make_event
@@ -336,7 +338,18 @@ def test_the_last_line_reaches_the_disk_without_another_one(
 # -------------------------------------------------------------------------------- predictions
 
 METRICS = {"accuracy": 0.5, "nll": 1.0}
-ARCHIVE = b"PK\5\6" + bytes(18)
+
+
+def _archive() -> bytes:
+    """Predictions of a run for two images."""
+    shares = {name: np.full(2, 0.5) for name in ("probability", "confidence", "nll", "brier")}
+    file = io.BytesIO()
+    named = {f"shipped.{name}": values for name, values in {"predicted": np.array([0, 0]), **shares}.items()}
+    np.savez_compressed(file, label=np.array([0, 1]), **named)
+    return file.getvalue()
+
+
+ARCHIVE = _archive()
 
 
 @pytest.mark.parametrize("left", [None, b"", b"torn"])

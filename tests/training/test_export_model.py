@@ -267,7 +267,8 @@ def _lists(folder: Path, name: str) -> None:
 
 def _other_classes(folder: Path, name: str) -> None:
     about = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**about, "num_classes": 7}))
+    names = [*about["class_names"], "one", "more"]
+    (folder / name).write_text(json.dumps({**about, "num_classes": len(names), "class_names": names}))
 
 
 def _incomplete(folder: Path, name: str) -> None:

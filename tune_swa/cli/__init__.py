@@ -13,6 +13,7 @@ from tune_swa.cli import supervisor
 from tune_swa.cli.messages import how_to_go_on
 from tune_swa.cli.parser import build_parser
 from tune_swa.errors import Interrupted, TuneSwaError
+from tune_swa.text import indent_message
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> int:
@@ -44,7 +45,7 @@ def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
     except TuneSwaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {indent_message(str(error))}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, SystemExit):  # before a trial was started; Ray's own handler exits
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)

@@ -15,8 +15,8 @@ MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 
 
 def export_model_command(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from tune_swa.cli.terminal import NamesConsole
+    from tune_swa.experiment.events import DamagedError, params_of
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
     from tune_swa.results.report.images import find_images
@@ -26,17 +26,26 @@ def export_model_command(options: argparse.Namespace) -> int:
     if not options.output:
         refuse_links(folder)
     experiment = restore_experiment(state)
-    console = Console(highlight=False)
+    console = NamesConsole(highlight=False)
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over
     model, about = load_handed_over(folder)
+    try:
+        params = params_of(about)
+        experiment.check_configuration(params, swa=about["kind"] == "swa")
+        run = experiment.run_settings(about["kind"], params)
+    except (ValueError, DamagedError):
+        raise RequestError(
+            f"{folder / 'best_model.json'}: its params are not those of a {about['kind']} run of this "
+            "search. Write it again: the command of the search with --resume"
+        ) from None
     data, why = find_images(experiment, options.data_dir, state)
     try:
         output.mkdir(parents=True, exist_ok=True)
         report = export_model(
             model,
             about,
-            experiment.run_settings(about["kind"], about["params"]).train,
+            run.train,
             tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
             output,
             data,

@@ -13,13 +13,14 @@ from tune_swa.cli.machine import doctor_command, schema_command
 from tune_swa.cli.results import compare_command, report_command
 from tune_swa.cli.search import confirm_command, search_command
 from tune_swa.errors import RequestError
+from tune_swa.text import quote_name
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a usage error as all other errors are reported."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}. See {self.prog} --help", file=sys.stderr)
+        print(f"error: {quote_name(message)}. See {self.prog} --help", file=sys.stderr)
         sys.exit(RequestError.exit_code)
 
 

@@ -8,15 +8,26 @@ from pathlib import Path
 
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_links
+from tune_swa.text import escape_controls, quote_name
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from tune_swa.results.api import side_by_side
+    """Print the experiments side by side; what holds none is named and passed over (`results/*`)."""
+    from tune_swa.cli.terminal import NamesConsole
+    from tune_swa.results.api import NoExperimentError, describe_experiment
     from tune_swa.results.terminal_table import side_by_side_table
 
-    Console(highlight=False).print(side_by_side_table(side_by_side(options.folders)))
+    records, missing = [], []
+    for path in options.folders:
+        try:
+            records.append(describe_experiment(path))
+        except NoExperimentError as error:
+            missing.append((path, error))
+    if not records:
+        raise missing[0][1]
+    for path, reason in missing:
+        print(f"note: {quote_name(path)}: {reason.why}, passed over", file=sys.stderr)
+    NamesConsole(highlight=False).print(side_by_side_table(records))
     return 0
 
 
@@ -31,13 +42,13 @@ def report_command(options: argparse.Namespace) -> int:
     experiment = restore_experiment(state)
     data, why = find_images(experiment, options.data_dir, state)
     if why and state.confirmations:
-        print(f"note: images are named but not shown: {why}", file=sys.stderr)
+        print(f"note: images are named but not shown: {escape_controls(why)}", file=sys.stderr)
     try:
         thumbnails = make_thumbnails(experiment, options.data_dir, data)
         path = write_report(state, options.folder, thumbnails, picture=make_pictures(data), exclusive=False)
     except OSError as error:
         raise RequestError(f"{options.folder}: cannot be written to ({error.strerror or error})") from None
-    print(path)
+    print(quote_name(str(path)))
     return 0
 
 

@@ -71,10 +71,10 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 
 
 def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
-    from rich.console import Console
+    from tune_swa.cli.terminal import NamesConsole
 
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
-    console = Console(highlight=False)
+    console = NamesConsole(highlight=False)
     if options.dry_run:
         return _print_plan(_make_request(options, experiment, console))
     _check_installed(options.log)

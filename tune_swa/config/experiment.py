@@ -140,6 +140,24 @@ class Experiment(SpaceFile):
         """Training seed of the search stage."""
         return self.search.seed if self.train.seed is None else self.train.seed
 
+    def check_configuration(self, params: Mapping[str, Value], *, swa: bool) -> None:
+        """Refuse a recorded configuration that the space does not have.
+
+        Raises:
+            ValueError: it lacks a parameter, has another one, or a value that is outside.
+        """
+        domains = {p.name: p.domain for p in (self.parameters if swa else self.baseline_parameters)}
+        missing = [name for name in domains if name not in params]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        for name, value in params.items():
+            if name in domains:
+                known = domains[name].may_hold(value)
+            else:
+                known = name in self.constants and self.constants[name] == value
+            if not known:
+                raise ValueError(f"{name!r} is {value!r}, which the space does not have"[:200])
+
     def complete_configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
         """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
         them, then the other searched parameters. A baseline has no SWA settings."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from tune_swa.config.values import Params, Value, format_value
+
+MAX_WORD = 200
+"""Characters of a text that a parameter may have."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,14 @@ class Choices:
 
     def __contains__(self, value: Value) -> bool:
         return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
+
+    def may_hold(self, value: Value) -> bool:
+        """Whether a recorded value can be from here: a word, or a number that the tables hold."""
+        if isinstance(value, str):
+            return value.isprintable() and len(value) <= MAX_WORD
+        if isinstance(value, tuple):
+            return all(map(self.may_hold, value))
+        return value is None or (math.isfinite(value) and abs(value) < 2**63)
 
     @property
     def count(self) -> int | None:
@@ -51,6 +63,13 @@ class Range:
             return True
         steps = (value - self.low) / self.step
         return abs(steps - round(steps)) < 1e-9
+
+    def may_hold(self, value: Value) -> bool:
+        """Whether a recorded value can be from here. The last digit of a drawn one may lie outside."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        slack = 1e-6 * max(abs(self.low), abs(self.high))
+        return self.low - slack <= value <= self.high + slack
 
     @property
     def count(self) -> int | None:

@@ -8,11 +8,11 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tune_swa.child_process import ChildError
-from tune_swa.text import first_line
+from tune_swa.text import escape_controls, first_line
 
 SECONDS = 20.0
 """For one check; most take milliseconds."""
@@ -77,8 +77,13 @@ def print_findings(findings: Iterable[Finding]) -> list[Finding]:
     """
     shown = []
     for finding in findings:
-        print(_format_for_terminal(finding) if sys.stdout.isatty() else format_finding(finding), flush=True)
         shown.append(finding)
+        safe = replace(
+            finding,
+            text=escape_controls(finding.text),
+            remedy=None if finding.remedy is None else escape_controls(finding.remedy),
+        )
+        print(_format_for_terminal(safe) if sys.stdout.isatty() else format_finding(safe), flush=True)
     return shown
 
 

@@ -11,6 +11,7 @@ from tune_swa.errors import Interrupted, SearchFailed
 from tune_swa.execution.best_model import export_best
 from tune_swa.execution.request import Outcome, Request
 from tune_swa.experiment.events import SearchFinished
+from tune_swa.experiment.moved_journal import JournalMovedError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.result_writer import ResultWriter
@@ -46,6 +47,7 @@ def finish_search(
         )
     if not interrupted:
         coordinator.record_event(SearchFinished(reason="completed" if best else "no trial completed"))
+    check_recorded(coordinator)
     _write_results(request, state, best, data, result_writer)
     if interrupted:
         raise Interrupted("interrupted")
@@ -54,6 +56,24 @@ def finish_search(
         first = f" The first reason: {reasons[0]}" if reasons else ""
         raise SearchFailed(f"no trial of {request.experiment.name} completed.{first}")
     return Outcome(request.folder, state, best.name)
+
+
+def check_recorded(coordinator: Coordinator) -> None:
+    """Check that everything so far is in the journal, and the journal where it was.
+
+    Raises:
+        SearchFailed: it is not.
+    """
+    refused = coordinator.write_error
+    if refused is None:
+        return
+    if isinstance(refused, JournalMovedError):
+        raise SearchFailed(f"the search stopped. {refused}")
+    raise SearchFailed(
+        f"the search stopped because {refused.filename or coordinator.journal.path} cannot be written: "
+        f"{refused.strerror or refused}. What was written is intact; free space or restore access, then "
+        "continue with --resume"
+    )
 
 
 def _write_results(

@@ -14,6 +14,7 @@ from ray import tune
 
 from tune_swa.errors import SearchFailed
 from tune_swa.execution import first_worker, ray_runtime
+from tune_swa.execution.finish import check_recorded
 from tune_swa.execution.ray_adapters.scheduler import PhaseScheduler
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.ray_adapters.ticker import Silence, StopSearch, Ticker
@@ -90,12 +91,7 @@ class TrialLoop:
                 ) from error
             finally:
                 shutil.rmtree(snapshots, ignore_errors=True)
-        if (refused := self._coordinator.write_error) is not None:
-            raise SearchFailed(
-                f"the search stopped because {refused.filename or self._coordinator.journal.path} cannot be "
-                f"written: {refused.strerror or refused}. What was written is intact; free space or restore "
-                "access, then continue with --resume"
-            )
+        check_recorded(self._coordinator)
         return self._stop.is_set()
 
     def _build_tuner(self, context: TrialContext, snapshots: str) -> tune.Tuner:
@@ -132,7 +128,8 @@ class TrialLoop:
         """
         if self._stop.is_set() or self._coordinator.is_stopping:
             raise StopSearch
-        self._coordinator.sync_journal()
+        if not self._coordinator.sync_journal():
+            raise StopSearch  # before anything is written where the experiment's folder was
         self._result_writer.tick(self._coordinator.state)
         for display in list(self._displays):
             try:

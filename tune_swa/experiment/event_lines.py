@@ -9,6 +9,7 @@ from typing import Union, cast
 import msgspec
 
 from tune_swa.experiment.events import FORMAT, DamagedError, Event, ExperimentCreated, UnknownEvent
+from tune_swa.experiment.field_types import convert_checked
 
 EVENTS: dict[str, type[Event]] = {
     str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__() if kind is not UnknownEvent
@@ -53,7 +54,7 @@ def _decode_slowly(line: bytes) -> Event:
     Names of files that are no UTF-8 are written as lone surrogates.
     """
     try:
-        fields = _decode_json(line.removeprefix(codecs.BOM_UTF8).decode())
+        fields = decode_json(line.removeprefix(codecs.BOM_UTF8).decode())
         name = fields["event"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedError("it is not an event") from None
@@ -63,7 +64,7 @@ def _decode_slowly(line: bytes) -> Event:
     if kind is None or (kind is ExperimentCreated and fields.get("format") != FORMAT):
         return UnknownEvent(name=name, fields=fields)
     try:
-        return msgspec.convert(fields, kind, str_keys=True)
+        return convert_checked(fields, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise DamagedError(str(error)) from None
 
@@ -72,5 +73,5 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 """Python's own reads NaN and Infinity too, which no journal has."""

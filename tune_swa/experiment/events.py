@@ -15,6 +15,8 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tune_swa.experiment.field_types import Count, Epoch, Seed, Share, Time
+
 FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
 
@@ -56,8 +58,7 @@ class Fields(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Event(Fields, tag_field="event"):
     """One line of the journal."""
 
-    time: float = msgspec.field(default_factory=time.time)
-    """In seconds since 1970."""
+    time: Time = msgspec.field(default_factory=time.time)
 
     @property
     def event(self) -> str:
@@ -70,11 +71,11 @@ class ImageFacts(msgspec.Struct):
 
     fingerprint: str
     """Hash of the decoded images."""
-    num_classes: int
+    num_classes: Count
     class_names: Sequence[str]
-    train: int
-    val: int
-    test: int
+    train: Count
+    val: Count
+    test: Count
 
 
 class ExperimentCreated(Event, tag="created", kw_only=True):
@@ -91,17 +92,17 @@ class ExperimentCreated(Event, tag="created", kw_only=True):
     weights: str | UnsetType | None = UNSET
     """Hash of the weights that the network starts from."""
     numerics: dict[str, Any]
-    loop: int | None = None
+    loop: Count | None = None
     """Version of the training loop."""
     hardware: dict[str, Any]
     versions: dict[str, Any]
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 class SessionStarted(Event, tag="session", kw_only=True):
     """A process begins or continues the search."""
 
-    number: int
+    number: Count
     slots: int | None = None
     gpus: int | float | None = None
     cpus: int | float | None = None
@@ -121,14 +122,14 @@ class TrialSuggested(Event, tag="suggested", kw_only=True):
     kind: Kind
     stage: Stage
     params: dict[str, Any]
-    seed: int
+    seed: Seed
     source: str
     """What has proposed it."""
-    index: int
+    index: Count
     """Counts suggestions of this kind, from 0."""
     trunk: str
     """Hash of everything that influences its epochs before averaging."""
-    first_average: int | None
+    first_average: Epoch | None
     """The fork epoch; None for a baseline."""
 
 
@@ -138,8 +139,8 @@ class TrialStarted(Event, tag="started", kw_only=True):
     trial: str
     device: str
     node: str | None = None
-    attempt: int
-    from_epoch: int | None = None
+    attempt: Count
+    from_epoch: Epoch | None = None
     damaged: Sequence[str] | None = None
     """Why each newer checkpoint was not used."""
     retried: str | None = None
@@ -150,8 +151,8 @@ class TrunkShared(Event, tag="shared", kw_only=True):
     """A trial takes over epochs of its trunk."""
 
     trial: str
-    epochs: int
-    rungs: Mapping[int, str]
+    epochs: Epoch
+    rungs: Mapping[int, Decision]
     """Rung and decision, in their order."""
 
 
@@ -161,7 +162,7 @@ class EpochReported(Event, tag="epoch", kw_only=True):
     trial: str
     record: dict[str, float | int | str | None]
     decision: Decision
-    rung: int | None
+    rung: Epoch | None
     checkpoint: str | None
     published: dict[str, float | int | str | None] | UnsetType | None = UNSET
     """The epoch's record before any average, where the trunk's state was published with it."""
@@ -190,12 +191,12 @@ class TrialEnded(Event, tag="ended", kw_only=True):
 
     trial: str
     status: EndStatus
-    value: float | UnsetType | None = UNSET
+    value: Share | UnsetType | None = UNSET
     error: str | None
-    trunk_epoch: int | UnsetType | None = UNSET
+    trunk_epoch: Epoch | UnsetType | None = UNSET
     """The epoch in which its trunk diverged."""
-    exhausted: float | None = None
-    """The share of a GPU whose memory was too small."""
+    exhausted: Share | None = None
+    """Of a GPU, whose memory was too small."""
 
 
 class TrialReopened(Event, tag="reopened", kw_only=True):
@@ -223,44 +224,44 @@ class PlannedArm(Fields, kw_only=True):
 class PlannedRound(Fields, kw_only=True):
     """A round of a race."""
 
-    seeds: int
+    seeds: Count
     """Of each arm by the end of it."""
-    swa: int
-    plain: int
+    swa: Count
+    plain: Count
     """How many arms of each side."""
 
 
 class RacePlanned(Event, tag="race", kw_only=True):
     """A round of the race: every arm is trained on every seed."""
 
-    round: int
+    round: Count
     rounds: Sequence[PlannedRound]
     """All of the race, planned beforehand."""
     arms: Sequence[PlannedArm]
-    seeds: Sequence[int]
-    searched: int
+    seeds: Sequence[Seed]
+    searched: Count
     """Trials of the search that had ended."""
 
 
 class LookPlanned(Event, tag="confirm", kw_only=True):
     """A look: every arm is trained on every seed, and tested."""
 
-    look: int
+    look: Count
     arms: Sequence[PlannedArm]
-    seeds: Sequence[int]
-    searched: int
-    plan: int | None = None
+    seeds: Sequence[Seed]
+    searched: Count
+    plan: Count | None = None
     """Counts plans of looks. Absent in older journals, whose looks were judged by another rule."""
-    looks: Sequence[int] | None = None
+    looks: Sequence[Count] | None = None
     """Numbers of seeds at which the plan looks."""
-    levels: Sequence[float] | None = None
+    levels: Sequence[Share] | None = None
     """One-sided level of each look."""
 
 
 class LookJudged(Event, tag="judged", kw_only=True):
     """A look has ended."""
 
-    look: int
+    look: Count
     stop: Stop | None
     """Why no more seeds follow; None: the next look does."""
 
@@ -269,7 +270,7 @@ class TrialTested(Event, tag="tested", kw_only=True):
     """A run was evaluated on the test images; its predictions are in `predictions/TRIAL.npz`."""
 
     trial: str
-    images: int
+    images: Count
     shipped: dict[str, float]
     refreshed: dict[str, float] | None
     """Of a baseline with its batch-normalisation statistics refreshed."""
@@ -286,7 +287,7 @@ class TrunkCollected(Event, tag="collected", kw_only=True):
     """Published states of a trunk are about to be removed."""
 
     trunk: str
-    epochs: Sequence[int]
+    epochs: Sequence[Epoch]
 
 
 class SearchFinished(Event, tag="finished", kw_only=True):

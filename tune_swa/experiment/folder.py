@@ -51,10 +51,10 @@ def lock_experiment(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.listdir(folder) == [LOCK]:  # the request was refused: leave nothing behind
-                (folder / LOCK).unlink()
-                for path in made or [folder]:
-                    with suppress(OSError):  # somebody else uses it by now
+            with suppress(OSError):  # somebody has moved or removed it, or uses it by now
+                if os.listdir(folder) == [LOCK]:  # the request was refused: leave nothing behind
+                    (folder / LOCK).unlink()
+                    for path in made or [folder]:
                         path.rmdir()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from tune_swa.errors import RequestError
 from tune_swa.experiment.event_lines import decode_event, encode_event
 from tune_swa.experiment.events import FORMAT, DamagedError, Event
+from tune_swa.experiment.moved_journal import check_in_place
 
 SYNC_SECONDS = 1.0
 """A power cut loses events of this long at most; a kill loses none."""
@@ -39,12 +40,15 @@ class Journal:
         """Write one event.
 
         Raises:
+            JournalMovedError: the file is not at its path any more. What was written before is kept.
             OSError: the disk refused. What was written before is intact.
             ValueError: a field is NaN or infinite, which JSON cannot hold.
         """
         data = encode_event(event)
         if self._descriptor is None:
             self._descriptor = _open_repaired(self.path)
+        else:
+            check_in_place(self.path, self._descriptor)
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
             self.close()  # whoever opens it again cuts that off
@@ -56,9 +60,13 @@ class Journal:
         """See to it that what was written is on the disk, unless that was done in the last `older` seconds.
 
         Raises:
+            JournalMovedError: the file is not at its path any more.
             OSError: the disk refused.
         """
-        if self._dirty and self._descriptor is not None and time.monotonic() - self._synced >= older:
+        if self._descriptor is None:
+            return
+        check_in_place(self.path, self._descriptor)
+        if self._dirty and time.monotonic() - self._synced >= older:
             os.fsync(self._descriptor)
             self._synced, self._dirty = time.monotonic(), False
 

@@ -39,6 +39,7 @@ from tune_swa.experiment.events import (
     check_name,
     params_of,
 )
+from tune_swa.experiment.field_types import EpochFields, Metrics, convert_checked
 from tune_swa.experiment.journal import describe_damage, read_events
 from tune_swa.experiment.layout import KEPT_WHILE_RUNNING
 from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
@@ -101,6 +102,8 @@ class ExperimentState:
             return
         try:
             handler(self, event)
+        except msgspec.ValidationError as error:
+            raise DamagedError(str(error)) from None
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DamagedError(f"{type(error).__name__}: {error}") from None
 
@@ -130,7 +133,7 @@ class ExperimentState:
     def _create(self, event: ExperimentCreated) -> None:
         if self.header is not None:
             raise DamagedError("an experiment begins for the second time")
-        msgspec.convert(event.data, ImageFacts)
+        convert_checked(event.data, ImageFacts)
         _check_spec(event.spec)
         self.header = event
 
@@ -237,7 +240,10 @@ class ExperimentState:
         self.stops[event.look] = event.stop
 
     def _add_test(self, event: TrialTested) -> None:
-        self._find_trial(event.trial).tested = event
+        trial = self._find_trial(event.trial)
+        for metrics in filter(lambda metrics: metrics is not None, (event.shipped, event.refreshed)):
+            convert_checked(metrics, Metrics)
+        trial.tested = event
 
     def _remove_test(self, event: TrialUntested) -> None:
         self._find_trial(event.trial).tested = None
@@ -329,15 +335,7 @@ def _check_arms(event: RacePlanned | LookPlanned) -> None:
         params_of(arm)
 
 
-_TEXTS = frozenset({"phase", "shared_from"})
-
-
 def _check_record(record: EpochRecord, epoch: int, trial: TrialState) -> None:
-    """There are hundreds of thousands of these, so this is as plain as can be."""
     if record["epoch"] != epoch:
-        raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due")
-    if record["accuracy"] is None:
-        raise DamagedError("it has no accuracy")
-    for name, value in record.items():
-        if type(value) is str and name not in _TEXTS:
-            raise DamagedError(f"{name} is {value!r}"[:100])
+        raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due"[:200])
+    convert_checked(record, EpochFields)

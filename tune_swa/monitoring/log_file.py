@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from tune_swa.text import escape_controls
+
 LOG = "search.log"
 BUFFERED = 10_000
 """Lines kept until it is clear that there will be a search."""
@@ -23,10 +25,16 @@ class Log:
     def begin(self) -> None:
         """Write the lines so far, and from now on each as it comes."""
         file = _Quiet(self._path, encoding="utf-8", delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.handler.setTarget(file)
         self.handler.flush()
         self.handler.flushLevel = logging.NOTSET
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Names in it may hold what a terminal would obey."""
+        return escape_controls(super().format(record))
 
 
 class _Quiet(logging.FileHandler):

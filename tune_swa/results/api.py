@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ import pyarrow as pa
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
+from tune_swa.experiment.events import DamagedError
+from tune_swa.experiment.model_description import read_classes
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.contrasts import Contrast, Verdict, interval_columns
@@ -43,6 +44,19 @@ COMPARED = (
 
 # pandas would turn whole numbers into floats as soon as one is missing (swa_start of a baseline)
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class NoExperimentError(RequestError):
+    """What is there is no experiment, or none yet.
+
+    Args:
+        message: what is wrong, and what to do.
+        why: the same in a few words.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,11 @@ class Results:
         models = importlib.import_module("torchvision.models")
         try:
             with self.store.local("best_model.json") as about:
-                classes = json.loads(about.read_text(encoding="utf-8"))["num_classes"]
+                classes = read_classes(about)
             with self.store.local("best_model.pt") as path:
                 weights = load(path, map_location="cpu", weights_only=True)
+            if len(weights["fc.weight"]) != classes:  # before so many are made room for
+                raise DamagedError("it is of another number of classes")
             model = models.resnet18(num_classes=classes)
             model.load_state_dict(weights)
         except FileNotFoundError:
@@ -184,11 +200,17 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     Raises:
         RequestError: one of them cannot be read.
     """
-    return pd.DataFrame([_headline_record(load_results(path)) for path in paths])
+    return pd.DataFrame([describe_experiment(path) for path in paths])
 
 
-def _headline_record(results: Results) -> dict[str, Any]:
-    """An experiment's row of `side_by_side`."""
+def describe_experiment(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """An experiment's row of `side_by_side`; None for what it does not have (yet).
+
+    Raises:
+        NoExperimentError: there is none at `path`.
+        RequestError: it cannot be read.
+    """
+    results = load_results(path)
     compared = compare_configurations(results.state)
     swa, baseline = compared.best_swa, compared.baseline
     leading = results.verdict.leading if results.verdict else None
@@ -234,8 +256,9 @@ def load_results(path: str | os.PathLike[str]) -> Results:
 def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | None = None) -> Results:
     state = ExperimentState.read(journal)
     if state.header is None:
-        raise RequestError(
-            f"{store.where}/{JOURNAL}: holds no experiment yet; wait until the search has started"
+        raise NoExperimentError(
+            f"{store.where}/{JOURNAL}: holds no experiment yet; wait until the search has started",
+            "has not started yet",
         )
     tables = build_tables(state, journal.parent)
     return Results(
@@ -265,9 +288,10 @@ def _copy_experiment(store: Store, folder: Path) -> Path:
         for name in store.names(PREDICTIONS):
             copy_file(f"{PREDICTIONS}/{name}")
     except FileNotFoundError:
-        raise RequestError(
+        raise NoExperimentError(
             f"{store.where}: no experiment there (looked for {JOURNAL}). Give what --storage was, and the "
-            "experiment's name: URI/NAME"
+            "experiment's name: URI/NAME",
+            "holds no experiment",
         ) from None
     except OSError as error:
         raise RequestError(f"{store.where}: cannot be read ({first_line(error, 200)})") from None
@@ -279,11 +303,14 @@ def _find_journal(path: Path) -> Path:
     try:
         if journal.is_file():
             return journal
-    except OSError as error:  # longer than any path can be
+        exists = os.path.lexists(path)
+    except (OSError, ValueError) as error:  # longer than any path can be, or with a NUL in it
         raise RequestError(
-            f"{path}: {error.strerror}. Give the folder of an experiment, such as results/NAME"
+            f"{path}: {first_line(error)}. Give the folder of an experiment, such as results/NAME"
         ) from None
-    what = "there is no such folder" if not journal.parent.is_dir() else "the folder holds no experiment"
+    what = "there is no such folder"
+    if exists:
+        what = "the folder holds no experiment" if path.is_dir() else "is a file, no experiment's folder"
     for around in (path, path.parent):
         found = sorted(p.parent.name for p in around.glob(f"*/{JOURNAL}"))
         if found:
@@ -291,7 +318,10 @@ def _find_journal(path: Path) -> Path:
             break
     else:
         hint = " Give the folder of an experiment, such as results/NAME"
-    raise RequestError(f"{path}: {what} (looked for {journal}).{hint}")
+    message = f"{path}: {what} (looked for {journal}).{hint}"
+    if exists:
+        raise NoExperimentError(message, "holds no experiment" if path.is_dir() else "is a file")
+    raise RequestError(message)
 
 
 def _to_frame(table: Any) -> pd.DataFrame:

@@ -223,13 +223,10 @@ def _build_entry(
     experiment: Experiment, trial: TrialState, baseline: TrialState | None, references: dict[_Key, float]
 ) -> Entry:
     swa = trial.kind == "swa"
-    missing = [
-        p.name
-        for p in (experiment.parameters if swa else experiment.baseline_parameters)
-        if p.name not in trial.params
-    ]
-    if missing:
-        raise DamagedError(f"{trial.name} has no {', '.join(missing)}")
+    try:
+        experiment.check_configuration(trial.params, swa=swa)
+    except ValueError as error:
+        raise DamagedError(f"{trial.name}: {error}") from None
     params = experiment.complete_configuration(trial.params, swa=swa)
     tuned = same = None
     if is_completed(trial):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
 from tune_swa.errors import RequestError
+from tune_swa.experiment.events import DamagedError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import first_line
 
 FOLDER = "predictions"
 FIELDS = ("predicted", "probability", "confidence", "nll", "brier")
+LEAST = 1e-3
+"""Rounding that a probability or a score may show."""
 SHIPPED, REFRESHED = "shipped", "refreshed"
 """Variants of a run's model: the one to ship, and a baseline's with refreshed statistics."""
 
@@ -49,11 +55,19 @@ def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str
     Raises:
         RequestError: a file is missing or damaged, or of another number of images than in the journal.
     """
-    return {
-        trial.name: _read_file(folder / FOLDER / f"{trial.name}.npz", trial.tested.images)
-        for trial in state.trials.values()
-        if trial.tested is not None
-    }
+    classes = int(state.header.data["num_classes"]) if state.header else 0
+    found = {}
+    for trial in state.trials.values():
+        if trial.tested is None:
+            continue
+        path = folder / FOLDER / f"{trial.name}.npz"
+        try:
+            found[trial.name] = _read_file(path, trial.tested.images, classes)
+        except DamagedError as error:
+            raise RequestError(
+                f"{path}: the predictions on the test images cannot be read ({error}). Restore it from a copy"
+            ) from None
+    return found
 
 
 def read_shipped(state: ExperimentState, folder: Path) -> dict[str, TestPredictions]:
@@ -61,20 +75,86 @@ def read_shipped(state: ExperimentState, folder: Path) -> dict[str, TestPredicti
     return {name: variants[SHIPPED] for name, variants in read_predictions(state, folder).items()}
 
 
-def _read_file(path: Path, images: int) -> dict[str, TestPredictions]:
+def find_damage(path: Path, images: int, classes: int) -> str | None:
+    """Why a file of predictions cannot be used; None: it can be.
+
+    Args:
+        path: of the file.
+        images: that the run was tested on.
+        classes: that they have.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        _read_file(path, images, classes)
+    except DamagedError as error:
+        return str(error)
+    return None
+
+
+def _read_file(path: Path, images: int, classes: int) -> dict[str, TestPredictions]:
+    """Read the predictions of a run, by variant.
+
+    Raises:
+        DamagedError: the file is missing, or holds anything else.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # reading a pipe would wait for ever
+        with zipfile.ZipFile(path) as archive:
+            arrays = {
+                member.filename.removesuffix(".npy"): _read_array(archive, member, images)
+                for member in archive.infolist()
+            }
         found = {v: _select_variant(arrays, v) for v in (SHIPPED, REFRESHED) if f"{v}.predicted" in arrays}
-        sizes = {len(array) for array in arrays.values()}
-        if sizes != {images} or SHIPPED not in found:
-            raise ValueError(f"it is not of {images} images")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-        raise RequestError(
-            f"{path}: the predictions on the test images cannot be read ({reason}). Restore it from a copy"
-        ) from None
+        if SHIPPED not in found:
+            raise ValueError("they are not those of the model to ship")
+        for predictions in found.values():
+            _check_values(predictions, classes)
+    except OSError as error:
+        raise DamagedError(error.strerror or first_line(error)) from None
+    except KeyError as error:
+        raise DamagedError(f"{error.args[0]} is missing") from None
+    except (ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
+        raise DamagedError(first_line(error)) from None
+    except (zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise DamagedError(first_line(error)) from None
     return found
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, images: int) -> NDArray[np.generic]:
+    """Read one array of a file, whose header is checked first: it may ask for more memory than there is.
+
+    Raises:
+        ValueError: it is not of numbers, one for each image.
+    """
+    with archive.open(member) as file:
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+        version = read_magic(file)
+        if version not in read_header:
+            raise ValueError(f"{member.filename} is of an unknown format")
+        shape, _, dtype = read_header[version](file)
+    if shape != (images,):
+        raise ValueError(f"{member.filename} is of shape {shape}, not of {images} images")
+    whole = member.filename.endswith(("label.npy", "predicted.npy"))
+    if dtype.kind not in ("iu" if whole else "f") or dtype.itemsize > 8:
+        raise ValueError(f"{member.filename} is of type {dtype}")
+    with archive.open(member) as file:
+        array: NDArray[np.generic] = read_array(file, allow_pickle=False)
+    return array
+
+
+def _check_values(predictions: TestPredictions, classes: int) -> None:
+    """Refuse what no model predicts.
+
+    Raises:
+        ValueError: naming what is out of range.
+    """
+    limits = {"label": (0, classes - 1), "predicted": (0, classes - 1), "nll": (-LEAST, np.inf)}
+    limits |= dict.fromkeys(("probability", "confidence"), (-LEAST, 1 + LEAST))
+    limits["brier"] = (-LEAST, 2 + LEAST)
+    for name, (low, high) in limits.items():
+        values = getattr(predictions, name)
+        if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
+            raise ValueError(f"{name} has a value that is not from {max(0, low):g} to {high:g}")
 
 
 def _select_variant(arrays: Mapping[str, NDArray[np.generic]], variant: str) -> TestPredictions:

@@ -31,6 +31,7 @@ from tune_swa.results.contrasts import interval_columns
 from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
 from tune_swa.results.verdict import analyse_confirmation
+from tune_swa.text import escape_controls
 
 _SECONDS = ("train_seconds", "bn_seconds", "eval_seconds")
 
@@ -150,10 +151,15 @@ def _trial_record(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, An
         "delta_vs_baseline": entry.delta_vs_baseline,
         "delta_vs_same_lr": entry.delta_vs_same_lr,
         "seconds": float(sum(r.get(name) or 0.0 for r in trial.records for name in _SECONDS)),
-        "device": trial.device,
+        "device": _printable(trial.device),
         "checkpoint": trial.checkpoints[-1] if trial.checkpoints else None,
-        "error": trial.error,
+        "error": _printable(trial.error),
     }
+
+
+def _printable(text: str | None) -> str | None:
+    """An error may name a file whose name is no text."""
+    return None if text is None else escape_controls(text)
 
 
 def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -47,13 +48,13 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     return table
 
 
-def side_by_side_table(frame: Any) -> Table:
+def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """Experiments one below the other.
 
     Args:
-        frame: of `tune_swa.results.api.side_by_side`.
+        records: of `tune_swa.results.api.describe_experiment`.
     """
-    same = frame["data"].nunique() == 1
+    same = len({record["data"] for record in records}) == 1
     caption = "accuracies in %, differences in points" + ("" if same else "; the images are not the same")
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=caption, caption_justify="left"
@@ -63,9 +64,9 @@ def side_by_side_table(frame: Any) -> Table:
     for heading in ("fresh\nseeds", "difference on test images"):
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict", overflow="fold")
-    for row in frame.to_dict("records"):
+    for row in records:
         difference = Text(_NONE)
-        if row["seeds"]:
+        if row["delta"] is not None:
             difference = color_points(row["delta"]).append(
                 f" ({100 * row['interval_low']:+.2f} to {100 * row['interval_high']:+.2f})", style="default"
             )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import LookPlanned, PlannedArm, params_of
+from tune_swa.experiment.events import DamagedError, LookPlanned, PlannedArm, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import compare_parts
@@ -142,6 +142,10 @@ def _build_arm(
 ) -> TestedArm:
     params = params_of(entry)
     swa = entry.kind == "swa"
+    try:
+        experiment.check_configuration(params, swa=swa)
+    except ValueError as error:
+        raise state.damaged(DamagedError(f"{entry.name}: {error}")) from None
     runs = [state.trials.get(fresh_run_name(entry.name, "confirm", seed)) for seed in seeds]
     done = tuple(r for r in runs if r is not None and r.status == "completed" and r.tested is not None)
     have = {run.seed for run in done}

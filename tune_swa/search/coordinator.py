@@ -195,9 +195,9 @@ class Coordinator(EventRecorder):
             self.fail_trial(name, f"{reason} (found by {found_by}, which has the same trunk)")
         return not trial.ended
 
-    def _judge_shared_epochs(self, trial: TrialState, epochs: int) -> dict[int, str]:
+    def _judge_shared_epochs(self, trial: TrialState, epochs: int) -> dict[int, Decision]:
         """Judge the epochs that a trial takes over, up to the first stop; return each rung's decision."""
-        rungs: dict[int, str] = {}
+        rungs: dict[int, Decision] = {}
         for epoch, (_, record) in enumerate(self.state.trunks[trial.trunk].records[:epochs]):
             decision = self.asha.judge_epoch(trial, epoch, record["accuracy"])
             if decision.rung is not None:
@@ -215,7 +215,9 @@ class Coordinator(EventRecorder):
             ValueError: the space has no such trial, or its sampler would not propose it.
         """
         if isinstance(event, TrialSuggested):
-            self.experiment.run_settings(event.kind, self.state.trials[event.trial].params)
+            params = self.state.trials[event.trial].params
+            self.experiment.check_configuration(params, swa=event.kind == "swa")
+            self.experiment.run_settings(event.kind, params)
         self._inform_planner(event)
         if isinstance(event, EpochReported):
             epoch, accuracy = event.epoch, event.accuracy

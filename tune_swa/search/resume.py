@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
-
 from optuna.exceptions import OptunaError
 
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import Event, TrialReopened, TrialUntested
 from tune_swa.experiment.layout import PREDICTIONS
+from tune_swa.results.predictions import find_damage
 from tune_swa.search.confirmation import last_step
 from tune_swa.search.coordinator import Coordinator
 
@@ -77,11 +74,13 @@ def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
 def _withdraw_lost_tests(coordinator: Coordinator) -> list[str]:
     """Record that runs whose predictions cannot be read count as untested; they are tested if they go on."""
     lost = []
+    header = coordinator.state.header
+    classes = int(header.data["num_classes"]) if header else 0
     for trial in coordinator.state.trials.values():
         if trial.tested is None:
             continue
         path = coordinator.folder / PREDICTIONS / f"{trial.name}.npz"
-        reason = _check_archive(path)
+        reason = find_damage(path, trial.tested.images, classes)
         if reason is not None:
             lost.append(
                 f"{path}: the predictions on the test images cannot be read ({reason}), so {trial.name} "
@@ -89,16 +88,6 @@ def _withdraw_lost_tests(coordinator: Coordinator) -> list[str]:
             )
             coordinator.record_event(TrialUntested(trial=trial.name, reason=reason))
     return lost
-
-
-def _check_archive(path: Path) -> str | None:
-    """Return why a zip archive cannot be read; None if it can."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return f"{damaged} is damaged" if damaged else None
 
 
 def _end_finished_trials(coordinator: Coordinator) -> None:

@@ -20,6 +20,8 @@ from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.splits import Indices
 from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.experiment.events import DamagedError
+from tune_swa.experiment.model_description import read_description
 from tune_swa.text import first_line
 from tune_swa.training.export_numerics import choose_numerics, list_differences, resolve_on_cpu
 from tune_swa.training.metrics import predict_images
@@ -28,13 +30,6 @@ from tune_swa.training.numerics import Numerics
 
 ABOUT = "model.json"
 EXAMPLE = "classify.py"
-
-
-NEEDED = frozenset(
-    {"num_classes", "class_names", "preprocessing", "trial", "kind", "configuration", "params"}
-    | {"validation", "test", "numerics", "hardware", "versions"}
-)
-"""Keys of `best_model.json`."""
 
 
 @dataclass(frozen=True)
@@ -196,14 +191,12 @@ def load_handed_over(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             )
     remedy = "Write it again: the command of the search with --resume"
     try:
-        about: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-        if not about.keys() >= NEEDED:
-            raise ValueError(f"without {sorted(NEEDED - about.keys())}")
+        about = read_description(description)
         return _read_state_dict(weights, about["num_classes"]), about
     except OSError as error:
         raise RequestError(f"{error.filename or weights}: cannot be read ({error.strerror})") from None
-    except (ValueError, AttributeError, TypeError):
-        raise RequestError(f"{description}: is damaged. {remedy}") from None
+    except DamagedError as error:
+        raise RequestError(f"{description}: is damaged ({error}). {remedy}") from None
     except Exception:  # torch.load raises a dozen types for damaged files
         raise RequestError(f"{weights}: is damaged. {remedy}") from None
 

@@ -1,0 +1,109 @@
+"""What `best_model.json` holds, and reading it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from tune_swa.experiment.event_lines import decode_json
+from tune_swa.experiment.events import DamagedError, Kind
+from tune_swa.experiment.field_types import Share, convert_checked
+
+_Level = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_Spread = Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class NetworkShape(msgspec.Struct):
+    """What it takes to build the network."""
+
+    num_classes: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Preprocessing(msgspec.Struct):
+    """What has to be done to an image before the model sees it."""
+
+    image_size: Annotated[int, Meta(ge=8, le=2048)]
+    resize: Literal["squash", "crop"]
+    exif_rotation: bool
+    mean: Annotated[list[_Level], Meta(min_length=3, max_length=3)]
+    std: Annotated[list[_Spread], Meta(min_length=3, max_length=3)]
+
+
+class RecordedNumerics(msgspec.Struct):
+    """Of the run that trained it: those that an export computes with."""
+
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    threads: Annotated[int, Meta(ge=1, le=4096)]
+    channels_last: bool
+
+
+class RecordedHardware(msgspec.Struct):
+    """Where it was trained."""
+
+    processor: str
+    gpus: list[str]
+
+
+class RecordedMetrics(TypedDict, total=False):
+    """On a part of the images."""
+
+    accuracy: Required[Share]
+
+
+class ModelDescription(NetworkShape):
+    """What whoever uses `best_model.pt` has to know. Further keys are for people, and for newer versions."""
+
+    class_names: list[str]
+    preprocessing: Preprocessing
+    trial: str
+    kind: Kind
+    configuration: str
+    params: dict[str, bool | int | float | str | list[str] | None]
+    validation: RecordedMetrics
+    test: RecordedMetrics | None
+    numerics: RecordedNumerics
+    hardware: RecordedHardware
+    versions: dict[str, str]
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read `best_model.json`, with the keys that `ModelDescription` does not name.
+
+    Raises:
+        DamagedError: it is not what a search writes; says why.
+        OSError: it cannot be read.
+    """
+    about = _read_checked(path, ModelDescription)
+    if about["num_classes"] != len(about["class_names"]):
+        raise DamagedError(f"{about['num_classes']} classes with {len(about['class_names'])} names")
+    if "torch" not in about["versions"]:
+        raise DamagedError("it names no version of torch")
+    return about
+
+
+def read_classes(path: Path) -> int:
+    """Read the number of classes of `best_model.json`, and nothing else; errors as in `read_description`."""
+    return int(_read_checked(path, NetworkShape)["num_classes"])
+
+
+def _read_checked(path: Path, kind: type[NetworkShape]) -> dict[str, Any]:
+    """Read a JSON file that a model describes.
+
+    Raises:
+        DamagedError: it is not what a search writes; says why.
+        OSError: it cannot be read.
+    """
+    try:
+        about = decode_json(path.read_bytes().decode())
+        json.dumps(about, ensure_ascii=False).encode()  # lone surrogates, which no file can hold again
+        convert_checked(about, kind)
+    except msgspec.ValidationError as error:
+        raise DamagedError(str(error)) from None
+    except (ValueError, RecursionError):
+        raise DamagedError("it is no text in JSON") from None
+    return dict(about)

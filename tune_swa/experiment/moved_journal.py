@@ -1,0 +1,88 @@
+"""Notice that a journal was moved, renamed or removed while a search writes to it.
+
+The system keeps an open file wherever it goes, so a search could write on for days to one that nobody finds.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from tune_swa.files import replace_file
+
+KEPT = "journal.kept.jsonl"
+"""What was recorded, where another file has taken the journal's place."""
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+
+class JournalMovedError(OSError):
+    """The journal is not at its path any more; says where it is, and what to do."""
+
+
+def check_in_place(path: Path, descriptor: int) -> None:
+    """Check that an open file is still the one at its path. One that was removed is written back.
+
+    Raises:
+        JournalMovedError: it is not.
+    """
+    own, taken = os.fstat(descriptor), False
+    try:
+        if os.path.samestat(path.stat(), own):
+            return
+        taken = True
+    except _GONE:
+        pass
+    except OSError:  # no access, or a server that does not answer: nothing is known
+        return
+    if own.st_nlink == 0:
+        raise JournalMovedError(_keep_removed(path, descriptor, taken=taken))
+    try:
+        present = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:
+        raise JournalMovedError(
+            f"{path}: was moved while the search wrote to it. Move it back, then continue with --resume"
+        ) from None
+    if present == path.resolve():  # a file system whose numbers of files change
+        return
+    raise JournalMovedError(_describe_move(path, present))
+
+
+def _describe_move(path: Path, present: Path) -> str:
+    if present.name != path.name or path.parent.exists():
+        return (
+            f"{path}: was moved while the search wrote to it, and is {present} now. Move it back, then "
+            "continue with --resume"
+        )
+    back = shlex.join(["mv", str(present.parent), str(path.parent)])
+    return (
+        f"{path.parent}: was moved or renamed while the search wrote to it, and is {present.parent} now. "
+        f"Move it back (`{back}`), then continue with --resume"
+    )
+
+
+def _keep_removed(path: Path, descriptor: int, *, taken: bool) -> str:
+    """Write what a removed file holds beside its place, or in it if that is free; say where it is."""
+    if not path.parent.is_dir():
+        return f"{path.parent}: was removed while the search wrote to it. Start it again without --resume"
+    kept = path.with_name(KEPT) if taken else path
+    try:
+        replace_file(kept, lambda to: _copy_descriptor(descriptor, to))
+    except OSError as error:
+        return f"{path}: was removed while the search wrote to it, and cannot be written back ({error})"
+    if taken:
+        return (
+            f"{path}: another file has taken its place while the search wrote to it. What the search has "
+            f"recorded is in {kept}: give that file the name {path.name}, then continue with --resume"
+        )
+    return (
+        f"{path}: was removed while the search wrote to it, and has been written back. Continue with --resume"
+    )
+
+
+def _copy_descriptor(descriptor: int, to: Path) -> None:
+    at = 0
+    with to.open("wb") as file:
+        while block := os.pread(descriptor, 1 << 20, at):
+            file.write(block)
+            at += len(block)
