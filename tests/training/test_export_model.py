@@ -288,7 +288,7 @@ def _folder(folder: Path, name: str) -> None:
         (_remove, "best_model.pt", r"best_model.pt: is not there. It is written when a search ends"),
         (_remove, "best_model.json", r"best_model.json: is not there"),
         (_cut, "best_model.pt", r"best_model.pt: is damaged. Write it again"),
-        (_cut, "best_model.json", r"best_model.json: is damaged. Write it again"),
+        (_cut, "best_model.json", r"best_model.json: is damaged \(it is no text in JSON\). Write it again"),
         (_lists, "best_model.json", r"best_model.json: is damaged"),
         (_incomplete, "best_model.json", r"best_model.json: is damaged"),
         (_other_classes, "best_model.json", r"best_model.pt: is damaged"),

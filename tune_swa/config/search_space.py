@@ -29,7 +29,9 @@ class Choices:
             return value.isprintable() and len(value) <= MAX_WORD
         if isinstance(value, tuple):
             return all(map(self.may_hold, value))
-        return value is None or (math.isfinite(value) and abs(value) < 2**63)
+        if isinstance(value, int):  # bool too
+            return abs(value) < 2**63
+        return value is None or math.isfinite(value)
 
     @property
     def count(self) -> int | None:

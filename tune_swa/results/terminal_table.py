@@ -12,6 +12,7 @@ from rich.text import Text
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
+from tune_swa.text import quote_name
 
 _STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}
 _HEADINGS = (
@@ -71,7 +72,7 @@ def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:
                 f" ({100 * row['interval_low']:+.2f} to {100 * row['interval_high']:+.2f})", style="default"
             )
         table.add_row(
-            Text(row["experiment"]),
+            Text(quote_name(row["experiment"])),
             _name_accuracy(row["best_swa"], row["swa_accuracy"]),
             _name_accuracy(row["best_baseline"], row["baseline_accuracy"]),
             Text(str(row["seeds"])),

@@ -67,7 +67,9 @@ def write_report(
         OSError: the disk refused.
     """
     path = folder / NAME
-    replace_file(path, build_report(state, folder, thumbnail, picture=picture).encode(), exclusive=exclusive)
+    page = build_report(state, folder, thumbnail, picture=picture)
+    # names of files need not be text
+    replace_file(path, page.encode(errors="backslashreplace"), exclusive=exclusive)
     return path
 
 
