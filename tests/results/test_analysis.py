@@ -204,7 +204,7 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder.mkdir()
     writer = confirmed(folder)
     uri = "memory://results-elsewhere/made-up"
-    ResultWriter(folder, open_store(uri)).publish(writer.state())
+    ResultWriter(folder, open_store(uri)).write_all(writer.state())
     yield folder, uri
     import fsspec
 

@@ -20,6 +20,7 @@ from tune_swa.results.predictions import SHIPPED, read_predictions
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
 from tune_swa.results.report.page import build_report, write_report
 from tune_swa.results.report.prediction_figures import draw_calibration
+from tune_swa.results.report.search_figures import draw_curves
 from tune_swa.results.report.style import format_percent, format_points
 from tune_swa.results.verdict import analyse_confirmation
 
@@ -94,6 +95,32 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
     assert of_arm[0][1] == "all"
     assert of_arm[0][7] == format_percent(pair[1].mean_of("ece"))  # the recorded one
     assert sum(int(str(row[2])) for row in of_arm[1:]) == of_arm[0][2] == 5 * 400
+
+
+def test_an_arm_has_one_colour_in_all_figures(tmp_path: Path) -> None:
+    state = confirmed(tmp_path).state()
+    said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
+    found = analyse_confirmation(state, said)
+    assert found is not None
+    assert found.leading is not None
+    pair = [found.leading.against, found.leading.arm]
+    runs, curves = draw_runs(found).figure, draw_calibration(pair, said).figure
+    assert runs is not None
+    assert curves is not None
+    of_runs = {trace.name: trace.line.color for trace in runs.data}
+    assert len(set(of_runs.values())) == len(of_runs) == len(found.arms)
+    of_curves = {trace.name: trace.line.color for trace in curves.data if trace.name}
+    assert of_curves == {arm.label: of_runs[arm.label] for arm in pair}
+
+
+def test_the_curves_of_a_run_are_drawn_where_they_end(tmp_path: Path) -> None:
+    compared = compare_configurations(confirmed(tmp_path).state())
+    figure = draw_curves(compared).figure
+    assert figure is not None
+    low, high = figure.layout.yaxis.range
+    for trace in figure.data:
+        ends = trace.y[len(trace.y) // 2 :]
+        assert low < min(ends) <= max(ends) < high
 
 
 def test_it_asks_for_nothing_from_outside(tmp_path: Path) -> None:
@@ -266,20 +293,20 @@ def test_a_page_that_cannot_be_made_does_not_end_the_search(
     writer = usual(tmp_path)
     writer.finish()
     pages = ResultWriter(tmp_path, write_report=broken)
-    pages.publish(writer.state())
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
+    pages.write_all(writer.state())
     assert caplog.messages == ["the report cannot be written: ZeroDivisionError"]
     assert (tmp_path / "trials.parquet").exists()
 
 
-def test_a_full_disk_is_still_told_by_whoever_publishes(tmp_path: Path) -> None:
+def test_a_full_disk_is_still_told_by_whoever_writes_it(tmp_path: Path) -> None:
     def full(state: object, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     writer = usual(tmp_path)
     writer.finish()
     with pytest.raises(OSError, match="No space left"):
-        ResultWriter(tmp_path, write_report=full).publish(writer.state())
+        ResultWriter(tmp_path, write_report=full).write_all(writer.state())
 
 
 def test_what_an_old_look_left_unfinished_is_no_reason_for_a_page(tmp_path: Path) -> None:
@@ -290,17 +317,17 @@ def test_what_an_old_look_left_unfinished_is_no_reason_for_a_page(tmp_path: Path
     writer = usual(tmp_path)
     writer.suggest("swa-0-seed8", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, "confirm", 8)
     writer.start("swa-0-seed8")
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
     assert not written
     writer.end("swa-0-seed8", "interrupted")  # nothing more will come
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
     assert len(written) == 1
     writer.session(2)
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
     assert len(written) == 1
     writer.start("swa-0-seed8")
     writer.end("swa-0-seed8", "interrupted")
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
     assert len(written) == 2
 
 
@@ -326,11 +353,11 @@ def test_during_the_search_it_takes_a_hundredth_of_the_time(tmp_path: Path) -> N
     pages = ResultWriter(tmp_path, write_report=slow, clock=lambda: now[0])
     for second in range(1000):
         now[0] = max(now[0], float(second))
-        pages.publish(writer.state())
+        pages.write_all(writer.state())
     assert len(written) == 5
     assert written[0] == REPORT_SECONDS
     gaps = [b - a for a, b in itertools.pairwise(written)]
     assert min(gaps) >= 2.0 / 0.01
     writer.finish()
-    pages.publish(writer.state())
+    pages.write_all(writer.state())
     assert len(written) == 6  # nothing more will come

@@ -372,8 +372,8 @@ def test_a_log_that_fails_is_told_once_and_ends_nothing(
     after.what = "another one"
     result_writer = ResultWriter(tmp_path, logs=[failing, after])
     with caplog.at_level(logging.WARNING):
-        result_writer.publish(played.coordinator.state)
-        result_writer.publish(played.coordinator.state)
+        result_writer.write_all(played.coordinator.state)
+        result_writer.write_all(played.coordinator.state)
     assert caplog.messages == [
         "the made-up log cannot be written: no room", "another one cannot be written: no room"
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,6 +14,8 @@ from tune_swa.results.report.style import (
     BAD,
     GOOD,
     INK,
+    PLAIN_ARMS,
+    SWA_ARMS,
     Figure,
     add_seed_markers,
     blank_figure,
@@ -102,12 +105,14 @@ def _tabulate_contrast(c: Contrast, against: str) -> list[object]:
 def draw_runs(found: Verdict) -> Figure:
     """Draw the test accuracy of every run, seed by seed."""
     figure = blank_figure(360)
+    colors = _choose_colors(found)
     for arm in found.arms:
         if arm.runs:
             figure.add_trace(
                 go.Scatter(
                     x=[str(s) for s in arm.seeds], y=[100 * a for a in arm.test], name=arm.label,
-                    mode="lines+markers", line={"dash": "solid" if arm.kind == "swa" else "dot"},
+                    mode="lines+markers",
+                    line={"dash": "solid" if arm.kind == "swa" else "dot", "color": colors[arm.name]},
                 )
             )  # fmt: skip
     figure.update_xaxes(title="seed", type="category")
@@ -122,6 +127,19 @@ def draw_runs(found: Verdict) -> Figure:
         [row for arm in found.arms for row in _tabulate_runs(arm)],
         frozenset({2, 3, 4, 5, 6}),
     )
+
+
+def _choose_colors(found: Verdict) -> dict[str, str]:
+    """Return each arm's colour; the two of the leading contrast have those of the other figures."""
+    leading = found.leading
+    first = () if leading is None else (leading.arm.name, leading.against.name)
+    arms = sorted(found.arms, key=lambda arm: arm.name not in first)
+    swa, plain = ([arm for arm in arms if (arm.kind == "swa") == kind] for kind in (True, False))
+    return {
+        arm.name: color
+        for side, colors in ((swa, SWA_ARMS), (plain, PLAIN_ARMS))
+        for arm, color in zip(side, cycle(colors), strict=False)
+    }
 
 
 def _tabulate_runs(arm: TestedArm) -> list[list[object]]:

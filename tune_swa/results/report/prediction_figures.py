@@ -23,13 +23,10 @@ from tune_swa.results.report.style import (
 
 
 def draw_calibration(arms: Sequence[TestedArm], predictions: RunPredictions) -> Figure:
-    """Draw accuracy against confidence of each arm, all its runs together."""
+    """Draw accuracy against confidence of an SWA arm and a plain one, all runs of each together."""
     figure = blank_figure(400)
-    figure.add_trace(
-        go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line={"color": GRID, "width": 2}, showlegend=False,
-                   hoverinfo="skip")
-    )  # fmt: skip
     rows: list[list[object]] = []
+    lowest = 1.0
     for arm in arms:
         runs = [predictions[run.name] for run in arm.runs if run.name in predictions]
         if not runs:
@@ -40,10 +37,18 @@ def draw_calibration(arms: Sequence[TestedArm], predictions: RunPredictions) -> 
         figure.add_trace(
             go.Scatter(
                 x=100 * curve.confidence, y=100 * curve.accuracy, name=arm.label, mode="lines+markers",
-                line={"dash": "solid" if arm.kind == "swa" else "dot"},
+                line={
+                    "dash": "solid" if arm.kind == "swa" else "dot",
+                    "color": SWA if arm.kind == "swa" else BASELINE,
+                },
             )
         )  # fmt: skip
+        lowest = min(lowest, *curve.confidence, *curve.accuracy)
         rows += _tabulate_calibration(arm, runs, curve)
+    figure.add_trace(
+        go.Scatter(x=[100 * lowest, 100], y=[100 * lowest, 100], mode="lines",
+                   line={"color": GRID, "width": 2}, showlegend=False, hoverinfo="skip")
+    )  # fmt: skip
     figure.update_xaxes(title="confidence, %")
     figure.update_yaxes(title="accuracy, %")
     return Figure(

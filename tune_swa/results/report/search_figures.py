@@ -17,6 +17,7 @@ from tune_swa.results.report.style import (
     SWA,
     Figure,
     blank_figure,
+    focus_on_end,
     format_percent,
 )
 
@@ -53,10 +54,15 @@ def draw_curves(compared: Comparison) -> Figure:
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title="validation accuracy, %")
     shown = " and ".join(e.label for e in (swa, baseline) if e is not None)
+    text = f"{shown or 'No trial has completed yet'}."
+    reported = [[v for v in values if v is not None] for values in columns.values()]
+    if any(reported):
+        figure.update_yaxes(range=focus_on_end(reported))
+        text += " The range is that of the second half; a double click shows all of it."
     return Figure(
         "curves",
         "Validation accuracy by epoch",
-        f"{shown or 'No trial has completed yet'}.",
+        text,
         figure,
         ["epoch", *columns],
         [[k, *(format_percent(values[k]) for values in columns.values())] for k in range(epochs)],

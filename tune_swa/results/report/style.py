@@ -11,6 +11,9 @@ import plotly.graph_objects as go
 SWA, BASELINE, LIVE = "#1f6fb4", "#c2571a", "#7fb2dd"
 SHARED, SKIPPED = "#c9d3dc", "#f3d9c6"
 GOOD, BAD, INK, GRID = "#1a7f4b", "#b3261e", "#1c2733", "#e3e8ed"
+SWA_ARMS = (SWA, "#6a4fb3", "#14808a", "#3d4f9f")
+PLAIN_ARMS = (BASELINE, "#a3851d", "#a2427a", "#7a5a48")
+"""Colours of arms in figures of more than two. The first of each kind is that of all other figures."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,18 @@ def blank_figure(height: int = 380) -> go.Figure:
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
     return figure
+
+
+def focus_on_end(values: Sequence[Sequence[float]]) -> list[float]:
+    """Return an axis range, in %, that shows the second half of curves over epochs.
+
+    Args:
+        values: of each curve, one for each epoch, 0 to 1; at least one curve is not empty.
+    """
+    shown = [v for curve in values for v in curve[len(curve) // 2 :]]
+    low, high = 100 * min(shown), 100 * max(shown)
+    margin = max(0.5, 0.05 * (high - low))
+    return [low - margin, high + margin]
 
 
 def add_seed_markers(figure: go.Figure, values: Sequence[float], row: int, color: str, template: str) -> None:
