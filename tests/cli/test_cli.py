@@ -13,8 +13,6 @@ import yaml
 from PIL import Image
 
 from tune_swa.cli import main, run_search
-from tune_swa.cli.messages import continue_command
-from tune_swa.cli.parser import build_parser
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")
@@ -110,20 +108,3 @@ def test_more_gpus_than_there_are(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "--gpus 0 to run on the CPU" in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []  # nothing was begun
-
-
-@pytest.mark.parametrize(
-    ("program", "given", "expected"),
-    [
-        (
-            "run_search.py",
-            ["search", "--space", "a b.yaml"],
-            "python run_search.py --space 'a b.yaml' --resume",
-        ),
-        ("tune-swa", ["search", "--space", "x", "--resume"], "tune-swa search --space x --resume"),
-    ],
-)
-def test_the_command_that_continues(program: str, given: list[str], expected: str) -> None:
-    options = build_parser(program).parse_args(given)
-    options.given, options.program = given, program
-    assert continue_command(options) == expected

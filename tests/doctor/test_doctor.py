@@ -590,10 +590,11 @@ def test_searches(tmp_path: Path) -> None:
     empty = results / "empty"
     empty.mkdir()
     (empty / experiment_folder.JOURNAL).write_text("torn")
-    found = {f.text.partition(" ")[0]: f for f in contents.check_searches(results)}
+    program = ["python", "-m", "tune_swa"]
+    found = {f.text.partition(" ")[0]: f for f in contents.check_searches(results, program)}
     assert found[str(cut)].text == f"{cut} is not finished: 0 of 1 trials have ended"
     assert found[str(cut)].remedy == (
-        f"tune-swa search --space {cut}/space.yaml --results-dir {results} --resume "
+        f"python -m tune_swa search --space {cut}/space.yaml --results-dir {results} --resume "
         "(with --data-dir and the other options it was begun with)"
     )
     assert found[str(old)].remedy == "Install torch 1.0 to continue it"

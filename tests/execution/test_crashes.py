@@ -6,12 +6,15 @@ signal, and gone on with. Every metric and every status has to be the same, bit 
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 import tune_swa
+from helpers.programs import RUN_SEARCH
 from helpers.serial_search import (
     SHARING,
     SPACE,
@@ -54,7 +57,7 @@ def test_one_search_killed_and_stopped_again_and_again(tmp_path: Path, decoded: 
     told = stop(signal.SIGINT, results, trials, epochs=3)
     assert told[-2:-1] == ["Interrupted. Continue with:"]
     assert told[-1].endswith(f"--results-dir {results} --no-confirm --resume")
-    assert told[-1].startswith("python run_search.py --space ")
+    assert told[-1].startswith(f"{shlex.join([sys.executable, str(RUN_SEARCH)])} --space ")
     crash("line-half:6", results, trials)
     told = stop(signal.SIGTERM, results, trials, epochs=2, group=True)
     assert told[-2:-1] == ["Interrupted. Continue with:"]
@@ -106,7 +109,7 @@ def test_stopped_before_anything_has_begun(moment: str, tmp_path: Path) -> None:
     results = new_search(tmp_path)
     told = signalled(signal.SIGTERM, moment, results, 4)
     assert told[-2:-1] == ["Interrupted. Nothing had begun. Start again with:"]
-    assert told[-1].startswith("python run_search.py --space ")
+    assert told[-1].startswith(f"{shlex.quote(sys.executable)} -m tune_swa search --space ")
     assert not journal_of(results).exists()
 
 

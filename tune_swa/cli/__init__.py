@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tune_swa.cli import supervisor
+from tune_swa.cli.command_words import FROM_PYTHON, find_program_words
 from tune_swa.cli.messages import how_to_go_on
+from tune_swa.cli.missing_packages import explain_import_error
 from tune_swa.cli.parser import build_parser
-from tune_swa.errors import Interrupted, TuneSwaError
+from tune_swa.errors import Interrupted, RequestError, TuneSwaError
 from tune_swa.text import indent_message
 
 
@@ -23,22 +25,24 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
         arguments: default: those of the process, which then runs its search under a supervisor.
         program: what the command line calls itself.
     """
+    return _run([], arguments, program)
+
+
+def _run(before: list[str], arguments: Sequence[str] | None, program: str) -> int:
+    """Run a command; `before` are the arguments that the program stands for."""
+    supervised = arguments is None
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return _run(given, program, supervised=arguments is None)
-
-
-def _run(given: list[str], program: str, *, supervised: bool) -> int:
-    code = _run_command(given, program, supervised=supervised)
+    program_words = find_program_words() if supervised else [*FROM_PYTHON, *before]
+    options = build_parser(program).parse_args([*before, *given])
+    options.program_words, options.words = program_words, [*program_words, *given]
+    options.supervised = supervised
+    code = _run_command(options)
     supervisor.exit_fast(code)
     return code
 
 
-def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
-    options = build_parser(program).parse_args(given)
+def _run_command(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
-    options.given = given
-    options.program = program
-    options.supervised = supervised
     try:
         return command(options)
     except Interrupted:
@@ -50,6 +54,9 @@ def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
     except (KeyboardInterrupt, SystemExit):  # before a trial was started; Ray's own handler exits
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
+    except ImportError as error:
+        print(f"error: {explain_import_error(error)}", file=sys.stderr)
+        return RequestError.exit_code
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         return 1
@@ -59,5 +66,4 @@ def _run_command(given: list[str], program: str, *, supervised: bool) -> int:
 
 def run_search(arguments: Sequence[str] | None = None) -> int:
     """What `run_search.py` runs: `tune-swa search` under its own name."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _run(["search", *given], "run_search.py", supervised=arguments is None)
+    return _run(["search"], arguments, "run_search.py")

@@ -75,19 +75,12 @@ def how_to_go_on(options: argparse.Namespace) -> str:
     journal: Path | None = getattr(options, "journal", None)
     if journal is not None and journal.exists():
         return f"Continue with:\n{continue_command(options)}"
-    words = [*_program(options), *options.given[1:]]
-    return f"Nothing had begun. Start again with:\n{shlex.join(words)}"
+    return f"Nothing had begun. Start again with:\n{shlex.join(options.words)}"
 
 
 def continue_command(options: argparse.Namespace) -> str:
     """The command line that goes on with an interrupted search."""
-    words = [*_program(options), *options.given[1:]]
+    words = [*options.words]
     if "--resume" not in words and getattr(options, "takes_resume", False):
         words.append("--resume")
     return shlex.join(words)
-
-
-def _program(options: argparse.Namespace) -> list[str]:
-    if options.program == "run_search.py":
-        return ["python", "run_search.py"]
-    return [options.program, options.given[0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tune_swa.child_process import Child
@@ -18,6 +18,7 @@ def run_checks(
     address: str | None = None,
     *,
     ray: bool = False,
+    program: Sequence[str] = ("tune-swa",),
 ) -> Iterator[Finding]:
     """Check everything, as the command line's options say; yield the findings as they come."""
     # torch is the slowest, so it starts first
@@ -27,7 +28,7 @@ def run_checks(
         yield from run_check("memory", machine.check_memory)
         yield from run_check("shared memory", machine.check_shared_memory)
         yield from run_check("results", lambda: folders.check_results_folder(results_dir))
-        yield from run_check("searches", lambda: contents.check_searches(results_dir))
+        yield from run_check("searches", lambda: contents.check_searches(results_dir, program))
         yield from run_check("image cache", folders.check_cache_folder)
         yield from run_check("image cache", contents.check_cached_images)
         yield from run_check("temporary", folders.check_ray_folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tune_swa.doctor.findings import Finding
@@ -18,8 +18,13 @@ VERIFIED_BYTES = 500_000_000
 """Larger entries of the cache are not read whole: a search verifies the one it uses."""
 
 
-def check_searches(results_dir: Path) -> Iterator[Finding]:
-    """Yield a finding for each search that runs, can continue or cannot be read, and one for the rest."""
+def check_searches(results_dir: Path, program: Sequence[str] = ("tune-swa",)) -> Iterator[Finding]:
+    """Yield a finding for each search that runs, can continue or cannot be read, and one for the rest.
+
+    Args:
+        results_dir: of `--results-dir`.
+        program: the words that start tune_swa, for the commands that are shown.
+    """
     from tune_swa.experiment.folder import JOURNAL, find_writer
     from tune_swa.experiment.state import ExperimentState
 
@@ -46,7 +51,7 @@ def check_searches(results_dir: Path) -> Iterator[Finding]:
             else:
                 ended = sum(trial.ended for trial in state.trials.values())
                 text = f"{folder} is not finished: {ended} of {len(state.trials)} trials have ended"
-                yield _check_resume(folder, text, state.header.versions.get("torch"))
+                yield _check_resume(folder, text, state.header.versions.get("torch"), program)
     if finished or not folders:
         yield Finding("ok", "searches", f"finished searches in {results_dir}: {finished or 'none yet'}")
     if unread:
@@ -54,12 +59,12 @@ def check_searches(results_dir: Path) -> Iterator[Finding]:
         yield Finding("note", "searches", text)
 
 
-def _check_resume(folder: Path, text: str, torch: str | None) -> Finding:
+def _check_resume(folder: Path, text: str, torch: str | None, program: Sequence[str]) -> Finding:
     here = importlib.metadata.version("torch")
     if torch is not None and torch != here:
         text += f". It began with torch {torch}, and cannot continue with {here}: the numbers would differ"
         return Finding("note", "searches", text, f"Install torch {torch} to continue it")
-    words = ["tune-swa", "search", "--space", f"{folder}/space.yaml", "--results-dir", f"{folder.parent}"]
+    words = [*program, "search", "--space", f"{folder}/space.yaml", "--results-dir", f"{folder.parent}"]
     remedy = f"{shlex.join(words)} --resume (with --data-dir and the other options it was begun with)"
     return Finding("note", "searches", text, remedy)
 
