@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,24 +135,43 @@ def expand_home(path: str | Path, given_by: str) -> Path:
         ) from None
 
 
-def refuse_links(folder: Path) -> None:
-    """Refuse a results folder in which a link leads outside, before anything is written there.
+def refuse_strange_files(folder: Path) -> None:
+    """Refuse a results folder with links that lead outside, or pipes, before anything is written there.
 
     A folder that came from elsewhere could otherwise have a search write to, and remove, files that are not
-    its own. Links within the folder are harmless; wandb makes some. `folder` may be a link itself: whoever
-    starts the search has named it.
+    its own, or wait for ever at a pipe. Links within the folder are harmless; wandb makes some. `folder` may
+    be a link itself: whoever starts the search has named it.
 
     Args:
         folder: of an experiment; need not exist.
 
     Raises:
-        RequestError: naming the link and where it leads.
+        RequestError: naming the file, and for a link where it leads.
     """
-    inside = folder.resolve()
+    inside = os.path.realpath(folder)
     for parent, folders, files in os.walk(folder):  # which does not follow links
         for path in (Path(parent, name) for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                _refuse_link_outside(path, inside)
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise RequestError(
-                    f"{path}: is a link that leads out of the experiment's folder, to {path.resolve()}. "
-                    "Nothing is written through it. Remove the link, or put what it leads to in its place"
+                    f"{path}: is a pipe, a socket or a device, which a search does not write. Remove it"
                 )
+
+
+def _refuse_link_outside(path: Path, inside: str) -> None:
+    target = os.path.realpath(path)
+    if not Path(target).is_relative_to(inside):
+        raise RequestError(
+            f"{path}: is a link that leads out of the experiment's folder, to {target}. Nothing is written "
+            "through it. Remove the link, or put what it leads to in its place"
+        )
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # it leads to itself
+        raise RequestError(
+            f"{path}: is a link that cannot be followed ({error.strerror}). Remove it"
+        ) from None

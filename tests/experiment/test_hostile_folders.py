@@ -118,6 +118,22 @@ def link(name: str, target: str) -> Callable[[Path], None]:
     return spoil
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / "trunks").symlink_to("trunks")
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    """What waits for ever when it is opened."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+
+    return spoil
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "a trial's name": rename_trial("../../../victim"),
     "a trial's absolute name": rename_trial("/victim"),
@@ -126,6 +142,8 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a trunk": set_field("suggested", trunk="../../../victim"),
     "a checkpoint": set_field("epoch", checkpoint="../../victim/epoch-00001.pt"),
     "an absolute checkpoint": set_field("epoch", checkpoint="/victim/epoch-00001.pt"),
+    "a checkpoint of another trial": set_field("epoch", checkpoint="checkpoints/x/epoch-00001.pt"),
+    "a checkpoint that is none": set_field("epoch", checkpoint="journal.jsonl"),
     "an arm": rename_arm,
     "the storage's type": set_field("session", storage=["victim"]),
     "a link for the checkpoints": link("checkpoints", "checkpoints"),
@@ -140,6 +158,10 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a link for the report": link("report.html", "notes.txt"),
     "a link for Optuna's file": link("optuna.log", "notes.txt"),
     "a link for the log": link("search.log", "notes.txt"),
+    "a link to itself": link_to_itself,
+    "a pipe for the log": pipe("search.log"),
+    "a pipe for the lock": pipe(".lock"),
+    "a pipe for a checkpoint": pipe("checkpoints/swa-0000/epoch-00001.pt"),
 }
 
 
@@ -171,10 +193,26 @@ def test_nothing_outside_a_hostile_folder_is_touched(
     assert contents_of(tmp_path, leaving_out=folder) == before
 
 
+@pytest.mark.parametrize(
+    ("storage", "held"),
+    [
+        ("VICTIM", {}),
+        # another search of that name, of which somebody else keeps the checkpoints
+        ("VICTIM", {"space.yaml": SPACE, "journal.jsonl": '{"event":"created"}\n', "checkpoints": "mine"}),
+        ("VICTIM", {"journal.jsonl": '{"event":"created"}\n'}),
+        ("VICTIM", {"space.yaml": "name: there\n"}),
+        ("file://VICTIM", {"space.yaml": "name: there\n"}),
+        ("VICTIM\0", {}),
+    ],
+)
 def test_a_storage_that_only_the_journal_names_has_to_hold_the_search(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    storage: str, held: dict[str, str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_field("session", storage=str(tmp_path / "victim"))(folder)
+    victim = tmp_path / "victim"
+    for name, content in held.items():
+        (victim / "there").mkdir(exist_ok=True)
+        (victim / "there" / name).write_text(content)
+    set_field("session", storage=storage.replace("VICTIM", str(victim)))(folder)
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
     before = contents_of(tmp_path, leaving_out=folder)
@@ -190,7 +228,8 @@ def test_a_storage_that_only_the_journal_names_has_to_hold_the_search(
     ]
     assert run(*command) == 2
     message = capsys.readouterr().err
-    assert f"--storage {tmp_path / 'victim'}" in message
+    assert f"--storage {storage.replace('VICTIM', str(victim))}" in message or "cannot be read" in message
+    assert "Traceback" not in message
     assert contents_of(tmp_path, leaving_out=folder) == before
 
 
@@ -198,3 +237,17 @@ def test_links_within_the_folder_do_no_harm(folder: Path) -> None:
     (folder / "wandb").mkdir()
     (folder / "wandb" / "latest-run").symlink_to("run-1")
     assert run("report", str(folder)) == 0
+
+
+def test_confirm_downloads_nothing_to_a_folder_that_the_space_file_names(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, journal = folder / "space.yaml", folder / "journal.jsonl"
+    text = space.read_text().replace("dataset: digits", "dataset: mnist")
+    space.write_text(text.replace("path: null", f"path: {tmp_path / 'victim'}"))
+    journal.write_text(journal.read_text().replace('"dataset":"digits"', '"dataset":"mnist"'))
+    before = contents_of(tmp_path, leaving_out=folder)
+    assert "victim" in space.read_text()
+    assert run("confirm", str(folder), "--seeds", "3", "--gpus", "0", "--cpus", "1") == 2
+    assert "not downloaded for this. Give the folder that it is in with --data-dir" in capsys.readouterr().err
+    assert contents_of(tmp_path, leaving_out=folder) == before

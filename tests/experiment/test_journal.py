@@ -32,6 +32,10 @@ def record(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "accuracy": 0.1 * epoch}
 
 
+def named(epoch: int) -> str:
+    return f"checkpoints/swa-0000/epoch-{epoch:05d}.pt"
+
+
 def write_some(path: Path) -> Journal:
     journal = Journal(path)
     append_event(journal, "created", format=FORMAT, spec={"search": {"keep_checkpoints": "best"}}, **FACTS)
@@ -40,7 +44,7 @@ def write_some(path: Path) -> Journal:
     append_event(journal, "started", trial="swa-0000", device="cpu", attempt=1, from_epoch=0)
     for epoch in range(3):
         append_event(journal, "epoch", trial="swa-0000", record=record(epoch), decision="continue",
-                       rung=2 if epoch == 2 else None, checkpoint=f"c{epoch}")  # fmt: skip
+                       rung=2 if epoch == 2 else None, checkpoint=named(epoch))  # fmt: skip
     return journal
 
 
@@ -54,7 +58,7 @@ def test_what_is_written_folds_into_what_happened(tmp_path: Path) -> None:
     assert trial.ended
     assert [r["epoch"] for r in trial.records] == [0, 1, 2]
     assert trial.rungs == {2: "continue"}
-    assert trial.checkpoints == ["c1", "c2"]  # a running trial keeps two
+    assert trial.checkpoints == [named(1), named(2)]  # a running trial keeps two
     assert trial.params == {"lr": 1e-3, "train.augment": ("hflip",)}
     assert state.of_kind("swa") == [trial]
     assert ExperimentState.read(tmp_path / "none") == ExperimentState()

@@ -55,8 +55,8 @@ def test_a_trial(tmp_path: Path) -> None:
     writer.start("swa-0")
     writer.epoch("swa-0", 0, 0.5, shared_from="base-0")
     writer.epoch("swa-0", 1, 0.9, shared_from="base-0")
-    writer.epoch("swa-0", 2, 0.9, averaged=1, checkpoint="checkpoints/swa-0/2.pt")
-    writer.epoch("swa-0", 3, 0.8, nll=0.25, averaged=2, checkpoint="checkpoints/swa-0/3.pt")
+    writer.epoch("swa-0", 2, 0.9, averaged=1, checkpoint="checkpoints/swa-0/epoch-00002.pt")
+    writer.epoch("swa-0", 3, 0.8, nll=0.25, averaged=2, checkpoint="checkpoints/swa-0/epoch-00003.pt")
     writer.end("swa-0")
     (row,) = build_tables(writer.state()).trials.to_pylist()
     assert row == {
@@ -81,7 +81,7 @@ def test_a_trial(tmp_path: Path) -> None:
         "delta_vs_same_lr": None,
         "seconds": 5.5,  # two epochs of 2 + 0.5 + 0.25
         "device": "cpu",
-        "checkpoint": "checkpoints/swa-0/3.pt",
+        "checkpoint": "checkpoints/swa-0/epoch-00003.pt",
         "error": None,
     }
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
-from tune_swa.files import refuse_links
+from tune_swa.files import refuse_strange_files
 from tune_swa.text import format_bytes
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
@@ -24,7 +24,7 @@ def export_model_command(options: argparse.Namespace) -> int:
     folder, output = options.folder, options.output or options.folder / "export"
     state = ExperimentState.read(journal_of(folder))
     if not options.output:
-        refuse_links(folder)
+        refuse_strange_files(folder)
     experiment = restore_experiment(state)
     console = NamesConsole(highlight=False)
     with console.status("loading torch"):

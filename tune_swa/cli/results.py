@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tune_swa.errors import RequestError
-from tune_swa.files import refuse_links
+from tune_swa.files import refuse_strange_files
 from tune_swa.text import escape_controls, quote_name
 
 
@@ -38,7 +38,7 @@ def report_command(options: argparse.Namespace) -> int:
     from tune_swa.results.report.page import write_report
 
     state = ExperimentState.read(journal_of(options.folder))
-    refuse_links(options.folder)
+    refuse_strange_files(options.folder)
     experiment = restore_experiment(state)
     data, why = find_images(experiment, options.data_dir, state)
     if why and state.confirmations:

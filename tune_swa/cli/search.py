@@ -49,6 +49,8 @@ def confirm_command(options: argparse.Namespace) -> int:
         )
     options.results_dir = folder.resolve().parent
     options.resume, options.no_confirm, options.dry_run = True, False, False
+    # its space file may come from elsewhere: it does not choose where something is written
+    options.download = experiment.data.path is None or options.data_dir is not None
     return _run_experiment(options, experiment)
 
 
@@ -117,6 +119,7 @@ def _make_request(options: argparse.Namespace, experiment: Experiment, console: 
         storage=options.storage,
         quiet=options.quiet,
         confirm=not options.no_confirm,
+        download=getattr(options, "download", True),
         logs=tuple(options.log),
         console=console,
     )

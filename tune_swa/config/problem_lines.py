@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from pydantic import ValidationError
 from tune_swa.config import Experiment
 from tune_swa.config.validation_errors import describe_expected, describe_problem
 from tune_swa.config.yaml_document import Document, Loc, quote_value
+from tune_swa.text import count_hidden, quote_name
 
+MOST_LINES = 20
+"""Mistakes that are described: whoever has more of them has another file in mind."""
 _PAIRS = ("uniform", "log_uniform")
 _DOMAINS = {
     "choice": "ChoiceDomain",
@@ -33,22 +37,30 @@ class _Problem:
 
 
 def describe_problems(error: ValidationError, document: Document, source: str) -> list[str]:
-    """Return one line for each mistake, however many types a value was tried as."""
+    """Return one line for each mistake, however many types a value was tried as.
+
+    Of very many, the first ones and how many more there are.
+    """
     tried: dict[Loc, list[_Problem]] = {}
     problems = [_locate_problem(item, document.value) for item in _flatten_errors(error)]
     for problem in problems:
         if problem.union is not None:
             tried.setdefault(problem.union, []).append(problem)
-    lines: list[str] = []
+    lines: dict[str, None] = {}
+    described: set[Loc] = set()
     for problem in problems:
+        if len(lines) == MOST_LINES:
+            break
         alternatives = [problem] if problem.union is None else tried[problem.union]
         # a problem inside of a list is more precise than that the value should have been no list
         deepest = max(len(p.loc) for p in alternatives)
         if len(problem.loc) == deepest:
             together = [p.item for p in alternatives if p.loc == problem.loc]
             place = _find_place(problem.loc, document, source)
-            lines.append(f"{place}: {_describe_problem(problem, together)}")
-    return list(dict.fromkeys(lines))
+            lines[quote_name(f"{place}: {_describe_problem(problem, together)}")] = None
+            described.add(problem.loc)
+    hidden = len({p.loc for p in problems} - described) if len(lines) == MOST_LINES else 0
+    return [*lines, *([f"{source}: {count_hidden(hidden)} like these"] if hidden else [])]
 
 
 def _flatten_errors(error: ValidationError) -> list[dict[str, Any]]:
@@ -130,9 +142,15 @@ def _locate_problem(item: dict[str, Any], value: Any) -> _Problem:
     return _Problem(item, tuple(real), union)
 
 
+@functools.cache
+def _read_schema() -> dict[str, Any]:
+    """Return the JSON schema of space files, which takes milliseconds to build."""
+    return Experiment.model_json_schema(by_alias=True)
+
+
 def _list_siblings(loc: Loc, tagged: Loc) -> list[str]:
     """List the names that are allowed where an unknown key is."""
-    schema = Experiment.model_json_schema(by_alias=True)
+    schema = _read_schema()
     definitions = schema["$defs"]
     if len(tagged) >= 2 and tagged[0] == "space":
         name = _DOMAINS.get(str(tagged[2])) if len(tagged) > 2 else None

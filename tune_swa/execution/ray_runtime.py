@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution import first_worker, ray_setup
 from tune_swa.execution.slots import Machine, Node, Placement
 from tune_swa.signals import interrupt_once
-from tune_swa.text import first_line
+from tune_swa.text import first_line, format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +120,24 @@ def _init_ray(placement: Placement) -> None:
             runtime_env=ray_setup.quote_worker_command(),
         )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a plain one where a process of its own does not start
         raise SearchFailed(
-            f"Ray cannot be started on this machine ({first_line(error, 300)}). It needs room and write "
-            "access in its folder for sessions, /tmp/ray or the one that RAY_TMPDIR names"
+            f"Ray cannot be started on this machine ({first_line(error, 300)}). {_explain_failed_start()}"
         ) from error
+
+
+def _explain_failed_start() -> str:
+    """What Ray needs to start, the limits of this shell first if there are any."""
+    limits = [
+        f"{option} ({format_bytes(limit)})"
+        for option, kind in (("ulimit -f", resource.RLIMIT_FSIZE), ("ulimit -v", resource.RLIMIT_AS))
+        if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY
+    ]
+    if limits:
+        return f"Its processes have to keep to {' and '.join(limits)} here: raise that to unlimited"
+    return (
+        "It needs room and write access in its folder for sessions, /tmp/ray or the one that RAY_TMPDIR names"
+    )
 
 
 @contextmanager

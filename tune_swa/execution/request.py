@@ -31,6 +31,8 @@ class Request:
     storage: str | None = None
     """Folder or URI for the checkpoints; None: the experiment's folder."""
     quiet: bool = False
+    download: bool = True
+    """Whether images may be downloaded to the folder that the space file names."""
     confirm: bool = True
     """Whether fresh seeds follow the search."""
     logs: tuple[str, ...] = ()

@@ -98,7 +98,13 @@ def _check_request(request: Request, state: ExperimentState) -> Machine | None:
 def _prepare_images(request: Request) -> Dataset:
     """Find, decode and split the images, with a progress bar where there is something to decode."""
     with Decoding(request.console, quiet=request.quiet) as decoding:
-        data = prepare_dataset(request.experiment.data, request.images_dir, progress=decoding, verify=True)
+        data = prepare_dataset(
+            request.experiment.data,
+            request.images_dir,
+            progress=decoding,
+            verify=True,
+            download=request.download,
+        )
     if data.folder_notes:
         print_note(request, f"classes: {name_classes(data.class_names)}")
     for line in data.folder_notes:

@@ -13,8 +13,9 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import Event
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.files import NoLocksError, hold_lock, is_locked, refuse_links
+from tune_swa.files import NoLocksError, hold_lock, is_locked, refuse_strange_files
 from tune_swa.storage import Store, check_usable, open_store, resolved
+from tune_swa.text import first_line
 
 JOURNAL = "journal.jsonl"
 SPACE = "space.yaml"
@@ -28,7 +29,7 @@ def lock_experiment(folder: Path) -> Iterator[None]:
     Raises:
         RequestError: another process holds it, the folder cannot be written to, or links lead out of it.
     """
-    refuse_links(folder)
+    refuse_strange_files(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with ExitStack() as stack:
         try:
@@ -94,19 +95,38 @@ def choose_storage(state: ExperimentState, given: str | None, folder: Path) -> s
 
 def _check_holds_search(storage: str, folder: Path) -> None:
     """Refuse to write to a place that only the journal names, unless the search has been there before."""
-    store = open_store(storage, folder.name)
     try:
-        known = SPACE in store.names("")
-    except OSError as error:
+        store = open_store(storage, folder.name)
+        known = _is_copy(store, folder)
+    except (OSError, ValueError) as error:
         raise RequestError(
-            f"{storage}: cannot be read ({error.strerror or error}), and holds the checkpoints of "
+            f"{storage}: cannot be read ({first_line(error)}), and holds the checkpoints of "
             f"{folder.name}. Make it available again, then continue with --resume"
         ) from None
     if not known:
         raise RequestError(
-            f"{folder}: its journal names {storage} for the checkpoints, but there is no search of this name "
-            f"(no {store.where}/{SPACE}). If that is the right place, confirm it with --storage {storage}"
+            f"{folder}: its journal names {storage} for the checkpoints, but {store.where} does not hold "
+            f"this search ({JOURNAL} and {SPACE} there are not copies of those here). If that is the right "
+            f"place, confirm it with --storage {storage}"
         )
+
+
+def _is_copy(store: Store, folder: Path) -> bool:
+    """Whether a place holds the search of `folder`: its journal begins with the same line.
+
+    One that was killed in its first seconds has copied its space file there, and no journal yet.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = store.names("")
+    name = JOURNAL if JOURNAL in names else SPACE
+    if name not in names:
+        return False
+    with store.local(name) as path, path.open("rb") as there, (folder / name).open("rb") as here:
+        if name == JOURNAL:
+            return there.readline() == here.readline()
+        return there.read() == here.read()
 
 
 def check_storage(store: Store, folder: Path, *, begun: bool) -> None:

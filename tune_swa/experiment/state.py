@@ -41,7 +41,7 @@ from tune_swa.experiment.events import (
 )
 from tune_swa.experiment.field_types import EpochFields, Metrics, convert_checked
 from tune_swa.experiment.journal import describe_damage, read_events
-from tune_swa.experiment.layout import KEPT_WHILE_RUNNING
+from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, state_name
 from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
 
 
@@ -189,8 +189,9 @@ class ExperimentState:
         if event.rung is not None:
             trial.rungs[event.rung] = event.decision
         if event.checkpoint is not None:
-            for part in event.checkpoint.split("/"):
-                check_name("checkpoint", part)
+            due = state_name(f"{CHECKPOINTS}/{trial.name}", event.epoch)
+            if event.checkpoint != due:
+                raise DamagedError(f"checkpoint is {event.checkpoint!r}, where {due} was due"[:200])
             trial.checkpoints.append(event.checkpoint)
             if self.keeps_best_only:
                 del trial.checkpoints[:-KEPT_WHILE_RUNNING]

@@ -11,6 +11,7 @@ from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.text import escape_controls
 
 PREFIX = "tune_swa."
 """Prefix of every key in the metadata of a parquet file."""
@@ -71,4 +72,4 @@ def build_metadata(state: ExperimentState) -> dict[str, str]:
         "hardware": json.dumps(header.hardware),
         "numerics": json.dumps(header.numerics),
     }
-    return {PREFIX + key: value for key, value in values.items()}
+    return {PREFIX + key: escape_controls(value) for key, value in values.items()}
