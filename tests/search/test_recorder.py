@@ -465,7 +465,8 @@ def test_the_storage_is_found_again_from_any_folder(tmp_path: Path, monkeypatch:
     assert begun == f"{here}/shared"
     held = here / "shared" / tmp_path.name
     held.mkdir(parents=True)
-    (held / "space.yaml").touch()  # which the search has left there
+    for place in (held, tmp_path):  # which the search has left there
+        (place / "space.yaml").write_text("name: x\n")
     state = ExperimentState(sessions=1, storage=begun)
     monkeypatch.chdir(there)
     for given in (None, "../here/shared", f"{here}/shared/"):

@@ -121,7 +121,7 @@ def _is_copy(store: Store, folder: Path) -> bool:
     """
     names = store.names("")
     name = JOURNAL if JOURNAL in names else SPACE
-    if name not in names:
+    if name not in names or not (folder / name).is_file():
         return False
     with store.local(name) as path, path.open("rb") as there, (folder / name).open("rb") as here:
         if name == JOURNAL:
