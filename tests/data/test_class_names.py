@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import unicodedata
 from io import StringIO
 from pathlib import Path
@@ -78,6 +80,18 @@ def test_composed_and_decomposed_names_are_one_class(first: str, tmp_path: Path)
     assert list(data.labels[data.test]) == [0, 0, 1, 1]
 
 
+def test_names_do_not_depend_on_the_locale(tmp_path: Path) -> None:
+    touch_images(tmp_path, "train/{Ameise,Käfer}", "test/{Ameise,Käfer}")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom tune_swa.data.folders import ImageFolders\n"
+        "assert sys.getfilesystemencoding() == 'ascii', sys.getfilesystemencoding()\n"
+        "source = ImageFolders(Path(sys.argv[1]))\n"
+        "assert source.list_images().class_names == ('Ameise', 'K\\xe4fer')\n"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, tmp_path], env={**os.environ, **plain}, check=True)
+
+
 def test_the_same_name_twice_in_one_folder_is_refused(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         touch_images(tmp_path, unicodedata.normalize(form, "Käfer"), "Ameise")
@@ -148,6 +162,10 @@ def test_a_class_in_one_part_alone_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_utf8_above_the_classes(tmp_path: Path) -> None:
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
     draw_tree(root, {"train": 5, "test": 2})
-    data = prepare_dataset(folder_spec(), root)
+    with pytest.raises(RequestError, match=r"/\\xe4: the path holds bytes that are not UTF-8.*a link to it"):
+        prepare_dataset(folder_spec(), root)
+    (tmp_path / "link").symlink_to(root)
+    data = prepare_dataset(folder_spec(), tmp_path / "link")
+    assert len(data.train) == 12
     data.name.encode()
     "".join(data.folder_notes).encode()

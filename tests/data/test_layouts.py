@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,8 @@ def test_an_empty_part_is_not_used(tmp_path: Path) -> None:
         ("{images,labels}", "images, labels look like kinds"),
         ("{JPEGImages,SegmentationClass}", "JPEGImages, SegmentationClass look like kinds"),
         ("{x_train,x_test}", "x_test, x_train look like kinds of files or parts"),
+        ("{cats,dogs}_{train,test}", "cats_test, cats_train, dogs_test, dogs_train look like"),
+        ("{train,unlabeled}", "train, unlabeled look like kinds"),
         ("{control,test}", "holds test, but no training images"),
         ("{valid,invalid}", "holds valid, but no training images"),
         ("{cat,dog,test}", "holds test, but no training images"),
@@ -191,7 +195,14 @@ def test_folds_become_parts_by_links_as_advised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "folders",
-    ["train", "{train,test}", "{train,valid,test}/images", "images/{train,val}", "a/{train,test}/test"],
+    [
+        "train",
+        "{train,test}",
+        "{train/train,test1/test1}",
+        "{train,valid,test}/images",
+        "images/{train,val}",
+        "a/{train,test}/test",
+    ],
 )
 def test_training_images_without_classes(folders: str, tmp_path: Path) -> None:
     touch_images(tmp_path, folders)
@@ -234,6 +245,14 @@ def test_classes_whose_names_resemble_parts(classes: str, tmp_path: Path) -> Non
     assert relative_parts(tmp_path) == {"train": "."}
     expected = sorted(path.name for path in tmp_path.iterdir())
     assert find_layout(tmp_path).parts[Part.TRAIN].classes == tuple(expected)
+
+
+def test_a_numbered_test_set_goes_with_the_training_set(tmp_path: Path) -> None:
+    touch_images(tmp_path, "{train,test1}/{cat,dog}")
+    assert relative_parts(tmp_path) == {"train": "train", "test": "test1"}
+    touch_images(tmp_path, "test2/{cat,dog}")
+    assert relative_parts(tmp_path) == {"train": "train"}
+    assert "not used: test1, test2" in find_layout(tmp_path).notes
 
 
 def test_any_name_of_a_class_inside_known_parts(tmp_path: Path) -> None:
@@ -304,3 +323,34 @@ def test_a_link_to_nowhere_in_the_place_of_the_images_is_named(tmp_path: Path) -
     (tmp_path / "train").symlink_to(tmp_path / "gone")
     with pytest.raises(RequestError, match=r"no images were found.*links to nowhere are passed over: train"):
         prepare_dataset(folder_spec(), tmp_path)
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In `tmp_path`, as a user whom permissions hold back."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_read_matters_only_where_it_is_used(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    touch_images(tmp_path, "a/{train,test}/{cat,dog}", "a/private", "b/{train,test}/{cat,dog}", "c/{cat,dog}")
+    closed = [tmp_path / name for name in ("a/private", "b/test", "c/dog")]
+    for folder in closed:
+        folder.chmod(0)
+    request.getfixturevalue("unprivileged")
+    source = find_source(folder_spec(), Path("a"))
+    assert len(source.list_images()) == 12
+    assert "a: folders that cannot be read are passed over: private" in source.folder_notes
+    for root, name in (("b", "b/test"), ("c", "c/dog")):
+        with pytest.raises(RequestError, match=rf"^{name}: cannot be read \(Permission denied\)"):
+            find_source(folder_spec(), Path(root)).list_images()

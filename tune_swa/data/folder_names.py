@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ _KINDS = (
     "segmentationobject", "groundtruth", "gt",
 )  # fmt: skip
 """Kinds of files that belong together, as sets for detection and segmentation keep them."""
-_NO_LABELS = ("all", "none", "unknown", "unlabeled", "unlabelled", "unclassified", "unsorted", "pred")
+_NO_LABELS = ("all", "unknown", "unlabeled", "unlabelled", "unclassified", "unsorted", "pred", "seg_pred")
 _FOLDS = ("fold", "kfold", "split", "partition", "part", "subset", "batch", "shard", "chunk", "set", "cv")
 _SYSTEM = (
     "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot",
@@ -89,18 +90,37 @@ def is_wrapper_name(name: str) -> bool:
 
 def is_name_of_all(name: str) -> bool:
     """Whether a folder of this name holds images of unknown classes, where it is the only one of its part."""
-    return is_wrapper_name(name) or name.isdecimal() or name.lower() in _NO_LABELS
+    return is_wrapper_name(name) or name.isdecimal() or is_unlabelled(name)
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a folder's name says that its images are of unknown classes."""
+    return name.lower() in _NO_LABELS
+
+
+def decode_name(name: str) -> str:
+    """A name as UTF-8, which file systems hold, whatever encoding the locale has Python read them in."""
+    try:
+        return os.fsencode(name).decode(errors="surrogateescape")
+    except UnicodeEncodeError:  # it does not come from a file system
+        return name
 
 
 def compare_key(name: str) -> str:
     """What is equal for names that are the same text, whether accents are composed (Linux) or not (macOS)."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", decode_name(name))
 
 
 def show_name(name: str) -> str:
     """A name as a person reads it, on one line: control characters and bytes that are not UTF-8 escaped."""
-    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    return "".join(map(_show_character, decode_name(name)))
+
+
+def _show_character(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte, as Python keeps those that are not UTF-8
+        return f"\\x{ord(character) & 0xFF:02x}"
+    hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return ascii(character)[1:-1] if hidden else character
 
 
 def name_classes(names: Sequence[str]) -> str:
@@ -110,7 +130,7 @@ def name_classes(names: Sequence[str]) -> str:
 
 def find_unwritable(name: str) -> str | None:
     """Why no result file can hold the name of a class; None: it can."""
-    categories = {unicodedata.category(character) for character in name}
+    categories = {unicodedata.category(character) for character in decode_name(name)}
     if "Cs" in categories:
         return "holds bytes that are not UTF-8"
     return "holds characters that control a terminal" if "Cc" in categories else None

@@ -17,6 +17,8 @@ class _Listing(NamedTuple):
     """Number of image files."""
     broken_links: list[str]
     """Names of links to nowhere that are no image files."""
+    error: OSError | None = None
+    """Why it could not be read."""
 
 
 class Folder:
@@ -46,6 +48,11 @@ class Folder:
     def broken_links(self) -> list[str]:
         """Names of links in it that lead nowhere and may have been folders."""
         return self._listing.broken_links
+
+    @property
+    def error(self) -> OSError | None:
+        """Why it cannot be read; None: it can."""
+        return self._listing.error
 
     @cached_property
     def subfolders(self) -> dict[str, Folder]:
@@ -89,14 +96,17 @@ class Folder:
     @cached_property
     def _listing(self) -> _Listing:
         folders, images, broken = [], 0, []
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if not is_system_folder(entry.name):
-                        folders.append(entry.name)
-                elif not entry.name.startswith("."):
-                    if entry.name.lower().endswith(EXTENSIONS):
-                        images += 1
-                    elif entry.is_symlink() and not Path(entry.path).exists():
-                        broken.append(entry.name)
+        try:
+            entries = list(os.scandir(self.path))
+        except OSError as error:  # it may not matter: a folder beside those of the parts
+            return _Listing([], 0, [], error)
+        for entry in entries:
+            if entry.is_dir():
+                if not is_system_folder(entry.name):
+                    folders.append(entry.name)
+            elif not entry.name.startswith("."):
+                if entry.name.lower().endswith(EXTENSIONS):
+                    images += 1
+                elif entry.is_symlink() and not Path(entry.path).exists():
+                    broken.append(entry.name)
         return _Listing(folders, images, sorted(broken))

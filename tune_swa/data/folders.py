@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tune_swa.data.folder_names import compare_key, find_unwritable, show_name
+from tune_swa.data.folder_names import compare_key, decode_name, find_unwritable, show_name
 from tune_swa.data.layouts import EXTENSIONS, LAYOUT, ImageFile, escape_name, list_image_files
 from tune_swa.data.part_folders import Layout, LayoutSetting, find_layout
 from tune_swa.data.pixels import open_rgb
@@ -62,8 +62,8 @@ class ImageFolders:
         return f"folder {digest.hexdigest()} {self.exif_rotation}"
 
     def list_images(self) -> Listing:
-        class_names = tuple(self._found[0].classes)
-        index = {compare_key(name): i for i, name in enumerate(class_names)}
+        names = list(self._found[0].classes)
+        index = {compare_key(name): i for i, name in enumerate(names)}
         images = [
             (file.path, index[compare_key(label)], part)
             for part, _, classes in self._found
@@ -72,7 +72,7 @@ class ImageFolders:
         ]
         paths, labels, parts = zip(*images, strict=True)
         return Listing(
-            class_names=class_names,
+            class_names=tuple(map(decode_name, names)),
             labels=np.array(labels, dtype=np.int64),
             parts=np.array(parts, dtype=np.int8),
             open_image=lambda i: open_rgb(paths[i], exif_rotation=self.exif_rotation),
@@ -123,6 +123,11 @@ class ImageFolders:
             raise RequestError(
                 "data.dataset is folder, but no folder is given. Give it with --data-dir DIR (or "
                 f"data.path). {INTEL}. {LAYOUT}"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in str(self.root)):
+            raise RequestError(
+                f"{show_name(str(self.root))}: the path holds bytes that are not UTF-8, which Ray cannot "
+                "take. Rename the folder, or give a link to it (ln -s)"
             )
         if not self.root.exists():
             raise RequestError(f"{self.root}: no such folder. {INTEL}. {LAYOUT}")

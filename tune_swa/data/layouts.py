@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,11 @@ def identify_folder(folder: Path) -> Identity:
 
 def identify_parents(folder: Path) -> frozenset[Identity]:
     """All folders that a folder is in: a link to one of them leads in a circle."""
-    return frozenset(map(identify_folder, folder.absolute().parents))
+    found = set()
+    for parent in folder.absolute().parents:
+        with suppress(OSError):  # a relative path may be open to a user who may not walk down to it
+            found.add(identify_folder(parent))
+    return frozenset(found)
 
 
 def _image_file(entry: os.DirEntry[str]) -> ImageFile:

@@ -13,6 +13,7 @@ from tune_swa.data.folder_names import (
     compare_key,
     is_kind_or_fold,
     is_name_of_all,
+    is_unlabelled,
     is_wrapper_name,
     recognise_part,
     show_name,
@@ -86,7 +87,11 @@ def find_layout(root: Path, setting: LayoutSetting = "auto") -> Layout:
             f"{root}: data.layout is parts, but there is no folder of training images. {LAYOUT}. Or give "
             "--set data.layout=auto"
         )
-    return _read_classes(root, base, passed) if base.filled else Layout({}, tuple(_note_leftovers(base)))
+    if base.filled:
+        return _read_classes(root, base, passed)
+    if errors := [sub.error for sub in (base, *base.subfolders.values()) if sub.error is not None]:
+        raise errors[0]
+    return Layout({}, tuple(_note_leftovers(base)))
 
 
 def _find_home(root: Path, folder: Folder) -> Folder | None:
@@ -111,6 +116,8 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
     groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]] = {(): []}
     for name, subfolder in folder.subfolders.items():
         if (known := recognise_part(name)) is not None:
+            if subfolder.error is not None and not known.rest:
+                raise subfolder.error
             groups.setdefault(known.rest, []).append((known, subfolder))
     complete = []
     for rest, members in groups.items():
@@ -125,7 +132,7 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
             _refuse_twins(folder, known, subfolder)
         complete.append({part: subfolder for part, (_, subfolder) in chosen.items()})
         if not rest:
-            return complete[0]
+            return _find_numbered(groups) | complete[0]
     if len(complete) > 1:
         names = [parts[Part.TRAIN].name for parts in complete]
         raise RequestError(
@@ -133,6 +140,17 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
             "link it to train/ in a folder of its own, and the others of its parts beside it"
         )
     return complete[0] if complete else {}
+
+
+def _find_numbered(groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]]) -> dict[Part, Folder]:
+    """Parts such as `test1` of which there is one."""
+    numbered = [m for rest, members in groups.items() if _is_number(rest) for m in members]
+    parts = [known.part for known, _ in numbered]
+    return {known.part: subfolder for known, subfolder in numbered if parts.count(known.part) == 1}
+
+
+def _is_number(rest: tuple[str, ...]) -> bool:
+    return bool(rest) and all(word.isdecimal() for word in rest)
 
 
 def _refuse_twins(folder: Folder, known: PartName, chosen: Folder) -> None:
@@ -150,7 +168,7 @@ def _refuse_parts_alone(folder: Folder) -> None:
     others = []
     for name, subfolder in folder.filled.items():
         known = recognise_part(name)
-        if known is not None and not known.rest:
+        if known is not None and (not known.rest or _is_number(known.rest)):
             named.setdefault(known.part, []).append(subfolder)
         else:
             others.append(name)
@@ -266,9 +284,11 @@ def _is_copy(folder: Folder, others: Iterable[str]) -> bool:
 
 def _refuse_kinds(folder: Folder, filled: dict[str, Folder], setting: LayoutSetting) -> None:
     """`images` and `masks`, or `fold1` and `fold2`, in the place of classes."""
-    parts = [found for name in filled if (found := recognise_part(name)) is not None]
-    partners = len({found.rest for found in parts}) == 1 and len({found.part for found in parts}) > 1
-    if len(filled) > 1 and (all(map(_is_odd, filled)) or (partners and len(parts) == len(filled))):
+    known = {name: recognise_part(name) for name in filled}
+    parts = {found.part for found in known.values() if found is not None}
+    like_parts = all(_is_odd(name) or found is not None for name, found in known.items())
+    # one word for all, as in bullet_train and steam_train, is that of classes
+    if len(filled) > 1 and like_parts and (len(parts) > 1 or any(map(_is_odd, filled))):
         raise RequestError(
             f"{folder.path}: {_name_folders(filled)} look like kinds of files or parts of a set, not like "
             f"classes. {_advise_choice(folder, filled)}. Or, if they are the classes: "
@@ -300,7 +320,7 @@ def _refuse_shared(folder: Folder, filled: dict[str, Folder]) -> None:
 def _is_odd(name: str) -> bool:
     """Whether a name is rather that of a part or a kind of files than that of a class."""
     known = recognise_part(name)
-    return is_kind_or_fold(name) or (known is not None and not known.rest)
+    return is_kind_or_fold(name) or is_unlabelled(name) or (known is not None and not known.rest)
 
 
 def _advise_choice(folder: Folder, names: dict[str, Folder]) -> str:
@@ -348,7 +368,9 @@ def _note_leftovers(folder: Folder) -> Iterator[str]:
     """What lies beside the folders of classes and is not read."""
     if folder.own_images:
         yield f"{folder.path}: {folder.own_images:,} images in no folder of a class are not used"
+    unread = [name for name, subfolder in folder.subfolders.items() if subfolder.error is not None]
     for names, what in (
+        (unread, "folders that cannot be read are passed over"),
         (folder.broken_links, "links to nowhere are passed over"),
         (folder.circles, "links to a folder that they are in are passed over"),
     ):
