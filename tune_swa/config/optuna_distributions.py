@@ -34,4 +34,4 @@ def decode_value(parameter: Parameter, value: Any) -> Value:
     if isinstance(parameter.domain, Choices):
         encoded = ((v, encode_value(v)) for v in parameter.domain.values)
         return next(v for v, e in encoded if e == value and type(e) is type(value))
-    return int(value) if parameter.domain.integer else float(value)
+    return parameter.domain.round_value(value)

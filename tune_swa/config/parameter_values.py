@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tune_swa.config.domains import IntDomain, RangeDomain, UniformDomain
-from tune_swa.config.search_space import Range
+from tune_swa.config.search_space import STEP_TOLERANCE, Range, count_steps
 from tune_swa.config.sections import Settings
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import SpaceProblem
@@ -134,12 +134,12 @@ def _find_last_step(name: str, low: float, high: float, step: float, bounds: lis
     if name == "swa_start" and any(0 < bound < 1 for bound in bounds):
         # nobody can be asked to write fractions that are a number of steps apart
         return low + math.floor(steps + 1e-9) * step
-    if abs(steps - round(steps)) > 1e-6:
-        reached = low + math.floor(steps) * step
+    if abs(steps - round(steps)) > STEP_TOLERANCE:
+        reached = count_steps(low, step, math.floor(steps))
         raise SpaceProblem(
             f"{format_value(bounds[1])} is not reached from {format_value(low)} in steps of "
             f"{format_value(step)}; write {format_value(reached)}",
             bounds,
             (key,),
         )
-    return high
+    return count_steps(low, step, round(steps))

@@ -6,12 +6,15 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from tune_swa.config.values import Params, Value, format_value
 
 MAX_WORD = 200
 """Characters of a text that a parameter may have."""
+STEP_TOLERANCE = 1e-6
+"""How far from a whole number of steps a value may be, in steps."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,21 @@ class Range:
     def __contains__(self, value: Value) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if not self.low <= value <= self.high:
-            return False
         if self.integer and value != int(value):
             return False
         if self.step is None:
-            return True
+            return self.low <= value <= self.high
+        slack = STEP_TOLERANCE * self.step
+        if not self.low - slack <= value <= self.high + slack:
+            return False
         steps = (value - self.low) / self.step
-        return abs(steps - round(steps)) < 1e-9
+        return abs(steps - round(steps)) < STEP_TOLERANCE
+
+    def round_value(self, value: float) -> int | float:
+        """Return the value of the range that is nearest, in the one form that the range has it in."""
+        if self.step is not None:
+            value = count_steps(self.low, self.step, round((value - self.low) / self.step))
+        return int(value) if self.integer else float(value)
 
     def may_hold(self, value: Value) -> bool:
         """Whether a recorded value can be from here. The last digit of a drawn one may lie outside."""
@@ -86,7 +96,7 @@ class Range:
             return None
         if self.integer:
             return tuple(int(self.low + i * step) for i in range(count))
-        return tuple(min(self.low + i * step, self.high) for i in range(count))
+        return tuple(count_steps(self.low, step, i) for i in range(count))
 
     @property
     def _step(self) -> float | None:
@@ -121,6 +131,21 @@ class Parameter:
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             return "float"
         return "str"
+
+    def round_value(self, value: Value) -> Value:
+        """Return a value of the domain in the one form that the domain has it in."""
+        if isinstance(self.domain, Choices) or isinstance(value, str | tuple | None):
+            return value
+        return self.domain.round_value(value)
+
+
+def count_steps(low: float, step: float, count: int) -> float:
+    """Return `low + count * step` in decimal arithmetic.
+
+    Two steps of 0.1 above 0.1 are 0.3, where floats give 0.30000000000000004: another configuration than
+    that of a point which says 0.3, and not what one looks for in a table.
+    """
+    return float(Decimal(repr(low)) + count * Decimal(repr(step)))
 
 
 def enumerate_space(parameters: tuple[Parameter, ...]) -> Iterator[Params]:

@@ -190,7 +190,7 @@ class _Resolver:
         if value not in parameter.domain:
             allowed = parameter.domain.describe_values()
             raise SpaceProblem(f"{name} is outside the space; allowed: {allowed}", value, loc)
-        return value
+        return parameter.round_value(value)
 
     @contextmanager
     def _collect_problem(self, *loc: str | int) -> Iterator[None]:

@@ -28,7 +28,7 @@ def replay_events(coordinator: Coordinator, events: list[Event]) -> list[str]:
     for number, event in enumerate(events, start=1):
         try:
             coordinator.replay_event(event)
-        except (ValueError, KeyError, TypeError, IndexError, OptunaError) as error:
+        except (ArithmeticError, ValueError, KeyError, TypeError, IndexError, OptunaError) as error:
             raise RequestError(
                 f"{coordinator.journal.path}:{number}: this event does not fit the space of the search "
                 f"({error}). Restore the journal from a copy, or give --name to start a new experiment"

@@ -22,11 +22,16 @@ from tune_swa.experiment.events import Kind
 from tune_swa.search.sobol_points import sobol_point
 from tune_swa.seeds import derive_seed
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 16
 """Number of times a sampler may repeat a configuration before an untried one is drawn at random."""
 
 SOBOL_ATTEMPTS = 1024
 """The same for points of the Sobol sequence: in a finite space they repeat soon."""
+
+NUMERICAL_ERRORS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
+"""What samplers raise where their arithmetic fails, in ranges of few floats for example."""
 
 OUTCOMES = {
     "completed": OptunaState.COMPLETE,
@@ -103,17 +108,23 @@ class SampledSource:
         self._sobol_position = 0
 
     def propose_params(self, index: int) -> tuple[Params, str] | None:
-        """Propose configuration `index` and name its source; None: a finite space is used up."""
+        """Propose configuration `index` and name its source; None: the space is used up."""
         if self._size is not None and len(self._tried) >= self._size:
             return None
-        if index < len(self.known):
-            params, source = self._enqueue_params(index, self.known[index]), "point"
-        elif self._sampler == "qmc":
-            params, source = self._enqueue_params(index, self._next_sobol_point()), "qmc"
-        else:
-            params, source = self._ask_sampler(index), self._sampler
+        source = "point" if index < len(self.known) else self._sampler
+        params = self._find_params(index)
+        if params is None:
+            return None
         self._tried.add(params_key(params))
         return params, source
+
+    def _find_params(self, index: int) -> Params | None:
+        if index < len(self.known):
+            return self._enqueue_params(index, self.known[index])
+        if self._sampler == "qmc":
+            point = self._next_sobol_point()
+            return None if point is None else self._enqueue_params(index, point)
+        return self._ask_sampler(index)
 
     def confirm_suggestion(self, index: int) -> None:
         """Learn nothing: the study has had it since it was proposed."""
@@ -126,13 +137,14 @@ class SampledSource:
         Raises:
             RequestError: the sampler gives another configuration now.
         """
+        written, params = params, {p.name: _round_value(p, params[p.name]) for p in self._parameters}
         if self._sampler == "cmaes":
             repeated = self.propose_params(index)
             if repeated is None or repeated[0] != params:
-                raise _changed_sampler(index, params)
+                raise _changed_sampler(index, written)
             return
         if self._sampler == "qmc" and index >= len(self.known) and self._next_sobol_point() != params:
-            raise _changed_sampler(index, params)
+            raise _changed_sampler(index, written)
         self._add_trial(
             index,
             optuna.create_trial(
@@ -185,16 +197,34 @@ class SampledSource:
         self.study.add_trial(trial)
         self._numbers[index] = len(self.study.get_trials(deepcopy=False)) - 1
 
-    def _ask_sampler(self, index: int) -> Params:
+    def _ask_sampler(self, index: int) -> Params | None:
+        """Return an untried configuration of the sampler, or a random one; None: there is hardly any left."""
+        params = self._ask_untried(self._sampler, index)
+        if params is None and self._size is not None:
+            return self._enqueue_params(index, self._draw_untried(index))
+        return params or self._ask_untried("random", index, "untried")
+
+    def _ask_untried(self, sampler: str, index: int, *purpose: str) -> Params | None:
+        """Ask a sampler until it gives what was not tried; None: it repeats itself, or its arithmetic fails.
+
+        The Gaussian process repeats itself in continuous spaces too, once it takes a bound for the best.
+        """
         for attempt in range(ATTEMPTS):
-            seed = derive_seed(self._seed, self._kind, index, attempt)
-            self.study.sampler = make_sampler(self._sampler, seed)
-            params = self._ask_study(index)
+            seed = derive_seed(self._seed, self._kind, *purpose, index, attempt)
+            self.study.sampler = make_sampler(sampler, seed)
+            try:
+                params = self._ask_study(index)
+            except NUMERICAL_ERRORS as error:
+                logger.warning(
+                    "%s cannot suggest trial %d (%s); it is drawn at random", sampler, index, error
+                )
+                self.study.tell(len(self.study.get_trials(deepcopy=False)) - 1, state=OptunaState.FAIL)
+                return None
             if params_key(params) not in self._tried:
                 return params
             # runs are deterministic, so a repetition would only spend time. Samplers ignore FAIL
             self.study.tell(self._numbers[index], state=OptunaState.FAIL)
-        return self._enqueue_params(index, self._draw_untried(index))
+        return None
 
     def _ask_study(self, index: int) -> Params:
         with warnings.catch_warnings():
@@ -209,20 +239,26 @@ class SampledSource:
         self.study.enqueue_trial({name: encode_value(value) for name, value in params.items()})
         return self._ask_study(index)
 
-    def _next_sobol_point(self) -> Params:
-        """Return the next Sobol point that was not tried; in a finite space at last one drawn at random."""
+    def _next_sobol_point(self) -> Params | None:
+        """Return the next Sobol point that was not tried; in a finite space at last one drawn at random, in
+        another None."""
         seed = derive_seed(self._seed, self._kind)
         for _ in range(SOBOL_ATTEMPTS):
             params = sobol_point(self._parameters, self._sobol_position, seed)
             self._sobol_position += 1
             if params_key(params) not in self._tried:
                 return params
-        return self._draw_untried(self._sobol_position)
+        return None if self._size is None else self._draw_untried(self._sobol_position)
 
     def _draw_untried(self, index: int) -> Params:
         """Draw an untried configuration of a finite space, by the seed and the index."""
         left = [p for p in enumerate_space(self._parameters) if params_key(p) not in self._tried]
         return left[derive_seed(self._seed, self._kind, "untried", index) % len(left)]
+
+
+def _round_value(parameter: Parameter, value: Value) -> Value:
+    """Return a value of a journal in its present form: earlier versions wrote 0.30000000000000004."""
+    return parameter.round_value(value) if value in parameter.domain else value
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
