@@ -34,7 +34,7 @@ def test_a_process_that_has_lost_its_gpu_says_so_and_ends(
 
     monkeypatch.setattr(Run, "train_epoch", lose)
     monkeypatch.setattr(os, "_exit", leave)
-    with pytest.raises(Exited, match=str(trainable.LOST_GPU_EXIT)):
+    with pytest.raises(Exited, match=str(trainable.LEAVING_EXIT)):
         worker.train()
     last = worker.messages[-1]
     assert last["event"] == "lost"

@@ -148,3 +148,18 @@ def trial_that_always_loses_its_gpu(config: dict[str, Any], context: Any) -> Non
     if config["trial"] == "swa-0000":
         Run.train_epoch = lose  # type: ignore[method-assign]
     train_trial(config, context)
+
+
+def trial_without_memory_at_first(config: dict[str, Any], context: Any) -> None:
+    """The made-up one, in a worker that has no memory for the first attempt at each trial."""
+    from unittest import mock
+
+    from tune_swa.execution import trainable
+
+    marker = context.store.root / f"{config['trial']} had no memory"
+    if config["trial"] is None or marker.exists():
+        made_up_trial(config, context)
+        return
+    marker.touch()
+    with mock.patch.object(trainable, "_build_run", side_effect=MemoryError("made up")):
+        trainable.train_trial(config, context)

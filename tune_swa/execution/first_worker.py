@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import SearchFailed
+from tune_swa.hardware.shortages import MemoryWatch, usage_threshold
 from tune_swa.text import first_line
 
 GIVE_UP_SECONDS = 180.0
@@ -35,7 +36,7 @@ def await_first_worker() -> None:
     """
     import ray
 
-    task = ray.remote(num_cpus=0)(_do_nothing).remote()
+    task = ray.remote(num_cpus=0, max_retries=0)(_do_nothing).remote()
     logs = find_logs()
     end = time.monotonic() + GIVE_UP_SECONDS
     dead_since = math.inf
@@ -50,6 +51,11 @@ def await_first_worker() -> None:
             )
     try:
         ray.get(task)
+    except ray.exceptions.OutOfMemoryError:
+        raise SearchFailed(
+            f"memory is short: Ray kills its workers where more than {usage_threshold():.0%} are used, and "
+            f"{MemoryWatch().describe_shortage()}. Free memory, then start again"
+        ) from None
     except ray.exceptions.RayError as error:
         raise SearchFailed(
             f"Ray's worker processes cannot be used: {first_line(error)} ({_explain_start(logs)})"

@@ -12,13 +12,14 @@ from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import Share, check_fraction, choose_fraction, describe_cost
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.hardware.gpu_survey import VISIBLE, explain_missing_gpus, survey_gpus
+from tune_swa.hardware.limits import count_cores, read_cpu_quota
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
 from tune_swa.training.step_probe import TrialCost
 
 
 def usable_cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return count_cores()
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,20 @@ class Machine:
     """The GPUs of this machine; None: nobody has looked, or it is a cluster."""
     facts: tuple[Gpu, ...] = ()
     """Its GPUs, in the order in which they are used; for a cluster one of each node."""
+    quota: float | None = None
+    """Cores' worth of time that a container allows this machine's processes; None: no limit, or a cluster."""
 
     @classmethod
     def local(cls) -> Machine:
         """The GPUs that CUDA finds and the cores that this process may use."""
         survey = survey_gpus()
-        return cls(len(survey.gpus), usable_cores(), survey=survey, facts=survey.gpus)
+        cores, quota = usable_cores(), read_cpu_quota()
+        return cls(len(survey.gpus), cores, survey=survey, facts=survey.gpus, quota=quota)
 
     @classmethod
     def without_gpus(cls) -> Machine:
         """The cores that this process may use. Nothing of CUDA is touched."""
-        return cls(gpus=0, cpus=usable_cores())
+        return cls(gpus=0, cpus=usable_cores(), quota=read_cpu_quota())
 
     @classmethod
     def of_nodes(cls, nodes: tuple[Node, ...], where: str) -> Machine:
@@ -173,7 +177,7 @@ def plan_placement(
         trials: how many there are to run. With fewer trials than slots the fraction of a GPU is
             raised, since Ray packs fractions on the first GPU and would leave others idle.
         gpus: how many to use; default: all.
-        cpus: how many cores to use; default: all.
+        cpus: how many cores to use; default: all, or as many as a container's quota is worth.
         measured: what a trial takes; without it `auto` is a whole GPU, and a given fraction is believed.
 
     Raises:
@@ -181,8 +185,8 @@ def plan_placement(
     """
     check_gpus(machine, gpus)
     gpus = machine.gpus if gpus is None else gpus
-    cpus = _count_cores(machine, cpus)
     each = resources.cpus_per_trial
+    cpus = _count_cores(machine, cpus, each)
     if each > cpus:
         raise RequestError(
             f"resources.cpus_per_trial: one trial asks for {each} cores, but only {cpus} may be used. "
@@ -256,7 +260,10 @@ def _explain_too_few_gpus(machine: Machine, on_cpu: str) -> str:
     return f"{machine.where} has {machine.gpus}{seen}. Use --gpus {machine.gpus}"
 
 
-def _count_cores(machine: Machine, cpus: int | None) -> int:
+def _count_cores(machine: Machine, cpus: int | None, each: int) -> int:
+    """Count the cores to use. A container's quota refuses nothing that is asked for: it slows it down."""
+    if cpus is None and machine.quota is not None:
+        return min(machine.cpus, max(each, int(machine.quota)))
     if cpus is None:
         return machine.cpus
     if cpus < 1:

@@ -42,13 +42,15 @@ from tune_swa.hardware.gpu_memory import (
     release_memory,
     wait_for_memory,
 )
+from tune_swa.hardware.shortages import is_host_memory_exhausted, is_machine_short
+from tune_swa.text import first_line
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.run import EpochRecord, Run
 
 logger = logging.getLogger(__name__)
 
-LOST_GPU_EXIT = 71
-"""Exit status of a worker process that cannot use its GPU any more."""
+LEAVING_EXIT = 71
+"""Exit status of a worker process that cannot use its GPU any more, or has run out of memory."""
 USED_PART = 0.9
 """Fraction of its limit that a trial of unknown size is assumed to use: a little of every card is the
 driver's own, and must not be waited for."""
@@ -87,8 +89,8 @@ def train_trial(config: dict[str, Any], context: TrialContext) -> None:
     Whatever goes wrong inside (a non-finite loss, memory, damaged data) is reported as the trial's
     reason rather than raised: a deterministic run would fail the same way when Ray retries it.
     What is wrong with the machine (a full disk, other images) is reported as a reason to stop the
-    search: it says nothing about the trial, and would fail all others as well. The death of the
-    process is left to Ray, which starts the trial again; a process that has lost its GPU ends itself.
+    search: it says nothing about the trial, and would fail all others as well. A process that has lost
+    its GPU, or has run out of memory, ends itself; the driver decides what follows the death of a process.
 
     `_run_trial` cleans up, `_attempt_trial` turns errors into reports, `_train_with_retry` retries with
     streamed images, and `_train` is the loop over epochs.
@@ -100,7 +102,7 @@ def _run_trial(config: dict[str, Any], context: TrialContext) -> None:
     gc.freeze()  # what is alive between two trials stays: looking through it takes a quarter of a second
     try:
         failure = _attempt_trial(config, context)
-        if failure is not None and failure["event"] == "lost":
+        if failure is not None and failure["event"] in ("lost", "exhausted"):
             _leave_process(failure)
         if failure is not None:
             _report(**failure)
@@ -139,6 +141,10 @@ def _explain_failure(
     if is_gpu_lost(error, on_gpu=context.on_gpu):
         logger.exception("the GPU cannot be used any more")
         return {"event": "lost", **_describe_place(context), "reason": describe_gpu_error(error)}
+    if is_host_memory_exhausted(error):
+        return {"event": "exhausted", "reason": f"{type(error).__name__}: {first_line(error, 200)}"}
+    if is_machine_short(error):
+        return {"event": "halted", "error": f"on {os.uname().nodename}: {first_line(error, 300)}"}
     logger.exception("trial %s failed", config["trial"])
     if config["trial"] is None:
         return None  # a trial that needs this will say so itself
@@ -155,12 +161,12 @@ def _explain_failure(
 
 
 def _leave_process(failure: dict[str, Any]) -> None:
-    """Tell the driver that the GPU is lost, and end the process: Ray goes on with the trial in another."""
+    """Tell the driver why this process cannot go on, and end it: the trial goes on in another."""
     try:
         _report(**failure)  # returns when the driver has it
     finally:
         sys.stderr.flush()
-        os._exit(LOST_GPU_EXIT)  # nothing that would still speak to the GPU
+        os._exit(LEAVING_EXIT)  # nothing that would still speak to the GPU
 
 
 def _clean_up(context: TrialContext) -> None:
@@ -173,7 +179,7 @@ def _clean_up(context: TrialContext) -> None:
         release_memory()
     except RuntimeError:
         logger.exception("the GPU cannot be used any more")
-        os._exit(LOST_GPU_EXIT)
+        os._exit(LEAVING_EXIT)
 
 
 def _prepare_device(config: dict[str, Any], context: TrialContext) -> int | None:

@@ -22,6 +22,8 @@ from tune_swa.execution.request import Request
 from tune_swa.execution.slots import Placement
 from tune_swa.execution.trainable import train_trial
 from tune_swa.execution.trial_context import TrialContext
+from tune_swa.execution.worker_deaths import WorkerDeaths
+from tune_swa.hardware.shortages import MemoryWatch
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.monitoring.watchdog import Watchdog
@@ -45,8 +47,14 @@ class TrialLoop:
         self, request: Request, coordinator: Coordinator, placement: Placement, result_writer: ResultWriter
     ) -> None:
         self._coordinator, self._placement, self._result_writer = coordinator, placement, result_writer
-        self._max_failures = request.experiment.search.max_failures
-        self._searcher = TrialSearcher(coordinator, placement)
+        self._deaths = WorkerDeaths(
+            coordinator,
+            request.experiment.search.max_failures,
+            MemoryWatch() if request.address is None else MemoryWatch(read=None),
+            placement.slots,
+            self._warn_of_memory,
+        )
+        self._searcher = TrialSearcher(coordinator, placement, self._deaths, self._tick)
         self._stop = threading.Event()
         self._progress = Progress(
             request.console,
@@ -105,7 +113,7 @@ class TrialLoop:
             tune.with_resources(tune.with_parameters(train_trial, context=context), choose_resources),
             tune_config=tune.TuneConfig(
                 search_alg=self._searcher,
-                scheduler=PhaseScheduler(self._coordinator, kept_workers),
+                scheduler=PhaseScheduler(self._coordinator, self._deaths, kept_workers),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
@@ -115,7 +123,7 @@ class TrialLoop:
                 name="tune",
                 storage_path=snapshots,
                 callbacks=[Ticker(self._tick), Silence()],
-                failure_config=tune.FailureConfig(max_failures=self._max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # what follows a death is ours to decide
                 verbose=0,
             ),
         )
@@ -137,6 +145,10 @@ class TrialLoop:
             except Exception:  # a display that fails must not end a search of days
                 self._displays.remove(display)
                 logger.exception("a display failed and is not drawn any more")
+
+    def _warn_of_memory(self, text: str) -> None:
+        self._progress.set_slots(self._deaths.slots)
+        self._show_warning(text)
 
     def _show_warning(self, text: str) -> None:
         logger.warning("%s", text)

@@ -196,7 +196,7 @@ class TrialEnded(Event, tag="ended", kw_only=True):
     trunk_epoch: Epoch | UnsetType | None = UNSET
     """The epoch in which its trunk diverged."""
     exhausted: Share | None = None
-    """Of a GPU, whose memory was too small."""
+    """Of a GPU, whose memory was too small; 0: the memory of the machine was."""
 
 
 class TrialReopened(Event, tag="reopened", kw_only=True):

@@ -53,7 +53,7 @@ class TrialState:
     session: int = 0
     """The last one in which it was suggested or started."""
     exhausted: float | None = None
-    """The share of a GPU, in [0, 1], with which it failed because memory was exhausted."""
+    """The share of a GPU, in [0, 1], with which it failed for want of memory; 0: of the machine's memory."""
 
     @property
     def next_epoch(self) -> int:

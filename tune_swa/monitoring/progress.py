@@ -159,6 +159,10 @@ class Progress:
         self._status_printed, self._changed = now, True
         self._print_line(Text(opening_line(self._counts)))
 
+    def set_slots(self, slots: int) -> None:
+        """Show another number of trials at once from now on."""
+        self._slots = self._counts.slots = slots
+
     def show_waiting(self, text: str) -> None:
         """Show what the search waits for, until the next trial or epoch."""
         text = self._format.clean_text(text)

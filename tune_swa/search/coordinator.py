@@ -144,6 +144,11 @@ class Coordinator(EventRecorder):
             return True
         return sharing.is_ready(trial.trunk, sharing.last_shared_epoch(trial.fork_epoch), live)
 
+    def requeue_trial(self, name: str) -> None:
+        """Have a trial whose worker died go on next, from its last checkpoint, unless it has ended."""
+        if self._waiting is not None and not self.state.trials[name].ended:
+            self._waiting.appendleft(name)
+
     def unfinished_trials(self) -> list[str]:
         """Name the trials of the present stage that have begun and not ended, oldest first."""
         names = set(self.step.names) if self.step else None

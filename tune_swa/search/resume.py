@@ -41,7 +41,7 @@ def replay_events(coordinator: Coordinator, events: list[Event]) -> list[str]:
 
 
 def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
-    """Reopen the trials that failed because GPU memory was exhausted, if trials have more of it now.
+    """Reopen the trials that failed because memory was exhausted: of a GPU, if trials have more of it now.
 
     Those of the search, until runs on fresh seeds have begun, or have to begin anew because the search
     goes on; of these runs after that. To be called after `replay_events`.
@@ -63,7 +63,7 @@ def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
         trial.name
         for trial in coordinator.state.trials.values()
         if trial.exhausted is not None
-        and trial.exhausted < share
+        and (trial.exhausted < share or not trial.exhausted)
         and (trial.stage == "search" if names is None else trial.name in names)
     ]
     for name in reopened:

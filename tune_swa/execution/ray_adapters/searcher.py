@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from tune_swa.execution.slots import Placement
+from tune_swa.execution.worker_deaths import WorkerDeaths
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.planner import Later
@@ -17,14 +19,28 @@ class TrialSearcher(Searcher):
 
     At most `slots` trials are out at once, so that a suggestion is made when a place is free for
     it, knowing everything that is known by then. One that would train again what a live trial is about
-    to publish waits, and others get their turn.
+    to publish waits, and others get their turn. After a worker died for want of memory, all wait until
+    there is some, and fewer are out at once.
+
+    Args:
+        coordinator: suggests trials.
+        placement: what each of them gets.
+        deaths: of workers; default: none is to be expected.
+        tick: called while nothing is out and memory is waited for: Ray then sleeps, and calls nothing else.
     """
 
-    def __init__(self, coordinator: Coordinator, placement: Placement) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        placement: Placement,
+        deaths: WorkerDeaths | None = None,
+        tick: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__()
         self.coordinator = coordinator
         self.placement = placement
-        self.slots = placement.slots
+        self.deaths = deaths
+        self._tick = tick
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
         self._workers = 0
         """Highest number of trials handed out at once, and so of workers started."""
@@ -40,9 +56,15 @@ class TrialSearcher(Searcher):
         """
         if self.stopping or self.coordinator.is_stopping:
             return str(Searcher.FINISHED)
-        if self._taken() >= self.slots:
+        if self._taken() >= self.slots or self._waits_for_memory():
             return None
+        if self.coordinator.is_stopping:  # it has waited long enough
+            return str(Searcher.FINISHED)
         name = self.coordinator.next_trial(self._live.values(), self.slots)
+        if (
+            name is None and self._live
+        ):  # one of them may have to begin again, and Ray asks nobody who has finished
+            return None
         if name is None:
             return str(Searcher.FINISHED)
         if name is Later.UNDECIDED:
@@ -80,12 +102,16 @@ class TrialSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Free the slot. Ray also says this of trials that were stopped and have ended well."""
+        """Free the slot. Ray also says this of trials that were stopped and have ended well.
+
+        What becomes of one whose worker died is decided already.
+        """
         self._whole.discard(trial_id)
         name = self._live.pop(trial_id, None)
-        if name is not None and not self.stopping and not self.coordinator.is_stopping:
-            reason = "could not be started" if error else "ended without finishing its epochs"
-            self.coordinator.fail_trial(name, f"the worker {reason}")
+        if error:
+            self._workers = len(self._live)
+        elif name is not None and not self.stopping and not self.coordinator.is_stopping:
+            self.coordinator.fail_trial(name, "the worker ended without finishing its epochs")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The coordinator has it already."""
@@ -95,6 +121,15 @@ class TrialSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the journal has everything."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Ray cannot pickle into its snapshot, which is never read."""
+        return {**self.__dict__, "_tick": None}
+
+    @property
+    def slots(self) -> int:
+        """Trials that may be out at once."""
+        return self.placement.slots if self.deaths is None else self.deaths.slots
 
     @property
     def has_whole_gpus(self) -> bool:
@@ -106,6 +141,20 @@ class TrialSearcher(Searcher):
     def live(self) -> list[str]:
         """Names of the trials that are out."""
         return [name for name in self._live.values() if name is not None]
+
+    def _waits_for_memory(self) -> bool:
+        """Whether no worker should be started now; stops the search if that lasts and nothing else runs."""
+        if self.deaths is None or not self.deaths.memory.is_waiting():
+            return False
+        if self._live:
+            self.deaths.memory.restart_patience()
+            return True
+        if self.deaths.memory.is_out_of_patience():
+            self.deaths.stop_search()
+            return False
+        if self._tick is not None:
+            self._tick()
+        return True
 
     def _taken(self) -> int:
         """Slots that are taken; a trial with a GPU to itself has all of its slots."""
@@ -136,4 +185,6 @@ class TrialSearcher(Searcher):
 
     def _go_out(self, trial_id: str, name: str | None) -> None:
         self._live[trial_id] = name
+        if self.deaths is not None:
+            self.deaths.note_start(name)
         self._workers = max(self._workers, len(self._live))
