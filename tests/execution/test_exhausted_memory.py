@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from helpers.journals import append_event, make_event
 from helpers.local_worker import Worker
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
+from tune_swa.execution import trainable
 from tune_swa.experiment.events import TrialStarted
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
@@ -97,10 +99,17 @@ def test_the_second_time_it_fails_with_the_share_that_it_had(
 def test_the_hosts_memory_is_another_matter(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
+    """The process ends, which gives its memory back; nothing says that the trial failed."""
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
     streamed = exhaust(monkeypatch, 1, 2, error)
-    last = worker.train(gpus=0.25)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit, match=str(trainable.LEAVING_EXIT)):
+        worker.train(gpus=0.25)
     assert streamed == [False]
-    assert "exhausted" not in last
+    assert worker.messages[-1]["event"] == "exhausted"
 
 
 # ------------------------------------------------------------------------------- in the journal
