@@ -75,21 +75,17 @@ class Coordinator(EventRecorder):
         self.experiment = experiment
         self.store = store or FolderStore(folder)
         self.namer = namer or TrunkNamer.by_settings()
-        self.asha = PhaseAsha(
-            experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline
-        )
+        baselines = experiment.every_trunk_has_a_baseline
+        self.asha = PhaseAsha(experiment.scheduler, experiment.train.epochs, baselines)
         self.confirms = confirm
         """Whether fresh seeds follow the search."""
         self.step: Step | None = None
-        """The present runs on fresh seeds, once those have begun: a round of the race, or the runs of a
-        look."""
+        """The present runs on fresh seeds, once begun: a round of the race, or the runs of a look."""
         self._confirmed = False  # whether nothing more is to be run on fresh seeds
         self._waiting: deque[str] | None = None
         """Trials that have begun or were suggested and do not run, oldest first; None: not looked for yet."""
         self.retention = Retention(experiment, state, self.store, self.record_event, self.sync_journal)
         self._begin_stage("search", Proposer(experiment))
-
-    # ------------------------------------------------------------------------------- the next trial
 
     def next_trial(self, live: Collection[str | None], slots: int) -> str | Later | None:
         """Choose the trial that begins, or goes on after a resume.
