@@ -44,3 +44,10 @@ def test_up_to_the_limit_all_are() -> None:
 def test_a_key_with_line_breaks_is_one_line() -> None:
     [line] = refuse(SPACE + '"a\\nerror: \\e[31mb": 1\n')
     assert line.startswith("f.yaml:3: a\\nerror: \\x1b[31mb: unknown key")
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.dataset", "model.weights"])
+def test_a_path_with_a_nul_is_refused(key: str) -> None:
+    section, field = key.split(".")
+    [line] = refuse(f'{SPACE}{section}: {{{field}: "a\\0b"}}\n')
+    assert line == f"f.yaml:3: {key}: 'a\\x00b': no name of a file has a NUL character in it"

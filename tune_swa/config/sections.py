@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -30,6 +31,13 @@ class Settings(BaseModel):
     )
 
 
+def _refuse_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no name of a file has a NUL character in it")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_refuse_nul)]
 Seed = Annotated[int, Field(ge=0, le=10**15)]
 """Fresh seeds are counted on from it, and result files keep them in 64 bits."""
 
@@ -37,10 +45,10 @@ Seed = Annotated[int, Field(ge=0, le=10**15)]
 class DataSpec(Settings):
     """Which images, at what size, and how they are divided."""
 
-    dataset: str = "digits"
+    dataset: PathText = "digits"
     """`digits` (scikit-learn's, bundled), `folder` (your own images), or the name of a torchvision
     classification set such as `cifar10`."""
-    path: str | None = None
+    path: PathText | None = None
     """Folder that holds the images or the download. `--data-dir` overrides it."""
     layout: Literal["auto", "parts", "classes"] = "auto"
     """How the folders of a `folder` set are read. `auto` knows the usual layouts, and refuses folders that
@@ -83,7 +91,7 @@ class ModelSpec(Settings):
 
     arch: Literal["resnet18"] = "resnet18"
     """torchvision's ResNet-18, with as many outputs as the data has classes."""
-    weights: str = "none"
+    weights: PathText = "none"
     """`none` (random, by the seed), `imagenet` (torchvision's download), or a state_dict file.
     A classifier layer of another width is replaced by a fresh one."""
 

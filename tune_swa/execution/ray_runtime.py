@@ -42,6 +42,11 @@ _ENVIRONMENT = {
 }
 
 
+LOST_SECONDS = 10
+"""Ray's processes wait for its server for so long before they end, and the search with them; by default 60.
+On one machine nothing brings it back."""
+
+
 def set_environment(slots: int) -> None:
     """Set what Ray reads at import and at start; what the user has set stays."""
     for name, value in _ENVIRONMENT.items():
@@ -118,6 +123,7 @@ def _init_ray(placement: Placement) -> None:
             logging_level=logging.ERROR,
             configure_logging=True,
             runtime_env=ray_setup.quote_worker_command(),
+            _system_config={"gcs_rpc_server_reconnect_timeout_s": LOST_SECONDS},
         )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except Exception as error:  # Ray raises a plain one where a process of its own does not start
