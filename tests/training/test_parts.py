@@ -288,8 +288,8 @@ class Dangerous:
         (b"no weights at all", "cannot be read as a state_dict"),
         ([1, 2], "holds no state_dict"),
         ({"a": torch.zeros(1)}, "it lacks conv1.weight"),
-        (Dangerous(), "other things than tensors, a whole model perhaps"),
-        (torch.nn.Linear(2, 2), "other things than tensors, a whole model perhaps"),
+        (Dangerous(), "other things than tensors: posix._exit, which would be run"),
+        (torch.nn.Linear(2, 2), "other things than tensors: a whole model .* write its weights with"),
     ],
     ids=["missing", "empty", "garbage", "list", "other-network", "code", "whole-model"],
 )

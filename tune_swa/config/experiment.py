@@ -177,6 +177,7 @@ class Experiment(SpaceFile):
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)
         del dumped["data"]["layout"]  # nor do two ways to read a folder differ if they find the same images
+        dumped["model"].pop("weights_key", None)  # the weights themselves are compared
         if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
             del dumped["data"]["duplicates"]
         return dumped

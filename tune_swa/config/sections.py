@@ -92,8 +92,19 @@ class ModelSpec(Settings):
     arch: Literal["resnet18"] = "resnet18"
     """torchvision's ResNet-18, with as many outputs as the data has classes."""
     weights: PathText = "none"
-    """`none` (random, by the seed), `imagenet` (torchvision's download), or a state_dict file.
+    """`none` (random, by the seed), `imagenet` (torchvision's download), or a file that torch.save or
+    safetensors wrote: a state_dict, or a checkpoint with one in it, whatever its names begin with.
     A classifier layer of another width is replaced by a fresh one."""
+    weights_key: str | None = None
+    """Where in that file the network is (`state_dict.ema_model`), if several fit. Default: the only one that
+    fits, or of several the one that is usual (`state_dict`, `model`) or is no average."""
+
+    @field_validator("weights_key", mode="after")
+    @classmethod
+    def _needs_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("weights") in ("none", "imagenet"):
+            raise ValueError(f"names a place in a file, but model.weights is {info.data['weights']}")
+        return value
 
 
 class TrainSpec(Settings):

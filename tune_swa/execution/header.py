@@ -98,8 +98,8 @@ def check_unchanged(
         )
     if (begun.weights or None) != hash_weights(weights):
         raise RequestError(
-            "model.weights: the starting weights are not those that this search began with. Restore "
-            "them, or start a new search with another --name"
+            "model.weights: the starting weights are not those that this search began with (their content "
+            "differs). Restore them, or start a new search with another --name"
         )
     loop = LOOP_VERSION if begun.loop is None else begun.loop  # a journal of before it was written down
     if loop != LOOP_VERSION:

@@ -39,7 +39,7 @@ from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.resume import replay_events, retry_exhausted
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
-from tune_swa.training.model import StateDict, hash_weights, resolve_weights
+from tune_swa.training.model import StateDict, describe_classifier, hash_weights, resolve_weights
 from tune_swa.training.run import LOOP_VERSION
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,9 @@ def run_search(request: Request) -> Outcome:
         events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
         request = replace(request, storage=choose_storage(state, request.storage, request.folder))
         machine = _check_request(request, state)
-        weights = resolve_weights(request.experiment.model)
+        weights = resolve_weights(request.experiment.model, partial(print_note, request))
         data = _prepare_images(request)
+        print_note(request, describe_classifier(request.experiment.model, weights, data.num_classes))
         with open_result_writer(request) as result_writer, open_site(request, state, machine, data) as site:
             context = _make_trial_context(request, data, weights, site)
             with _open_coordinator(request, state, context) as coordinator:

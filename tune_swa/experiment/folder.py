@@ -167,7 +167,8 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    changed = list(list_differences(state.header.identity, experiment.fixed_settings()))
+    after = experiment.fixed_settings()
+    changed = list(list_differences(_forget_weights_file(state.header.identity, after), after))
     if changed:
         raise RequestError(
             f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "
@@ -175,6 +176,17 @@ def load_earlier_events(
             + f"\nUse the space file it keeps ({folder / 'space.yaml'}), or give this one another --name"
         )
     return events, state
+
+
+def _forget_weights_file(before: Any, after: Any) -> Any:
+    """Take the place of the starting weights from before: a file that has moved holds the same ones.
+
+    What they are is compared when they are read. Random ones come from no file.
+    """
+    models = [settings.get("model") for settings in (before, after)]
+    if not all(isinstance(model, dict) and model.get("weights", "none") != "none" for model in models):
+        return before
+    return {**before, "model": {**before["model"], "weights": after["model"]["weights"]}}
 
 
 UNSET = object()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,19 @@ from tune_swa.files import expand_home
 from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
 from tune_swa.seeds import derive_seed
 from tune_swa.text import name_first
+from tune_swa.training.network_search import (
+    CLASSIFIER,
+    FoundNetwork,
+    NoNetworkError,
+    SeveralNetworksError,
+    find_models,
+    find_network,
+)
+from tune_swa.training.weights_file import WeightsFileError, list_weights_files, read_weights_file
 
 StateDict = Mapping[str, Tensor]
-CLASSIFIER = ("fc.weight", "fc.bias")
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
-"""What DataParallel and AveragedModel, torch.compile, and Lightning modules put before every name."""
+SAVE = "Write it with torch.save(model.state_dict(), path)"
+"""What is advised where a file holds no weights."""
 
 
 def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -> nn.Module:
@@ -55,17 +64,38 @@ def _build_resnet18(num_classes: int) -> nn.Module:
     return model
 
 
-def resolve_weights(spec: ModelSpec) -> StateDict | None:
+def resolve_weights(spec: ModelSpec, report: Callable[[str], object] | None = None) -> StateDict | None:
     """Load the starting weights, once per experiment; None for random ones.
 
+    Args:
+        spec: where they come from.
+        report: receives a line on what was taken from a file that holds more than one plain state_dict.
+
     Raises:
-        RequestError: the download failed, or the file is no state_dict of a ResNet-18.
+        RequestError: the download failed, or the file holds no weights of a ResNet-18.
     """
     if spec.weights == "none":
         return None
     if spec.weights == "imagenet":
         return _download_imagenet()
-    return _read_weights(expand_home(spec.weights, "model.weights:"))
+    path = expand_home(spec.weights, "model.weights:")
+    found = _read_network(path, SAVE, spec.weights_key)
+    note = _describe_network(path, found)
+    if note is not None and report is not None:
+        report(note)
+    return _prepare_weights(found.state, path)
+
+
+def describe_classifier(spec: ModelSpec, weights: StateDict | None, num_classes: int) -> str | None:
+    """A line on the classifier of a weights file, if a fresh one takes its place; None: it stays."""
+    if weights is None or spec.weights == "imagenet":
+        return None
+    if "fc.bias" not in weights:
+        return f"model.weights: no classifier was taken; {num_classes} classes get a fresh one"
+    classes = weights["fc.bias"].numel()
+    if classes == num_classes:
+        return None
+    return f"model.weights: its classifier has {classes} classes; the {num_classes} here get a fresh one"
 
 
 def hash_weights(weights: StateDict | None) -> str:
@@ -96,89 +126,91 @@ def _download_imagenet() -> StateDict:
                 "random weights (--set model.weights=none)"
             ) from None
     # torchvision's own way of reading it would run what a pickle says
-    return _read_weights(file, "Delete it, and it is downloaded again")
+    return _prepare_weights(_read_network(file, "Delete it, and it is downloaded again").state, file)
 
 
-def _read_weights(
-    path: Path, remedy: str = "Write it with torch.save(model.state_dict(), path)"
-) -> StateDict:
+def _read_network(path: Path, remedy: str, key: str | None = None) -> FoundNetwork:
+    """Read the network that fits from a file.
+
+    Args:
+        path: of the file.
+        remedy: what to do with a file that holds none.
+        key: place of the network in the file.
+
+    Raises:
+        RequestError: the file cannot be read, or none fits.
+    """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = read_weights_file(path)
     except FileNotFoundError:
         raise RequestError(
-            f"model.weights: {path}: no such file; expected none, imagenet or a state_dict file"
+            f"model.weights: {path}: no such file; expected none, imagenet or a state_dict file. If it has "
+            "moved, set model.weights to its new place: weights are recognised by their content"
         ) from None
     except IsADirectoryError:
-        raise RequestError(f"model.weights: {path} is a folder, expected a state_dict file") from None
-    except Exception as error:  # torch.load raises a dozen types for files that are not its own
+        files = list_weights_files(path)
+        hint = f". Give one of its files: {name_first(files, 3)}" if files else ""
+        raise RequestError(f"model.weights: {path} is a folder, expected a state_dict file{hint}") from None
+    except OSError as error:
         raise RequestError(
-            f"model.weights: {path} cannot be read as a state_dict ({_explain_error(error)}). {remedy}"
+            f"model.weights: {path} cannot be read as a state_dict ({error.strerror or error}). {remedy}"
         ) from None
-    state = _unwrap_weights(loaded)
-    if state is None:
-        raise RequestError(f"model.weights: {path} holds no state_dict (names with tensors). {remedy}")
-    _check_weights(state, path, remedy)
-    # half floats are for storing: training starts from fp32
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    except WeightsFileError as error:
+        raise RequestError(
+            f"model.weights: {path} cannot be read as a state_dict ({error.reason}). {error.remedy or remedy}"
+        ) from None
+    try:
+        with torch.device("meta"):  # the shapes are all that is asked for
+            expected = _build_resnet18(1).state_dict()
+        return find_network(loaded, expected, key)
+    except SeveralNetworksError as error:
+        raise RequestError(
+            f"model.weights: {path} {error}. Choose one with --set model.weights_key=KEY"
+        ) from None
+    except NoNetworkError as error:
+        models = find_models(loaded)
+        if models:
+            raise RequestError(_explain_model(path, *models[0])) from None
+        raise RequestError(f"model.weights: {path} {error}. {remedy}") from None
 
 
-def _explain_error(error: Exception) -> str:
-    """Why a file was not loaded. torch's own words go on for lines, and advise to run what it holds."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if type(error).__name__ == "UnpicklingError":
-        return "it holds other things than tensors, a whole model perhaps, or torch.save has not written it"
-    return "torch.save has not written it, or it is damaged"
+def _explain_model(path: Path, keys: tuple[Any, ...], name: str) -> str:
+    """What to do with a file that holds a network as an object, which only running its code could read."""
+    at = "".join(f"[{key!r}]" for key in keys)
+    code = (
+        f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+        f"{at}.state_dict(), 'weights.pt')"
+    )
+    return (
+        f"model.weights: {path} holds other things than tensors: a whole model ({name}), which would run its "
+        "own code when it is read. Where you trust it and its code is installed, write its weights with: "
+        f"python -c {shlex.quote(code)}"
+    )
 
 
-def _unwrap_weights(loaded: Any) -> dict[str, Tensor] | None:
-    """The network's own state_dict, taken out of what training programs wrap around it."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        return None
-    state = {str(name): tensor for name, tensor in loaded.items()}
-    while state:
-        state.pop("n_averaged", None)
-        wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), None)
-        if wrapper is None:
-            break
-        state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return state
+def _describe_network(path: Path, found: FoundNetwork) -> str | None:
+    """What was taken from a file; None where that is all it has, under the network's own names."""
+    parts = []
+    if found.place:
+        parts.append(f"took {found.place}")
+    if found.left_out:
+        parts.append(f"left out {name_first(found.left_out, 5)}")
+    if found.others:
+        parts.append(f"{name_first(found.others, 3)} would fit as well (choose with model.weights_key)")
+    return f"model.weights: {path}: {'; '.join(parts)}" if parts else None
 
 
-def _check_weights(state: StateDict, path: Path, remedy: str) -> None:
-    """Every tensor must be there, finite and in the shape that ResNet-18 has for any number of classes."""
-    classes = state["fc.bias"].numel() if "fc.bias" in state else 1
-    expected = _build_resnet18(max(1, classes)).state_dict()
-    # some files come without a classifier; old ones without counters, which torch then takes for 0
-    optional = [n for n in expected if n.endswith("num_batches_tracked")]
-    if not any(n in state for n in CLASSIFIER):
-        optional.extend(CLASSIFIER)
-    missing = [n for n in expected if n not in state and n not in optional]
-    unknown = [n for n in state if n not in expected]
-    known = [n for n in expected if n in state]
-    for what, names in (
-        ("lacks", missing),
-        ("has unknown", unknown),
-        ("has other shapes for", [n for n in known if state[n].shape != expected[n].shape]),
-        ("has other types for", [n for n in known if not _is_usable(state[n], expected[n])]),
-    ):
-        if names:
-            raise RequestError(
-                f"model.weights: {path} is not of torchvision's resnet18: it {what} {name_first(names, 3)}. "
-                f"{remedy}"
-            )
-    infinite = [name for name in known if not torch.isfinite(state[name]).all()]
+def _prepare_weights(state: StateDict, path: Path) -> StateDict:
+    """The weights as training starts from them: fp32, whatever they were stored in.
+
+    Raises:
+        RequestError: some are not finite.
+    """
+    prepared = {n: (t.float() if t.is_floating_point() else t).detach() for n, t in state.items()}
+    infinite = [name for name, tensor in prepared.items() if not torch.isfinite(tensor).all()]
     if infinite:
         raise RequestError(
             f"model.weights: {path}: {name_first(infinite, 3)}: not finite, so every trial would fail. Save "
             "weights from before their training diverged"
         )
-
-
-def _is_usable(tensor: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor holds the kind of numbers that are expected, and holds them as they are."""
-    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_complex()
-    return plain and (tensor.is_floating_point() or not expected.is_floating_point())
+    return prepared
