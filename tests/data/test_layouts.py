@@ -61,6 +61,7 @@ def follow(message: str) -> Layout:
         ("asl_alphabet_train/asl_alphabet_train", None, "asl_alphabet_test/asl_alphabet_test"),
         ("train/images", "val/images", "test/images"),
         ("trainval", None, "test"),
+        ("train1", "val", "test"),
         ("train_val", None, "test"),
     ],
 )
@@ -156,6 +157,11 @@ def test_an_empty_part_is_not_used(tmp_path: Path) -> None:
         ("{x_train,x_test}", "x_test, x_train look like kinds of files or parts"),
         ("{cats,dogs}_{train,test}", "cats_test, cats_train, dogs_test, dogs_train look like"),
         ("{train,unlabeled}", "train, unlabeled look like kinds"),
+        ("{train_1,train_2}", "train_1: holds images, but no folders of classes"),
+        ("{train,test}", "train: holds images, but no folders of classes"),
+        ("{images_001,images_002}/images", "images_001, images_002 look like kinds"),
+        ("{labeled/cat,labeled/dog,unlabeled}", "labeled, unlabeled look like kinds"),
+        ("{data/cat,data/dog,masks}", "data, masks look like kinds"),
         ("{control,test}", "holds test, but no training images"),
         ("{valid,invalid}", "holds valid, but no training images"),
         ("{cat,dog,test}", "holds test, but no training images"),
@@ -210,9 +216,10 @@ def test_training_images_without_classes(folders: str, tmp_path: Path) -> None:
 
 
 def test_one_of_several_sets_has_to_be_given(tmp_path: Path) -> None:
-    touch_images(tmp_path, "{a,b}_{train,test}/{cat,dog}")
-    message = refuse(tmp_path)
-    assert "a_train, b_train hold training images each; give one of them" in message
+    touch_images(tmp_path / "x", "{a,b}_{train,test}/{cat,dog}")
+    assert "a_train, b_train hold training images each; give one of them" in refuse(tmp_path / "x")
+    touch_images(tmp_path / "y", "{train1,train2,test}/{cat,dog}")
+    assert "train1, train2 hold training images each; give one of them" in refuse(tmp_path / "y")
 
 
 def test_a_test_set_alone_is_refused_and_can_be_given_itself(tmp_path: Path) -> None:

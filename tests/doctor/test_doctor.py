@@ -507,7 +507,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_folder_of_images(photos: Path) -> None:
     found = one(contents.check_image_folder(photos))
     assert found.level == "ok"
-    assert "12 training, 0 validation, 6 test images in 2 classes" in found.text
+    assert "12 training, 0 validation, 6 test images in 2 classes (cat, dog)" in found.text
     assert not cache.cache_folder().exists()
     assert one(contents.check_image_folder(photos / "none")).level == "problem"
     assert "is a file" in one(contents.check_image_folder(photos / "train" / "cat" / "0.png")).text

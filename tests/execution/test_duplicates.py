@@ -60,6 +60,7 @@ def test_by_default_they_are_told_before_anything_trains_and_recorded(photos: Pa
     done = search(photos)
     assert done.returncode == 0, done.stdout + done.stderr
     told = " ".join(done.stdout.split())
+    assert "classes: forest, sea training images: train; test images: test" in told
     assert f"identical images: {LEAK} (" in told
     assert "1 image occurs in more than one class (test/forest/y.png (forest) = train/sea/2.png" in told
     assert "--set data.duplicates=group keeps all copies of an image on one side" in told

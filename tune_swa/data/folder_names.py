@@ -27,11 +27,11 @@ _FILLERS = (
 _KINDS = (
     "images", "image", "imgs", "img", "jpegimages", "masks", "mask", "labels", "label", "annotations",
     "annotation", "annots", "bboxes", "segmentation", "segmentations", "segmentationclass",
-    "segmentationobject", "groundtruth", "gt",
+    "segmentationobject", "groundtruth", "gt", "labeled", "labelled",
 )  # fmt: skip
 """Kinds of files that belong together, as sets for detection and segmentation keep them."""
 _NO_LABELS = ("all", "unknown", "unlabeled", "unlabelled", "unclassified", "unsorted", "pred", "seg_pred")
-_FOLDS = ("fold", "kfold", "split", "partition", "part", "subset", "batch", "shard", "chunk", "set", "cv")
+_FOLDS = ("fold", "kfold", "k", "cv", "partition", "batch", "shard", "chunk")
 _SYSTEM = (
     "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "found.000", "temporary items",
@@ -79,7 +79,7 @@ def is_kind_or_fold(name: str) -> bool:
     if "".join(words) in _KINDS:
         return True
     *stem, last = words or [""]
-    return last.isdecimal() and bool(stem) and all(word in (*_FOLDS, "k") for word in stem)
+    return last.isdecimal() and bool(stem) and all(word in (*_FOLDS, *_FILLERS, *_KINDS) for word in stem)
 
 
 def is_wrapper_name(name: str) -> bool:

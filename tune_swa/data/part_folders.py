@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from tune_swa.data.folder_names import (
     PartName,
@@ -119,6 +119,7 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
             if subfolder.error is not None and not known.rest:
                 raise subfolder.error
             groups.setdefault(known.rest, []).append((known, subfolder))
+    _add_numbered(groups)
     complete = []
     for rest, members in groups.items():
         chosen = {
@@ -132,25 +133,29 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
             _refuse_twins(folder, known, subfolder)
         complete.append({part: subfolder for part, (_, subfolder) in chosen.items()})
         if not rest:
-            return _find_numbered(groups) | complete[0]
+            return complete[0]
     if len(complete) > 1:
-        names = [parts[Part.TRAIN].name for parts in complete]
-        raise RequestError(
-            f"{folder.path}: {name_first(names, SHOWN)} hold training images each; give one of them: move or "
-            "link it to train/ in a folder of its own, and the others of its parts beside it"
-        )
+        _refuse_sets(folder, [parts[Part.TRAIN].name for parts in complete])
     return complete[0] if complete else {}
 
 
-def _find_numbered(groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]]) -> dict[Part, Folder]:
-    """Parts such as `test1` of which there is one."""
-    numbered = [m for rest, members in groups.items() if _is_number(rest) for m in members]
+def _add_numbered(groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]]) -> None:
+    """Take `test1` for `test` where there is neither that nor a `test2`."""
+    usual = {known.part for known, _ in groups[()]}
+    numbered = [member for rest, members in groups.items() if _is_number(rest) for member in members]
     parts = [known.part for known, _ in numbered]
-    return {known.part: subfolder for known, subfolder in numbered if parts.count(known.part) == 1}
+    groups[()] += [m for m in numbered if m[0].part not in usual and parts.count(m[0].part) == 1]
 
 
 def _is_number(rest: tuple[str, ...]) -> bool:
     return bool(rest) and all(word.isdecimal() for word in rest)
+
+
+def _refuse_sets(folder: Folder, names: list[str]) -> NoReturn:
+    raise RequestError(
+        f"{folder.path}: {_name_folders(names)} hold training images each; give one of them: move or link it "
+        "to train/ in a folder of its own, and its test and validation images to test/ and val/ beside it"
+    )
 
 
 def _refuse_twins(folder: Folder, known: PartName, chosen: Folder) -> None:
@@ -172,23 +177,30 @@ def _refuse_parts_alone(folder: Folder) -> None:
             named.setdefault(known.part, []).append(subfolder)
         else:
             others.append(name)
-    flat = named.pop(Part.TRAIN, [])
-    if flat and (named or not others):
+    train = named.pop(Part.TRAIN, [])
+    if sets := [subfolder.name for subfolder in train if _holds_classes(subfolder)]:
+        _refuse_sets(folder, sets)
+    if train and (named or not others):
         raise RequestError(
-            f"{flat[0].path}: holds images, but no folders of classes, which the labels are taken from. Put "
+            f"{train[0].path}: holds images, but no folders of classes, which the labels are taken from. Put "
             "the images of each class into a folder of its own there, and likewise for validation and test"
+            + (f". {_offer_classes(folder)}" if len(folder.filled) > 1 else "")
         )
     if not named:  # `train` among others is a class, as in sets of vehicles
         return
     found = [subfolder.name for _, members in sorted(named.items()) for subfolder in members]
     if others:
-        way_out = f"Or, if every folder there is a class: {_way_out(folder, 'classes')}"
+        way_out = _offer_classes(folder)
     else:
         first = min(named.items())[1][0]
         way_out = f"Or give one of these folders to train on it: --data-dir {_quote(first)}"
     raise RequestError(
         f"{folder.path}: holds {name_first(found, SHOWN)}, but no training images. {LAYOUT}. {way_out}"
     )
+
+
+def _offer_classes(folder: Folder) -> str:
+    return f"Or, if every folder there is a class: {_way_out(folder, 'classes')}"
 
 
 def _find_inner(folder: Folder) -> Folder | None:
@@ -320,7 +332,9 @@ def _refuse_shared(folder: Folder, filled: dict[str, Folder]) -> None:
 def _is_odd(name: str) -> bool:
     """Whether a name is rather that of a part or a kind of files than that of a class."""
     known = recognise_part(name)
-    return is_kind_or_fold(name) or is_unlabelled(name) or (known is not None and not known.rest)
+    if known is not None:
+        return not known.rest or _is_number(known.rest)
+    return is_kind_or_fold(name) or is_unlabelled(name) or is_wrapper_name(name)
 
 
 def _advise_choice(folder: Folder, names: dict[str, Folder]) -> str:
