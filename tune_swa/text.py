@@ -70,3 +70,11 @@ def name_first(names: Sequence[str], most: int, total: int | None = None, separa
 def count_hidden(count: int) -> str:
     """End of a shortened list."""
     return f"and {count:,} more"
+
+
+def escape_name(name: str) -> str:
+    """A file's name on one line, whatever bytes it is made of."""
+    if name.isprintable():
+        return name
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -178,6 +178,9 @@ class Experiment(SpaceFile):
         dumped["data"].pop("path", None)
         del dumped["data"]["layout"]  # nor do two ways to read a folder differ if they find the same images
         dumped["model"].pop("weights_key", None)  # the weights themselves are compared
+        del dumped["data"]["suffixes"]  # which files were read, the images' fingerprint knows
+        if dumped["data"]["grey_bits"] == 16:  # as it was before there was a choice
+            del dumped["data"]["grey_bits"]
         if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
             del dumped["data"]["duplicates"]
         return dumped

@@ -70,6 +70,9 @@ class DataSpec(Settings):
     split_seed: Seed = 0
     """Seed of these draws. Kept apart from the training seed, so that every trial and every fresh
     seed sees the same division."""
+    suffixes: Literal["all", "torchvision"] = "all"
+    """Which files of a folder are images: `all` takes the suffixes of every format that Pillow decodes, and
+    skips files of these that are no images; `torchvision` takes those of its ImageFolder alone."""
     unreadable: Literal["error", "skip"] = "error"
     """Images that cannot be decoded: `error` lists them before anything is trained, `skip` leaves them
     out of the set before it is divided, and records which."""
@@ -81,6 +84,9 @@ class DataSpec(Settings):
     before them. The default leaves the images as they are: which copies to remove is the user's to say."""
     exif_rotation: bool = False
     """Turn images as their EXIF orientation says. torchvision's loader does not."""
+    grey_bits: Annotated[int, Field(ge=8, le=16)] = 16
+    """Bits that 16-bit greyscale images use, of which the highest eight are kept. Cameras and scanners of
+    10, 12 or 14 bits write them into files of 16, which are nearly black otherwise."""
     normalize: Literal["none", "imagenet", "dataset"] = "none"
     """`none` feeds [0, 1]; `imagenet` subtracts ImageNet's channel means and divides by its
     deviations; `dataset` uses those of the training images."""

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import PIL
 
 from tune_swa.config import DataSpec
 from tune_swa.data.decoding import decode_images
-from tune_swa.data.image_notes import ImageNotes
+from tune_swa.data.image_notes import DEEP_GREY, ImageNotes
 from tune_swa.data.similarity import Copies, find_copies, hash_all
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
@@ -30,6 +30,8 @@ from tune_swa.text import format_bytes
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+READER = 2
+"""Number of the way in which files are read, which goes up when more of them can be, or more is noted."""
 IMAGES, LABELS, PARTS, META = "images.npy", "labels.npy", "parts.npy", "meta.json"
 COPIES = "copies-1.npz"
 """Which images show the same. Its number goes up when they are found in another way; entries of before
@@ -69,7 +71,9 @@ def cache_folder() -> Path:
 
 def name_entry(source: Source, spec: DataSpec) -> str:
     """Name of a source's entry: a hash of everything that its pixels depend on."""
-    settings = [spec.image_size, spec.resize, spec.unreadable]
+    settings: list[object] = [spec.image_size, spec.resize, spec.unreadable]
+    if spec.unreadable == "skip" and spec.suffixes == "all":  # an earlier reader skipped more
+        settings.append(READER)
     facts = [FORMAT, source.identify_images(), *settings, PIL.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
 
@@ -88,7 +92,8 @@ def find_entry(source: Source, spec: DataSpec, *, verify: bool = False) -> Decod
     if found is not None and verify and _hash_content(found) != found.fingerprint:
         found = None
     if found is None and folder.exists():
-        logger.warning("%s: the decoded images there are damaged; they are decoded again", folder)
+        why = "of an earlier version" if _of_earlier_reader(folder) else "damaged"
+        logger.warning("%s: the decoded images there are %s; they are decoded again", folder, why)
         _remove_entry(folder)
     return found
 
@@ -128,7 +133,7 @@ def decode_source(
 def read_entry(folder: Path) -> Decoded | None:
     """Open an entry; None where it is missing, damaged or of another version."""
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = _read_meta(folder)
         # read-only: for a private writable mapping Linux wants as much memory as there are pixels
         images = np.load(folder / IMAGES, mmap_mode="r")
         labels, parts = np.load(folder / LABELS), np.load(folder / PARTS)
@@ -144,6 +149,7 @@ def read_entry(folder: Path) -> Decoded | None:
             and all(isinstance(name, str) for name in class_names)
         )
         notes = ImageNotes.from_dict(meta["remarks"])
+        whole = whole and not _of_earlier_reader(folder)
         fingerprint = meta["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
@@ -223,10 +229,22 @@ def list_entries(verify_below: int = 0) -> Iterator[Entry]:
 
 def _of_other_version(folder: Path) -> bool:
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        return bool(meta["format"] != FORMAT)
+        return bool(_read_meta(folder)["format"] != FORMAT) or _of_earlier_reader(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _of_earlier_reader(folder: Path) -> bool:
+    """Whether an entry was written before what is read now was noted of its images."""
+    try:
+        meta = _read_meta(folder)
+        return DEEP_GREY in meta["remarks"]["converted"] and meta.get("reader") != READER
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _read_meta(folder: Path) -> Any:
+    return json.loads((folder / META).read_text(encoding="utf-8"))
 
 
 def _write_entry(
@@ -254,6 +272,7 @@ def _write_entry(
         _write_synced(temporary / PARTS, lambda file: np.save(file, parts))
         meta = {
             "format": FORMAT,
+            "reader": READER,
             "source": name,
             "image_size": spec.image_size,
             "resize": spec.resize,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
 from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folders import ImageFolders
-from tune_swa.data.image_notes import NO_NOTES, ImageNotes
+from tune_swa.data.image_notes import NO_NOTES, ImageNotes, NamedImages
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, compute_statistics
 from tune_swa.data.similarity import Copies
 from tune_swa.data.source_lookup import find_source
@@ -142,8 +142,14 @@ class Estimate:
     """Size of the decoded images."""
     cached: bool
     """Whether they are decoded already."""
-    duplicates: Duplicates | None
-    """Images that occur more than once; None while that is not known."""
+    image_notes: ImageNotes
+    """Files that are left out; once the images are decoded, also what was skipped and converted, and which
+    images occur more than once."""
+
+    @property
+    def duplicates(self) -> Duplicates | None:
+        """Images that occur more than once; None while that is not known."""
+        return self.image_notes.duplicates
 
 
 def prepare_dataset(
@@ -192,7 +198,7 @@ def prepare_dataset(
         mean=statistics[0],
         std=statistics[1],
         cache_path=found.folder,
-        image_notes=replace(found.image_notes, duplicates=duplicates),
+        image_notes=replace(found.image_notes, duplicates=duplicates, left_out=_find_left_out(source)),
         folder_notes=source.folder_notes,
     )
 
@@ -239,9 +245,9 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     listing = found or source.preview_images()
     names_known = not isinstance(listing, Listing) or listing.names_known
     division = _divide_checked(source.name, listing, spec, copies)
-    duplicates = None
+    notes = replace(found.image_notes if found is not None else NO_NOTES, left_out=_find_left_out(source))
     if found is not None and copies is not None:
-        duplicates = _describe_duplicates(source, found, division, spec, copies)
+        notes = replace(notes, duplicates=_describe_duplicates(source, found, division, spec, copies))
     return Estimate(
         name=source.name,
         num_classes=len(listing.class_names),
@@ -252,8 +258,12 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
         test=len(division.test),
         cache_bytes=len(listing.labels) * spec.image_size**2 * 3,
         cached=found is not None,
-        duplicates=duplicates,
+        image_notes=notes,
     )
+
+
+def _find_left_out(source: Source) -> Mapping[str, NamedImages]:
+    return source.find_left_out() if isinstance(source, ImageFolders) else {}
 
 
 def _divide_checked(

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tune_swa.config import DataSpec
 from tune_swa.data.image_notes import ImageNotes, NamedImages
+from tune_swa.data.resizing import resize_image
 from tune_swa.data.similarity import Hashes, hash_images
 from tune_swa.data.sources import Listing
 from tune_swa.errors import RequestError
@@ -23,23 +24,6 @@ from tune_swa.text import count_hidden, first_line
 CHUNK = 256
 """Images decoded between two reports of progress."""
 MOST_THREADS = 16
-
-
-def resize_image(image: Image.Image, size: int, how: str) -> Image.Image:
-    """Resize a PIL image as torchvision does: bilinear with antialiasing.
-
-    Args:
-        image: at any size.
-        size: height and width of the result, in pixels.
-        how: `squash` resizes both sides; `crop` resizes the short side and takes the centre.
-    """
-    from torchvision.transforms import functional
-
-    if how == "squash":
-        resized: Image.Image = functional.resize(image, [size, size])
-        return resized
-    cropped: Image.Image = functional.center_crop(functional.resize(image, [size]), [size, size])
-    return cropped
 
 
 def decode_images(
@@ -55,7 +39,7 @@ def decode_images(
 
     Raises:
         RequestError: images that cannot be decoded, after all have been tried; not with
-            `data.unreadable: skip`.
+            `data.unreadable: skip`, nor for files that may be no images at all (`listing.optional`).
     """
     failures: dict[int, str] = {}
     converted: dict[int, tuple[str, ...]] = {}
@@ -88,7 +72,7 @@ def decode_images(
     for chunk in hashing:
         chunk.result()
     skipped = NamedImages.from_names(f"{listing.names(i)} ({failures[i]})" for i in sorted(failures))
-    if failures and spec.unreadable == "error":
+    if failures.keys() - listing.optional and spec.unreadable == "error":
         _refuse_unreadable(skipped, len(listing))
     return sorted(failures), ImageNotes(skipped, _group_by_conversion(listing, converted)), hashes
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tune_swa.data.folder_names import is_system_folder
-from tune_swa.data.layouts import EXTENSIONS, Identity, identify_folder, identify_parents
+from tune_swa.data.image_files import (
+    Identity,
+    find_suffix,
+    identify_folder,
+    identify_parents,
+    list_suffixes,
+)
 
 
 class _Listing(NamedTuple):
@@ -105,7 +111,7 @@ class Folder:
                 if not is_system_folder(entry.name):
                     folders.append(entry.name)
             elif not entry.name.startswith("."):
-                if entry.name.lower().endswith(EXTENSIONS):
+                if find_suffix(entry.name) in list_suffixes("all"):
                     images += 1
                 elif entry.is_symlink() and not Path(entry.path).exists():
                     broken.append(entry.name)

@@ -10,25 +10,39 @@ from typing import NamedTuple
 import numpy as np
 
 from tune_swa.data.folder_names import compare_key, decode_name, find_unwritable, show_name
-from tune_swa.data.layouts import EXTENSIONS, LAYOUT, ImageFile, escape_name, list_image_files
+from tune_swa.data.image_files import (
+    TORCHVISION_SUFFIXES,
+    FolderFiles,
+    Suffixes,
+    count_contents,
+    describe_groups,
+    find_suffix,
+    group_by_suffix,
+    list_files,
+    list_suffixes,
+)
+from tune_swa.data.image_notes import NamedImages
+from tune_swa.data.layouts import LAYOUT
 from tune_swa.data.part_folders import Layout, LayoutSetting, find_layout
 from tune_swa.data.pixels import open_rgb
 from tune_swa.data.sources import Listing, Part
 from tune_swa.errors import RequestError
-from tune_swa.text import name_first
+from tune_swa.text import escape_name, name_first
 
 INTEL = (
     "The tutorial's set is Intel Image Classification, on Kaggle as puneet6060/intel-image-classification "
     "(needs a login): download it there and unpack it"
 )
 
-Classes = dict[str, list[ImageFile]]
+Classes = dict[str, FolderFiles]
 
 
 class _Found(NamedTuple):
     part: Part
     folder: Path
     classes: Classes
+    beside: list[str]
+    """Files beside the folders of classes that are no images."""
 
 
 class ImageFolders:
@@ -36,15 +50,25 @@ class ImageFolders:
 
     Args:
         root: the folder; None where the request names none.
+        suffixes: which suffixes images have.
         exif_rotation: turn images as their EXIF orientation says.
+        grey_bits: bits that 16-bit greyscale images use.
         layout: how its folders are read, `data.layout`.
     """
 
     def __init__(
-        self, root: Path | None, *, exif_rotation: bool = False, layout: LayoutSetting = "auto"
+        self,
+        root: Path | None,
+        *,
+        suffixes: Suffixes = "all",
+        exif_rotation: bool = False,
+        grey_bits: int = 16,
+        layout: LayoutSetting = "auto",
     ) -> None:
         self.root = root
+        self.suffixes: Suffixes = suffixes
         self.exif_rotation = exif_rotation
+        self.grey_bits = grey_bits
         self.layout = layout
 
     @property
@@ -53,34 +77,55 @@ class ImageFolders:
 
     def identify_images(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for part, folder, classes in self._found:
+        for part, folder, classes, _ in self._found:
             # relative to its part, so that neither moving the images nor another way of writing their
             # folder's path has them decoded again
             cut = len(str(folder)) + 1
             for label, files in classes.items():
-                digest.update(repr((part, label, [(path[cut:], *facts) for path, *facts in files])).encode())
-        return f"folder {digest.hexdigest()} {self.exif_rotation}"
+                listed = [(path[cut:], *facts) for path, *facts in files.images]
+                digest.update(repr((part, label, listed)).encode())
+        # what is as it was before a setting existed keeps its name, and so its decoded images
+        settings = [self.exif_rotation, *([self.grey_bits] if self.grey_bits != 16 else [])]
+        return " ".join(map(str, ["folder", digest.hexdigest(), *settings]))
 
     def list_images(self) -> Listing:
         names = list(self._found[0].classes)
         index = {compare_key(name): i for i, name in enumerate(names)}
         images = [
             (file.path, index[compare_key(label)], part)
-            for part, _, classes in self._found
+            for part, _, classes, _ in self._found
             for label, files in classes.items()
-            for file in files
+            for file in files.images
         ]
         paths, labels, parts = zip(*images, strict=True)
         return Listing(
             class_names=tuple(map(decode_name, names)),
             labels=np.array(labels, dtype=np.int64),
             parts=np.array(parts, dtype=np.int8),
-            open_image=lambda i: open_rgb(paths[i], exif_rotation=self.exif_rotation),
+            open_image=lambda i: open_rgb(
+                paths[i], exif_rotation=self.exif_rotation, grey_bits=self.grey_bits
+            ),
             names=lambda i: escape_name(paths[i]),
+            optional=frozenset(
+                i for i, path in enumerate(paths) if find_suffix(path) not in TORCHVISION_SUFFIXES
+            ),
         )
 
     def preview_images(self) -> Listing:
         return self.list_images()
+
+    def find_left_out(self) -> dict[str, NamedImages]:
+        """Files that lie among the images and are not taken for some, by suffix.
+
+        Raises:
+            RequestError: as `list_images`.
+        """
+        paths = [
+            path
+            for found in self._found
+            for path in [*found.beside, *(name for files in found.classes.values() for name in files.others)]
+        ]
+        return group_by_suffix(map(escape_name, paths))
 
     @property
     def folder_notes(self) -> tuple[str, ...]:
@@ -100,8 +145,9 @@ class ImageFolders:
             raise _explain_unreadable(root, error) from None
         if not layout.parts:
             notes = "".join(f"{note}. " for note in layout.notes)
+            found = _describe_contents("all", root)
             raise RequestError(
-                f"{root}: no images were found in folders of classes. {notes}{INTEL}. {LAYOUT}"
+                f"{root}: no images were found in folders of classes{found}. {notes}{INTEL}. {LAYOUT}"
             )
         return layout
 
@@ -110,13 +156,20 @@ class ImageFolders:
         """Each part with its folder, and its classes with their files; training images first."""
         try:
             found = [
-                _Found(part, at.path, {name: list_image_files(at.path / name) for name in at.classes})
-                for part, at in sorted(self._layout.parts.items())
+                self._list_part(part, at.path, at.classes) for part, at in sorted(self._layout.parts.items())
             ]
         except OSError as error:
             raise _explain_unreadable(self._checked_root(), error) from None
-        _check_classes(found)
+        _check_classes(found, self.suffixes)
         return found
+
+    def _list_part(self, part: Part, folder: Path, names: tuple[str, ...]) -> _Found:
+        known = list_suffixes(self.suffixes)
+        classes = {name: list_files(folder / name, known) for name in names}
+        beside = list_files(
+            folder, list_suffixes("all"), below=False
+        )  # images there are in the layout's notes
+        return _Found(part, folder, classes, beside.others)
 
     def _checked_root(self) -> Path:
         if self.root is None:
@@ -140,24 +193,40 @@ def _explain_unreadable(root: Path, error: OSError) -> RequestError:
     return RequestError(f"{error.filename or root}: cannot be read ({error.strerror})")
 
 
-def _check_classes(found: list[_Found]) -> None:
+def _check_classes(found: list[_Found], suffixes: Suffixes) -> None:
     """At least two classes, none empty, and the same ones in every part."""
     train = found[0]
-    for _, folder, classes in found:
+    for _, folder, classes, _ in found:
         _check_names(folder, list(classes))
     if len(train.classes) < 2:
         raise RequestError(
             f"{train.folder}: expected a folder for each of at least two classes, found "
             f"{', '.join(map(show_name, train.classes)) or 'none'}. {LAYOUT}"
         )
-    for _, folder, classes in found:
+    for _, folder, classes, _ in found:
         _check_same_classes(train, folder, classes)
-        empty = [show_name(name) for name, files in classes.items() if not files]
+        empty = [name for name, files in classes.items() if not files.images]
         if empty:
+            known = ", ".join(TORCHVISION_SUFFIXES)
+            known += " and others that Pillow reads" if suffixes == "all" else ""
+            instead = _describe_contents(suffixes, *(folder / name for name in empty))
             raise RequestError(
-                f"{folder}: no images ({', '.join(EXTENSIONS)}) in {name_first(empty, 10)}. Add some, or "
-                "remove the folders from every part"
+                f"{folder}: no images ({known}) in {name_first([*map(show_name, empty)], 10)}{instead}. Add "
+                "some, or remove the folders from every part"
             )
+
+
+def _describe_contents(suffixes: Suffixes, *folders: Path) -> str:
+    """What folders without images hold instead, and how it becomes images; empty for empty folders."""
+    groups = count_contents(*folders)
+    if not groups:
+        return ""
+    found = f" (found {describe_groups(groups)})"
+    if groups.keys() & list_suffixes(suffixes):  # images, but not where they are looked for
+        return found
+    if groups.keys() & list_suffixes("all"):
+        return f"{found}. Leave data.suffixes out to have all images that Pillow reads"
+    return f"{found}. If these are images, convert them to .jpg or .png"
 
 
 def _check_same_classes(train: _Found, folder: Path, classes: Classes) -> None:

@@ -38,7 +38,13 @@ def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool 
             )
         return Digits()
     if spec.dataset == "folder":
-        return ImageFolders(folder, exif_rotation=spec.exif_rotation, layout=spec.layout)
+        return ImageFolders(
+            folder,
+            suffixes=spec.suffixes,
+            exif_rotation=spec.exif_rotation,
+            grey_bits=spec.grey_bits,
+            layout=spec.layout,
+        )
     if spec.dataset in SETS:
         return TorchvisionSet(spec.dataset, folder, download=download)
     known = ["digits", "folder", *SETS]

@@ -51,6 +51,9 @@ class Listing:
     """What image i is called in messages."""
     names_known: bool = True
     """Whether `class_names` are the real ones; those of a set that is not here yet are made up."""
+    optional: frozenset[int] = frozenset()
+    """Images that are skipped where they cannot be decoded, whatever `data.unreadable` asks for: files of
+    suffixes that are of other things as well."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -115,6 +115,7 @@ def _describe_preprocessing(request: Request, data: Dataset) -> dict[str, Any]:
         "image_size": images.image_size,
         "resize": images.resize,
         "exif_rotation": images.exif_rotation,
+        "grey_bits": images.grey_bits,
         "scale": "RGB in [0, 1] (torchvision's ToTensor)",
         "mean": list(data.mean),
         "std": list(data.std),

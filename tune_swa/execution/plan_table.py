@@ -36,7 +36,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     for name, text in (
         ("images", _describe_images(images)),
         *_describe_classes(images),
-        *_describe_duplicates(images),
+        *_describe_notes(images),
         ("space", _describe_space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _describe_trials(experiment)),
@@ -74,11 +74,17 @@ def _describe_classes(images: Estimate | str) -> Iterator[tuple[str, str]]:
         yield "folders", "\n".join(images.folder_notes)
 
 
-def _describe_duplicates(images: Estimate | str) -> list[tuple[str, str]]:
-    """A row if the images are decoded already, so that copies are known."""
-    if isinstance(images, str) or images.duplicates is None:
+def _describe_notes(images: Estimate | str) -> list[tuple[str, str]]:
+    """Rows on files left out and, if the images are decoded already, on what was found in them."""
+    if isinstance(images, str):
         return []
-    return [("duplicates", images.duplicates.format_plan())]
+    notes = images.image_notes
+    rows = [
+        ("left out", notes.format_left_out()),
+        ("unusual", "\n".join(filter(None, (notes.format_decoded(), *notes.format_warnings())))),
+        ("duplicates", notes.duplicates.format_plan() if notes.duplicates else ""),
+    ]
+    return [(name, text) for name, text in rows if text]
 
 
 def _describe_space(experiment: Experiment) -> str:

@@ -28,6 +28,7 @@ from tune_swa.experiment.folder import (
     SPACE,
     check_storage,
     choose_storage,
+    keep_suffixes,
     load_earlier_events,
     lock_experiment,
 )
@@ -56,7 +57,11 @@ def run_search(request: Request) -> Outcome:
     quiet_optuna()
     with lock_experiment(request.folder), log_file(request.folder) as log:
         events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
-        request = replace(request, storage=choose_storage(state, request.storage, request.folder))
+        request = replace(
+            request,
+            experiment=keep_suffixes(request.experiment, state.header),
+            storage=choose_storage(state, request.storage, request.folder),
+        )
         machine = _check_request(request, state)
         weights = resolve_weights(request.experiment.model, partial(print_note, request))
         data = _prepare_images(request)

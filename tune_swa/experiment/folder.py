@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import Event, ExperimentCreated
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import NoLocksError, hold_lock, is_locked, refuse_strange_files
@@ -187,6 +187,17 @@ def _forget_weights_file(before: Any, after: Any) -> Any:
     if not all(isinstance(model, dict) and model.get("weights", "none") != "none" for model in models):
         return before
     return {**before, "model": {**before["model"], "weights": after["model"]["weights"]}}
+
+
+def keep_suffixes(experiment: Experiment, header: ExperimentCreated | None) -> Experiment:
+    """The experiment, reading the files that its search began with.
+
+    Searches of before other suffixes than torchvision's were read do not say which files were left out.
+    """
+    if header is None or "left_out" in header.data:
+        return experiment
+    data = experiment.data.model_copy(update={"suffixes": "torchvision"})
+    return experiment.model_copy(update={"data": data})
 
 
 UNSET = object()

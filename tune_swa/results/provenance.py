@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import ExperimentCreated
+from tune_swa.experiment.folder import keep_suffixes
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import escape_controls
 
@@ -36,7 +37,7 @@ def restore_experiment(state: ExperimentState) -> Experiment:
     """
     header = require_header(state)
     try:
-        return Experiment.model_validate(header.spec)
+        return keep_suffixes(Experiment.model_validate(header.spec), header)
     except ValidationError as error:
         raise RequestError(
             f"{state.where}: tune_swa {header.version} described the experiment in a way that this "

@@ -127,7 +127,7 @@ for name in sys.argv[1:]:
     image = Image.open(name)
     image = ImageOps.exif_transpose(image) if want["exif_rotation"] else image
     if image.mode.startswith("I"):  # 16-bit greyscale, which convert() turns white: its high byte
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        image = Image.fromarray((np.asarray(image) >> want.get("grey_bits", 16) - 8).astype("uint8"))
     image = image.convert("RGB")
     size = [want["image_size"]] * 2
     if want["resize"] == "crop":
