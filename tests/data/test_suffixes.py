@@ -89,15 +89,15 @@ def test_everything_else_is_counted_by_suffix(photos: Path) -> None:
     (sea / "below").mkdir()
     for name in ("1.heic", "2.HEIC", "below/3.heic", "drawing.svg", "labels.json", "paper.pdf", "IMG_0001"):
         (sea / name).write_bytes(b"x")
-    draw(photos / "test" / "stray.png")  # belongs to no class
+    (photos / "test" / "stray.csv").write_bytes(b"x")  # beside the classes
     (sea / ".DS_Store").write_bytes(b"x")
-    expected = "3 .heic, 1 without a suffix, 1 .json, 1 .pdf, 1 .png, 1 .svg (no images by their suffix)"
+    expected = "3 .heic, 1 without a suffix, 1 .csv, 1 .json, 1 .pdf, 1 .svg (no images by their suffix)"
     assert estimate_dataset(folder_spec(), photos).image_notes.format_left_out() == expected
     data = prepare_dataset(folder_spec(), photos)
     assert data.fingerprint == before.fingerprint
     assert f"files left out: {expected}" in data.image_notes.format_summary()
     lines = "\n".join(data.image_notes.format_lines())
-    for name in ("2.HEIC", "below/3.heic", "stray.png", "IMG_0001"):
+    for name in ("2.HEIC", "below/3.heic", "stray.csv", "IMG_0001"):
         assert name in lines
     recorded = json.loads(json.dumps(data.image_notes.as_dict()))
     assert recorded["left_out"][".heic"]["count"] == 3
