@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home, replace_file
+from tune_swa.scratch import scratch_folder
 from tune_swa.text import first_line
 
 ATTEMPTS = 3
@@ -185,14 +185,14 @@ class RemoteStore:
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         filesystem, root = self._filesystem()
         target = root / name
-        with tempfile.TemporaryDirectory(prefix="tune_swa-") as scratch:
-            source = Path(scratch) / target.name
+        with scratch_folder() as scratch:
+            source = scratch / target.name
             try:
                 write(source)
             except OSError as error:  # it is this disk that refuses, not the store
                 raise OSError(
                     error.errno,
-                    f"{error.strerror or error} in {Path(scratch).parent}, where uploads are made ready "
+                    f"{error.strerror or error} in {scratch.parent}, where uploads are made ready "
                     "(TMPDIR names another place)",
                 ) from error
 
@@ -207,8 +207,8 @@ class RemoteStore:
     def local(self, name: str) -> Iterator[Path]:
         filesystem, root = self._filesystem()
         source = root / name
-        with tempfile.TemporaryDirectory(prefix="tune_swa-") as scratch:
-            path = Path(scratch) / source.name
+        with scratch_folder() as scratch:
+            path = scratch / source.name
 
             def download() -> None:
                 with filesystem.open_input_stream(str(source)) as stream, path.open("wb") as file:

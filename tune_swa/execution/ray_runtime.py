@@ -100,14 +100,17 @@ def start_local_ray(placement: Placement) -> Iterator[None]:
 
     quiet_loggers()
     ray_setup.ignore_uv_run()
+    ray_setup.leave_out_reports()
     _listen_everywhere(False)
-    try:
-        _init_ray(placement)
-        first_worker.await_first_worker()
-        yield
-    finally:
-        ray.shutdown()
-        _listen_everywhere(True)
+    with ray_setup.own_session_folder() as close_folder:
+        try:
+            _init_ray(placement)
+            first_worker.await_first_worker()
+            close_folder()
+            yield
+        finally:
+            ray.shutdown()
+            _listen_everywhere(True)
 
 
 def _init_ray(placement: Placement) -> None:

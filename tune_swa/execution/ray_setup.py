@@ -8,10 +8,16 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from tune_swa.scratch import mark_in_use, remove_leftovers
 
 
 def quote_worker_command() -> dict[str, str] | None:
@@ -37,3 +43,58 @@ def ignore_uv_run() -> None:
     name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
     os.environ.setdefault(name, "0")
     setattr(constants, name, constants.env_bool(name, False))  # Ray may have been imported before
+
+
+def leave_out_reports() -> None:
+    """Have Ray neither ask for its cloud nor count loggers, which only its reports on usage are for.
+
+    The first is what the process of the dashboard does without a dashboard: it asks servers outside of this
+    machine, and `ray.init` waits for it to start. The second imports mlflow and wandb, which write files of
+    their own.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    usage: Any = importlib.import_module("ray.air._internal.usage")
+    services.start_api_server = lambda *_, **__: ("", None)
+    usage.tag_callbacks = lambda _: False
+
+
+@contextmanager
+def own_session_folder() -> Iterator[Callable[[], None]]:
+    """Have the folder of Ray's session closed to other users, and removed after the search.
+
+    It stays where the search failed, for its logs, until a later search removes it with what else was left
+    by processes that have gone.
+
+    Returns:
+        What closes the folder again: Ray's processes open it to everybody as they start.
+    """
+    node: Any = importlib.import_module("ray._private.node")
+    utils: Any = importlib.import_module("ray._common.utils")
+    create = node.try_to_create_directory
+    made: list[Path] = []
+    root = Path(utils.get_default_ray_temp_dir())
+    remove_leftovers(root, "session_*")
+    with ExitStack() as locks:
+
+        def create_own(path: str) -> None:
+            create(path)
+            folder = Path(path)
+            if folder.parent == root and folder.name.startswith("session_"):
+                folder.chmod(0o700)
+                locks.enter_context(mark_in_use(folder))
+                made.append(folder)
+
+        def close() -> None:
+            for folder in made:
+                folder.chmod(0o700)
+
+        node.try_to_create_directory = create_own
+        try:
+            yield close
+        finally:
+            node.try_to_create_directory = create
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+    latest = root / "session_latest"
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink(missing_ok=True)

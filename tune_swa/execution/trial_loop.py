@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from tune_swa.hardware.shortages import MemoryWatch
 from tune_swa.monitoring.progress import Progress
 from tune_swa.monitoring.result_writer import ResultWriter
 from tune_swa.monitoring.watchdog import Watchdog
+from tune_swa.scratch import remove_leftovers, scratch_folder
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.signals import set_on_signal
 
@@ -84,9 +84,9 @@ class TrialLoop:
             SearchFailed: Ray ended the search, or the journal cannot be written.
         """
         # Ray insists on writing snapshots. Nobody reads them, so they stay off the disk of the results
-        snapshots = tempfile.mkdtemp(prefix="tune_swa-ray-")
-        tuner = self._build_tuner(context, snapshots)
-        with set_on_signal(self._stop), self._progress:
+        remove_leftovers()
+        with scratch_folder("ray-") as snapshots, set_on_signal(self._stop), self._progress:
+            tuner = self._build_tuner(context, snapshots)
             self._progress.show_waiting("starting the first workers")
             try:
                 tuner.fit()
@@ -97,12 +97,10 @@ class TrialLoop:
                 raise SearchFailed(
                     f"Ray ended the search: {last[:300]}. What was done is kept; continue with --resume"
                 ) from error
-            finally:
-                shutil.rmtree(snapshots, ignore_errors=True)
         check_recorded(self._coordinator)
         return self._stop.is_set()
 
-    def _build_tuner(self, context: TrialContext, snapshots: str) -> tune.Tuner:
+    def _build_tuner(self, context: TrialContext, snapshots: Path) -> tune.Tuner:
         placement = self._placement
 
         def choose_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -121,7 +119,7 @@ class TrialLoop:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=snapshots,
+                storage_path=str(snapshots),
                 callbacks=[Ticker(self._tick), Silence()],
                 failure_config=tune.FailureConfig(max_failures=0),  # what follows a death is ours to decide
                 verbose=0,

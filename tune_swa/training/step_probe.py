@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ import torch
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
+from tune_swa.scratch import scratch_folder
 from tune_swa.text import first_line
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.numerics import Numerics
@@ -141,8 +141,8 @@ def _run_trial(workload: Workload) -> Run:
     run = Run(settings, data, numerics, stream_images=True)
     while run.epoch < EPOCHS - 1:
         run.run_epoch()
-    with tempfile.TemporaryDirectory(prefix="tune_swa-probe-") as folder:
-        path = Path(folder) / "epoch.pt"
+    with scratch_folder("probe-") as folder:
+        path = folder / "epoch.pt"
         checkpoints.save_checkpoint(run.state_dict(), path)
         del run  # a worker's next trial begins when the last one has gone
         if numerics.device == "cuda":
