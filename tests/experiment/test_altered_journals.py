@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -77,3 +78,21 @@ def test_what_was_seen(before: str, after: str, tmp_path: Path, capsys: pytest.C
         assert err.startswith(f"error: {journal}")
         assert err.count("\n") == 1
     assert "device" not in before or tune_swa.load_results(tmp_path).trials["device"][0] == "\\ud800"
+
+
+@pytest.mark.parametrize("field", ["phase", "live_accuracy", "nll", "ece", "n_averaged", "train_seconds"])
+@pytest.mark.parametrize("change", ["dropped", "null"])
+def test_epochs_may_lack_what_is_not_compared(
+    field: str, change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = usual(tmp_path).path
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for event in lines:
+        if event["event"] == "epoch" and (change == "dropped" or field != "phase"):
+            event["record"][field] = None
+            if change == "dropped":
+                del event["record"][field]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in lines))
+    look(tmp_path)
+    for command in (["report", str(tmp_path)], ["compare", str(tmp_path)]):
+        assert main(command) == 0, capsys.readouterr().err

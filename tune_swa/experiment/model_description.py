@@ -99,6 +99,8 @@ def _read_checked(path: Path, kind: type[NetworkShape]) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DamagedError("it is no file")  # reading a pipe would wait for ever
         about = decode_json(path.read_bytes().decode())
         json.dumps(about, ensure_ascii=False).encode()  # lone surrogates, which no file can hold again
         convert_checked(about, kind)

@@ -105,4 +105,5 @@ def ranking(trial: TrialState) -> tuple[float, float, str]:
     Everything that looks for the best trial uses this order, so ties have one answer.
     """
     last = trial.records[-1]
-    return -last["accuracy"], math.inf if last["nll"] is None else last["nll"], trial.name
+    nll = last.get("nll")
+    return -last["accuracy"], math.inf if nll is None else nll, trial.name

@@ -78,7 +78,7 @@ def _draw_trials(trials: list[TrialState], counts: TrialCounts, output: OutputFo
     for heading, size, justify in columns[:shown]:
         table.add_column(heading, width=size, no_wrap=True, overflow=output.overflow, justify=justify)
     for trial, label in zip(trials, labels, strict=True):
-        style = "green" if trial.last and trial.last["n_averaged"] else "cyan"
+        style = "green" if trial.last and trial.last.get("n_averaged") else "cyan"
         drawn = output.draw_bar(trial.next_epoch, epochs, bar, style).append(" ") if bar else Text()
         row = (
             Text(trial.name),
@@ -94,14 +94,14 @@ def _draw_trials(trials: list[TrialState], counts: TrialCounts, output: OutputFo
 
 def _format_speed(trial: TrialState) -> str:
     """Return the speed of the last epoch; a shared one has none."""
-    speed = trial.last and trial.last["images_per_second"]
+    speed = trial.last and trial.last.get("images_per_second")
     return f"{speed:,.0f}" if speed else "-"
 
 
 def _name_phase(trial: TrialState, averaging: str) -> str:
     if trial.last is None:
         return "starting"
-    return f"{averaging} {trial.last['n_averaged']}" if trial.last["n_averaged"] else "trunk"
+    return f"{averaging} {trial.last['n_averaged']}" if trial.last.get("n_averaged") else "trunk"
 
 
 def _draw_best(counts: TrialCounts, output: OutputFormat) -> list[Text]:

@@ -38,11 +38,12 @@ def draw_curves(compared: Comparison) -> Figure:
     ):
         if entry is None:
             continue
-        values = [record[metric] for record in entry.trial.records]
+        values = [record.get(metric) for record in entry.trial.records]
         columns[name] = [*values, *[None] * (epochs - len(values))]
         figure.add_trace(
             go.Scatter(
-                x=list(range(len(values))), y=[100 * v for v in values], name=name, mode="lines",
+                x=list(range(len(values))), y=[None if v is None else 100 * v for v in values], name=name,
+                mode="lines",
                 line={"color": color, "dash": dash, "width": 2},
             )
         )  # fmt: skip
