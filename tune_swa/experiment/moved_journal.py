@@ -54,10 +54,13 @@ def _describe_move(path: Path, present: Path) -> str:
             f"{path}: was moved while the search wrote to it, and is {present} now. Move it back, then "
             "continue with --resume"
         )
-    back = shlex.join(["mv", str(present.parent), str(path.parent)])
+    was, now = path.parent, present.parent
+    while was.name == now.name and not was.parent.exists():  # it is a folder above that was moved
+        was, now = was.parent, now.parent
+    back = shlex.join(["mv", str(now), str(was)])
     return (
-        f"{path.parent}: was moved or renamed while the search wrote to it, and is {present.parent} now. "
-        f"Move it back (`{back}`), then continue with --resume"
+        f"{was}: was moved or renamed while the search wrote to it, and is {now} now. Move it back "
+        f"(`{back}`), then continue with --resume"
     )
 
 
