@@ -1,4 +1,4 @@
-"""Change a module right after it is imported, in a process that has not imported it yet."""
+"""Change a module right after it is imported."""
 
 from __future__ import annotations
 
@@ -34,5 +34,8 @@ class AfterImport:
 
 
 def change_after_import(name: str, change: Callable[[ModuleType], None]) -> None:
-    """Call `change` with the module `name` when this process imports it."""
+    """Call `change` with the module `name` when this process imports it, at once where it has."""
+    if name in sys.modules:
+        change(sys.modules[name])
+        return
     sys.meta_path.insert(0, AfterImport(name, change))  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """A ResNet-18 with an eighth of the channels: checkpoints of 2 MB instead of 134, epochs of milliseconds.
 
+Where `NARROW_BY` is set, its channels are divided by that instead of by eight.
+
 For programs that a test starts, and their Ray workers, `narrow_environment` puts it in torchvision's place.
 """
 
@@ -24,12 +26,14 @@ def build_narrow_resnet(num_classes: int = 1000) -> Any:
     from torch import nn
     from torchvision.models.resnet import BasicBlock, ResNet
 
+    divisor = int(os.environ.get("NARROW_BY", "8"))
+
     class NarrowResNet(ResNet):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(BasicBlock, [2, 2, 2, 2], num_classes)
-            self.fc = nn.Linear(64, num_classes)
+            self.fc = nn.Linear(512 // divisor, num_classes)
 
         def _make_layer(self, block: Any, planes: int, *more: Any, **named: Any) -> Any:
-            return super()._make_layer(block, planes // 8, *more, **named)
+            return super()._make_layer(block, planes // divisor, *more, **named)
 
     return NarrowResNet()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -21,6 +22,9 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+
+_PYTHON_PATH = os.environ.get("PYTHONPATH", "")
+"""Of this process."""
 
 
 def import_everything() -> None:
@@ -79,8 +83,21 @@ def run_file(request: dict[str, Any]) -> None:
     random.seed()
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
+    _take_python_path()
     runpy.run_path(sys.argv[0], run_name="__main__")
     raise SystemExit(0)
+
+
+def _take_python_path() -> None:
+    """Put the program's PYTHONPATH where Python puts it, and run its `sitecustomize` as Python does."""
+    asked = os.environ.get("PYTHONPATH", "")
+    if asked == _PYTHON_PATH:
+        return
+    ours, its = ([*filter(None, paths.split(os.pathsep))] for paths in (_PYTHON_PATH, asked))
+    sys.path[1:] = [*its, *(folder for folder in sys.path[1:] if folder not in ours)]
+    sys.modules.pop("sitecustomize", None)
+    if importlib.util.find_spec("sitecustomize"):
+        importlib.import_module("sitecustomize")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Program:
         self._files = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._status, writing = os.pipe()
         descriptors = [*(file.fileno() for file in self._files), writing]
-        server = _start_server(environment.get("PYTHONPATH", ""))
+        server = _start_server()
         socket.send_fds(server, [json.dumps(request).encode()], descriptors)
         os.close(writing)
         self._lines = b""
@@ -121,12 +121,12 @@ def run_program(
 
 
 @cache
-def _start_server(python_path: str) -> socket.socket:
-    """Start the process that forks programs with this PYTHONPATH; it ends with this one."""
+def _start_server() -> socket.socket:
+    """Start the process that forks programs; it ends with this one."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "program_server.py"), str(its.fileno())],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         pass_fds=[its.fileno()], stdin=subprocess.DEVNULL,
     )  # fmt: skip
     its.close()

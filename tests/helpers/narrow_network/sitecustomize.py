@@ -6,6 +6,7 @@ Python imports this file by itself where its folder is on PYTHONPATH.
 from __future__ import annotations
 
 import gc
+import sys
 from types import ModuleType
 
 from helpers.after_import import change_after_import
@@ -18,5 +19,6 @@ def replace_resnet(module: ModuleType) -> None:
     gc.enable()
 
 
-gc.disable()  # until all is imported: looking through it again and again takes a quarter of the time
+if "torchvision.models" not in sys.modules:
+    gc.disable()  # until all is imported: looking through it again and again takes a quarter of the time
 change_after_import("torchvision.models", replace_resnet)
