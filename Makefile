@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python run_search.py --space search_spaces/digits.yaml $(if $(wildcard results/digits/journal.jsonl),--resume)
 
-# two at a time; a search has two workers of its own, so more would only wait for one another
+# two at a time; a search has two workers of its own, so more would only wait for one another. Files with
+# whole searches come first (tests/conftest.py)
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # what `make test` leaves out because it takes minutes each
 test-slow: .venv/installed

@@ -21,6 +21,20 @@ from helpers.drawn_arrays import draw_dataset
 from tune_swa.data.dataset import Dataset
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start programs or Ray come first: what is short fills the gaps that they leave at the end.
+
+    Where several processes test, with `--no-loadscope-reorder`: pytest-xdist would begin with the files that
+    have the most tests, which are the short ones, and end with whole searches, one process alone.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _PROCESSES.isdisjoint(vars(getattr(item, "module", object))))
+
+
+_PROCESSES = {"subprocess", "run_program", "run_search", "never_interrupted", "ray_trials", "ray_runtime"}
+"""What a file imports that starts processes."""
+
+
 def pytest_collection_finish() -> None:
     """What the test files have imported is not looked through any more."""
     gc.freeze()
