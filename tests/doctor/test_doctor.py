@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import http.server
 import importlib.metadata
 import itertools
 import json
@@ -12,10 +11,8 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
@@ -36,8 +33,6 @@ from tune_swa.data.dataset import prepare_dataset
 from tune_swa.doctor import checks, contents, findings, folders, machine, packages, ray_check, torch_check
 from tune_swa.doctor.findings import Finding, run_check
 from tune_swa.execution import slots
-from tune_swa.experiment import folder as experiment_folder
-from tune_swa.experiment.events import FORMAT
 from tune_swa.files import hold_lock as turn
 from tune_swa.hardware import torch_probe
 from tune_swa.hardware.gpu_survey import survey_gpus
@@ -430,64 +425,6 @@ def test_the_driver() -> None:
 # ------------------------------------------------------------------------------ the network
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A web server on this machine that answers /404 with 404, and so on."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(int(self.path[1:]))
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setenv("no_proxy", "*")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
-        thread.join()
-
-
-def test_a_network_that_answers(server: str) -> None:
-    facts = TorchFacts(weights_url=f"{server}/200", images_url=f"{server}/405")
-    weights, sets = torch_check.check_downloads(facts)
-    assert (weights.level, sets.level) == ("ok", "ok")
-    assert "127.0.0.1" in weights.text
-
-
-def test_a_network_that_refuses(server: str) -> None:
-    facts = TorchFacts(weights_url=f"{server}/403", images_url=f"{server}/407", weights_file="/w.pth")
-    weights, sets = torch_check.check_downloads(facts)
-    assert (weights.level, sets.level) == ("note", "note")
-    assert "HTTP 403" in weights.text
-    assert "HTTP 407" in sets.text
-    weights, _ = torch_check.check_downloads(replace(facts, weights_here=True))
-    assert (weights.level, weights.text) == ("ok", "the ImageNet weights are here already (/w.pth)")
-
-
-def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(socket, "create_connection", unreachable)
-    facts = TorchFacts(weights_url="https://a.invalid/w.pth", images_url="https://b.invalid/i.tar")
-    weights, sets = torch_check.check_downloads(replace(facts, weights_file="/w.pth"))
-    assert (weights.level, sets.level) == ("note", "note")
-    assert "a.invalid cannot be reached (Name or service not known)" in weights.text
-    assert weights.remedy == "Use weights: none; or download https://a.invalid/w.pth elsewhere, to /w.pth"
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(0) or _timeout())
-    assert torch_check.try_url("https://a.invalid") == "timed out"
-    assert one(torch_check.check_downloads(TorchFacts(torchvision_error="x"))).level == "note"
-
-
-def _timeout() -> None:
-    raise TimeoutError("timed out")
-
-
 # ------------------------------------------------------------------------------ images
 
 
@@ -549,70 +486,6 @@ def test_the_cache(photos: Path) -> None:
         assert "half written" not in list(contents.check_cached_images())[1].text
 
 
-# ------------------------------------------------------------------------------ searches
-
-
-def journal(results: Path, name: str, *events: dict[str, Any], torch_version: str | None = None) -> Path:
-    """An experiment with a header, one trial, and these events."""
-    version = importlib.metadata.version("torch") if torch_version is None else torch_version
-    header = {
-        "event": "created", "format": FORMAT, "version": "0.1", "seed": 0, "identity": {},
-        "spec": {"search": {"keep_checkpoints": "best"}},
-        "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
-        "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": version},
-    }  # fmt: skip
-    suggested = {
-        "event": "suggested", "trial": "baseline-0000", "kind": "baseline", "stage": "search", "params": {},
-        "seed": 0, "source": "baseline", "index": 0, "trunk": "abc", "first_average": None,
-    }  # fmt: skip
-    folder = results / name
-    folder.mkdir(parents=True)
-    lines = [header, {"event": "session", "number": 1}, suggested, *events]
-    (folder / experiment_folder.JOURNAL).write_text(
-        "".join(json.dumps({"time": 1.0, **line}) + "\n" for line in lines)
-    )
-    return folder
-
-
-def test_searches(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    assert one(contents.check_searches(results)) == Finding(
-        "ok", "searches", f"finished searches in {results}: none yet"
-    )
-    journal(results, "done", {"event": "finished", "reason": "all"})
-    assert one(contents.check_searches(results)) == Finding(
-        "ok", "searches", f"finished searches in {results}: 1"
-    )
-    cut = journal(results, "cut")
-    old = journal(results, "old", torch_version="1.0")
-    spoiled = journal(results, "spoiled")
-    (spoiled / experiment_folder.JOURNAL).write_text("{}\n")
-    empty = results / "empty"
-    empty.mkdir()
-    (empty / experiment_folder.JOURNAL).write_text("torn")
-    program = ["python", "-m", "tune_swa"]
-    found = {f.text.partition(" ")[0]: f for f in contents.check_searches(results, program)}
-    assert found[str(cut)].text == f"{cut} is not finished: 0 of 1 trials have ended"
-    assert found[str(cut)].remedy == (
-        f"python -m tune_swa search --space {cut}/space.yaml --results-dir {results} --resume "
-        "(with --data-dir and the other options it was begun with)"
-    )
-    assert found[str(old)].remedy == "Install torch 1.0 to continue it"
-    assert "holds nothing" in found[str(empty)].text
-    assert "this line of the journal is damaged" in found[f"{spoiled}/journal.jsonl:1:"].text
-    assert found["finished"].level == "ok"
-    with experiment_folder.lock_experiment(cut):
-        running = [f for f in contents.check_searches(results) if f.text.startswith(str(cut))]
-    assert running == [Finding("ok", "searches", f"{cut} runs now (process {os.getpid()})")]
-
-
-def test_journals_that_would_take_long_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "JOURNAL_BYTES", 10)
-    journal(tmp_path, "large")
-    found = one(contents.check_searches(tmp_path))
-    assert (found.level, found.text) == ("note", f"1 more in {tmp_path}, whose journals were not read")
-
-
 # ------------------------------------------------------------------------------ Ray
 
 
@@ -639,20 +512,6 @@ def test_rays_that_run(tmp_path: Path) -> None:
     assert left.level == "note"
     assert left.remedy is not None
     assert "kill 31 32." in left.remedy
-
-
-def test_what_sessions_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proc = tmp_path / "proc"
-    assert list(ray_check.check_sessions(tmp_path, proc)) == []
-    for pid in (5, 6):
-        logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{pid}" / "logs"
-        logs.mkdir(parents=True)
-        (logs / "x").write_bytes(bytes(1500))
-    (proc / "6").mkdir(parents=True)
-    found = one(ray_check.check_sessions(tmp_path, proc))
-    assert found == Finding("ok", "Ray", f"ended sessions in {tmp_path}/ray: 1 (1.5 kB)")
-    monkeypatch.setattr(ray_check, "LEFT_BYTES", 1000)
-    assert one(ray_check.check_sessions(tmp_path, proc)).level == "note"
 
 
 def test_no_cluster() -> None:
@@ -744,8 +603,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert ("No problem found" in last) == (result.returncode == 0)
     areas = list(dict.fromkeys(line[9:24].strip().rstrip("0123456789 ") for line in findings))
     assert areas == [
-        "packages", "CPU", "memory", "shared memory", "results", "searches", "image cache",
-        "temporary", "torch", "GPU", "network", "Ray",
+        "packages", "CPU", "memory", "shared memory", "results", "image cache", "temporary", "torch", "GPU",
+        "Ray",
     ]  # fmt: skip
     assert any("starts on the loopback interface, and runs a task" in line for line in findings)
     assert list(tmp_path.iterdir()) == []  # nothing is left behind

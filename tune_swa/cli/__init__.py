@@ -34,7 +34,7 @@ def _run(before: list[str], arguments: Sequence[str] | None, program: str) -> in
     given = list(sys.argv[1:] if arguments is None else arguments)
     program_words = find_program_words() if supervised else [*FROM_PYTHON, *before]
     options = build_parser(program).parse_args([*before, *given])
-    options.program_words, options.words = program_words, [*program_words, *given]
+    options.words = [*program_words, *given]
     options.supervised = supervised
     code = _run_command(options)
     supervisor.exit_fast(code)

@@ -13,12 +13,7 @@ def doctor_command(options: argparse.Namespace) -> int:
     from tune_swa.doctor.findings import print_findings, summarize_findings
 
     checks = run_checks(
-        options.results_dir,
-        options.data_dir,
-        options.storage,
-        options.address,
-        ray=options.ray,
-        program=options.program_words,
+        options.results_dir, options.data_dir, options.storage, options.address, ray=options.ray
     )
     findings = print_findings(checks)
     print(f"\n{summarize_findings(findings)}")

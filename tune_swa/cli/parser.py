@@ -99,9 +99,8 @@ def _add_machine_commands(commands: argparse._SubParsersAction[_Parser]) -> None
         "doctor",
         help="look at this machine: what it can do, and what would stop a search",
         description="Look at this machine before a search of days: packages, GPUs, cores, memory, disks, "
-        "network, image cache, Ray, and the searches in the results folder. Each line is ok, a note, or a "
-        "problem with what to do. Nothing is changed; the network is asked whether weights and sets of "
-        "images can be downloaded. Exit code: 0 without a problem, 1 with one.",
+        "image cache and Ray. Each line is ok, a note, or a problem with what to do. Nothing is changed. "
+        "Exit code: 0 without a problem, 1 with one.",
     )
     _add_doctor_options(doctor)
     doctor.set_defaults(command=doctor_command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tune_swa.child_process import Child
@@ -18,7 +18,6 @@ def run_checks(
     address: str | None = None,
     *,
     ray: bool = False,
-    program: Sequence[str] = ("tune-swa",),
 ) -> Iterator[Finding]:
     """Check everything, as the command line's options say; yield the findings as they come."""
     # torch is the slowest, so it starts first
@@ -28,7 +27,6 @@ def run_checks(
         yield from run_check("memory", machine.check_memory)
         yield from run_check("shared memory", machine.check_shared_memory)
         yield from run_check("results", lambda: folders.check_results_folder(results_dir))
-        yield from run_check("searches", lambda: contents.check_searches(results_dir, program))
         yield from run_check("image cache", folders.check_cache_folder)
         yield from run_check("image cache", contents.check_cached_images)
         yield from run_check("temporary", folders.check_ray_folder)
@@ -48,7 +46,6 @@ def run_checks(
             torch_check.TORCH_SECONDS + SURVEY_SECONDS,
         )
     yield from run_check("Ray", ray_check.check_processes)
-    yield from run_check("Ray", ray_check.check_sessions)
     seconds = ray_check.START_SECONDS + SECONDS
     if ray:
         logs = f"See the newest logs in {folders.find_ray_folder()}/ray/session_latest/logs"

@@ -1,72 +1,18 @@
-"""Check what earlier searches left, and the user's images."""
+"""Check the cache of decoded images, and the user's images."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tune_swa.doctor.findings import Finding
 from tune_swa.errors import RequestError
 from tune_swa.text import format_bytes
 
-JOURNAL_BYTES = 200_000_000
-"""Journals beyond this many bytes in all are not read: that would take long."""
 VERIFIED_BYTES = 500_000_000
 """Larger entries of the cache are not read whole: a search verifies the one it uses."""
-
-
-def check_searches(results_dir: Path, program: Sequence[str] = ("tune-swa",)) -> Iterator[Finding]:
-    """Yield a finding for each search that runs, can continue or cannot be read, and one for the rest.
-
-    Args:
-        results_dir: of `--results-dir`.
-        program: the words that start tune_swa, for the commands that are shown.
-    """
-    from tune_swa.experiment.folder import JOURNAL, find_writer
-    from tune_swa.experiment.state import ExperimentState
-
-    finished, unread, left = 0, 0, JOURNAL_BYTES
-    folders = sorted(path.parent for path in results_dir.glob(f"*/{JOURNAL}"))
-    for folder in folders:
-        process = find_writer(folder)
-        left -= (folder / JOURNAL).stat().st_size
-        if process is not None:
-            yield Finding("ok", "searches", f"{folder} runs now (process {process})")
-        elif left < 0:
-            unread += 1
-        else:
-            try:
-                state = ExperimentState.read(folder / JOURNAL)
-            except RequestError as error:  # it says what to do
-                yield Finding("note", "searches", str(error))
-                continue
-            if state.finished is not None:
-                finished += 1
-            elif state.header is None:
-                remedy = f"Start it again, or: rm -r {shlex.quote(str(folder))}"
-                yield Finding("note", "searches", f"{folder} was begun and holds nothing", remedy)
-            else:
-                ended = sum(trial.ended for trial in state.trials.values())
-                text = f"{folder} is not finished: {ended} of {len(state.trials)} trials have ended"
-                yield _check_resume(folder, text, state.header.versions.get("torch"), program)
-    if finished or not folders:
-        yield Finding("ok", "searches", f"finished searches in {results_dir}: {finished or 'none yet'}")
-    if unread:
-        text = f"{unread} more in {results_dir}, whose journals were not read"
-        yield Finding("note", "searches", text)
-
-
-def _check_resume(folder: Path, text: str, torch: str | None, program: Sequence[str]) -> Finding:
-    here = importlib.metadata.version("torch")
-    if torch is not None and torch != here:
-        text += f". It began with torch {torch}, and cannot continue with {here}: the numbers would differ"
-        return Finding("note", "searches", text, f"Install torch {torch} to continue it")
-    words = [*program, "search", "--space", f"{folder}/space.yaml", "--results-dir", f"{folder.parent}"]
-    remedy = f"{shlex.join(words)} --resume (with --data-dir and the other options it was begun with)"
-    return Finding("note", "searches", text, remedy)
 
 
 def check_cached_images() -> Iterator[Finding]:

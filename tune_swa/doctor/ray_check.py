@@ -1,4 +1,4 @@
-"""Check Ray: what runs here, what earlier sessions left, and whether it starts."""
+"""Check Ray: what runs here, and whether it starts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from pathlib import Path
 
 from tune_swa.child_process import Child
 from tune_swa.doctor.findings import Finding
-from tune_swa.doctor.folders import find_ray_folder
-from tune_swa.text import format_bytes
 
 PROC = Path("/proc")
 SERVERS = ("raylet", "gcs_server")
 """Ray's own processes; all others end when these do."""
-LEFT_BYTES = 1_000_000_000
-"""What earlier sessions may leave before it is worth a note."""
 START_SECONDS = 60.0
 
 
@@ -44,27 +40,6 @@ def check_processes(proc: Path = PROC) -> Iterator[Finding]:
         yield Finding("note", "Ray", text, remedy)
     if not programs and not orphans:
         yield Finding("ok", "Ray", "no Ray runs on this machine")
-
-
-def check_sessions(folder: Path | None = None, proc: Path = PROC) -> Iterator[Finding]:
-    """Add up the folders of sessions that have ended."""
-    root = (folder or find_ray_folder()) / "ray"
-    ended = [
-        session
-        for session in root.glob("session_*_*")
-        if not session.is_symlink() and not (proc / session.name.rpartition("_")[2]).exists()
-    ]
-    total = 0
-    for session in ended:
-        for path in session.rglob("*"):
-            with suppress(OSError):  # it has just been removed
-                total += path.lstat().st_size if not path.is_dir() else 0
-    if ended:
-        text = f"ended sessions in {root}: {len(ended)} ({format_bytes(total)})"
-        if total > LEFT_BYTES:
-            yield Finding("note", "Ray", text, f"Remove the folders {root}/session_* while no Ray runs")
-        else:
-            yield Finding("ok", "Ray", text)
 
 
 def check_start() -> Iterator[Finding]:

@@ -1,21 +1,17 @@
-"""Check torch, the GPUs, and whether torchvision's weights and sets can be downloaded."""
+"""Check torch and the GPUs."""
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 
 from tune_swa.child_process import Child
 from tune_swa.doctor.findings import Finding
 from tune_swa.hardware.gpu_survey import Surveyor, explain_missing_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey, TorchFacts
-from tune_swa.text import first_line, format_bytes
+from tune_swa.text import format_bytes
 
 TORCH_SECONDS = 120.0
 """torch takes its time on a slow file system."""
-NETWORK_SECONDS = 3.0
 BUSY = 0.8
 """A GPU with a smaller share of its memory free is used by other programs, too."""
 ON_CPU = "searches run on the CPU, which will do for small images and short searches"
@@ -26,7 +22,6 @@ def check_torch(child: Child, surveyor: Surveyor) -> Iterator[Finding]:
     facts = TorchFacts(**child.result(TORCH_SECONDS))
     yield check_cpu(facts)
     yield from check_gpus(surveyor.result())
-    yield from check_downloads(facts)
 
 
 def check_cpu(facts: TorchFacts) -> Finding:
@@ -84,45 +79,3 @@ def _explain_no_gpu(survey: GpuSurvey) -> Finding:
         return Finding("note", "GPU", f"a driver (CUDA {survey.driver_cuda}), but no GPU; {ON_CPU}")
     why, remedy = missing
     return Finding("problem", "GPU", why, f"{remedy}, or use --gpus 0")
-
-
-def check_downloads(facts: TorchFacts) -> Iterator[Finding]:
-    """Check that weights and sets of images can be downloaded, or are here already."""
-    if facts.weights_url is None or facts.images_url is None:
-        text = "not checked: torchvision, which knows the addresses, cannot be used"
-        yield Finding("note", "network", text)
-        return
-    if facts.weights_here:
-        yield Finding("ok", "network", f"the ImageNet weights are here already ({facts.weights_file})")
-    else:
-        yield _check_host(
-            "weights: imagenet",
-            facts.weights_url,
-            f"Use weights: none; or download {facts.weights_url} elsewhere, to {facts.weights_file}",
-        )
-    yield _check_host(
-        "torchvision's sets (dataset: cifar10 and others)",
-        facts.images_url,
-        "Let torchvision download the set elsewhere, copy its folder, and give that with --data-dir",
-    )
-
-
-def _check_host(setting: str, url: str, remedy: str) -> Finding:
-    host, error = urllib.parse.urlsplit(url).hostname, try_url(url)
-    if error is None:
-        return Finding("ok", "network", f"{setting} can be downloaded ({host} reachable)")
-    text = f"{setting} cannot be downloaded: {host} cannot be reached ({error})"
-    return Finding("note", "network", text, remedy)
-
-
-def try_url(url: str) -> str | None:
-    """Request the head of `url`, through the user's proxy if there is one; return the error."""
-    request = urllib.request.Request(url, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-    except urllib.error.HTTPError as error:  # 405: the server answers, but not to HEAD
-        return None if error.code == 405 else f"HTTP {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return first_line(reason) if isinstance(reason, BaseException) else str(reason)
-    return None

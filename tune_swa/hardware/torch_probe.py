@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,13 +72,6 @@ class TorchFacts:
     """CUDA (or ROCm) version that torch was built with; None: for the CPU alone."""
     cpu_error: str | None = None
     """Why the CPU cannot train; None: it can."""
-    weights_url: str | None = None
-    """Address of torchvision's ImageNet weights."""
-    weights_file: str = ""
-    """Path of the ImageNet weights on this machine."""
-    weights_here: bool = False
-    images_url: str | None = None
-    """Where torchvision has a set of images: one for all of them."""
     torchvision_error: str | None = None
     """Why torchvision cannot be imported."""
 
@@ -87,7 +81,7 @@ def probe_torch() -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    return asdict(TorchFacts(cuda=built_for(), cpu_error=_train_a_step("cpu"), **_probe_torchvision()))
+    return asdict(TorchFacts(built_for(), _train_a_step("cpu"), _find_torchvision_error()))
 
 
 def probe_gpus() -> dict[str, Any]:
@@ -209,18 +203,9 @@ def _train_a_step(device: str, precision: str = "fp32") -> str | None:
     return None if right else f"a convolution in {precision} gives wrong numbers"
 
 
-def _probe_torchvision() -> dict[str, Any]:
+def _find_torchvision_error() -> str | None:
     try:
-        from torchvision.datasets import CIFAR10
-
-        from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
-
-        url, file = locate_imagenet_weights()
+        importlib.import_module("torchvision.models")
     except Exception as error:  # of another torch, its import fails in many ways
-        return {"torchvision_error": f"{type(error).__name__}: {first_line(error)}"}
-    return {
-        "weights_url": url,
-        "weights_file": str(file),
-        "weights_here": file.exists(),
-        "images_url": CIFAR10.url,
-    }
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
