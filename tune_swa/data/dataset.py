@@ -16,6 +16,7 @@ from tune_swa.config import DataSpec
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
 from tune_swa.data.duplicates import Duplicates, find_duplicates
+from tune_swa.data.folder_names import show_name
 from tune_swa.data.folders import ImageFolders
 from tune_swa.data.image_notes import NO_NOTES, ImageNotes, NamedImages
 from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, compute_statistics
@@ -57,7 +58,7 @@ class Dataset:
     image_notes: ImageNotes = NO_NOTES
     """What was skipped and converted when they were decoded, and which images occur more than once."""
     folder_notes: tuple[str, ...] = ()
-    """Which folders are which part, and what is not used; empty for sets that are no folders."""
+    """Which folders are which part, what is not used, and which classes a part lacks."""
 
     @property
     def num_classes(self) -> int:
@@ -133,7 +134,7 @@ class Estimate:
     class_names: tuple[str, ...]
     """Empty while they are not known."""
     folder_notes: tuple[str, ...]
-    """Which folders are which part, and what is not used; empty for sets that are no folders."""
+    """Which folders are which part, what is not used, and which classes a part lacks."""
     train: int
     """Number of training images."""
     val: int
@@ -199,7 +200,7 @@ def prepare_dataset(
         std=statistics[1],
         cache_path=found.folder,
         image_notes=replace(found.image_notes, duplicates=duplicates, left_out=_find_left_out(source)),
-        folder_notes=source.folder_notes,
+        folder_notes=(*source.folder_notes, *_note_absent_classes(found, division)),
     )
 
 
@@ -245,6 +246,7 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     listing = found or source.preview_images()
     names_known = not isinstance(listing, Listing) or listing.names_known
     division = _divide_checked(source.name, listing, spec, copies)
+    absent = _note_absent_classes(listing, division) if names_known else ()
     notes = replace(found.image_notes if found is not None else NO_NOTES, left_out=_find_left_out(source))
     if found is not None and copies is not None:
         notes = replace(notes, duplicates=_describe_duplicates(source, found, division, spec, copies))
@@ -252,7 +254,7 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
         name=source.name,
         num_classes=len(listing.class_names),
         class_names=listing.class_names if names_known else (),
-        folder_notes=source.folder_notes,
+        folder_notes=(*source.folder_notes, *absent),
         train=len(division.train),
         val=len(division.val),
         test=len(division.test),
@@ -284,6 +286,18 @@ def _divide_checked(
             )
         raise RequestError(f"{name}: no images to train with in {without}. Add some that can be decoded")
     return division
+
+
+def _note_absent_classes(images: cache.Decoded | Listing, division: Division) -> tuple[str, ...]:
+    """A line on each part without images of some class. A small class can be left out of a drawn part, and
+    so can one whose images cannot be decoded; no accuracy shows that."""
+    notes = []
+    for what, rows in (("validate", division.val), ("test", division.test)):
+        counts = np.bincount(images.labels[rows], minlength=len(images.class_names))
+        if not counts.all():
+            absent = [show_name(images.class_names[i]) for i in np.flatnonzero(counts == 0)]
+            notes.append(f"no images to {what} with in {name_first(absent, 10)}: no accuracy covers that")
+    return tuple(notes)
 
 
 def _describe_duplicates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -119,14 +120,43 @@ def _hold_out(rows: Indices, fraction: float, what: str, drawing: _Drawing) -> t
         begun = f"data.{what}_fraction: {fraction} of {len(rows)} images cannot be held out by class"
         smallest = int(np.bincount(drawing.labels[rows]).min()) if len(rows) else 0
         begun += f" (the smallest class has {smallest})"
-        if few := drawing.name_classes(rows, 2):
+        later = drawing.draws - 1 if what == "test" else 0
+        advice = _advise_fraction(len(rows), len(np.unique(drawing.labels[rows])), later)
+        if few := drawing.name_classes(rows, 2 if advice else 2 + later):
             raise RequestError(
                 f"{begun}: {few}. At least {1 + drawing.draws} images of each class are needed. Add images "
                 "to these classes, or remove their folders"
             ) from None
-        raise RequestError(f"{begun}: {error}. Add images, or change data.{what}_fraction") from None
+        raise RequestError(
+            f"{begun}: {advice or error}. Add images, or change data.{what}_fraction"
+        ) from None
     held = np.isin(number, drawn)
     return every[~held], every[held]
+
+
+def _advise_fraction(images: int, classes: int, later: int) -> str:
+    """The fractions with which every class has images on both sides; empty where there is none.
+
+    Args:
+        images: that are drawn from.
+        classes: that they have.
+        later: draws that follow, from what this one leaves.
+    """
+    most = images - (1 + later) * classes
+    if classes > most:
+        return ""
+    least, highest = _find_fraction(classes, images), _find_fraction(most, images)
+    return f"{classes:,} classes need an image each on both sides, so it has to be from {least} to {highest}"
+
+
+def _find_fraction(held: int, images: int) -> float:
+    """The shortest decimal of which scikit-learn, which rounds up, holds out `held` of the images."""
+    for digits in range(2, 9):
+        scale = 10.0**digits
+        fraction = math.floor(held / images * scale) / scale
+        if math.ceil(fraction * images) == held:
+            return fraction
+    return held / images
 
 
 def _limit_training(rows: Indices, count: int, drawing: _Drawing) -> Indices:
