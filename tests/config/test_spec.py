@@ -262,7 +262,7 @@ space:
         ("{choice: [5, 10]}", "{int: [5, 12], step: 0}", r"space\.swa_start\.step: 0: expected a number greater than 0"),
         ("{choice: [5, 10]}", "{int: [5, 11], log: true, step: 2}", r"space\.swa_start\.step: 2: a step and log exclude each other"),
         ("{choice: [5, 10]}", "{choice: [0.25, 5]}", r"space\.swa_start\.choice: \[0\.25, 5\]: 5 is listed twice"),
-        ("{choice: [5, 10]}", "'inf'", r"space\.swa_start: 'inf': expected an epoch from 0 to 18"),
+        ("{choice: [5, 10]}", "'inf'", r"space\.swa_start: 'inf': expected a whole number from 0 to 18"),
         ("  lr: 1e-3\n", "", r"f\.yaml:3: space: lr is missing"),
         ("lr:", "learning_rate:", r"f\.yaml:4: space\.learning_rate: unknown parameter"),
         ("[5, 10]", "[5, 19]", r"f\.yaml:5: space\.swa_start\.choice\.1: 19: expected a whole number from 0 to 18"),

@@ -49,16 +49,18 @@ def convert_value(spec: SpaceFile, name: str, value: Any) -> Value:
 
 def _convert_swa_start(value: Any, epochs: int) -> int:
     number = _parse_number(value)
-    if number is None:
-        raise SpaceProblem(f"expected an epoch from 0 to {epochs - 2}, or a fraction of them", value)
-    if 0 < number < 1:
+    last = epochs - 2
+    below = format_value(math.floor(1e4 * (epochs - 1) / epochs) / 1e4)
+    allowed = (
+        f"expected a whole number from 0 to {last}, or a fraction of train.epochs below {below} "
+        f"(train.epochs is {epochs}, and at least one epoch must be averaged)"
+    )
+    if number is not None and 0 < number < 1:
         number = math.floor(number * epochs + 1e-9)
-    if number != int(number) or not 0 <= number <= epochs - 2:
-        raise SpaceProblem(
-            f"expected a whole number from 0 to {epochs - 2} (train.epochs is {epochs} and at "
-            "least one epoch must be averaged), or a fraction of train.epochs below 1",
-            value,
-        )
+        if number > last:
+            raise SpaceProblem(f"is epoch {number} of {epochs}; {allowed}", value)
+    if number is None or number != int(number) or not 0 <= number <= last:
+        raise SpaceProblem(allowed, value)
     return int(number)
 
 

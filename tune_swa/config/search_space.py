@@ -123,7 +123,7 @@ class Parameter:
         """Type of its column in the result files."""
         if isinstance(self.domain, Range):
             return "int" if self.domain.integer else "float"
-        values = self.domain.values
+        values = [value for value in self.domain.values if value is not None]  # null in any column
         if all(isinstance(v, bool) for v in values):
             return "bool"
         if all(isinstance(v, int) and not isinstance(v, bool) for v in values):

@@ -246,11 +246,19 @@ class SchedulerSpec(Settings):
 class ResourcesSpec(Settings):
     """What one trial may use."""
 
-    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0.001, le=1)] = "auto"
-    """Fraction of a GPU. `auto`: by what a trial takes of the GPU's memory and time, which is measured
-    before the search. Raised when there are fewer trials than slots. Ignored with `--gpus 0`."""
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+    """Fraction of a GPU; 0: trials run on the CPU. `auto`: by what a trial takes of the GPU's memory and time,
+    which is measured before the search. Raised when there are fewer trials than slots. Ignored with
+    `--gpus 0`."""
     cpus_per_trial: PositiveInt = 1
     """CPU cores, which is also the number of torch's threads."""
+
+    @field_validator("gpus_per_trial", mode="after")
+    @classmethod
+    def _not_tiny(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
+        if value != "auto" and 0 < value < 0.001:
+            raise ValueError("expected 'auto', 0 (the CPU) or a number of at least 0.001")
+        return value
 
 
 class RaceSpec(Settings):

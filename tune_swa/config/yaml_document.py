@@ -12,6 +12,8 @@ from tune_swa.errors import RequestError
 
 Loc = tuple[str | int, ...]
 """Path of keys and indices to a value."""
+MERGE = "<<"
+"""The key of YAML 1.1 that takes in the settings of other mappings."""
 MAX_NODES = 100_000
 """Aliases of aliases can blow a small file up; a space file never comes near this."""
 
@@ -54,6 +56,8 @@ class Document:
     value: Any
     places: dict[Loc, str]
     """`file:line` of each value, or the option that set it."""
+    shared: frozenset[str] = frozenset()
+    """Keys of the outermost mapping with values that aliases repeat elsewhere."""
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -62,8 +66,8 @@ def parse_document(text: str, source: str) -> Document:
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
-            places: dict[Loc, str] = {}
-            value = None if root is None else _Builder(loader, source, places).build_value(root, (), ())
+            builder = _Builder(loader, source, {})
+            value = None if root is None else builder.build_value(root, (), ())
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -76,7 +80,7 @@ def parse_document(text: str, source: str) -> Document:
         raise RequestError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise RequestError(f"{source}: nested too deeply for a space file") from None
-    return Document(value, places)
+    return Document(value, builder.places, builder.find_shared())
 
 
 class _Builder:
@@ -84,16 +88,18 @@ class _Builder:
 
     def __init__(self, loader: _Loader, source: str, places: dict[Loc, str]) -> None:
         self.loader, self.source, self.places, self.count = loader, source, places, 0
+        self.users: dict[int, set[str]] = {}
+        """Outermost keys below which each node is used."""
+
+    def find_shared(self) -> frozenset[str]:
+        return frozenset(key for users in self.users.values() if len(users) > 1 for key in users)
 
     def build_value(self, node: yaml.Node, loc: Loc, above: tuple[int, ...]) -> Any:
-        self.count += 1
         where = f"{self.source}:{node.start_mark.line + 1}"
         self.places.setdefault(loc, where)
-        if id(node) in above:
-            raise RequestError(f"{where}: an alias repeats itself; write the values out")
-        if self.count > MAX_NODES:
-            raise RequestError(f"{where}: more than {MAX_NODES:,} values; write out what aliases multiply")
-        above = (*above, id(node))
+        if loc:
+            self.users.setdefault(id(node), set()).add(str(loc[0]))
+        above = self._enter_node(node, above)
         if node.tag not in _PLAIN_TAGS:
             raise RequestError(f"{where}: the tag {node.tag} is not allowed; write a plain value")
         if isinstance(node, yaml.MappingNode):
@@ -103,18 +109,49 @@ class _Builder:
         assert isinstance(node, yaml.ScalarNode)
         return self._build_scalar(node, where)
 
+    def _enter_node(self, node: yaml.Node, above: tuple[int, ...]) -> tuple[int, ...]:
+        """Count a node, and add it to those above."""
+        where = f"{self.source}:{node.start_mark.line + 1}"
+        self.count += 1
+        if id(node) in above:
+            raise RequestError(f"{where}: an alias repeats itself; write the values out")
+        if self.count > MAX_NODES:
+            raise RequestError(f"{where}: more than {MAX_NODES:,} values; write out what aliases multiply")
+        return (*above, id(node))
+
     def _build_mapping(self, node: yaml.MappingNode, loc: Loc, above: tuple[int, ...]) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        for key, (line, value_node) in self._collect_items(node, loc, above).items():
+            self.places[(*loc, key)] = f"{self.source}:{line}"
+            result[key] = self.build_value(value_node, (*loc, key), above)
+        return result
+
+    def _collect_items(
+        self, node: yaml.MappingNode, loc: Loc, above: tuple[int, ...]
+    ) -> dict[str, tuple[int, yaml.Node]]:
+        """Lines and values of a mapping by key: what it merges (`<<: *name`) first, unless it has the key."""
+        merged: dict[str, tuple[int, yaml.Node]] = {}
+        own: dict[str, tuple[int, yaml.Node]] = {}
         for key_node, value_node in node.value:
-            where = f"{self.source}:{key_node.start_mark.line + 1}"
+            line = key_node.start_mark.line + 1
+            where = f"{self.source}:{line}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise RequestError(f"{where}: a key must be a word")
             key = str(key_node.value)
-            if key in result:
+            if key == MERGE and key_node.style is None:
+                several = isinstance(value_node, yaml.SequenceNode)
+                for other in value_node.value if several else [value_node]:
+                    if not isinstance(other, yaml.MappingNode):
+                        raise RequestError(
+                            f"{where}: << takes settings, such as <<: *name, or a list of them"
+                        )
+                    found = self._collect_items(other, loc, self._enter_node(other, above))
+                    merged = {**found, **merged}
+                continue
+            if key in own:
                 raise RequestError(f"{where}: {'.'.join(map(str, (*loc, key)))} is listed twice; keep one")
-            self.places[(*loc, key)] = where
-            result[key] = self.build_value(value_node, (*loc, key), above)
-        return result
+            own[key] = (line, value_node)
+        return {**merged, **own}
 
     def _build_scalar(self, node: yaml.ScalarNode, where: str) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tune_swa.config import Experiment
 from tune_swa.config.problem_lines import describe_problems
 from tune_swa.config.yaml_document import Document, parse_document
 from tune_swa.errors import RequestError
+from tune_swa.files import expand_home
 
 MAX_BYTES = 1 << 18
 """A file larger than this was meant to be something else, and would take long to parse."""
@@ -30,7 +32,7 @@ def load_experiment(
     Raises:
         RequestError: naming file, line, key, value and what is allowed, for every problem found.
     """
-    return parse_experiment(_read_text(Path(path)), str(path), overrides, options)
+    return parse_experiment(_read_text(expand_home(path, "--space")), str(path), overrides, options)
 
 
 def parse_experiment(
@@ -43,14 +45,40 @@ def parse_experiment(
     document = parse_document(text, source)
     if not isinstance(document.value, dict):
         raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
+    _drop_shared_values(document)
     for override in overrides or []:
         apply_override(document, override, f"--set {override}")
     for option, override in (options or {}).items():
         apply_override(document, override, option)
+    _shorten_grace(document)
     try:
         return Experiment.model_validate(document.value)
     except ValidationError as error:
         raise RequestError("\n".join(describe_problems(error, document, source))) from None
+
+
+def _drop_shared_values(document: Document) -> None:
+    """Take out the outermost keys that only hold values for aliases: `x-...`, or any that is no setting.
+
+    A key that looks like a setting's is a mistake, and stays to be reported.
+    """
+    known = list(Experiment.model_fields)
+    for key in [key for key in document.value if key not in known]:
+        misspelt = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if key.startswith("x-") or (key in document.shared and not misspelt):
+            del document.value[key]
+
+
+def _shorten_grace(document: Document) -> None:
+    """Fit the grace period of a file into a run that an option makes shorter: neither has a trunk rung."""
+    train, scheduler = document.value.get("train"), document.value.get("scheduler")
+    option = document.places.get(("train", "epochs"), document.places.get(("train",), ""))
+    if not (isinstance(train, dict) and isinstance(scheduler, dict) and option.startswith("--set")):
+        return
+    epochs, grace = train.get("epochs"), scheduler.get("grace_epochs")
+    given = document.places.get(("scheduler", "grace_epochs"), "").startswith("--set")
+    if isinstance(epochs, int) and isinstance(grace, int) and 2 <= epochs < grace and not given:
+        scheduler["grace_epochs"] = epochs
 
 
 def _read_text(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tune_swa.config import Experiment
+from tune_swa.errors import RequestError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import expand_home
 from tune_swa.storage import FolderStore, Store, open_store
@@ -38,6 +39,21 @@ class Request:
     logs: tuple[str, ...] = ()
     """Trackers besides Optuna's and TensorBoard's files, as `--log` names them; `none`: no TensorBoard."""
     console: Console = field(default_factory=Console)
+
+    def __post_init__(self) -> None:
+        """Take no GPU for trials that want none.
+
+        Raises:
+            RequestError: GPUs are asked for nevertheless.
+        """
+        if self.experiment.resources.gpus_per_trial != 0:
+            return
+        if self.gpus:
+            raise RequestError(
+                f"--gpus {self.gpus}: resources.gpus_per_trial is 0, which runs the trials on the CPU. Leave "
+                "--gpus out, or give each trial a part of a GPU (--gpus-per-trial auto)"
+            )
+        object.__setattr__(self, "gpus", 0)
 
     @property
     def folder(self) -> Path:
