@@ -12,13 +12,14 @@ from typing import Any
 
 # before torch or ray are imported anywhere: the tests run beside one another on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# until all is imported: looking through it again and again takes a quarter of the time
-gc.disable()
 
 import pytest
 
 from helpers.drawn_arrays import draw_dataset
 from tune_swa.data.dataset import Dataset
+
+# until all test files are imported: looking through that again and again takes a quarter of the time
+gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
