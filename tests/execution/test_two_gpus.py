@@ -79,7 +79,7 @@ def test_a_gpu_that_a_producer_had_to_itself_is_used_by_its_branches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {"lr": 1e-3, "swa_start": 1, "swa_lr": {"choice": [1e-4, 1e-3, 1e-2, 0.1, 0.2, 0.3]}}
-    state = search(tmp_path, monkeypatch, space, seconds=1.5, search={"sampler": "grid"})
+    state = search(tmp_path, monkeypatch, space, seconds=4.0, search={"sampler": "grid"})
     assert {t.status for t in state.trials.values()} == {"completed"}
     used = Counter(t.device for t in state.of_kind("swa"))
     assert set(used) == {"0", "1"}

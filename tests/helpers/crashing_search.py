@@ -132,9 +132,9 @@ def kill_before_tidying(count: Countdown) -> None:
 def kill_within_a_table(count: Countdown) -> None:
     import pyarrow.parquet as pq
 
-    def write_half(table: Any, file: Any, **_: Any) -> None:
+    def write_half(table: Any, path: Path, **_: Any) -> None:
         if count.due():
-            file.write(b"PAR1 and no more")
+            path.write_bytes(b"PAR1 and no more")
             kill()
 
     before(pq, "write_table", write_half)

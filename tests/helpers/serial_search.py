@@ -61,20 +61,25 @@ def go_on(results: Path, trials: int, *, wide: bool = False) -> str:
     return result.stdout
 
 
+def run_until(moment: str, results: Path, trials: int) -> subprocess.CompletedProcess[str]:
+    """Start or go on, with what `crashing_search.py` does at a moment."""
+    if "import:" not in moment:
+        return run(results, trials, str(CRASHING), moment)
+    # a process that has not imported anything yet
+    given = [sys.executable, *command(results, trials, str(CRASHING), moment)]
+    return subprocess.run(given, capture_output=True, text=True, env=narrow_environment())
+
+
 def crash(moment: str, results: Path, trials: int) -> None:
     """Start or go on, and be killed."""
-    if moment.startswith("import:"):  # which takes a process that has not imported anything
-        given = [sys.executable, *command(results, trials, str(CRASHING), moment)]
-        result = subprocess.run(given, capture_output=True, text=True, env=narrow_environment())
-    else:
-        result = run(results, trials, str(CRASHING), moment)
+    result = run_until(moment, results, trials)
     assert result.returncode == -signal.SIGKILL, f"{moment}: {result.stdout}{result.stderr}"
 
 
 def signalled(number: int, moment: str, results: Path, trials: int) -> list[str]:
     """Start or go on, get a signal at a moment, and return the lines on stderr."""
     moment = f"{signal.Signals(number).name}@{moment}"
-    result = run(results, trials, str(CRASHING), moment)
+    result = run_until(moment, results, trials)
     assert result.returncode == 130, f"{moment}: {result.stdout}{result.stderr}"
     return result.stderr.strip().splitlines()
 
