@@ -98,21 +98,22 @@ def test_damaged_checkpoints_cost_their_epochs_only(tmp_path: Path, short: Path)
     assert log.count(".pt: cannot be read") >= 2
 
 
-def test_a_disk_that_fills(tmp_path: Path, decoded: None) -> None:
-    """With the network as it is: of all that is written, its checkpoints are what does not fit."""
+def test_a_disk_that_fills(tmp_path: Path, decoded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the network's channels: of all that is written, the checkpoints are what does not fit."""
+    monkeypatch.setenv("NARROW_BY", "2")
     (tmp_path / "straight").mkdir()
-    straight = never_interrupted(tmp_path / "straight", 1, wide=True)
+    straight = never_interrupted(tmp_path / "straight", 1)
     results = new_search(tmp_path)
-    with mounted(results, "-t", "tmpfs", "-o", "size=400m", "tmpfs"):  # room for two checkpoints
-        stopped = run(results, 1, wide=True)
+    with mounted(results, "-t", "tmpfs", "-o", "size=100m", "tmpfs"):  # room for two checkpoints
+        stopped = run(results, 1)
         assert stopped.returncode == 1
         assert stopped.stderr.startswith("error: the search stopped: a checkpoint cannot be written to")
         assert "No space left on device" in stopped.stderr
         assert stopped.stderr.endswith("put that right, then continue with --resume\n")
         state = ExperimentState.read(journal_of(results))
         assert all(t.status in ("completed", "pruned", "interrupted") for t in state.trials.values())
-        subprocess.run(["mount", "-o", "remount,size=2g", str(results)], check=True)
-        go_on(results, 1, wide=True)
+        subprocess.run(["mount", "-o", "remount,size=500m", str(results)], check=True)
+        go_on(results, 1)
         assert_same(results, straight)
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 RUN_SEARCH = ROOT / "run_search.py"
 TUNE_SWA = Path(sys.executable).parent / "tune-swa"
+_PYTHON_PATH = os.environ.get("PYTHONPATH", "")
+"""Before a test has changed it."""
 
 
 class Program:
@@ -126,7 +128,7 @@ def _start_server() -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "program_server.py"), str(its.fileno())],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": _PYTHON_PATH, "OMP_NUM_THREADS": "1"},
         pass_fds=[its.fileno()], stdin=subprocess.DEVNULL,
     )  # fmt: skip
     its.close()
