@@ -38,14 +38,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(
-    *arguments: str, cwd: Path, check: bool = True, narrow: bool = False, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `run_search.py` as a user does, in a process of its own."""
-    environment = {**os.environ, **more}
-    result = run_program(
-        [RUN_SEARCH, *arguments], cwd=cwd, env=narrow_environment(environment) if narrow else environment
-    )
+def run(*arguments: str, cwd: Path, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `run_search.py` as a user does, in a process of its own, with a narrow network."""
+    environment = narrow_environment({**os.environ, **more})
+    result = run_program([RUN_SEARCH, *arguments], cwd=cwd, env=environment)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
@@ -139,7 +135,7 @@ def test_the_best_model_is_the_best_configurations(finished: tuple[Path, str]) -
     trials = tune_swa.load_results(folder).trials
     completed = trials[trials.status == "completed"]
     assert about["validation"]["accuracy"] == completed.accuracy.max()
-    model = torchvision.models.resnet18(num_classes=about["num_classes"])
+    model = build_narrow_resnet(num_classes=about["num_classes"])
     model.load_state_dict(torch.load(folder / "best_model.pt", weights_only=True))
     from tune_swa.data.dataset import prepare_dataset
 
@@ -210,7 +206,7 @@ def test_swa_grid_on_the_cpu(photos: Path, tmp_path: Path, cache: None) -> None:
         "--data-dir", str(photos),
         "--set", "train.epochs=4", "--set", "train.warmup_epochs=1", "--set", "data.image_size=16",
         "--set", "space.swa_start={choice: [0, 1, 2]}", "--set", "model.weights=none",
-        "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path, narrow=True,
+        "--set", "scheduler.asha=false", "--set", "train.batch_size=16", cwd=tmp_path,
     )  # fmt: skip
     trials = tune_swa.load_results(tmp_path / "results" / "swa_grid").trials
     assert trials.kind.value_counts().to_dict() == {"swa": 45, "baseline": 3}
@@ -238,7 +234,7 @@ def test_the_tutorials_table_ends_with_its_eight_rows(photos: Path, tmp_path: Pa
         "--data-dir", "intel", "--set", "data.image_size=16", "--set", "model.weights=none",
         "--set", "train.epochs=12", "--set", "train.batch_size=16",
         "--set", "space.swa_start={choice: [6, 7, 9]}", "--set", f"points={json.dumps(shorter)}",
-        cwd=tmp_path, narrow=True, COLUMNS="160",
+        cwd=tmp_path, COLUMNS="160",
     ).stdout  # fmt: skip
     folder = tmp_path / "results" / "tutorial_table"
     trials = pd.read_parquet(folder / "trials.parquet")
@@ -266,7 +262,7 @@ def test_every_epochs_accuracy_from_its_checkpoint_by_torchvision_alone(
         "--set", "train.epochs=5", "--set", "train.batch_size=16",
         "--set", "space.swa_start={choice: [0, 1, 3]}", "--set", "model.weights=none", "--trials", "3",
         "--set", "points=[{swa_start: 1, swa_lr: 5e-5, train.warmup_epochs: 0}]",
-        "--set", "search.keep_checkpoints=all", cwd=tmp_path, narrow=True,
+        "--set", "search.keep_checkpoints=all", cwd=tmp_path,
     )  # fmt: skip
     folder = tmp_path / "results" / "tutorial_table"
     epochs = pd.read_parquet(folder / "epochs.parquet")
