@@ -247,8 +247,8 @@ class ResourcesSpec(Settings):
     """What one trial may use."""
 
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
-    """Fraction of a GPU; 0: trials run on the CPU. `auto`: by what a trial takes of the GPU's memory and time,
-    which is measured before the search. Raised when there are fewer trials than slots. Ignored with
+    """Fraction of a GPU; 0: trials run on the CPU. `auto`: by what a trial takes of the GPU's memory and
+    time, which is measured before the search. Raised when there are fewer trials than slots. Ignored with
     `--gpus 0`."""
     cpus_per_trial: PositiveInt = 1
     """CPU cores, which is also the number of torch's threads."""
