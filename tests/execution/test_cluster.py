@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import tune_swa
+from helpers.programs import run_program
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.execution import ray_runtime
@@ -136,9 +137,8 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
     assert starts[0]["from_epoch"] >= 2  # from its checkpoint, not from the start
 
     # the same numbers as on one machine alone
-    subprocess.run(
-        command(space, tmp_path / "alone", "--cpus", "1", "--quiet"), check=True, capture_output=True
-    )
+    alone = run_program(command(space, tmp_path / "alone", "--cpus", "1", "--quiet")[1:])
+    assert alone.returncode == 0, alone.stdout + alone.stderr
     found, expected = (
         pd.read_parquet(folder / "cluster" / "epochs.parquet")
         .drop(columns=TIMES)
@@ -160,10 +160,8 @@ def test_a_node_dies_and_its_trials_move(cluster: Any, space: Path, tmp_path: Pa
 
 def test_requests_that_a_cluster_cannot_take(cluster: Any, space: Path, tmp_path: Path) -> None:
     def refused(*more: str) -> str:
-        result = subprocess.run(
-            command(space, tmp_path / "results", "--address", cluster.address, *more),
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        given = command(space, tmp_path / "results", "--address", cluster.address, *more)
+        result = run_program(given[1:], timeout=120)
         assert result.returncode == 2, result.stdout + result.stderr
         assert not (tmp_path / "results" / "cluster").exists()
         return result.stderr
