@@ -1,4 +1,4 @@
-"""What is taken from under a whole search: its folder, its journal, Ray's server. It stops, and goes on."""
+"""What is taken from a whole search: its folder, its journal, Ray's server, large files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from helpers.serial_search import assert_same, go_on, held, journal_of, new_search
+from helpers.narrow_resnet import narrow_environment
+from helpers.serial_search import assert_same, command, go_on, held, journal_of, new_search
 
 TRIALS = 4
 
@@ -71,3 +73,16 @@ def test_a_dead_server_of_rays_ends_the_search_soon(tmp_path: Path, short: Path)
     assert "within 10 seconds" in err  # Ray's own line: 60 is its default
     go_on(results, TRIALS)
     assert_same(results, short)
+
+
+@pytest.mark.slow  # Ray itself waits for half a minute
+def test_a_limit_under_which_ray_does_not_start_is_named(tmp_path: Path, decoded: None) -> None:
+    """Ray raises a plain Exception there, which says nothing of the limit."""
+    results = new_search(tmp_path)
+    limited = ["bash", "-c", 'ulimit -f 20000; exec "$@"', "-", sys.executable, *command(results, TRIALS)]
+    ended = subprocess.run(limited, env=narrow_environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    [error] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert "Ray cannot be started on this machine (" in error
+    assert "ulimit -f (20.5 MB)" in error
+    assert "Traceback" not in ended.stderr

@@ -169,7 +169,7 @@ def join_cluster(address: str) -> Iterator[Machine]:
             _show_token_where_asked(found)
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
         interrupt_once()  # as above
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises plain ones, too
         raise (_access_refused if found else _cluster_missing)(address, error) from None
     try:
         yield Machine.of_nodes(tuple(_list_nodes()), where=f"the cluster at {address}")

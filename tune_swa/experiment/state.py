@@ -339,4 +339,9 @@ def _check_arms(event: RacePlanned | LookPlanned) -> None:
 def _check_record(record: EpochRecord, epoch: int, trial: TrialState) -> None:
     if record["epoch"] != epoch:
         raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due"[:200])
-    convert_checked(record, EpochFields)
+    try:
+        convert_checked(record, EpochFields)
+    except msgspec.ValidationError as error:
+        field = str(error).rpartition("$.")[2].rstrip("`")
+        why = f"{field} is {record[field]!r}" if field in record else str(error)
+        raise DamagedError(why[:100]) from None
