@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -168,6 +168,18 @@ class Experiment(SpaceFile):
     def format_label(self, params: Mapping[str, Value], *, swa: bool) -> str:
         """Name a configuration in the tutorial's notation (see `format_label`)."""
         return format_label(self.complete_configuration(params, swa=swa))
+
+    def order_space(self, names: Iterable[str]) -> Experiment:
+        """The same experiment with the keys of its space in the order of `names`, then any others.
+
+        Grids are counted, and samplers draw, in the order of the space.
+        """
+        order = {name: self.space[name] for name in [*names, *self.space] if name in self.space}
+        if list(order) == list(self.space):
+            return self
+        dumped = self.model_dump(by_alias=True)
+        space = {name: dumped["space"][name] for name in order}
+        return Experiment.model_validate({**dumped, "space": space})
 
     def fixed_settings(self) -> dict[str, Any]:
         """What may not change between a run and its resumption, as plain JSON values."""

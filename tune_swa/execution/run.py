@@ -31,6 +31,7 @@ from tune_swa.experiment.folder import (
     keep_suffixes,
     load_earlier_events,
     lock_experiment,
+    recall_order,
 )
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.decoding_progress import Decoding
@@ -59,7 +60,7 @@ def run_search(request: Request) -> Outcome:
         events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
         request = replace(
             request,
-            experiment=keep_suffixes(request.experiment, state.header),
+            experiment=keep_suffixes(recall_order(request.experiment, state.header), state.header),
             storage=choose_storage(state, request.storage, request.folder),
         )
         machine = _check_request(request, state)

@@ -200,6 +200,12 @@ def keep_suffixes(experiment: Experiment, header: ExperimentCreated | None) -> E
     return experiment.model_copy(update={"data": data})
 
 
+def recall_order(experiment: Experiment, header: ExperimentCreated | None) -> Experiment:
+    """The experiment with the keys of its space in the order in which the search began."""
+    recorded = None if header is None else header.identity.get("space")
+    return experiment.order_space(recorded) if isinstance(recorded, dict) else experiment
+
+
 UNSET = object()
 """A setting that only one of two searches has."""
 

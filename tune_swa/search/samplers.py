@@ -8,6 +8,7 @@ study's attributes.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -63,8 +64,21 @@ class FixedSource:
         self.left.pop(index, None)
 
     def restore_suggestion(self, index: int, params: Params) -> None:
-        """Take in a suggestion of an earlier session."""
-        self.left.pop(index, None)
+        """Take in a suggestion of an earlier session, by its parameters if its number has others.
+
+        Earlier versions counted anew where a resume had the keys of the space in another order. Whatever such
+        a trial displaces is suggested under another number, so that each configuration runs.
+        """
+        displaced = self.left.pop(index, None)
+        if displaced is not None and _are_same(displaced, params):
+            return
+        number = next((i for i, known in self.left.items() if _are_same(known, params)), None)
+        if displaced is None:
+            self.left.pop(-1 if number is None else number, None)
+        elif number is not None:
+            self.left[number] = displaced
+        elif any(_are_same(known, params) for known in self.known):  # it ran before
+            self.left[max(len(self.known), index + 1, *self.left, 0)] = displaced
 
     def report_value(self, index: int, epoch: int, value: float) -> None:
         """Learn nothing: the list is fixed."""
@@ -259,6 +273,16 @@ class SampledSource:
 def _round_value(parameter: Parameter, value: Value) -> Value:
     """Return a value of a journal in its present form: earlier versions wrote 0.30000000000000004."""
     return parameter.round_value(value) if value in parameter.domain else value
+
+
+def _are_same(left: Params, right: Params) -> bool:
+    """Whether configurations are equal, but for the last bits that other versions gave the numbers."""
+
+    def agree(one: Value, other: Value) -> bool:
+        numbers = isinstance(one, float) and isinstance(other, float)
+        return math.isclose(one, other, rel_tol=1e-9) if numbers else one == other  # type: ignore[arg-type]
+
+    return left.keys() == right.keys() and all(agree(value, right[name]) for name, value in left.items())
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
