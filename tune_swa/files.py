@@ -125,6 +125,8 @@ def expand_home(path: str | Path, given_by: str) -> Path:
     Raises:
         RequestError: there is no such user.
     """
+    if str(path).startswith("./~"):  # which pathlib would take for a home once it has dropped the dot
+        return Path.cwd() / str(path)[2:]
     try:
         return Path(path).expanduser()
     except RuntimeError:  # which pathlib raises for this

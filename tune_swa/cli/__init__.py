@@ -13,7 +13,7 @@ from tune_swa.cli import supervisor
 from tune_swa.cli.command_words import FROM_PYTHON, find_program_words
 from tune_swa.cli.messages import how_to_go_on
 from tune_swa.cli.missing_packages import explain_import_error
-from tune_swa.cli.parser import build_parser
+from tune_swa.cli.parser import build_parser, expand_paths
 from tune_swa.errors import Interrupted, RequestError, TuneSwaError
 from tune_swa.text import indent_message
 
@@ -44,6 +44,7 @@ def _run(before: list[str], arguments: Sequence[str] | None, program: str) -> in
 def _run_command(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
+        expand_paths(options)
         return command(options)
     except Interrupted:
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from tune_swa import __version__
@@ -13,7 +12,34 @@ from tune_swa.cli.machine import doctor_command, schema_command
 from tune_swa.cli.results import compare_command, report_command
 from tune_swa.cli.search import confirm_command, search_command
 from tune_swa.errors import RequestError
+from tune_swa.files import expand_home
 from tune_swa.text import quote_name
+
+PATHS = {
+    "space": "--space",
+    "results_dir": "--results-dir",
+    "data_dir": "--data-dir",
+    "output": "--output",
+    "folder": "RESULTS_DIR/NAME",
+}
+"""Options that are paths, with the names that messages give them."""
+
+
+def expand_paths(options: argparse.Namespace) -> None:
+    """Make the paths of a command line `Path`s; shells leave the `~` of `--results-dir=~/res` as it is.
+
+    Raises:
+        RequestError: there is no such user.
+    """
+    for name, given_by in PATHS.items():
+        text = getattr(options, name, None)
+        if text is not None:
+            setattr(options, name, expand_home(text, given_by))
+    if "folders" in options:
+        folders = (
+            folder if "://" in folder else expand_home(folder, PATHS["folder"]) for folder in options.folders
+        )
+        options.folders = [str(folder) for folder in folders]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,8 +105,8 @@ def _add_reading_commands(commands: argparse._SubParsersAction[_Parser]) -> None
         help="write the report of a search again",
         description="Write report.html of a search that has finished, is running, or was killed.",
     )
-    report.add_argument("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
-    report.add_argument("--data-dir", type=Path, metavar="DIR", help="where the images are, to show some")
+    report.add_argument("folder", metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    report.add_argument("--data-dir", metavar="DIR", help="where the images are, to show some")
     report.set_defaults(command=report_command)
     export = commands.add_parser(
         "export-model",
@@ -124,7 +150,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--cpus", type=int, metavar="N", help="CPU cores to use; default: all; 1: one trial at a time")
     add("--name", help="name of the experiment; default: the space file's")
     add("--results-dir", default="results", metavar="DIR", help="where results go; default: results")
-    add("--data-dir", type=Path, metavar="DIR", help="where the images are, or are downloaded to")
+    add("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
     add("--trials", metavar="N", help="number of SWA trials")
     add("--seed", metavar="N", help="seed of the sampler and of the training")
     add("--resume", action="store_true", help="go on with the experiment of this name")
@@ -149,12 +175,12 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add("folder", metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     add("--seeds", metavar="N", help="fresh seeds in all; default: as in its space file")
     add("--top", metavar="N", help="number of finalists; default: as in its space file")
     add("--gpus", type=int, metavar="N", help="as in `tune-swa search`, like all that follow")
     add("--cpus", type=int, metavar="N")
-    add("--data-dir", type=Path, metavar="DIR")
+    add("--data-dir", metavar="DIR")
     add("--address", metavar="ADDR")
     add("--storage", metavar="URI")
     _add_log_option(parser)
@@ -174,7 +200,7 @@ def _add_log_option(parser: argparse.ArgumentParser) -> None:
 
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", type=Path, metavar="RESULTS_DIR/NAME", help="the experiment's folder")
+    add("folder", metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     add(
         "--format",
         action="append",
@@ -182,14 +208,14 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
         choices=MODEL_FORMATS,
         help="can be repeated; default: all of them",
     )
-    add("--output", type=Path, metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
-    add("--data-dir", type=Path, metavar="DIR", help="where the images are, to compare the accuracy")
+    add("--output", metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
+    add("--data-dir", metavar="DIR", help="where the images are, to compare the accuracy")
 
 
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data-dir", type=Path, metavar="DIR", help="look at the images there, too")
-    add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--data-dir", metavar="DIR", help="look at the images there, too")
+    add("--results-dir", default="results", metavar="DIR", help="default: results")
     add("--storage", metavar="URI", help="try a folder or URI for the checkpoints, too")
     add("--address", metavar="ADDR", help="try to join a running Ray cluster, too (`auto`: this machine's)")
     add("--ray", action="store_true", help="start a Ray as a search would, too; takes some seconds")

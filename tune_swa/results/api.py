@@ -21,6 +21,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import DamagedError
 from tune_swa.experiment.model_description import read_classes
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.files import expand_home
 from tune_swa.results.comparison import compare_configurations
 from tune_swa.results.contrasts import Contrast, Verdict, interval_columns
 from tune_swa.results.predictions import FOLDER as PREDICTIONS
@@ -249,7 +250,7 @@ def load_results(path: str | os.PathLike[str]) -> Results:
         copy = TemporaryDirectory(prefix="tune_swa-results-")
         store = open_store(str(path).removesuffix(f"/{JOURNAL}"))
         return _build_results(_copy_experiment(store, Path(copy.name)), store, copy)
-    journal = _find_journal(Path(path))
+    journal = _find_journal(expand_home(os.fspath(path), "load_results:"))
     return _build_results(journal, FolderStore(journal.parent))
 
 
