@@ -113,13 +113,16 @@ def long(tmp_path_factory: pytest.TempPathFactory, decoded: None) -> Path:
 def one_ray() -> Iterator[None]:
     """Searches in the tests' own process use one Ray, which the first of the file starts.
 
-    To start and to stop it takes longer than all trials of a search in which nothing is trained.
+    To start and to stop it takes longer than all trials of a search in which nothing is trained. Its workers
+    have the narrow network.
     """
+    from helpers.narrow_resnet import narrow_environment
     from tune_swa.execution import ray_runtime
 
     start = ray_runtime.start_local_ray
     started: list[Any] = []
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", narrow_environment()["PYTHONPATH"])
 
         @contextmanager
         def use_or_start(placement: Any) -> Iterator[None]:
