@@ -133,6 +133,14 @@ def test_a_part_without_labels_is_not_used_and_named(
     assert estimate_dataset(folder_spec(), tmp_path).folder_notes == data.folder_notes
 
 
+def test_a_part_of_the_usual_name_that_is_empty_hides_no_other(tmp_path: Path) -> None:
+    touch_images(tmp_path, "{training,dev,holdout}/{cat,dog}", "test")
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    assert relative_parts(tmp_path) == {"train": "training", "val": "dev", "test": "holdout"}
+    assert "not used: test" in find_layout(tmp_path).notes
+
+
 def test_an_empty_part_is_not_used(tmp_path: Path) -> None:
     touch_images(tmp_path, "train/{cat,dog}")
     (tmp_path / "val").mkdir()
@@ -313,7 +321,8 @@ def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path) -> No
     touch_images(tmp_path, "elsewhere/sea", "photos/forest")
     photos = tmp_path / "photos"
     (photos / "sea").symlink_to(tmp_path / "elsewhere" / "sea")
-    links = {"loop": photos, "up": tmp_path, "gone": tmp_path / "gone", "forest/up": photos}
+    gone = {"gone": tmp_path / "gone", "itself": photos / "itself"}
+    links = {"loop": photos, "up": tmp_path, "forest/up": photos, **gone}
     for link, target in links.items():
         (photos / link).symlink_to(target)
     source = find_source(folder_spec(), photos)
@@ -321,7 +330,7 @@ def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path) -> No
     assert listing.class_names == ("forest", "sea")
     assert list(listing.labels) == [0, 0, 0, 1, 1, 1]
     assert source.folder_notes == (
-        f"{photos}: links to nowhere are passed over: gone",
+        f"{photos}: links to nowhere are passed over: gone, itself",
         f"{photos}: links to a folder that they are in are passed over: loop, up",
     )
 

@@ -107,7 +107,7 @@ class Folder:
         except OSError as error:  # it may not matter: a folder beside those of the parts
             return _Listing([], 0, [], error)
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not is_system_folder(entry.name):
                     folders.append(entry.name)
             elif not entry.name.startswith("."):
@@ -116,3 +116,10 @@ class Folder:
                 elif entry.is_symlink() and not Path(entry.path).exists():
                     broken.append(entry.name)
         return _Listing(folders, images, sorted(broken))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -123,7 +123,7 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
     complete = []
     for rest, members in groups.items():
         chosen = {
-            part: min((m for m in members if m[0].part is part), key=lambda m: m[0].rank)
+            part: min((m for m in members if m[0].part is part), key=_rank_candidate)
             for part in sorted({known.part for known, _ in members})
         }
         train = chosen.get(Part.TRAIN)
@@ -137,6 +137,12 @@ def _match_parts(folder: Folder) -> dict[Part, Folder]:
     if len(complete) > 1:
         _refuse_sets(folder, [parts[Part.TRAIN].name for parts in complete])
     return complete[0] if complete else {}
+
+
+def _rank_candidate(member: tuple[PartName, Folder]) -> tuple[bool, bool, int]:
+    """Lower: rather the folder of the part. An empty `val` does not hide a `dev`."""
+    known, folder = member
+    return not _holds_classes(folder), not folder.holds_images, known.rank
 
 
 def _add_numbered(groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]]) -> None:
