@@ -370,3 +370,11 @@ def test_a_folder_that_cannot_be_read_matters_only_where_it_is_used(
     for root, name in (("b", "b/test"), ("c", "c/dog")):
         with pytest.raises(RequestError, match=rf"^{name}: cannot be read \(Permission denied\)"):
             find_source(folder_spec(), Path(root)).list_images()
+
+
+def test_an_image_that_is_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    draw_tree(tmp_path, {"train": 5, "test": 2})
+    (tmp_path / "train" / "sea" / "9.jpg").symlink_to("9.jpg")
+    with pytest.raises(RequestError, match=r"1 of 22 images cannot be decoded(?s:.*)9\.jpg"):
+        prepare_dataset(folder_spec(), tmp_path)
+    assert len(prepare_dataset(folder_spec(unreadable="skip"), tmp_path).train) == 12

@@ -13,6 +13,7 @@ from tune_swa.data.image_files import (
     find_suffix,
     identify_folder,
     identify_parents,
+    is_folder,
     list_suffixes,
 )
 
@@ -107,7 +108,7 @@ class Folder:
         except OSError as error:  # it may not matter: a folder beside those of the parts
             return _Listing([], 0, [], error)
         for entry in entries:
-            if _is_folder(entry):
+            if is_folder(entry):
                 if not is_system_folder(entry.name):
                     folders.append(entry.name)
             elif not entry.name.startswith("."):
@@ -116,10 +117,3 @@ class Folder:
                 elif entry.is_symlink() and not Path(entry.path).exists():
                     broken.append(entry.name)
         return _Listing(folders, images, sorted(broken))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False

@@ -92,7 +92,7 @@ def list_files(folder: Path, suffixes: Collection[str], *, below: bool = True) -
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if is_folder(entry):
                     if not below or is_system_folder(entry.name):
                         continue
                     here = identify_folder(Path(entry.path))
@@ -138,6 +138,14 @@ def group_by_suffix(names: Iterable[str]) -> dict[str, NamedImages]:
 def describe_groups(groups: Mapping[str, NamedImages]) -> str:
     """Name what `group_by_suffix` found: `40 .heic, 2 .txt`."""
     return ", ".join(f"{group.count:,} {suffix}" for suffix, group in groups.items())
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def identify_folder(folder: Path) -> Identity:
