@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from tune_swa.data.folder_names import (
-    PartName,
     compare_key,
     is_kind_or_fold,
     is_name_of_all,
@@ -20,14 +19,20 @@ from tune_swa.data.folder_names import (
 )
 from tune_swa.data.folder_tree import Folder
 from tune_swa.data.layouts import LAYOUT
+from tune_swa.data.part_matching import (
+    SHOWN,
+    holds_classes,
+    is_number,
+    match_parts,
+    refuse_sets,
+    unwrap_part,
+)
 from tune_swa.data.sources import Part
 from tune_swa.errors import RequestError
 from tune_swa.text import name_first
 
 LayoutSetting = Literal["auto", "parts", "classes"]
 """Values of `data.layout`."""
-SHOWN = 10
-"""Folders named in a message."""
 _USES = {Part.TRAIN: "training", Part.VAL: "validation", Part.TEST: "test"}
 
 
@@ -96,9 +101,9 @@ def find_layout(root: Path, setting: LayoutSetting = "auto") -> Layout:
 
 def _find_home(root: Path, folder: Folder) -> Folder | None:
     """The folder that holds the folder of training images: this one, or one in it."""
-    if Part.TRAIN in _match_parts(folder):
+    if Part.TRAIN in match_parts(folder):
         return folder
-    homes = [inner for inner in folder.filled.values() if Part.TRAIN in _match_parts(inner)]
+    homes = [inner for inner in folder.filled.values() if Part.TRAIN in match_parts(inner)]
     if len(homes) > 1:
         names = [show_name(str(home.path.relative_to(root))) for home in homes]
         raise RequestError(
@@ -108,84 +113,19 @@ def _find_home(root: Path, folder: Folder) -> Folder | None:
     return homes[0] if homes else None
 
 
-def _match_parts(folder: Folder) -> dict[Part, Folder]:
-    """The subfolders that are parts; none where no part has training images in folders of classes.
-
-    A name with further words, such as `x-ray_train`, needs another part with the same words beside it.
-    """
-    groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]] = {(): []}
-    for name, subfolder in folder.subfolders.items():
-        if (known := recognise_part(name)) is not None:
-            if subfolder.error is not None and not known.rest:
-                raise subfolder.error
-            groups.setdefault(known.rest, []).append((known, subfolder))
-    _add_numbered(groups)
-    complete = []
-    for rest, members in groups.items():
-        chosen = {
-            part: min((m for m in members if m[0].part is part), key=_rank_candidate)
-            for part in sorted({known.part for known, _ in members})
-        }
-        train = chosen.get(Part.TRAIN)
-        if train is None or not _holds_classes(train[1]) or (rest and len(chosen) == 1):
-            continue
-        for known, subfolder in chosen.values():
-            _refuse_twins(folder, known, subfolder)
-        complete.append({part: subfolder for part, (_, subfolder) in chosen.items()})
-        if not rest:
-            return complete[0]
-    if len(complete) > 1:
-        _refuse_sets(folder, [parts[Part.TRAIN].name for parts in complete])
-    return complete[0] if complete else {}
-
-
-def _rank_candidate(member: tuple[PartName, Folder]) -> tuple[bool, bool, int]:
-    """Lower: rather the folder of the part. An empty `val` does not hide a `dev`."""
-    known, folder = member
-    return not _holds_classes(folder), not folder.holds_images, known.rank
-
-
-def _add_numbered(groups: dict[tuple[str, ...], list[tuple[PartName, Folder]]]) -> None:
-    """Take `test1` for `test` where there is neither that nor a `test2`."""
-    usual = {known.part for known, _ in groups[()]}
-    numbered = [member for rest, members in groups.items() if _is_number(rest) for member in members]
-    parts = [known.part for known, _ in numbered]
-    groups[()] += [m for m in numbered if m[0].part not in usual and parts.count(m[0].part) == 1]
-
-
-def _is_number(rest: tuple[str, ...]) -> bool:
-    return bool(rest) and all(word.isdecimal() for word in rest)
-
-
-def _refuse_sets(folder: Folder, names: list[str]) -> NoReturn:
-    raise RequestError(
-        f"{folder.path}: {_name_folders(names)} hold training images each; give one of them: move or link it "
-        "to train/ in a folder of its own, and its test and validation images to test/ and val/ beside it"
-    )
-
-
-def _refuse_twins(folder: Folder, known: PartName, chosen: Folder) -> None:
-    twins = [name for name in folder.subfolders if name.lower() == chosen.name.lower()]
-    if len(twins) > 1:
-        raise RequestError(
-            f"{folder.path}: {' and '.join(twins)} differ in upper and lower case only; which of them holds "
-            f"the {known.part.name.lower()} images? Rename or remove the others"
-        )
-
-
 def _refuse_parts_alone(folder: Folder) -> None:
     """Part folders without a folder of training images with classes beside them."""
     named: dict[Part, list[Folder]] = {}
     others = []
     for name, subfolder in folder.filled.items():
         known = recognise_part(name)
-        if known is not None and (not known.rest or _is_number(known.rest)):
+        if known is not None and (not known.rest or is_number(known.rest)):
             named.setdefault(known.part, []).append(subfolder)
         else:
             others.append(name)
     train = named.pop(Part.TRAIN, [])
-    if sets := [subfolder.name for subfolder in train if _holds_classes(subfolder)]:
-        _refuse_sets(folder, sets)
+    if sets := [subfolder.name for subfolder in train if holds_classes(subfolder)]:
+        refuse_sets(folder, sets)
     if train and (named or not others):
         raise RequestError(
             f"{train[0].path}: holds images, but no folders of classes, which the labels are taken from. Put "
@@ -221,29 +161,9 @@ def _find_inner(folder: Folder) -> Folder | None:
     return inner
 
 
-def _unwrap_part(folder: Folder) -> Folder:
-    """`train/train`, as Kaggle packs it, or `train/images`."""
-    while True:
-        inner = folder.filled.get(folder.name)
-        if inner is None and len(folder.filled) == 1 and not folder.own_images:
-            ((name, only),) = folder.filled.items()
-            inner = only if is_wrapper_name(name) else None
-        if inner is None or not inner.filled:
-            return folder
-        folder = inner
-
-
-def _holds_classes(folder: Folder) -> bool:
-    """Whether a part has folders of classes, not `images` and `labels` as sets for detection have."""
-    filled = _unwrap_part(folder).filled
-    return len(filled) > 1 or any(
-        inner.filled or not (is_wrapper_name(name) or is_kind_or_fold(name)) for name, inner in filled.items()
-    )
-
-
 def _read_parts(root: Path, home: Folder, passed: list[Path], setting: LayoutSetting) -> Layout:
-    matched = _match_parts(home)
-    train = _unwrap_part(matched[Part.TRAIN])
+    matched = match_parts(home)
+    train = unwrap_part(matched[Part.TRAIN])
     if setting == "auto":
         _refuse_kinds(train, train.filled, "parts")
     parts, notes = {Part.TRAIN: _as_part(train)}, [*_note_leftovers(home), *_note_leftovers(train)]
@@ -251,7 +171,7 @@ def _read_parts(root: Path, home: Folder, passed: list[Path], setting: LayoutSet
     for part in (Part.VAL, Part.TEST):
         if part not in matched:
             continue
-        folder = _unwrap_part(matched[part])
+        folder = unwrap_part(matched[part])
         if reason := _explain_unusable(folder, classes):
             notes.append(
                 f"{folder.path} {reason}, so it is not used: {_USES[part]} images are held out of the "
@@ -339,7 +259,7 @@ def _is_odd(name: str) -> bool:
     """Whether a name is rather that of a part or a kind of files than that of a class."""
     known = recognise_part(name)
     if known is not None:
-        return not known.rest or _is_number(known.rest)
+        return not known.rest or is_number(known.rest)
     return is_kind_or_fold(name) or is_unlabelled(name) or is_wrapper_name(name)
 
 
