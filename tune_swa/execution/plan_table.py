@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune_swa.config import Choices, Experiment, Params, count_space, format_value
+from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Estimate
 from tune_swa.data.folder_names import name_classes
 from tune_swa.execution.dry_run import Plan
@@ -48,6 +49,7 @@ def print_plan(console: Console, plan: Plan) -> None:
             else []
         ),
         ("machine", describe_placement(plan.placement)),
+        *[("caution", text) for text in list_cautions(experiment)],
         *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
         ("disk", _describe_disk(plan)),
     ):

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.data.folder_names import name_classes
 from tune_swa.errors import Interrupted, SearchFailed
@@ -104,6 +105,8 @@ def _check_request(request: Request, state: ExperimentState) -> Machine | None:
 
 def _prepare_images(request: Request) -> Dataset:
     """Find, decode and split the images, with a progress bar where there is something to decode."""
+    for caution in list_cautions(request.experiment):
+        print_note(request, f"Caution: {caution}")
     with Decoding(request.console, quiet=request.quiet) as decoding:
         data = prepare_dataset(
             request.experiment.data,
