@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import tune_swa
+from helpers.narrow_resnet import narrow_environment
 from helpers.programs import run_program
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
@@ -39,10 +40,15 @@ TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head and a second node with a core each, quick to notice that one is gone."""
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head and a second node with a core each, quick to notice that one is gone.
+
+    Trials have half of the network's channels there, and last long enough to meet in their middle.
+    """
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("PYTHONPATH", narrow_environment()["PYTHONPATH"])
+    monkeypatch.setenv("NARROW_BY", "2")
     quick = {
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 500,
