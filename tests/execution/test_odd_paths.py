@@ -62,8 +62,10 @@ def test_workers_that_end_as_they_start_end_the_search(monkeypatch: pytest.Monke
     gone = {"py_executable": "/nowhere/python"}
     monkeypatch.setattr(ray_setup, "quote_worker_command", lambda: gone)
     message = "end as they start .*/nowhere/python: No such file"
-    with pytest.raises(SearchFailed, match=message), ray_runtime.start_local_ray(ONE_SLOT):
+    with pytest.raises(SearchFailed, match=message) as caught, ray_runtime.start_local_ray(ONE_SLOT):
         pass
+    logs = Path(str(caught.value).partition("their logs are in ")[2].rstrip(")"))
+    assert (logs / "raylet.out").exists()
 
 
 def test_a_worker_that_never_answers_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from helpers.narrow_resnet import narrow_environment
 from helpers.programs import RUN_SEARCH
 from helpers.serial_search import SPACE
 from tune_swa import scratch
+from tune_swa.errors import Interrupted
 from tune_swa.execution import first_worker, ray_runtime
 from tune_swa.execution.slots import Placement
 
@@ -69,14 +70,22 @@ def test_a_search_speaks_with_this_machine_and_leaves_no_files(
 
 
 def test_the_session_of_ray_is_closed_to_others_and_removed() -> None:
-    with ray_runtime.start_local_ray(ONE_SLOT):
-        logs = first_worker.find_logs()
-        assert logs is not None
-        session = logs.parent
-        assert stat.S_IMODE(session.stat().st_mode) == 0o700
-        scratch.remove_leftovers(session.parent, "session_*")
-        assert session.exists()
-    assert not session.exists()
+    """Also where a signal ends the search."""
+    sessions = []
+
+    def be_interrupted() -> None:
+        with ray_runtime.start_local_ray(ONE_SLOT):
+            logs = first_worker.find_logs()
+            assert logs is not None
+            sessions.append(logs.parent)
+            assert stat.S_IMODE(logs.parent.stat().st_mode) == 0o700
+            scratch.remove_leftovers(logs.parent.parent, "session_*")
+            assert logs.exists()
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        be_interrupted()
+    assert [session.exists() for session in sessions] == [False]
 
 
 HOLDER = """

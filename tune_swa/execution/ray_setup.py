@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tune_swa.errors import SearchFailed
 from tune_swa.scratch import mark_in_use, remove_leftovers
 
 
@@ -74,27 +75,31 @@ def own_session_folder() -> Iterator[Callable[[], None]]:
     made: list[Path] = []
     root = Path(utils.get_default_ray_temp_dir())
     remove_leftovers(root, "session_*")
-    with ExitStack() as locks:
+    locks = ExitStack()
 
-        def create_own(path: str) -> None:
-            create(path)
-            folder = Path(path)
-            if folder.parent == root and folder.name.startswith("session_"):
-                folder.chmod(0o700)
-                locks.enter_context(mark_in_use(folder))
-                made.append(folder)
+    def create_own(path: str) -> None:
+        create(path)
+        folder = Path(path)
+        if folder.parent == root and folder.name.startswith("session_"):
+            folder.chmod(0o700)
+            locks.enter_context(mark_in_use(folder))
+            made.append(folder)
 
-        def close() -> None:
-            for folder in made:
-                folder.chmod(0o700)
+    def close() -> None:
+        for folder in made:
+            folder.chmod(0o700)
 
-        node.try_to_create_directory = create_own
-        try:
-            yield close
-        finally:
-            node.try_to_create_directory = create
-    for folder in made:
-        shutil.rmtree(folder, ignore_errors=True)
-    latest = root / "session_latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink(missing_ok=True)
+    node.try_to_create_directory = create_own
+    try:
+        yield close
+    except SearchFailed:
+        made.clear()
+        raise
+    finally:
+        node.try_to_create_directory = create
+        locks.close()
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        latest = root / "session_latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink(missing_ok=True)
