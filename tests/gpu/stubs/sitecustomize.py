@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from types import ModuleType
 
@@ -14,5 +15,8 @@ def install_gpus(module: ModuleType) -> None:
     MadeUpGpus.from_json(os.environ[VARIABLE]).install()
 
 
+# until all is imported: looking through it again and again takes a quarter of the time
+gc.disable()
+change_after_import("torchvision.models", lambda module: gc.enable())
 if "MADE_UP_GPUS" in os.environ:
     change_after_import("torch", install_gpus)
