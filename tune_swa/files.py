@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +130,8 @@ def expand_home(path: str | Path, given_by: str) -> Path:
     if str(path).startswith("./~"):  # which pathlib would take for a home once it has dropped the dot
         return Path.cwd() / str(path)[2:]
     try:
+        if Path(path).parts[:1] == ("~",) and Path.home() == _folder_of_our_own("home"):
+            raise RuntimeError  # a stand-in
         return Path(path).expanduser()
     except RuntimeError:  # which pathlib raises for this
         user = Path(path).parts[0]
@@ -135,6 +139,65 @@ def expand_home(path: str | Path, given_by: str) -> Path:
             f"{given_by} {path}: no home folder is known for {user}. Write the whole path, or ./{path} for a "
             "folder of that name"
         ) from None
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a folder can be written to, or made where it is missing. Writes nothing."""
+    if not folder.is_absolute():
+        return False
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def give_user_a_home() -> None:
+    """Set the variables by which Ray and torch find a home folder and a name, for a user who has none.
+
+    So it is in containers that run as a user whom they do not know. Where there is a home folder that cannot
+    be written to, only torch is led elsewhere.
+    """
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+            os.environ["USER"] = f"uid-{os.getuid()}"
+        if not os.environ.get("HOME"):
+            os.environ["HOME"] = str(private_folder("home"))
+    if not os.environ.get("TORCH_HOME") and not os.environ.get("XDG_CACHE_HOME") and not has_home():
+        os.environ["TORCH_HOME"] = str(private_folder("torch"))
+
+
+def has_home() -> bool:
+    """Whether this user has a home folder that can be written to."""
+    try:
+        return is_writable(Path.home())
+    except RuntimeError:  # HOME is not set, and the user is not in the system's list
+        return False
+
+
+def private_folder(purpose: str) -> Path:
+    """Name a folder for temporary files that is this user's alone, the same in every process.
+
+    Raises:
+        RequestError: it cannot be made, or somebody else has made it.
+    """
+    folder = _folder_of_our_own(purpose)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be made ({error.strerror}). Name another folder in TMPDIR"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise RequestError(
+            f"{folder}: belongs to somebody else, or others may write there. Remove it, or name another "
+            "folder for temporary files in the environment variable TMPDIR"
+        )
+    return folder
+
+
+def _folder_of_our_own(purpose: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"tune_swa-{purpose}-{os.getuid()}"
 
 
 def refuse_strange_files(folder: Path) -> None:

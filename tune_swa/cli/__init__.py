@@ -14,7 +14,9 @@ from tune_swa.cli.command_words import FROM_PYTHON, find_program_words
 from tune_swa.cli.messages import how_to_go_on
 from tune_swa.cli.missing_packages import explain_import_error
 from tune_swa.cli.parser import build_parser, expand_paths
+from tune_swa.cli.process_setup import OUTPUT_ERRORS, discard_output, prepare_process
 from tune_swa.errors import Interrupted, RequestError, TuneSwaError
+from tune_swa.files import give_user_a_home
 from tune_swa.text import indent_message
 
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "tune-swa") -> i
 def _run(before: list[str], arguments: Sequence[str] | None, program: str) -> int:
     """Run a command; `before` are the arguments that the program stands for."""
     supervised = arguments is None
+    if supervised:
+        prepare_process()
     given = list(sys.argv[1:] if arguments is None else arguments)
     program_words = find_program_words() if supervised else [*FROM_PYTHON, *before]
     options = build_parser(program).parse_args([*before, *given])
@@ -44,8 +48,11 @@ def _run(before: list[str], arguments: Sequence[str] | None, program: str) -> in
 def _run_command(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
+        give_user_a_home()
         expand_paths(options)
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()  # what fails here has a message; at the end of the process it would not
+        return code
     except Interrupted:
         print(f"Interrupted. {how_to_go_on(options)}", file=sys.stderr)
         return Interrupted.exit_code
@@ -60,6 +67,14 @@ def _run_command(options: argparse.Namespace) -> int:
         return RequestError.exit_code
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        print(
+            f"error: the output cannot be written ({error.strerror}). Files are not affected", file=sys.stderr
+        )
+        discard_output()
         return 1
     finally:
         supervisor.report_clean_exit()

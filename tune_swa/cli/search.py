@@ -84,10 +84,11 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         child = supervisor.run_in_child()
         if child is not None:
             return explain_child_exit(child, options)
-    signals.interrupt_once()  # until the search has handlers of its own
-    with nullcontext() if options.quiet else console.status("loading torch and Ray"):
-        from tune_swa.execution.run import run_search
-    outcome = run_search(_make_request(options, experiment, console))
+    with signals.keep_handlers():
+        signals.interrupt_once()  # until the search has handlers of its own
+        with nullcontext() if options.quiet else console.status("loading torch and Ray"):
+            from tune_swa.execution.run import run_search
+        outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)
     return 0
 

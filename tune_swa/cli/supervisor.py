@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from tune_swa.signals import heeded_signals
+
 PATIENCE_SECONDS = 8.0
 """Time a child gets to write its results after it was asked to stop; then it is killed."""
 
@@ -94,8 +96,7 @@ def _forward_signals(child: int) -> list[int]:
         if len(received) > 1:
             kill_child(number, frame)
             return
-        # SIGHUP would kill the child: a closed terminal should still leave it time to save
-        _send_signal(child, signal.SIGTERM if number == signal.SIGHUP else number)
+        _send_signal(child, number if number == signal.SIGINT else signal.SIGTERM)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
     def kill_child(number: int, frame: Any) -> None:
@@ -108,10 +109,8 @@ def _forward_signals(child: int) -> list[int]:
         signal.signal(signal.SIGTSTP, suspend_child)
         os.killpg(child, signal.SIGCONT)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded_signals():
         signal.signal(number, stop_child)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        signal.signal(signal.SIGHUP, stop_child)
     signal.signal(signal.SIGALRM, kill_child)
     signal.signal(signal.SIGTSTP, suspend_child)
     return received

@@ -24,7 +24,7 @@ from tune_swa.data.image_notes import DEEP_GREY, ImageNotes
 from tune_swa.data.similarity import Copies, find_copies, hash_all
 from tune_swa.data.sources import SKIPPED, Labels, Listing, Parts, Source
 from tune_swa.errors import RequestError
-from tune_swa.files import expand_home, hold_lock, is_locked, sync_file
+from tune_swa.files import expand_home, has_home, hold_lock, is_locked, is_writable, private_folder, sync_file
 from tune_swa.text import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,18 @@ class Decoded:
 
 
 def cache_folder() -> Path:
-    """`$TUNE_SWA_CACHE`, else `tune_swa` in the user's cache folder."""
+    """`$TUNE_SWA_CACHE`, else `tune_swa` in the user's cache folder, else in the folder for temporary files.
+
+    The latter for users without a home folder that they can write to, as in many containers.
+    """
     own = os.environ.get("TUNE_SWA_CACHE")
     if own:
         return expand_home(own, "TUNE_SWA_CACHE").absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tune_swa"
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named).absolute() / "tune_swa"
+    folder = Path.home() / ".cache" / "tune_swa" if has_home() else None
+    return folder if folder is not None and is_writable(folder) else private_folder("cache")
 
 
 def name_entry(source: Source, spec: DataSpec) -> str:

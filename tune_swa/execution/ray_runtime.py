@@ -15,8 +15,9 @@ from typing import Any
 
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution import first_worker, ray_setup
+from tune_swa.execution.ray_environment import concerns_tune, local_ray_environment, patient_start
 from tune_swa.execution.slots import Machine, Node, Placement
-from tune_swa.signals import interrupt_once
+from tune_swa.signals import ignore_in_children, interrupt_once
 from tune_swa.text import first_line, format_bytes
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ On one machine nothing brings it back."""
 
 
 def set_environment(slots: int) -> None:
-    """Set what Ray reads at import and at start; what the user has set stays."""
+    """Set what Ray reads at import and at start; of what the user has set, what concerns Ray alone stays."""
+    for name in [name for name in os.environ if concerns_tune(name)]:
+        del os.environ[name]
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
@@ -95,39 +98,41 @@ def start_local_ray(placement: Placement) -> Iterator[None]:
     Raises:
         SearchFailed: it cannot be started, or its workers cannot.
     """
-    set_environment(placement.slots)
-    import ray
+    with local_ray_environment():
+        set_environment(placement.slots)
+        import ray
 
-    quiet_loggers()
-    ray_setup.ignore_uv_run()
-    ray_setup.leave_out_reports()
-    _listen_everywhere(False)
-    with ray_setup.own_session_folder() as close_folder:
-        try:
-            _init_ray(placement)
-            first_worker.await_first_worker()
-            close_folder()
-            yield
-        finally:
-            ray.shutdown()
-            _listen_everywhere(True)
+        quiet_loggers()
+        ray_setup.ignore_uv_run()
+        ray_setup.leave_out_reports()
+        _listen_everywhere(False)
+        with ray_setup.own_session_folder() as close_folder:
+            try:
+                _init_ray(placement)
+                first_worker.await_first_worker()
+                close_folder()
+                yield
+            finally:
+                ray.shutdown()
+                _listen_everywhere(True)
 
 
 def _init_ray(placement: Placement) -> None:
     import ray
 
     try:
-        ray.init(
-            address="local",  # else Ray joins whatever cluster was started on this machine
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            runtime_env=ray_setup.quote_worker_command(),
-            _system_config={"gcs_rpc_server_reconnect_timeout_s": LOST_SECONDS},
-        )
+        with patient_start(), ignore_in_children():
+            ray.init(
+                address="local",  # else Ray joins whatever cluster was started on this machine
+                num_cpus=placement.cpus,
+                num_gpus=placement.gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                runtime_env=ray_setup.quote_worker_command(),
+                _system_config={"gcs_rpc_server_reconnect_timeout_s": LOST_SECONDS},
+            )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except Exception as error:  # Ray raises a plain one where a process of its own does not start
         raise SearchFailed(
