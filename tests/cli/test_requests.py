@@ -209,7 +209,7 @@ ROWS: list[tuple[Make, str, str]] = [
     (given("--cpus", "0"), "--cpus 0", "expected at least 1"),
     (given("--cpus", "99999"), "--cpus 99999: this machine has", "Use --cpus"),
     (given("--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5: resources.gpus_per_trial", "a number of at most 1"),
-    (given("--gpus-per-trial", "0"), "resources.gpus_per_trial: 0", "a number of at least 0.001"),
+    (given("--gpus-per-trial", "-1"), "resources.gpus_per_trial: -1", "a number of at least 0"),
     (given("--gpus-per-trial", "5e-324"), "resources.gpus_per_trial: 5e-324", "a number of at least 0.001"),
     (given("--gpus-per-trial", "half"), "gpus_per_trial: 'half'", "expected 'auto' or a number"),
     (given("--set", "resources.cpus_per_trial=9999"), "resources.cpus_per_trial", "Lower it"),

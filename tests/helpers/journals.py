@@ -58,6 +58,7 @@ class Writer:
             data={
                 "name": "digits",
                 "fingerprint": "f00d",
+                "left_out": {},
                 "num_classes": 2,
                 "class_names": ["a", "b"],
                 "train": 400,

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tune_swa.data.folder_names import compare_key, decode_name, find_unwritable, show_name
+from tune_swa.data.folder_names import (
+    compare_key,
+    decode_name,
+    find_unwritable,
+    recognise_part,
+    show_name,
+)
+from tune_swa.data.folder_tree import Folder
 from tune_swa.data.image_files import (
     TORCHVISION_SUFFIXES,
     FolderFiles,
@@ -144,6 +151,9 @@ class ImageFolders:
         except OSError as error:
             raise _explain_unreadable(root, error) from None
         if not layout.parts:
+            for name, folder in Folder(root).subfolders.items():
+                if (known := recognise_part(name)) and known.part is Part.TRAIN and folder.subfolders:
+                    raise _explain_empty(folder.path, list(folder.subfolders), self.suffixes)
             notes = "".join(f"{note}. " for note in layout.notes)
             found = _describe_contents("all", root)
             raise RequestError(
@@ -207,13 +217,18 @@ def _check_classes(found: list[_Found], suffixes: Suffixes) -> None:
         _check_same_classes(train, folder, classes)
         empty = [name for name, files in classes.items() if not files.images]
         if empty:
-            known = ", ".join(TORCHVISION_SUFFIXES)
-            known += " and others that Pillow reads" if suffixes == "all" else ""
-            instead = _describe_contents(suffixes, *(folder / name for name in empty))
-            raise RequestError(
-                f"{folder}: no images ({known}) in {name_first([*map(show_name, empty)], 10)}{instead}. Add "
-                "some, or remove the folders from every part"
-            )
+            raise _explain_empty(folder, empty, suffixes)
+
+
+def _explain_empty(folder: Path, empty: list[str], suffixes: Suffixes) -> RequestError:
+    """Return the error of a part with classes that hold no images."""
+    known = ", ".join(TORCHVISION_SUFFIXES)
+    known += " and others that Pillow reads" if suffixes == "all" else ""
+    instead = _describe_contents(suffixes, *(folder / name for name in empty))
+    return RequestError(
+        f"{folder}: no images ({known}) in {name_first([*map(show_name, empty)], 10)}{instead}. Add "
+        "some, or remove the folders from every part"
+    )
 
 
 def _describe_contents(suffixes: Suffixes, *folders: Path) -> str:

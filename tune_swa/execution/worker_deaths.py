@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from pickle import PickleError
 from typing import Any
 
-from ray import cloudpickle
 from ray.tune.experiment import Trial
 
 from tune_swa.hardware.shortages import PATIENCE_SECONDS, MemoryWatch, usage_threshold
@@ -145,9 +143,8 @@ def _read_error(trial: Trial) -> str:
 def _was_preempted(trial: Trial) -> bool:
     """Whether the worker's node was taken away in order, which is nobody's failure."""
     try:
-        with Path(trial.pickled_error_file or "").open("rb") as file:
-            return bool(getattr(cloudpickle.load(file), "preempted", False))
-    except (OSError, AttributeError, ImportError, EOFError, PickleError):
+        return bool(getattr(trial.get_pickled_error(), "preempted", False))
+    except Exception:  # Ray's own file is gone or damaged: nobody knows
         return False
 
 
