@@ -81,5 +81,5 @@ def _run_command(options: argparse.Namespace) -> int:
 
 
 def run_search(arguments: Sequence[str] | None = None) -> int:
-    """What `run_search.py` runs: `tune-swa search` under its own name."""
+    """Run `tune-swa search` under the name `run_search.py`."""
     return _run(["search"], arguments, "run_search.py")

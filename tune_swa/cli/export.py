@@ -11,7 +11,7 @@ from tune_swa.files import refuse_strange_files
 from tune_swa.text import format_bytes
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
-"""Those of `tune_swa.training.model_export`, which imports torch."""
+"""Formats of `tune_swa.training.model_export`, which imports torch."""
 
 
 def export_model_command(options: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def explain_child_exit(child: supervisor.ChildExit, options: argparse.Namespace)
 
 
 def how_to_go_on(options: argparse.Namespace) -> str:
-    """What to tell someone whose search has stopped: the command is the last line."""
+    """Say how to continue a search that has stopped: the command is the last line."""
     journal: Path | None = getattr(options, "journal", None)
     if journal is not None and journal.exists():
         return f"Continue with:\n{continue_command(options)}"

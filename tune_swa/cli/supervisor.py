@@ -24,12 +24,12 @@ _PR_SET_PDEATHSIG = 1
 _SHOW_CURSOR = "\x1b[?25h"
 
 _clean_exit_pipe: int | None = None
-"""In the child: where it reports a clean exit to the parent."""
+"""Pipe on which the child reports a clean exit to the parent; None in the parent."""
 
 
 @dataclass(frozen=True)
 class ChildExit:
-    """How the child ended, as seen by the parent."""
+    """End of the child, as seen by the parent."""
 
     code: int
     """Its exit code; negative: the signal that killed it."""

@@ -1,4 +1,4 @@
-"""What an experiment is: the space file as pydantic models, and the search space they resolve to.
+"""Define an experiment: the space file as pydantic models, and the search space they resolve to.
 
 Everything else in the package takes its settings from here. Reading YAML, line numbers and
 `--set` live in `tune_swa.config.yaml_file`; this package knows only values.

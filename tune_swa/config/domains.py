@@ -1,4 +1,4 @@
-"""How a space file writes the domain of a parameter."""
+"""Domains of parameters, as a space file writes them."""
 
 from __future__ import annotations
 

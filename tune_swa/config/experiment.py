@@ -26,13 +26,13 @@ from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
 
 MAX_COMBINATIONS = 100_000
-"""With more baseline configurations than these, they are sampled."""
+"""Most baseline configurations that are all run; more are sampled."""
 SMALL_BASELINE = 8
 """Up to this many combinations, `baseline.trials: auto` tries every one of them."""
 
 
 class RunSettings(Settings):
-    """Everything one run needs to know besides the data and the machine."""
+    """Settings of one run, besides the data and the machine."""
 
     lr: PositiveFloat
     """Base learning rate."""
@@ -159,8 +159,8 @@ class Experiment(SpaceFile):
                 raise ValueError(f"{name!r} is {value!r}, which the space does not have"[:200])
 
     def complete_configuration(self, params: Mapping[str, Value], *, swa: bool) -> Params:
-        """What tells a trial from others: `lr`, `swa_start` and `swa_lr` wherever the space has
-        them, then the other searched parameters. A baseline has no SWA settings."""
+        """Return the parameters that distinguish a trial: `lr`, `swa_start` and `swa_lr` wherever the space
+        has them, then the other searched parameters. A baseline has no SWA settings."""
         known = {**self.constants, **params}
         core = {n: known[n] for n in CORE_PARAMETERS if n in known and (swa or n not in SWA_CORE)}
         return {**core, **{name: value for name, value in params.items() if name not in core}}
@@ -182,7 +182,7 @@ class Experiment(SpaceFile):
         return Experiment.model_validate({**dumped, "space": space})
 
     def fixed_settings(self) -> dict[str, Any]:
-        """What may not change between a run and its resumption, as plain JSON values."""
+        """Return what may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
         for key in ("trials", "share", "checkpoint_every", "max_failures"):
             dumped["search"].pop(key, None)

@@ -19,7 +19,7 @@ from tune_swa.config.values import CORE_PARAMETERS, Value, format_value
 MAX_STEPS = 1_000_000
 """Values of a stepped range. With more than these, the steps are lost in a float's last bits."""
 LARGEST = 2**63 - 1
-"""What a whole number may be: the result files keep them in 64 bits."""
+"""Range of whole numbers: the result files keep them in 64 bits."""
 
 
 def convert_value(spec: SpaceFile, name: str, value: Any) -> Value:

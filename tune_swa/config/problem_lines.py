@@ -110,7 +110,7 @@ def _describe_unknown_key(item: dict[str, Any], loc: Loc) -> str:
 
 
 def _join_expected(together: list[dict[str, Any]]) -> str | None:
-    """What was expected of a value that is none of several types."""
+    """Describe what was expected of a value that has none of several types."""
     infinite = [item for item in together if item["type"] == "finite_number"]
     words = list(dict.fromkeys(filter(None, map(describe_expected, infinite or together))))
     if len(words) > 2:

@@ -43,7 +43,7 @@ Seed = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class DataSpec(Settings):
-    """Which images, at what size, and how they are divided."""
+    """The images, their size, and how they are divided."""
 
     dataset: PathText = "digits"
     """`digits` (scikit-learn's, bundled), `folder` (your own images), or the name of a torchvision
@@ -126,15 +126,15 @@ class TrainSpec(Settings):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """`adam` couples weight decay to the gradient (L2), `adamw` decouples it."""
     weight_decay: NonNegativeFloat = 1e-4
-    """As the optimizer defines it."""
+    """Weight decay as the optimizer defines it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `sgd` (Nesterov); the Adams keep torch's betas."""
+    """Momentum of `sgd` (Nesterov); the Adams keep torch's betas."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Shape of the base rate after the warm-up."""
     warmup_epochs: NonNegativeInt = 0
     """Length of the linear warm-up, counted in `unit`s."""
     unit: Literal["epoch", "batch"] = "epoch"
-    """What the base schedule counts. `batch` with a `t_max` of its own gives the wave that stepping
+    """Unit in which the base schedule counts. `batch` with a `t_max` of its own gives the wave that stepping
     CosineAnnealingLR once per batch gives."""
     t_max: PositiveInt | None = None
     """Half period of the cosine in `unit`s. Default: from the end of the warm-up to the last one."""
@@ -144,7 +144,7 @@ class TrainSpec(Settings):
     crop_padding: PositiveInt = 4
     """Pixels of padding for `crop`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the training loss (Szegedy et al. 2016). Reported nll is never smoothed."""
+    """Label smoothing of the training loss (Szegedy et al. 2016). Reported nll is never smoothed."""
     seed: Seed | None = None
     """Training seed of all trials of the search. Default: `search.seed`."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
@@ -169,7 +169,7 @@ class TrainSpec(Settings):
 
 
 class AveragingSpec(Settings):
-    """How the average is taken and its batch-normalisation statistics refreshed."""
+    """Settings of the average, its rate and the refresh of its batch-normalisation statistics."""
 
     anneal_epochs: NonNegativeInt = 10
     """Epochs over which SWALR moves from the base rate to swa_lr (torch's default)."""
@@ -187,7 +187,7 @@ Point: TypeAlias = dict[str, Scalar | tuple[str, ...]]
 
 
 class BaselineSpec(Settings):
-    """How the baseline is tuned: over everything in the space that is not an SWA setting."""
+    """Settings of the baseline, tuned over everything in the space that is not an SWA setting."""
 
     trials: Literal["auto"] | PositiveInt = "auto"
     """`auto`: every combination of the listed values where there are at most 8, else a quarter as
@@ -205,7 +205,7 @@ class BaselineSpec(Settings):
 
 
 class SearchSpec(Settings):
-    """What proposes configurations, and how many."""
+    """Settings of the sampler, and the number of trials."""
 
     sampler: Literal["grid", "random", "tpe", "qmc", "gp", "cmaes"] = "tpe"
     """`grid` (every combination), `random`, `tpe` (Optuna's tree-structured Parzen estimator),
@@ -223,7 +223,7 @@ class SearchSpec(Settings):
     """`best` removes a trial's checkpoints once it has ended and another one is better; `all` keeps
     every one, and where `checkpoint_every` is `auto` writes one after every epoch that is trained."""
     max_failures: NonNegativeInt = 2
-    """How often a trial whose worker died is started again from its last checkpoint."""
+    """Number of times a trial whose worker died is started again from its last checkpoint."""
 
 
 class SchedulerSpec(Settings):
@@ -244,7 +244,7 @@ class SchedulerSpec(Settings):
 
 
 class ResourcesSpec(Settings):
-    """What one trial may use."""
+    """Resources of one trial."""
 
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     """Fraction of a GPU; 0: trials run on the CPU. `auto`: by what a trial takes of the GPU's memory and
@@ -274,7 +274,7 @@ class RaceSpec(Settings):
 
 
 class ConfirmSpec(Settings):
-    """How finalists and baselines are trained again on fresh seeds after the search."""
+    """Settings of the runs on fresh seeds after the search, of finalists and baselines."""
 
     top: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of finalists."""

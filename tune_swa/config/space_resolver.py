@@ -34,7 +34,7 @@ NOT_SEARCHABLE = {
     "train.compile": "numerics are resolved once for a whole experiment",
 }
 SECTIONS: dict[str, type[Settings]] = {"train": TrainSpec, "averaging": AveragingSpec}
-"""Those whose fields can be searched."""
+"""Sections whose fields can be searched."""
 
 
 @dataclass
@@ -42,9 +42,9 @@ class ResolvedSpace:
     """The space of an experiment in the types of its parameters."""
 
     parameters: list[Parameter] = field(default_factory=list)
-    """What is searched, in the order of the file."""
+    """Searched parameters, in the order of the file."""
     constants: Params = field(default_factory=dict)
-    """What has one value."""
+    """Parameters with one value."""
     swa_points: list[Params] = field(default_factory=list)
     baseline_points: list[Params] | None = None
     """None: the space file gives none."""

@@ -32,7 +32,7 @@ _WORDS = {
 
 
 def describe_expected(problem: Mapping[str, Any]) -> str | None:
-    """What would have been right (`a whole number`), or None where the problem has its own words.
+    """Describe the right type (`a whole number`); None if the problem has its own words.
 
     Args:
         problem: an entry of `ValidationError.errors()`.

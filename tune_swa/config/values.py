@@ -1,4 +1,4 @@
-"""What a setting's value can be, and how values and configurations are written."""
+"""Types of a setting's value, and how values and configurations are written."""
 
 from __future__ import annotations
 

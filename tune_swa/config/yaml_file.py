@@ -41,7 +41,7 @@ def parse_experiment(
     overrides: list[str] | None = None,
     options: dict[str, str] | None = None,
 ) -> Experiment:
-    """As `load_experiment`, from a text; errors call it `source`."""
+    """Load an experiment from a text, as `load_experiment` does; errors call it `source`."""
     document = parse_document(text, source)
     if not isinstance(document.value, dict):
         raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")

@@ -1,4 +1,4 @@
-"""From a name or a folder to seeded batches: sources, the decoded cache, divisions, batches."""
+"""Turn a name or a folder into seeded batches: sources, the decoded cache, divisions, batches."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Decoded:
     fingerprint: str
     """Hash of pixels, labels, parts and names."""
     image_notes: ImageNotes
-    """What was skipped and converted."""
+    """Notes on images skipped and converted."""
 
 
 def cache_folder() -> Path:
@@ -164,7 +164,7 @@ def read_entry(folder: Path) -> Decoded | None:
 
 
 def read_copies(decoded: Decoded) -> Copies | None:
-    """Which images of an entry show the same; None where that has not been found out yet."""
+    """Read which images of an entry show the same; None if that has not been found out yet."""
     count = len(decoded.images)
     try:
         with np.load(decoded.folder / COPIES) as file:
@@ -178,7 +178,7 @@ def read_copies(decoded: Decoded) -> Copies | None:
 
 
 def look_for_copies(decoded: Decoded) -> Copies:
-    """As `read_copies`, but found out and kept where the entry is of before that was done while decoding."""
+    """Read the copies as `read_copies`; found out and kept for entries from before decoding did that."""
     copies = read_copies(decoded)
     if copies is None:
         used = np.flatnonzero(decoded.parts != SKIPPED)
@@ -203,7 +203,7 @@ class Entry:
 
 
 def list_entries(verify_below: int = 0) -> Iterator[Entry]:
-    """What the cache holds, by name.
+    """List the entries of the cache by name.
 
     Args:
         verify_below: entries of at most so many bytes are read whole and their hash is compared.

@@ -52,11 +52,11 @@ class Dataset:
     mean: Channels = NONE[0]
     """Subtracted from images in [0, 1], per channel."""
     std: Channels = NONE[1]
-    """What the difference is divided by."""
+    """Divisor of the difference."""
     cache_path: Path | None = None
     """The cache entry that the images lie in; None for images from arrays."""
     image_notes: ImageNotes = NO_NOTES
-    """What was skipped and converted when they were decoded, and which images occur more than once."""
+    """Images skipped and converted by decoding, and images that occur more than once."""
     folder_notes: tuple[str, ...] = ()
     """Which folders are which part, what is not used, and which classes a part lacks."""
 
@@ -127,7 +127,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What preparing a dataset would give."""
+    """Preview of a dataset before it is prepared."""
 
     name: str
     num_classes: int
@@ -205,7 +205,7 @@ def prepare_dataset(
 
 
 def find_file_names(spec: DataSpec, data_dir: Path | None, data: Dataset) -> Callable[[int], str] | None:
-    """Which file each row of `data` is, below the folder of the images; None for sets that are no files.
+    """Find the file of each row of `data`, below the folder of the images; None for sets without files.
 
     Args:
         spec: the data settings.
@@ -229,7 +229,7 @@ def _make_file_namer(source: Source, count: int) -> Callable[[int], str] | None:
 
 
 def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
-    """What `prepare_dataset` would give, without decoding or downloading anything.
+    """Preview the result of `prepare_dataset`, without decoding or downloading anything.
 
     With `data.duplicates: group` the numbers are those without copies while the images are not decoded.
 

@@ -44,7 +44,7 @@ class Pair:
     image: Image
     """The one that is counted."""
     copy: Image
-    """What it is a copy of."""
+    """Image that it is a copy of."""
 
     def describe_pair(self, sign: str) -> str:
         """Both names with their parts, and with their labels where these differ."""
@@ -64,8 +64,9 @@ class Kind:
     """Images that show the same in one way."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
-    """By pair of parts, such as `train-test`: images of the second part that the first one holds as well;
-    within a part, such as `train-train`: images besides the first copy of each. Those of 0 are absent."""
+    """Counts by pair of parts, such as `train-test`: images of the second part that the first one holds as
+    well; within a part, such as `train-train`: images besides the first copy of each. Those of 0 are
+    absent."""
     first: tuple[Pair, ...] = ()
     """The first few."""
 
@@ -81,7 +82,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What is known of images that occur more than once."""
+    """Counts and examples of images that occur more than once."""
 
     setting: Setting
     """`data.duplicates`."""
@@ -94,11 +95,11 @@ class Duplicates:
     near: Kind | None
     """Nearly identical and not identical; None where the hash does not tell the images apart."""
     left_out: Kind
-    """With `group`: images taken out of the first part, since the second one holds them. Counted by pair of
+    """Images that `group` took out of the first part, since the second one holds them. Counted by pair of
     parts."""
 
     def list_sentences(self) -> list[tuple[str, Kind, str]]:
-        """What was found in words, with the images, and the sign that stands between the two of a pair."""
+        """Describe what was found, with the images, and the sign between the two of a pair."""
         found = []
         if self.identical.total:
             found.append((f"identical images: {self._describe_counts(self.identical)}", self.identical, "="))
@@ -129,7 +130,7 @@ class Duplicates:
         return "\n".join(lines)
 
     def format_plan(self) -> str:
-        """What a plan says of it."""
+        """Line about it in a plan."""
         found = self.format_lines(BRIEFLY) or ["no two images are identical"]
         if self.near is None:
             found.append("nearly identical images are not counted, since different ones are too much alike")
@@ -228,7 +229,7 @@ class _Mates(NamedTuple):
 
 
 def _find_mates(parts: Mapping[str, Rows], same: Rows, finer: Rows | None = None) -> dict[str, _Mates]:
-    """By pair of parts, the images that show what one of the first part shows.
+    """Find by pair of parts the images that show what one of the first part shows.
 
     Args:
         parts: rows of each.
@@ -265,7 +266,7 @@ def _find_removed(parts: Mapping[str, Rows], left_out: Rows, given: Parts, same:
 
 
 def _find_conflicts(parts: Mapping[str, Rows], same: Rows, labels: Labels) -> dict[str, _Mates]:
-    """Of each image that occurs in more than one class, the first row of another class than its first row."""
+    """Find for each image in more than one class the first row of another class than its first row."""
     rows = np.sort(np.concatenate(list(parts.values())))
     first = np.full(len(same), -1, dtype=np.int64)
     first[same[rows[::-1]]] = rows[::-1]

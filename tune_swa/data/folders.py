@@ -204,7 +204,7 @@ def _explain_unreadable(root: Path, error: OSError) -> RequestError:
 
 
 def _check_classes(found: list[_Found], suffixes: Suffixes) -> None:
-    """At least two classes, none empty, and the same ones in every part."""
+    """Check that there are at least two classes, none empty, and the same ones in every part."""
     train = found[0]
     for _, folder, classes, _ in found:
         _check_names(folder, list(classes))

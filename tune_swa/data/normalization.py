@@ -18,7 +18,7 @@ Statistics = tuple[Channels, Channels]
 
 NONE: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""As torchvision's weights expect them."""
+"""Mean and deviation that torchvision's weights expect."""
 CHUNK = 64
 """Images counted at a time: counting takes eight bytes for each value."""
 
@@ -48,7 +48,7 @@ def compute_statistics(
 
 
 def _count_values(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Statistics:
-    """From how often each of the 256 values occurs in each channel: whole numbers, no rounding."""
+    """Compute both from counts of each of the 256 values in each channel: whole numbers, no rounding."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for start in range(0, len(rows), CHUNK):
         pixels = images[rows[start : start + CHUNK]].reshape(-1, 3)

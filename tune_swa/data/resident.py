@@ -23,7 +23,7 @@ class _Set(NamedTuple):
 
 
 _kept: dict[_Set, dict[str, Tensor]] = {}
-"""By the hash of its rows, each part of the one set that is kept."""
+"""Each part of the one set that is kept, by the hash of its rows."""
 
 
 def find_resident(data: Dataset, rows: Indices, device: torch.device) -> Tensor | None:

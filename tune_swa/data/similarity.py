@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
-"""Of each image a number for the pixels sampled from it and its difference hash, [N, 2]."""
+"""For each image a number for the pixels sampled from it, and its difference hash, [N, 2]."""
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -55,10 +55,10 @@ _DIGEST = 16
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Which images of a set show the same."""
+    """Groups of images of a set that show the same."""
 
     identical: Rows
-    """Of each image the first row that has the same pixels: its own where there is no earlier one, [N]."""
+    """For each image the first row with the same pixels: its own if there is no earlier one, [N]."""
     near: Rows
     """Likewise of the images that are linked by pairs of nearly identical ones, identical ones included."""
     near_compared: bool
@@ -231,7 +231,7 @@ def _sample_positions(side: int, count: int) -> Rows:
 
 
 def _spread_evenly(count: int, most: int) -> Rows:
-    """At most `most` of the first `count` whole numbers, evenly spread."""
+    """Choose at most `most` of the first `count` whole numbers, evenly spread."""
     taken = min(count, most)
     return np.arange(taken, dtype=np.int64) * count // max(1, taken)
 
@@ -241,7 +241,7 @@ def _draw_weights(count: int) -> Hashes:
 
 
 def _slice_pairs(count: int, images: Pixels) -> Iterator[slice]:
-    """Of so many pairs at a time that their pixels take some ten megabytes."""
+    """Number of pairs compared at a time: their pixels take some ten megabytes."""
     size = max(1, 4_000_000 // int(np.prod(images.shape[1:])))
     for start in range(0, count, size):
         yield slice(start, start + size)

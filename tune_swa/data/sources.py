@@ -1,4 +1,4 @@
-"""What every source of images offers, and how its images are listed."""
+"""Interface of every source of images, and the list of its images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Parts = npt.NDArray[np.int8]
 
 
 class Part(IntEnum):
-    """Which part of a set an image came in."""
+    """Part of a set that an image came in."""
 
     TRAIN = 0
     VAL = 1
@@ -48,7 +48,7 @@ class Listing:
     open_image: Callable[[int], Opened]
     """Decode image i."""
     names: Callable[[int], str]
-    """What image i is called in messages."""
+    """Return the name of image i in messages."""
     names_known: bool = True
     """Whether `class_names` are the real ones; those of a set that is not here yet are made up."""
     optional: frozenset[int] = frozenset()
@@ -64,7 +64,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in the results."""
+        """Name in the results."""
 
     @property
     def folder_notes(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Source(Protocol):
         """
 
     def preview_images(self) -> Listing:
-        """As `list_images`, but nothing is downloaded for it.
+        """List the images without downloading anything.
 
         Of a set that is not here yet, numbers of images and classes are right, and the labels made up.
 

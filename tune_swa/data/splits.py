@@ -41,7 +41,7 @@ class _Drawing:
     counts: Indices
     """Training images of each class before anything is held out, [classes]."""
     draws: int
-    """How many parts are held out."""
+    """Number of parts that are held out."""
 
     def name_classes(self, rows: Indices, below: int) -> str:
         """The classes with fewer than `below` of these rows, the smallest first, with their counts."""

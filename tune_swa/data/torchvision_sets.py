@@ -25,12 +25,12 @@ class _Part:
     count: int
     """Images in it, as published."""
     arguments: dict[str, Any]
-    """What torchvision's class is built with to give it."""
+    """Arguments of torchvision's class for this part."""
 
 
 @dataclass(frozen=True)
 class _Set:
-    """How torchvision builds a set."""
+    """A set of torchvision and how to build it."""
 
     class_name: str
     classes: int

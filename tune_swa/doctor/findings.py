@@ -15,7 +15,7 @@ from tune_swa.child_process import ChildError
 from tune_swa.text import escape_controls, first_line
 
 SECONDS = 20.0
-"""For one check; most take milliseconds."""
+"""Seconds for one check; most take milliseconds."""
 COLOURS = {"ok": "32", "note": "33", "problem": "1;31"}
 """Green, yellow and bold red as a terminal's codes."""
 LEVEL_WIDTH, AREA_WIDTH = 7, 13
@@ -28,10 +28,10 @@ class Finding:
     level: Literal["ok", "note", "problem"]
     """`problem`: a search cannot run as it should. `note`: it can, but there is something to know."""
     area: str
-    """What was checked, such as `memory`."""
+    """Name of the check, such as `memory`."""
     text: str
     remedy: str | None = None
-    """What to do about it; every problem has one."""
+    """Remedy; every problem has one."""
 
 
 Check = Callable[[], Iterable[Finding]]

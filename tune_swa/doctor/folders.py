@@ -16,7 +16,7 @@ from tune_swa.files import hold_lock, is_locked, replace_file
 from tune_swa.text import first_line, format_bytes
 
 NETWORK_TYPES = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "9p", "virtiofs", "afs")
-"""How names of network file systems begin."""
+"""Prefixes of names of network file systems."""
 TRANSIENT_TYPES = {
     "tmpfs": "the machine is restarted",
     "ramfs": "the machine is restarted",

@@ -12,9 +12,9 @@ from tune_swa.hardware.limits import ROOT, read_cpu_quota, read_memory
 from tune_swa.text import format_bytes
 
 TRIAL_BYTES = 1_500_000_000
-"""What a trial of small images takes on the CPU with torch loaded; more with larger ones."""
+"""Bytes of a trial of small images on the CPU with torch loaded; more with larger ones."""
 LEAST_BYTES = 1_000_000_000
-"""With less than this, Ray and one worker do not fit."""
+"""Least bytes that Ray and one worker fit in."""
 OBJECT_STORE_SHARE, OBJECT_STORE_BYTES = 0.3, 10e9
 """Ray's object store takes this share of the free memory, and at most so much."""
 

@@ -35,7 +35,7 @@ class Plan:
     experiment: Experiment
     placement: Placement
     images: Estimate | str
-    """What the images are, or where they come from while they are not here."""
+    """The images, or where they come from while they are not here."""
     epochs: int
     """Epochs that all trials train by themselves if none is stopped early."""
     stages: int | None
@@ -120,7 +120,7 @@ def make_plan(
 
 
 def _estimate_images(experiment: Experiment, data_dir: Path | None) -> Estimate | str:
-    """What the images are, or where they come from if they can still be downloaded."""
+    """Describe the images, or where they come from if they can still be downloaded."""
     try:
         return estimate_dataset(experiment.data, data_dir)
     except RequestError as error:

@@ -247,7 +247,7 @@ def count_nodes() -> int:
 
 @contextmanager
 def open_machine(address: str | None, gpus: int | None = None) -> Iterator[Machine]:
-    """What a search on so many GPUs would run on: this machine, or the cluster at `address`."""
+    """Describe the machine a search on this many GPUs would use, or the cluster at `address`."""
     if address is None:
         yield inspect_machine(gpus)
         return

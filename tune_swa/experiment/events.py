@@ -23,7 +23,7 @@ FORMAT = 1
 Kind = Literal["baseline", "swa"]
 Stage = Literal["search", "race", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "race", "confirm")
-"""In their order: the search, then on fresh seeds the race (validation images), and tested runs."""
+"""Stages in their order: the search, then on fresh seeds the race (validation images) and tested runs."""
 
 Decision = Literal["continue", "stop"]
 EndStatus = Literal["completed", "pruned", "failed", "interrupted"]
@@ -31,7 +31,7 @@ Stop = Literal["success", "futility", "seeds"]
 """Why a plan of looks trains no more seeds."""
 
 EpochRecord = dict[str, Any]
-"""What a trial reports of an epoch: numbers, `phase` and `shared_from`."""
+"""Report of an epoch: numbers, `phase` and `shared_from`."""
 
 
 class DamagedError(Exception):
@@ -67,7 +67,7 @@ class Event(Fields, tag_field="event"):
 
 
 class ImageFacts(msgspec.Struct):
-    """What `ExperimentCreated.data` has to hold."""
+    """Keys that `ExperimentCreated.data` has to hold."""
 
     fingerprint: str
     """Hash of the decoded images."""
@@ -88,7 +88,7 @@ class ExperimentCreated(Event, tag="created", kw_only=True):
     identity: dict[str, Any]
     """The settings that cannot change on a resume."""
     data: dict[str, Any]
-    """Of the images: fingerprint, classes, sizes of the parts, and what was noticed."""
+    """The images: fingerprint, classes, sizes of the parts, and what was noticed."""
     weights: str | UnsetType | None = UNSET
     """Hash of the weights that the network starts from."""
     numerics: dict[str, Any]
@@ -110,7 +110,7 @@ class SessionStarted(Event, tag="session", kw_only=True):
     storage: str | UnsetType | None = UNSET
     """Folder or URI of the checkpoints."""
     gpu_share: dict[str, Any] | UnsetType | None = UNSET
-    """How GPUs are divided among trials."""
+    """Division of GPUs among trials."""
     spec: dict[str, Any] | None = None
     """The present one: --trials, resources and confirm may differ from those it was created with."""
 
@@ -124,7 +124,7 @@ class TrialSuggested(Event, tag="suggested", kw_only=True):
     params: dict[str, Any]
     seed: Seed
     source: str
-    """What has proposed it."""
+    """Source of the suggestion."""
     index: Count
     """Counts suggestions of this kind, from 0."""
     trunk: str
@@ -225,10 +225,10 @@ class PlannedRound(Fields, kw_only=True):
     """A round of a race."""
 
     seeds: Count
-    """Of each arm by the end of it."""
+    """Seeds of each arm by the end of the round."""
     swa: Count
     plain: Count
-    """How many arms of each side."""
+    """Number of arms of each side."""
 
 
 class RacePlanned(Event, tag="race", kw_only=True):
@@ -273,7 +273,7 @@ class TrialTested(Event, tag="tested", kw_only=True):
     images: Count
     shipped: dict[str, float]
     refreshed: dict[str, float] | None
-    """Of a baseline with its batch-normalisation statistics refreshed."""
+    """Metrics of a baseline with its batch-normalisation statistics refreshed."""
 
 
 class TrialUntested(Event, tag="untested", kw_only=True):

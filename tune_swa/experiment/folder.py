@@ -71,7 +71,7 @@ def _read_process(folder: Path) -> str:
 
 
 def choose_storage(state: ExperimentState, given: str | None, folder: Path) -> str | None:
-    """Where the checkpoints of an experiment are: where they were, if it began before.
+    """Find the checkpoints of an experiment: where they were, if it began before.
 
     The place is written out, so that a resume in another folder looks where the search began.
 

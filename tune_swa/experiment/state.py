@@ -61,7 +61,7 @@ class ExperimentState:
     confirmations: list[LookPlanned] = field(default_factory=list)
     """Every look at fresh seeds that was planned, in their order."""
     stops: dict[int, Stop | None] = field(default_factory=dict)
-    """Of each look that was judged, why no more seeds follow; None: they do."""
+    """For each look that was judged, why no more seeds follow; None: they do."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -109,7 +109,7 @@ class ExperimentState:
 
     @property
     def where(self) -> str:
-        """What messages call the journal."""
+        """Name of the journal in messages."""
         return str(self.path or "the journal")
 
     def damaged(self, why: DamagedError) -> RequestError:
