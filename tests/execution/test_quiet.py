@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from tune_swa.errors import Interrupted
 from tune_swa.execution import first_worker, ray_runtime
 from tune_swa.execution.slots import Placement
 
-WATCHED = Path(__file__).parent.parent / "helpers" / "watched_python"
+HELPERS = Path(__file__).parent.parent / "helpers"
+WATCHED = HELPERS / "watched_python"
 LOOPBACK = re.compile(r"'(127\.0\.0\.\d+|localhost|::1|0\.0\.0\.0)'|\('/|\(b?'\\x00|\(None")
 """In the arguments of a call: this machine, or a socket in its file system."""
 ONE_SLOT = Placement(gpus=0, cpus=1, slots=1, gpus_per_trial=0.0, cpus_per_trial=1)
@@ -36,9 +38,29 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+def isolate_network(packets: Path) -> list[str]:
+    """Return the words before a command that count its packets into a file; none without the rights."""
+    before = ["unshare", "--net", str(HELPERS / "isolated_network.sh"), str(packets)]
+    return before if subprocess.run([*before, "true"], capture_output=True).returncode == 0 else []
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or shutil.which("ip") is None, reason="needs iproute2")
+def test_packets_to_elsewhere_are_counted(tmp_path: Path) -> None:
+    """So that the count of a search can be wrong."""
+    packets = tmp_path / "packets"
+    before = isolate_network(packets)
+    if not before:
+        pytest.skip("may not make networks here")
+    ask = "import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b'?', ('169.254.169.254', 53))"
+    subprocess.run([*before, sys.executable, "-c", ask], check=True)
+    assert packets.read_text() == "1\n"
+
+
 def test_a_search_speaks_with_this_machine_and_leaves_no_files(
     short_path: Path, tmp_path: Path, decoded: None
 ) -> None:
+    packets = tmp_path / "packets"
+    before = isolate_network(packets)
     (tmp_path / "space.yaml").write_text(SPACE)
     home, temporary, watched = short_path / "home", short_path / "tmp", tmp_path / "watched.jsonl"
     home.mkdir()
@@ -50,13 +72,15 @@ def test_a_search_speaks_with_this_machine_and_leaves_no_files(
     }  # fmt: skip
     given = ["--space", "space.yaml", "--gpus", "0", "--cpus", "1", "--trials", "1", "--no-confirm"]
     search = subprocess.run(
-        [sys.executable, str(RUN_SEARCH), *given],
+        [*before, sys.executable, str(RUN_SEARCH), *given],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
     assert search.returncode == 0, search.stdout + search.stderr
+    if before:  # of Ray's servers, too, which are not Python's
+        assert packets.read_text() == "0\n"
     calls: list[dict[str, Any]] = [json.loads(line) for line in watched.read_text().splitlines()]
     started = [" ".join(call["program"]) for call in calls if call["event"] == "start"]
     for program in ("run_search.py", "default_worker.py", "runtime_env/agent/main.py", "dashboard/agent.py"):
@@ -64,7 +88,7 @@ def test_a_search_speaks_with_this_machine_and_leaves_no_files(
     assert [call for call in calls if call["event"] == "import"] == []
     spoken = [call for call in calls if call["event"].startswith("socket")]
     assert [call for call in spoken if not LOOPBACK.search(call["detail"])] == []
-    assert [str(path) for path in home.rglob("*") if path.is_file() and path.name != "auth_token"] == []
+    assert [str(path) for path in home.rglob("*") if path.is_file()] == []
     left = {path.name for path in temporary.rglob("*")}
     assert left - {"ray", "tune_swa"} == {name for name in left if name.startswith("torchinductor_")}
 
