@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
@@ -302,8 +303,15 @@ def test_a_file_system_without_locks(tmp_path: Path, disk: None, monkeypatch: py
     found = one(folders.check_results_folder(tmp_path))
     assert found.level == "problem"
     assert "one lock to two at once" in found.text
-    monkeypatch.setattr(folders, "find_ray_folder", lambda: tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())
     assert one(folders.check_ray_folder()).level == "ok"  # Ray wants none there
+
+
+def test_a_folder_that_ray_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    found = one(folders.check_ray_folder())
+    assert found.level == "problem"
+    assert found.text.startswith("RAY_TMPDIR=")
 
 
 @pytest.mark.parametrize(

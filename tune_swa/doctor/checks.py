@@ -48,7 +48,7 @@ def run_checks(
     yield from run_check("Ray", ray_check.check_processes)
     seconds = ray_check.START_SECONDS + SECONDS
     if ray:
-        logs = f"See the newest logs in {folders.find_ray_folder()}/ray/session_latest/logs"
+        logs = "See the newest logs in ray/session_latest/logs below RAY_TMPDIR, TMPDIR or /tmp"
         yield from run_check("Ray", ray_check.check_start, logs, seconds)
     if address is not None:
         guide = "docs/cluster.md explains how to start a cluster and join it"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tune_swa.child_process import Child
 from tune_swa.doctor.findings import Finding
+from tune_swa.errors import RequestError
+from tune_swa.execution.ray_environment import choose_folder
 from tune_swa.files import hold_lock, is_locked, replace_file
 from tune_swa.text import first_line, format_bytes
 
@@ -43,14 +45,12 @@ def check_cache_folder() -> Iterator[Finding]:
 def check_ray_folder() -> Iterator[Finding]:
     """Check the folder of Ray's sessions."""
     elsewhere = "Name a folder on a local disk, with a short path, in the environment variable RAY_TMPDIR"
-    yield from _check_folder(
-        "temporary", find_ray_folder(), 200_000_000, 1_000_000_000, elsewhere, locks=False
-    )
-
-
-def find_ray_folder() -> Path:
-    """Return Ray's temporary folder, as Ray chooses it."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    try:
+        folder = choose_folder()
+    except RequestError as error:
+        yield Finding("problem", "temporary", str(error), elsewhere)
+        return
+    yield from _check_folder("temporary", folder, 200_000_000, 1_000_000_000, elsewhere, locks=False)
 
 
 def _check_folder(
