@@ -251,44 +251,51 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "find_file_system", lambda path: "ext4")
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short path, as Ray wants it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="d") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("area", FOLDERS)
-def test_a_place_that_is_fine(area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = check_folder(area, tmp_path, monkeypatch)
+def test_a_place_that_is_fine(area: str, place: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = check_folder(area, place, monkeypatch)
     assert found.level == "ok"
     assert "50 GB free; writing" in found.text
-    assert list(tmp_path.iterdir()) == []
-    found = check_folder(area, tmp_path / "a" / "b", monkeypatch)
+    assert list(place.iterdir()) == []
+    found = check_folder(area, place / "a" / "b", monkeypatch)
     assert "will be made" in found.text
-    assert list(tmp_path.iterdir()) == []  # nothing is made before it is needed
+    assert list(place.iterdir()) == []  # nothing is made before it is needed
 
 
 @pytest.mark.parametrize("area", FOLDERS)
 def test_a_place_that_cannot_be_written(
-    area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch
+    area: str, place: Path, disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    found = check_folder(area, tmp_path / "file" / "x", monkeypatch)
+    (place / "file").write_text("")
+    found = check_folder(area, place / "file" / "x", monkeypatch)
     assert found.level == "problem"
-    assert found.text.endswith(f"x cannot be used ({tmp_path}/file: Not a directory)")
+    assert found.text.endswith(f"x cannot be used ({place}/file: Not a directory)")
 
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    found = check_folder(area, tmp_path, monkeypatch)
+    found = check_folder(area, place, monkeypatch)
     assert found.level == "problem"
     assert "No space left on device" in found.text
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in place.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("area", FOLDERS)
-def test_a_place_that_is_full(area: str, tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_is_full(area: str, place: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 90_000_000)
-    found = check_folder(area, tmp_path, monkeypatch)
+    found = check_folder(area, place, monkeypatch)
     assert found.level == "problem"
     assert "90 MB free" in found.text
     free(monkeypatch, 900_000_000)
-    assert check_folder(area, tmp_path, monkeypatch).level == "note"
+    assert check_folder(area, place, monkeypatch).level == "note"
 
 
 def test_a_file_system_without_locks(tmp_path: Path, disk: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,13 +117,20 @@ def choose_folder() -> Path:
     )
 
 
-def _refuse_folder(folder: Path) -> str | None:
-    """Return why Ray cannot use a folder; None if it can."""
+def refuse_path(folder: Path) -> str | None:
+    """Return why Ray cannot use a folder of this path, which need not exist; None if it can."""
     room = LONGEST_PATH - len(SOCKET_PATH)
     if len(os.fsencode(folder)) > room:
         return f"its path is too long for Ray's sockets ({len(os.fsencode(folder))} bytes; at most {room})"
     if not str(folder).isascii():
         return "its path has characters that Ray cannot read (other than ASCII)"
+    return None
+
+
+def _refuse_folder(folder: Path) -> str | None:
+    """Return why Ray cannot use a folder, which is made; None if it can."""
+    if reason := refuse_path(folder):
+        return reason
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
