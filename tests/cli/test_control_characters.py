@@ -82,9 +82,13 @@ def test_a_damaged_journal_is_one_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert err.count("error:") == err.count("\n") + err.count("\\nerror:")
 
 
-def test_the_doctor_and_the_log_escape_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_and_the_log_escape_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     print_findings([Finding("note", "images", NAME, NAME)])
     assert capsys.readouterr().out.count(ESCAPED) == 2
+    # pytest would take the message down, and pytest-xdist cannot pass on what is not UTF-8
+    monkeypatch.setattr(logging.getLogger("tune_swa"), "propagate", False)
     with log_file(tmp_path) as log:
         log.begin()
         logging.getLogger("tune_swa.somewhere").warning("%s", NAME)
