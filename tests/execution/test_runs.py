@@ -406,7 +406,7 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
     from tune_swa.execution.request import Request
     from tune_swa.execution.slots import Machine
 
-    monkeypatch.setattr(run.session, "start_local_ray", nullcontext)
+    monkeypatch.setattr(run.ray_runtime, "start_local_ray", nullcontext)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
