@@ -141,7 +141,7 @@ def test_parameters_of_every_type(tmp_path: Path) -> None:
         assert table.schema.field("train.weight_decay").type == pa.float64()
         assert table.schema.field("train.batch_size").type == pa.int64()
         assert table.schema.field("averaging.anneal_epochs").type == pa.int64()
-        assert table.schema.field("averaging.bn_batches").type == pa.string()
+        assert table.schema.field("averaging.bn_batches").type == pa.int64()
         found = rows(table)
         assert (found["swa-0"]["lr"], found["swa-0"]["swa_start"], found["swa-0"]["swa_lr"]) == (
             1e-3,
@@ -150,7 +150,7 @@ def test_parameters_of_every_type(tmp_path: Path) -> None:
         )
         assert found["swa-0"]["train.augment"] == "hflip+crop"
         assert found["swa-1"]["train.augment"] == "none"
-        assert (found["swa-0"]["averaging.bn_batches"], found["swa-1"]["averaging.bn_batches"]) == ("5", None)
+        assert (found["swa-0"]["averaging.bn_batches"], found["swa-1"]["averaging.bn_batches"]) == (5, None)
         assert (found["base-0"]["lr"], found["base-0"]["swa_start"]) == (1e-3, None)
         assert found["base-0"]["averaging.anneal_epochs"] is None
         assert found["base-0"]["train.optimizer"] == "sgd"
