@@ -154,10 +154,15 @@ def _check_content(path: Path) -> None:
 
 def _check_archive(path: Path) -> None:
     """Refuse a zip archive that torch.save has not written."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if any(entry.header_offset < 0 for entry in archive.infolist()):
+                raise zipfile.BadZipFile("an entry begins before the file")
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        raise WeightsFileError("its list of contents is damaged", "Copy or download it again") from None
     if any(name.endswith("/constants.pkl") for name in names):
-        code = f'import torch; torch.save(torch.jit.load("{path}").state_dict(), "weights.pt")'
+        code = f'import torch; torch.save(torch.jit.load({str(path)!r}).state_dict(), "weights.pt")'
         remedy = f"Where you trust it, write its weights with: python -c {shlex.quote(code)}"
         raise WeightsFileError("it is a TorchScript archive, which is a program", remedy)
     if any(name.endswith("data.pkl") for name in names):
