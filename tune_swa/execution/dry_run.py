@@ -15,6 +15,7 @@ from tune_swa.execution.ray_runtime import open_machine
 from tune_swa.execution.request import Request, show_status
 from tune_swa.execution.site import Measure, measure_placement, survey_cluster
 from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
+from tune_swa.experiment.folder import check_writable
 from tune_swa.search.confirm_cost import max_fresh_states, max_tested_plain_arms
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
@@ -50,8 +51,10 @@ def plan_request(request: Request) -> Plan:
     """Work out the plan of a request on its machine or cluster.
 
     Raises:
-        RequestError: the images are missing or cannot be split, or the resources are not there.
+        RequestError: the images are missing or cannot be split, the resources are not there, or the results
+            could not be written.
     """
+    check_writable(request.folder)
     waiting = show_status(request, "looking at the machine")
     with waiting, open_machine(request.address, request.gpus) as machine:
         measure: Measure = measure_trial

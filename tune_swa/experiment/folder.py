@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,10 +30,10 @@ def lock_experiment(folder: Path) -> Iterator[None]:
     Raises:
         RequestError: another process holds it, the folder cannot be written to, or links lead out of it.
     """
-    refuse_strange_files(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with ExitStack() as stack:
         try:
+            refuse_strange_files(folder)
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
             stack.enter_context(hold_lock(folder / LOCK, wait=False))
             (folder / LOCK).write_text(str(os.getpid()))
         except BlockingIOError:
@@ -57,6 +58,35 @@ def lock_experiment(folder: Path) -> Iterator[None]:
                     (folder / LOCK).unlink()
                     for path in made or [folder]:
                         path.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which `lock_experiment` could write nothing, as far as can be seen without writing.
+
+    Raises:
+        RequestError: what is there is no folder or may not be written to, or links lead out of it.
+    """
+    try:
+        refuse_strange_files(folder)
+        nearest = next(path for path in (folder, *folder.parents) if _is_there(path))
+        code = None if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
+        code = code if nearest.is_dir() else errno.ENOTDIR
+    except OSError as error:  # a name that is too long, or a file in the way
+        code = error.errno or errno.EINVAL
+    except ValueError:  # NUL
+        code = errno.EINVAL
+    if code is not None:
+        raise RequestError(
+            f"{folder}: cannot be written to ({os.strerror(code)}). Choose another place with --results-dir"
+        )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()  # `exists` takes a name that is too long for one that is free
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def find_writer(folder: Path) -> str | None:
