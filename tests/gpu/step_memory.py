@@ -99,8 +99,9 @@ def metered_gpu(card: Card) -> Iterator[tuple[FakeCuda, MemoryMeter]]:
     with pytest.MonkeyPatch.context() as patch:
         MadeUpGpus(card).install(partial(patch.setattr, raising=False))
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
-        with fake_cuda() as fake, meter, hooks:
-            patch.setattr(torch.autograd, "_engine_run_backward", engine)
+        # undone before `fake_cuda` undoes its own
+        with fake_cuda() as fake, meter, hooks, pytest.MonkeyPatch.context() as inner:
+            inner.setattr(torch.autograd, "_engine_run_backward", engine)
             yield fake, meter
 
 

@@ -80,8 +80,9 @@ def counting_gpu(card: Card, shared: Path) -> Iterator[MadeUpGpus]:
         patch.setattr(step_probe, "checkpoints", FakeFiles)
         patch.setattr(step_probe, "REPETITIONS", 1)  # nothing is timed here
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
-        with fake_cuda(), AllocatorMeter(gpus), hooks:
-            patch.setattr(torch.autograd, "_engine_run_backward", engine)
+        # undone before `fake_cuda` undoes its own
+        with fake_cuda(), AllocatorMeter(gpus), hooks, pytest.MonkeyPatch.context() as inner:
+            inner.setattr(torch.autograd, "_engine_run_backward", engine)
             yield gpus
 
 

@@ -15,6 +15,7 @@ import pytest
 from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 from helpers.journals import confirmed, usual
 from tune_swa.results.report.page import write_report
@@ -61,8 +62,18 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
     driver.quit()
 
 
+def await_figures(browser: Any) -> None:
+    """Wait until every figure of the page is drawn, which the load of the page does not wait for."""
+    drawn = (
+        "const figures = [...document.querySelectorAll('.figure')];"
+        "return figures.length > 0 && figures.every(d => d.querySelector('.main-svg') !== null)"
+    )
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(drawn))
+
+
 def test_it_is_drawn_without_errors_or_requests(browser: Any, page: Path, tmp_path: Path) -> None:
     browser.get(page.as_uri())
+    await_figures(browser)
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     drawn = browser.execute_script(
         """return [...document.querySelectorAll(".figure")].map(d => ({
@@ -106,16 +117,13 @@ def test_a_search_under_way_is_drawn(browser: Any, tmp_path: Path) -> None:
     writer = usual(tmp_path)
     writer.suggest("swa-9", {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3})
     browser.get(write_report(writer.state(), tmp_path).as_uri())
-    drawn = browser.execute_script(
-        "return [...document.querySelectorAll('.figure')].map(d => d.querySelector('.main-svg') !== null)"
-    )
-    assert drawn
-    assert all(drawn)
+    await_figures(browser)
     assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
 def test_on_paper_every_table_is_open(browser: Any, page: Path) -> None:
     browser.get(page.as_uri())
+    await_figures(browser)
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     assert browser.execute_script("return [...document.querySelectorAll('details')].every(d => d.open)")
     browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
