@@ -77,9 +77,9 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
 
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = NamesConsole(highlight=False)
+    _check_installed(options.log)
     if options.dry_run:
         return _print_plan(_make_request(options, experiment, console))
-    _check_installed(options.log)
     if options.supervised:
         child = supervisor.run_in_child()
         if child is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -129,12 +130,31 @@ def decode_source(
                 _write_entry(source.name, listing, spec, folder, progress)
                 found = read_entry(folder)
     except OSError as error:
-        raise RequestError(
-            f"{folder.parent}: the decoded images cannot be written ({error.strerror or error}). Name a "
-            "folder on a local disk with free space in the environment variable TUNE_SWA_CACHE"
-        ) from None
+        raise _explain_unwritable(folder.parent, error.strerror or str(error)) from None
     assert found is not None
     return found
+
+
+def check_writable(count: int, spec: DataSpec) -> None:
+    """Check that so many images can be decoded into the cache, without writing to it.
+
+    Raises:
+        RequestError: there is no room for them, or no access.
+    """
+    folder = cache_folder()
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise _explain_unwritable(folder, os.strerror(errno.ENOTDIR))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _explain_unwritable(folder, os.strerror(errno.EACCES))
+    _check_room(above, count * spec.image_size**2 * 3)
+
+
+def _explain_unwritable(folder: Path, why: str) -> RequestError:
+    return RequestError(
+        f"{folder}: the decoded images cannot be written ({why}). Name a folder on a local disk with free "
+        "space in the environment variable TUNE_SWA_CACHE"
+    )
 
 
 def read_entry(folder: Path) -> Decoded | None:

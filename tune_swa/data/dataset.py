@@ -247,6 +247,8 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     names_known = not isinstance(listing, Listing) or listing.names_known
     division = _divide_checked(source.name, listing, spec, copies)
     absent = _note_absent_classes(listing, division) if names_known else ()
+    if found is None:
+        cache.check_writable(len(listing.labels), spec)
     notes = replace(found.image_notes if found is not None else NO_NOTES, left_out=_find_left_out(source))
     if found is not None and copies is not None:
         notes = replace(notes, duplicates=_describe_duplicates(source, found, division, spec, copies))

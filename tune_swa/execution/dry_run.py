@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.status import Status
 
 from tune_swa.config import Experiment
-from tune_swa.data.dataset import Estimate, estimate_dataset
+from tune_swa.data.dataset import Estimate, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import measure_trial
+from tune_swa.execution.header import check_unchanged
 from tune_swa.execution.ray_runtime import open_machine
-from tune_swa.execution.request import Request, show_status
-from tune_swa.execution.site import Measure, measure_placement, survey_cluster
+from tune_swa.execution.request import Request, print_note, show_status
+from tune_swa.execution.request_checks import CheckedRequest, check_request, check_resources
+from tune_swa.execution.site import Measure, measure_placement, place_trials, resolve_numerics, survey_cluster
 from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
-from tune_swa.experiment.folder import check_writable
+from tune_swa.experiment.events import ExperimentCreated
+from tune_swa.experiment.folder import NameTakenError, lock_experiment
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
 from tune_swa.search.confirm_cost import max_fresh_states, max_tested_plain_arms
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
+from tune_swa.training.model import StateDict, resolve_weights
 
 RESNET18_WEIGHTS = 11_176_512
 """Parameters of torchvision's ResNet-18 without its classifier."""
@@ -45,24 +53,32 @@ class Plan:
     """Whether fresh seeds follow."""
     checkpoint_bytes: int
     """Peak size of all checkpoints together."""
+    missing_weights: str | None = None
+    """Where the starting weights go that are not here yet."""
+    name_taken: str | None = None
+    """Why the search needs another name, or `--resume`."""
 
 
 def plan_request(request: Request) -> Plan:
-    """Work out the plan of a request on its machine or cluster.
+    """Work out the plan of a request on its machine or cluster, with the checks that its search makes first.
+
+    Nothing is downloaded, decoded or left behind.
 
     Raises:
-        RequestError: the images are missing or cannot be split, the resources are not there, or the results
-            could not be written.
+        RequestError: the search would refuse the request.
     """
-    check_writable(request.folder)
+    checked, name_taken = _check_as_search(request)
+    request = checked.request
+    weights = _find_weights(request)
     waiting = show_status(request, "looking at the machine")
-    with waiting, open_machine(request.address, request.gpus) as machine:
+    here = nullcontext(checked.machine) if checked.machine is not None else open_machine(request.address)
+    with waiting, here as machine:
         measure: Measure = measure_trial
         if machine.nodes:
             machine, _, measure = survey_cluster(machine, request.gpus, request.console.print)
         if isinstance(waiting, Status) and machine.gpus:
             waiting.update("trying out what a trial takes of a GPU")
-        return make_plan(
+        plan = make_plan(
             request.experiment,
             request.data_dir,
             machine=machine,
@@ -71,6 +87,52 @@ def plan_request(request: Request) -> Plan:
             confirm=request.confirm,
             measure=measure,
         )
+    if checked.state.header is not None:
+        _check_resumable(checked, checked.state.header, plan.images, weights)
+    missing = f"{weights}, which the search downloads" if isinstance(weights, Path) else None
+    return replace(plan, missing_weights=missing, name_taken=name_taken)
+
+
+def _check_as_search(request: Request) -> tuple[CheckedRequest, str | None]:
+    """Check the request in its folder; of a name that is taken, return why the search will refuse it."""
+    try:
+        with lock_experiment(request.folder):
+            return check_request(request), None
+    except NameTakenError as error:
+        if request.resume:
+            raise
+        request, state = replace(request, storage=None), ExperimentState()  # which is taken as well
+        return CheckedRequest(request, [], state, check_resources(request, state)), str(error)
+
+
+def _find_weights(request: Request) -> StateDict | Path | None:
+    """The starting weights; the file that they will be downloaded to if they are not here yet."""
+    if request.experiment.model.weights == "imagenet":
+        _, file = locate_imagenet_weights()
+        if not file.exists():
+            return file
+    return resolve_weights(request.experiment.model, partial(print_note, request))
+
+
+def _check_resumable(
+    checked: CheckedRequest,
+    begun: ExperimentCreated,
+    images: Estimate | str,
+    weights: StateDict | Path | None,
+) -> None:
+    """Compare what is here with what the search began with; on a cluster, its nodes would have to be asked.
+
+    Raises:
+        RequestError: something differs.
+    """
+    request, machine = checked.request, checked.machine
+    if machine is None or isinstance(weights, Path):
+        return
+    data = None
+    if isinstance(images, Estimate) and images.cached:
+        data = prepare_dataset(request.experiment.data, request.images_dir, download=False)
+    placement = place_trials(request, checked.state, machine)
+    check_unchanged(begun, data, weights, resolve_numerics(request, placement, machine))
 
 
 def make_plan(
@@ -124,12 +186,13 @@ def make_plan(
 
 def _estimate_images(experiment: Experiment, data_dir: Path | None) -> Estimate | str:
     """Describe the images, or where they come from if they can still be downloaded."""
+    data = experiment.data
     try:
-        return estimate_dataset(experiment.data, data_dir)
+        return estimate_dataset(data, data_dir)
     except RequestError as error:
-        if data_dir is not None or experiment.data.path is not None:
-            raise
-        return str(error)
+        if data.dataset == "folder" and data_dir is None and data.path is None:  # whose plan may come first
+            return str(error)
+        raise
 
 
 def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confirm: bool) -> int:

@@ -84,14 +84,20 @@ def package_versions() -> dict[str, str]:
 
 
 def check_unchanged(
-    begun: ExperimentCreated, data: Dataset, weights: StateDict | None, numerics: Numerics
+    begun: ExperimentCreated, data: Dataset | None, weights: StateDict | None, numerics: Numerics
 ) -> None:
     """A resumed search must go on with what it began with.
+
+    Args:
+        begun: what it began with.
+        data: the images; None: they are not decoded yet.
+        weights: that the network starts from.
+        numerics: of all trials.
 
     Raises:
         RequestError: the images, the weights, the training or the numerics are others.
     """
-    if begun.data["fingerprint"] != data.fingerprint:
+    if data is not None and begun.data["fingerprint"] != data.fingerprint:
         raise RequestError(
             "the images are not those that this search began with (their fingerprint differs). Restore "
             "them, or start a new search with another --name"

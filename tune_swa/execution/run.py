@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,25 +14,17 @@ from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.data.folder_names import name_classes
 from tune_swa.errors import Interrupted, SearchFailed
-from tune_swa.execution import ray_runtime
 from tune_swa.execution.finish import finish_search
 from tune_swa.execution.header import build_header, check_unchanged, describe_sampler_changes
 from tune_swa.execution.outputs import open_result_writer
-from tune_swa.execution.request import Outcome, Request, print_note, show_status
-from tune_swa.execution.site import Site, agree_on_numerics, open_site, place_trials, resolve_numerics
-from tune_swa.execution.slots import Machine, Placement
+from tune_swa.execution.request import Outcome, Request, print_note
+from tune_swa.execution.request_checks import check_request
+from tune_swa.execution.site import Site, agree_on_numerics, open_site
+from tune_swa.execution.slots import Placement
 from tune_swa.execution.trial_context import TrialContext
 from tune_swa.execution.trial_loop import TrialLoop
 from tune_swa.experiment.events import Event, SessionStarted
-from tune_swa.experiment.folder import (
-    SPACE,
-    check_storage,
-    choose_storage,
-    keep_suffixes,
-    load_earlier_events,
-    lock_experiment,
-    recall_order,
-)
+from tune_swa.experiment.folder import SPACE, lock_experiment
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.monitoring.log_file import log_file
@@ -58,17 +49,15 @@ def run_search(request: Request) -> Outcome:
     """
     quiet_optuna()
     with lock_experiment(request.folder), log_file(request.folder) as log:
-        events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
-        request = replace(
-            request,
-            experiment=keep_suffixes(recall_order(request.experiment, state.header), state.header),
-            storage=choose_storage(state, request.storage, request.folder),
-        )
-        machine = _check_request(request, state)
+        checked = check_request(request)
+        request, events, state = checked.request, checked.events, checked.state
         weights = resolve_weights(request.experiment.model, partial(print_note, request))
         data = _prepare_images(request)
         print_note(request, describe_classifier(request.experiment.model, weights, data.num_classes))
-        with open_result_writer(request) as result_writer, open_site(request, state, machine, data) as site:
+        with (
+            open_result_writer(request) as result_writer,
+            open_site(request, state, checked.machine, data) as site,
+        ):
             context = _make_trial_context(request, data, weights, site)
             with _open_coordinator(request, state, context) as coordinator:
                 if state.header is None:
@@ -80,27 +69,6 @@ def run_search(request: Request) -> Outcome:
                 _record_session(request, coordinator, site.placement, resumed=bool(events))
                 interrupted = TrialLoop(request, coordinator, site.placement, result_writer).run(context)
                 return finish_search(request, coordinator, data, result_writer, interrupted=interrupted)
-
-
-def _check_request(request: Request, state: ExperimentState) -> Machine | None:
-    """Check what is quick to refuse before the images are decoded and Ray is started.
-
-    Returns:
-        This machine; None: the trials run on a cluster.
-
-    Raises:
-        RequestError: the resources, the cluster or the storage are not there.
-    """
-    machine = None
-    if request.address is None:
-        with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes
-            machine = ray_runtime.inspect_machine(request.gpus)
-        resolve_numerics(request, place_trials(request, state, machine), machine)
-    else:
-        ray_runtime.check_reachable(request.address)
-    if request.storage is not None:
-        check_storage(request.store, request.folder, begun=state.header is not None)
-    return machine
 
 
 def _prepare_images(request: Request) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +22,10 @@ SPACE = "space.yaml"
 LOCK = ".lock"
 
 
+class NameTakenError(RequestError):
+    """There is a search of this name, or one is running."""
+
+
 @contextmanager
 def lock_experiment(folder: Path) -> Iterator[None]:
     """Hold the experiment's lock; the system frees it when the process dies.
@@ -37,7 +40,7 @@ def lock_experiment(folder: Path) -> Iterator[None]:
             stack.enter_context(hold_lock(folder / LOCK, wait=False))
             (folder / LOCK).write_text(str(os.getpid()))
         except BlockingIOError:
-            raise RequestError(
+            raise NameTakenError(
                 f"{folder}: another search is writing to it (process {_read_process(folder)}). Wait for it, "
                 "stop it, or give this one another --name"
             ) from None
@@ -58,27 +61,6 @@ def lock_experiment(folder: Path) -> Iterator[None]:
                     (folder / LOCK).unlink()
                     for path in made or [folder]:
                         path.rmdir()
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder in which `lock_experiment` could write nothing, as far as can be seen without writing.
-
-    Raises:
-        RequestError: what is there is no folder or may not be written to, or links lead out of it.
-    """
-    try:
-        refuse_strange_files(folder)
-        nearest = next(path for path in (folder, *folder.parents) if _is_there(path))
-        code = None if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
-        code = code if nearest.is_dir() else errno.ENOTDIR
-    except OSError as error:  # a name that is too long, or a file in the way
-        code = error.errno or errno.EINVAL
-    except ValueError:  # NUL
-        code = errno.EINVAL
-    if code is not None:
-        raise RequestError(
-            f"{folder}: cannot be written to ({os.strerror(code)}). Choose another place with --results-dir"
-        )
 
 
 def _is_there(path: Path) -> bool:
@@ -193,7 +175,7 @@ def load_earlier_events(
             )
         return [], state  # a journal that was torn in its first line holds nothing
     if not resume:
-        raise RequestError(
+        raise NameTakenError(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )

@@ -1,0 +1,70 @@
+"""Check a request before images are decoded and Ray is started, alike for a search and for its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tune_swa.execution import ray_runtime
+from tune_swa.execution.request import Request, show_status
+from tune_swa.execution.site import place_trials, resolve_numerics
+from tune_swa.execution.slots import Machine
+from tune_swa.experiment.events import Event
+from tune_swa.experiment.folder import (
+    check_storage,
+    choose_storage,
+    keep_suffixes,
+    load_earlier_events,
+    recall_order,
+)
+from tune_swa.experiment.state import ExperimentState
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A request that can be carried out, as far as is known without decoding images."""
+
+    request: Request
+    """With the storage and the image files that its search began with."""
+    events: list[Event]
+    """Of the earlier sessions."""
+    state: ExperimentState
+    """What these events fold into."""
+    machine: Machine | None
+    """This machine; None: the trials run on a cluster."""
+
+
+def check_request(request: Request) -> CheckedRequest:
+    """Check the experiment's folder, the resources and the storage. To be called with the folder's lock held.
+
+    Raises:
+        NameTakenError: there is a search of this name, which is not to be resumed.
+        RequestError: the search cannot be resumed, or resources, cluster or storage are not there.
+    """
+    events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
+    request = replace(
+        request,
+        experiment=keep_suffixes(recall_order(request.experiment, state.header), state.header),
+        storage=choose_storage(state, request.storage, request.folder),
+    )
+    return CheckedRequest(request, events, state, check_resources(request, state))
+
+
+def check_resources(request: Request, state: ExperimentState) -> Machine | None:
+    """Check that trials can be placed, and that checkpoints can be written.
+
+    Returns:
+        This machine; None: the trials run on a cluster.
+
+    Raises:
+        RequestError: the resources, the cluster or the storage are not there.
+    """
+    machine = None
+    if request.address is None:
+        with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes
+            machine = ray_runtime.inspect_machine(request.gpus)
+        resolve_numerics(request, place_trials(request, state, machine), machine)
+    else:
+        ray_runtime.check_reachable(request.address)
+    if request.storage is not None:
+        check_storage(request.store, request.folder, begun=state.header is not None)
+    return machine
