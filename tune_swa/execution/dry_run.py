@@ -67,6 +67,7 @@ def plan_request(request: Request) -> Plan:
     Raises:
         RequestError: the search would refuse the request.
     """
+    quiet_optuna()
     checked, name_taken = _check_as_search(request)
     request = checked.request
     weights = _find_weights(request)

@@ -53,6 +53,8 @@ def lock_experiment(folder: Path) -> Iterator[None]:
             raise RequestError(
                 f"{folder}: cannot be written to ({error.strerror}). Choose another place with --results-dir"
             ) from None
+        except ValueError as error:  # NUL, which a shell cannot pass
+            raise RequestError(f"{folder}: cannot be the name of a folder ({error})") from None
         try:
             yield
         finally:
