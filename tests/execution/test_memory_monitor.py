@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def test_workers_that_rays_memory_monitor_kills_are_waited_for(
     with monkeypatch.context() as patch:
         patch.setenv(shortages.THRESHOLD_VARIABLE, "0.01")
         patch.setenv("RAY_memory_monitor_refresh_ms", "100")
+        # the monitor looks ten times a second, and the worker's first task may be done before
+        patch.setattr(first_worker, "_do_nothing", lambda: time.sleep(30))
         with pytest.raises(SearchFailed, match=r"memory is short: Ray kills its workers where more than 1% "):
             search(tmp_path, patch, SPACE, **given)
         # as if it had been in order when the search began
