@@ -48,6 +48,14 @@ def run_python(
 SET_UP = "from tune_swa.cli.process_setup import prepare_process; prepare_process(); import sys, os; "
 
 
+def require_another_user() -> None:
+    """Skip the test where this process may not become another user, or that could not read this."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("may not become another user")
+    if subprocess.run([*SETPRIV, sys.executable, "-c", f"open({str(RUN_SEARCH)!r})"]).returncode:
+        pytest.skip("another user may not read this checkout")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_do_not_become_files(closed: str, tmp_path: Path) -> None:
     """The next file that is opened would be stdout, and get what is printed."""
@@ -93,8 +101,7 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
 
 
 def test_a_user_without_a_home_gets_one_that_no_path_means(tmp_path: Path) -> None:
-    if os.getuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("may not become another user")
+    require_another_user()
     shared = Path("/tmp") / f"tune_swa-test-{os.getpid()}"
     shared.mkdir()
     shared.chmod(0o777)
@@ -120,8 +127,7 @@ def test_a_user_without_a_home_gets_one_that_no_path_means(tmp_path: Path) -> No
 
 def test_a_search_of_a_user_whom_nobody_knows_among_variables_of_others() -> None:
     """As in a container that runs with some number for a user; a second user beside the first one's Ray."""
-    if os.getuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("may not become another user")
+    require_another_user()
     folder = Path("/tmp") / f"tune_swa-test-{os.getpid()}"
     folder.mkdir()
     try:
