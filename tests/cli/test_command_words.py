@@ -13,6 +13,7 @@ import pytest
 
 from helpers.other_pythons import copy_checkout, make_environment
 from tune_swa.cli import run_search
+from tune_swa.cli.command_words import find_program_words
 
 INSTALLED = """#!/bin/sh
 '''exec' '{python}' "$0" "$@"
@@ -77,6 +78,21 @@ def test_the_command_that_is_printed(typed: str, checkout: Path) -> None:
     if words[0].startswith("my"):  # some kernels give a script its whole path
         printed[0], words[0] = (str(checkout / path) for path in (printed[0], words[0]))
     assert printed == words
+
+
+def test_a_program_that_sets_its_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`sys.argv = ["tune-swa", ...]; main()`: there is no file of that name in the current folder."""
+    (tmp_path / "tune-swa").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["tune-swa", "doctor"])
+    assert find_program_words() == ["tune-swa"]
+
+
+def test_code_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from tune_swa.cli import run_search; run_search()"
+    monkeypatch.setattr(sys, "argv", ["-c", "--space", "x.yaml"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", code, "--space", "x.yaml"])
+    assert find_program_words() == ["python", "-c", code]
 
 
 def test_a_search_from_python_names_a_command_that_works_anywhere(

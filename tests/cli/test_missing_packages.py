@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.programs import ROOT
+from tune_swa.cli import missing_packages
 
 DIGITS = str(ROOT / "search_spaces" / "digits.yaml")
 
@@ -65,6 +67,29 @@ def test_one_package_of_an_installed_tune_swa(tmp_path: Path) -> None:
         f"error: the package plotly is not installed in the Python that runs this ({python})"
     )
     assert shlex.split(command) == [str(python), "-m", "pip", "install", "plotly>=6"]
+
+
+@pytest.mark.parametrize("declared", [["numpy>=2"], None], ids=["all are met", "no metadata"])
+def test_what_no_requirement_names_is_installed_by_its_name(
+    declared: list[str] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A package of a package, or a copy of the code alone."""
+
+    def read_requirements(name: str) -> list[str]:
+        if declared is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return declared
+
+    monkeypatch.setattr(missing_packages, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(importlib.metadata, "requires", read_requirements)
+    said = missing_packages.explain_import_error(ModuleNotFoundError("no", name="alembic.util"))
+    assert shlex.split(said.splitlines()[-1])[-2:] == ["install", "alembic"]
+
+
+def test_a_python_that_was_built_without_a_module() -> None:
+    said = missing_packages.explain_import_error(ModuleNotFoundError("no", name="_lzma"))
+    assert f"({sys.executable}) was built without its module _lzma" in said
+    assert len(said.splitlines()) == 1  # without a command
 
 
 def test_a_package_that_does_not_fit(tmp_path: Path) -> None:

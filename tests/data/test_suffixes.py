@@ -152,6 +152,7 @@ def test_beside_them_a_damaged_photo_is_still_refused(photos: Path) -> None:
     ("content", "named"),
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF, cut off"),
         (b"\n<!DOCTYPE html><title>404", "a web page"),
         (b"version https://git-lfs.example/spec/v1\noid", "git lfs pull"),
         (b'<?xml version="1.0"?>\n<svg width="3">', "an SVG drawing"),

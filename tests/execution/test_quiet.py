@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -20,8 +21,8 @@ from helpers.narrow_resnet import narrow_environment
 from helpers.programs import RUN_SEARCH
 from helpers.serial_search import SPACE
 from tune_swa import scratch
-from tune_swa.errors import Interrupted
-from tune_swa.execution import first_worker, ray_runtime
+from tune_swa.errors import Interrupted, SearchFailed
+from tune_swa.execution import first_worker, ray_runtime, ray_setup
 from tune_swa.execution.slots import Placement
 
 HELPERS = Path(__file__).parent.parent / "helpers"
@@ -110,6 +111,25 @@ def test_the_session_of_ray_is_closed_to_others_and_removed() -> None:
     with pytest.raises(Interrupted):
         be_interrupted()
     assert [session.exists() for session in sessions] == [False]
+
+
+def test_the_session_of_a_search_that_failed_is_closed_to_others(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logs stay. Ray's processes have opened it as they started, and no worker came."""
+    node: Any = importlib.import_module("ray._private.node")
+    monkeypatch.setenv("RAY_TMPDIR", str(short_path))
+    session = short_path / "ray" / "session_of_a_test"
+
+    def fail() -> None:
+        with ray_setup.own_session_folder():
+            node.try_to_create_directory(str(session))
+            session.chmod(0o777)
+            raise SearchFailed("no worker starts")
+
+    with pytest.raises(SearchFailed):
+        fail()
+    assert stat.S_IMODE(session.stat().st_mode) == 0o700
 
 
 HOLDER = """

@@ -21,16 +21,23 @@ def find_program_words(proc: Path = Path("/proc")) -> list[str]:
     if wrapper := _find_uv(proc, given):
         return wrapper
     if Path(sys.argv[0]).name == SCRIPT:
-        found = shutil.which(SCRIPT)
-        return [SCRIPT if found and Path(found).samefile(sys.argv[0]) else sys.argv[0]]
+        return [SCRIPT if _is_first_found(sys.argv[0]) else sys.argv[0]]
     before = sys.orig_argv[: len(sys.orig_argv) - len(given)]
     if [*before, *given] == sys.orig_argv and _starts_program(before):
         return before
     return [sys.executable, sys.argv[0]]
 
 
+def _is_first_found(script: str) -> bool:
+    """Whether the shell finds this script by its name, which a program may have set `sys.argv` to."""
+    found = shutil.which(SCRIPT)
+    return found is not None and (script == SCRIPT or os.path.realpath(found) == os.path.realpath(script))
+
+
 def _starts_program(words: list[str]) -> bool:
-    return words[-1:] in ([sys.argv[0]], ["-mtune_swa"]) or words[-2:] == ["-m", "tune_swa"]
+    if words[-2:-1] == ["-c"] or words[-2:] == ["-m", "tune_swa"]:
+        return True
+    return words[-1:] in ([sys.argv[0]], ["-mtune_swa"])
 
 
 def _find_uv(proc: Path, given: list[str]) -> list[str]:

@@ -24,10 +24,16 @@ def explain_import_error(error: ImportError) -> str:
             f"See what is wrong with `{doctor}`, and install it again"
         )
     assert error.name
+    package = error.name.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return (
+            f"the Python that runs this ({sys.executable}) was built without its module {package}. Use "
+            "another one, or build it again with the library that this module needs"
+        )
     return (
-        f"the package {error.name.partition('.')[0]} is not installed in the Python that runs this "
-        f"({sys.executable}). Use the Python of the environment that has it, or install what is missing:\n"
-        f"{shlex.join([*_installer(), *_list_missing()])}"
+        f"the package {package} is not installed in the Python that runs this ({sys.executable}). Use the "
+        "Python of the environment that has it, or install what is missing:\n"
+        f"{shlex.join([*_installer(), *(_list_missing() or [package])])}"
     )
 
 
@@ -39,10 +45,16 @@ def _installer() -> list[str]:
 
 
 def _list_missing() -> list[str]:
-    """Return what to install: requirements that are not met, or the whole checkout."""
+    """Return what to install: requirements that are not met, or the whole checkout.
+
+    Nothing where all are met, or where a copy of the package alone does not say what it requires.
+    """
     if (CHECKOUT / "pyproject.toml").exists():
         return ["-e", str(CHECKOUT)]
-    declared = importlib.metadata.requires("tune-swa") or []
+    try:
+        declared = importlib.metadata.requires("tune-swa") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
     needed = [text for text in declared if "extra ==" not in text]
     return [text.partition(";")[0].strip() for text in needed if not _is_installed(text)]
 

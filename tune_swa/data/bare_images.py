@@ -122,6 +122,8 @@ def recognise_content(data: bytes) -> str | None:
     text = head.lstrip().lower()
     brand = head[8:12]
     if head[4:8] == b"ftyp":
+        if brand in (b"avif", b"avis"):  # this Pillow reads none, or the file is cut off
+            return "AVIF, cut off or without support for it in Pillow"
         return "HEIC" if brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1") else "a video"
     for beginning, name in (
         (b"<!doctype html", "a web page"),

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +66,7 @@ def own_session_folder() -> Iterator[Callable[[], None]]:
     It stays where the search failed, for its logs, until a later search removes it with what else was left
     by processes that have gone.
 
-    Returns:
+    Yields:
         What closes the folder again: Ray's processes open it to everybody as they start.
     """
     node: Any = importlib.import_module("ray._private.node")
@@ -87,12 +87,14 @@ def own_session_folder() -> Iterator[Callable[[], None]]:
 
     def close() -> None:
         for folder in made:
-            folder.chmod(0o700)
+            with suppress(FileNotFoundError):
+                folder.chmod(0o700)
 
     node.try_to_create_directory = create_own
     try:
         yield close
     except SearchFailed:
+        close()  # it may have ended before Ray's processes had started
         made.clear()
         raise
     finally:

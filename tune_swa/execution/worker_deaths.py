@@ -26,7 +26,8 @@ class WorkerDeaths:
     Args:
         coordinator: keeps the journal, and the trials that wait.
         max_failures: how often a trial is run again after its worker died.
-        memory: of this machine; None: the trials run on a cluster, of which only Ray's words are known.
+        memory: watches this machine's; one that cannot read it for a cluster, of which only Ray's words are
+            known.
         slots: trials that run at once.
         warn: shows a message to whoever watches the search.
     """
