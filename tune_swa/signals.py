@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,20 +30,25 @@ ASKED_OF_ALL = STOP_SIGNALS[2:]
 
 
 class SignalOnce:
-    """Distinguishes the first signal from a second one, which ends the process at once."""
+    """Distinguishes the first signal from a second one, which ends the process at once.
 
-    def __init__(self) -> None:
+    Args:
+        end: called for a second signal; by default it ends this process.
+    """
+
+    def __init__(self, end: Callable[[], object] = lambda: os._exit(128 + signal.SIGINT)) -> None:
+        self._end = end
         self._received: float | None = None
 
     def is_first(self, number: int) -> bool:
-        """Whether this is the first signal; False for its echo. Does not return for a second one."""
+        """Return whether this is the first signal; False for its echo and, if `end` returns, for others."""
         now = time.monotonic()
         if self._received is None:
             self._received = now
             return True
-        if number != signal.SIGINT and now - self._received < ECHO_SECONDS:
-            return False
-        os._exit(128 + signal.SIGINT)
+        if number == signal.SIGINT or now - self._received >= ECHO_SECONDS:
+            self._end()
+        return False
 
 
 def interrupt_once() -> None:

@@ -83,6 +83,9 @@ def test_a_child_that_does_not_listen_is_killed_by_the_second_one(number: int) -
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.readline() == "asked\n"
+        if number != signal.SIGINT:
+            process.send_signal(signal.SIGHUP)  # what systemd and a closed terminal send as well
+            time.sleep(ECHO_SECONDS + 0.1)
         assert process.poll() is None
         begun = time.monotonic()
         process.send_signal(number)

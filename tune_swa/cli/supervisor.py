@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.signals import heeded_signals
+from tune_swa.signals import SignalOnce, heeded_signals
 
 PATIENCE_SECONDS = 8.0
 """Time a child gets to write its results after it was asked to stop; then it is killed."""
@@ -93,13 +93,11 @@ def _forward_signals(child: int) -> list[int]:
 
     def stop_child(number: int, frame: Any) -> None:
         received.append(number)
-        if len(received) > 1:
-            kill_child(number, frame)
-            return
-        _send_signal(child, number if number == signal.SIGINT else signal.SIGTERM)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+        if once.is_first(number):
+            _send_signal(child, number if number == signal.SIGINT else signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
-    def kill_child(number: int, frame: Any) -> None:
+    def kill_child(*_: object) -> None:
         _send_signal(child, signal.SIGKILL)
 
     def suspend_child(number: int, frame: Any) -> None:
@@ -109,6 +107,7 @@ def _forward_signals(child: int) -> list[int]:
         signal.signal(signal.SIGTSTP, suspend_child)
         os.killpg(child, signal.SIGCONT)
 
+    once = SignalOnce(kill_child)
     for number in heeded_signals():
         signal.signal(number, stop_child)
     signal.signal(signal.SIGALRM, kill_child)
