@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -257,3 +258,15 @@ def test_memory_errors_of_a_worker_cost_a_search_no_trial(
     )  # fmt: skip
     assert {t.status for t in state.trials.values()} == {"completed"}
     assert (tmp_path / "two" / "baseline-0000 had no memory").exists()
+
+
+def test_pages_that_processes_share_are_no_workers_own(tmp_path: Path) -> None:
+    """Decoded images are mapped: all workers have the same pages, which the system may drop."""
+    file = tmp_path / "images"
+    file.write_bytes(bytes(300_000_000))
+    before = max(shortages._worker_sizes())
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as images:
+        assert sum(images[::4096]) == 0
+        assert max(shortages._worker_sizes()) < before + 100_000_000
+    own = bytearray(b"1") * 300_000_000
+    assert max(shortages._worker_sizes()) > before + 200_000_000, len(own)

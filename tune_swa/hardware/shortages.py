@@ -135,7 +135,10 @@ def usage_threshold() -> float:
 
 
 def _worker_sizes() -> list[int]:
-    """Resident bytes of this process, and of the Ray workers in its session."""
+    """Return the bytes that this process, and each Ray worker in its session, has for itself.
+
+    What is shared counts for none: libraries, and decoded images, which the system may drop at any time.
+    """
     page, session = os.sysconf("SC_PAGE_SIZE"), os.getsid(0)
     sizes = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -143,7 +146,8 @@ def _worker_sizes() -> list[int]:
             pid = int(folder.name)
             worker = os.getsid(pid) == session and (folder / "cmdline").read_bytes().startswith(b"ray::")
             if worker or pid == os.getpid():
-                sizes.append(page * int((folder / "statm").read_text().split()[1]))
+                _, resident, shared, *_ = map(int, (folder / "statm").read_text().split())
+                sizes.append(page * (resident - shared))
         except (OSError, ValueError, IndexError):  # it has just ended
             continue
     return sizes
