@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,14 @@ import pytest
 from tune_swa.config import ResourcesSpec
 from tune_swa.data.cache import cache_folder
 from tune_swa.errors import RequestError
-from tune_swa.execution import ray_environment, ray_runtime
-from tune_swa.execution.ray_environment import choose_folder, local_ray_environment, patient_start
+from tune_swa.execution import ray_environment, ray_runtime, ray_setup
+from tune_swa.execution.ray_environment import (
+    choose_folder,
+    foresee_folder,
+    kept_variables,
+    local_ray_environment,
+    patient_start,
+)
 from tune_swa.execution.slots import Machine, plan_placement
 from tune_swa.hardware import limits
 from tune_swa.hardware.shortages import THRESHOLD_VARIABLE
@@ -126,6 +134,43 @@ def start_slowly(monkeypatch: pytest.MonkeyPatch, answers: int, *, alive: bool) 
         services.get_node("address", "id")
     assert services.get_node is get_node
     return asked
+
+
+def test_the_folder_is_foreseen_without_making_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="f") as name:
+        (Path(name) / "file").touch()
+        for variable in ("RAY_TMPDIR", "TMPDIR"):
+            monkeypatch.delenv("RAY_TMPDIR", raising=False)
+            monkeypatch.setenv(variable, f"{name}/new")
+            assert foresee_folder() == Path(name, "new")
+            assert not Path(name, "new").exists()
+            assert choose_folder() == Path(name, "new")
+            Path(name, "new").rmdir()
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", f"{name}/file/x")
+        assert foresee_folder() == choose_folder() == Path("/tmp")
+        monkeypatch.setenv("HOME", name)
+        monkeypatch.setenv("RAY_TMPDIR", "~/x")
+        assert foresee_folder() == choose_folder() == Path(name, "x")
+
+
+def test_the_modules_and_variables_of_ray_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs a search as a part of it may use Ray itself."""
+    services: Any = importlib.import_module("ray._private.services")
+    usage: Any = importlib.import_module("ray.air._internal.usage")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+
+    def look() -> tuple[object, ...]:
+        uv = constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+        return services.subprocess, services.start_api_server, usage.tag_callbacks, uv
+
+    before, variables = look(), dict(os.environ)
+    with kept_variables(), ray_setup.ignore_uv_run(), ray_setup.adapt_ray():
+        ray_runtime.set_environment(1)
+        assert all(now is not then for now, then in zip(look()[:3], before[:3], strict=True))
+        assert os.environ != variables
+    assert look() == before
+    assert os.environ == variables
 
 
 def test_a_node_process_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

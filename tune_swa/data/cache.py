@@ -72,7 +72,7 @@ def cache_folder() -> Path:
         return expand_home(own, "TUNE_SWA_CACHE").absolute()
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
-        return Path(named).absolute() / "tune_swa"
+        return expand_home(named, "XDG_CACHE_HOME").absolute() / "tune_swa"
     folder = Path.home() / ".cache" / "tune_swa" if has_home() else None
     return folder if folder is not None and is_writable(folder) else private_folder("cache")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tune_swa.child_process import Child
 from tune_swa.doctor.findings import Finding
-from tune_swa.execution.ray_environment import refuse_path
+from tune_swa.errors import RequestError
+from tune_swa.execution.ray_environment import foresee_folder
 from tune_swa.files import hold_lock, is_locked, replace_file
 from tune_swa.text import first_line, format_bytes
 
@@ -44,13 +45,11 @@ def check_cache_folder() -> Iterator[Finding]:
 def check_ray_folder() -> Iterator[Finding]:
     """Check the folder of Ray's sessions."""
     elsewhere = "Name a folder on a local disk, with a short path, in the environment variable RAY_TMPDIR"
-    named = os.environ.get("RAY_TMPDIR")
-    folder = Path(named or os.environ.get("TMPDIR") or "/tmp").absolute()
-    if reason := refuse_path(folder):
-        if named:
-            yield Finding("problem", "temporary", f"RAY_TMPDIR={named}: {reason}", elsewhere)
-            return
-        folder = Path("/tmp")  # as a search does
+    try:
+        folder = foresee_folder()
+    except RequestError as error:
+        yield Finding("problem", "temporary", str(error), elsewhere)
+        return
     yield from _check_folder("temporary", folder, 200_000_000, 1_000_000_000, elsewhere, locks=False)
 
 

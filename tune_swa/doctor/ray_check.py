@@ -8,11 +8,14 @@ from pathlib import Path
 
 from tune_swa.child_process import Child
 from tune_swa.doctor.findings import Finding
+from tune_swa.execution.first_worker import GIVE_UP_SECONDS
+from tune_swa.execution.ray_environment import STARTUP_SECONDS
 
 PROC = Path("/proc")
 SERVERS = ("raylet", "gcs_server")
 """Ray's own processes; all others end when these do."""
-START_SECONDS = 60.0
+START_SECONDS = STARTUP_SECONDS + GIVE_UP_SECONDS
+"""As long as a search waits for Ray and its first worker."""
 
 
 def check_processes(proc: Path = PROC) -> Iterator[Finding]:

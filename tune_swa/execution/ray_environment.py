@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_swa.errors import RequestError
+from tune_swa.files import expand_home, is_writable
 from tune_swa.text import first_line
 
 STARTUP_SECONDS = 300.0
@@ -65,16 +66,22 @@ def local_ray_environment() -> Iterator[None]:
     Raises:
         RequestError: there is no folder for its sockets.
     """
-    before = {name: value for name, value in os.environ.items() if concerns_ray(name)}
-    try:
+    with kept_variables():
         folder = choose_folder()
-        for name in before:
-            if name.startswith(_ELSEWHERE):
-                del os.environ[name]
+        for name in [name for name in os.environ if name.startswith(_ELSEWHERE)]:
+            del os.environ[name]
         os.environ["RAY_TMPDIR"] = str(folder)
         if os.environ.setdefault("RAY_AUTH_MODE", "token").lower() == "token":
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         _forget_token()
+        yield
+
+
+@contextmanager
+def kept_variables() -> Iterator[None]:
+    """Give back Ray's variables as they were, whoever changes them meanwhile."""
+    before = {name: value for name, value in os.environ.items() if concerns_ray(name)}
+    try:
         yield
     finally:
         for name in [name for name in os.environ if concerns_ray(name)]:
@@ -91,7 +98,7 @@ def _forget_token() -> None:
 
 
 def choose_folder() -> Path:
-    """Choose the folder for Ray's sockets, logs and objects: RAY_TMPDIR, TMPDIR, or /tmp.
+    """Choose the folder for Ray's sockets, logs and objects: RAY_TMPDIR, TMPDIR, or /tmp. It is made.
 
     The path of a socket holds 107 bytes. Where those of TMPDIR do not fit, /tmp has to do.
 
@@ -100,11 +107,12 @@ def choose_folder() -> Path:
     """
     named = os.environ.get("RAY_TMPDIR")
     if named:
-        if reason := _refuse_folder(Path(named).absolute()):
+        folder = expand_home(named, "RAY_TMPDIR").absolute()
+        if reason := _refuse_folder(folder):
             raise RequestError(
                 f"RAY_TMPDIR={named}: {reason}. Name another folder, or unset it to use TMPDIR or /tmp"
             )
-        return Path(named).absolute()
+        return folder
     reasons = []
     for folder in dict.fromkeys((Path(os.environ.get("TMPDIR") or "/tmp").absolute(), Path("/tmp"))):
         reason = _refuse_folder(folder)
@@ -115,6 +123,22 @@ def choose_folder() -> Path:
         f"Ray has no folder for its sockets and logs: {'; '.join(reasons)}. Name one with a short path in "
         "the environment variable RAY_TMPDIR"
     )
+
+
+def foresee_folder() -> Path:
+    """Return the folder that `choose_folder` will choose, as far as can be seen without making any.
+
+    Raises:
+        RequestError: the path of RAY_TMPDIR is none for Ray.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if named:
+        folder = expand_home(named, "RAY_TMPDIR").absolute()
+        if reason := refuse_path(folder):
+            raise RequestError(f"RAY_TMPDIR={named}: {reason}")
+        return folder
+    folder = Path(os.environ.get("TMPDIR") or "/tmp").absolute()
+    return folder if refuse_path(folder) is None and is_writable(folder) else Path("/tmp")
 
 
 def refuse_path(folder: Path) -> str | None:

@@ -15,7 +15,12 @@ from typing import Any
 
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.execution import first_worker, ray_setup
-from tune_swa.execution.ray_environment import concerns_tune, local_ray_environment, patient_start
+from tune_swa.execution.ray_environment import (
+    concerns_tune,
+    kept_variables,
+    local_ray_environment,
+    patient_start,
+)
 from tune_swa.execution.slots import Machine, Node, Placement
 from tune_swa.signals import ignore_in_children, interrupt_once
 from tune_swa.text import first_line, format_bytes
@@ -103,12 +108,11 @@ def start_local_ray(placement: Placement) -> Iterator[None]:
         import ray
 
         quiet_loggers()
-        ray_setup.ignore_uv_run()
-        ray_setup.leave_out_reports()
         _listen_everywhere(False)
-        with ray_setup.own_session_folder() as close_folder:
+        with ray_setup.ignore_uv_run(), ray_setup.adapt_ray(), ray_setup.own_session_folder() as close_folder:
             try:
                 _init_ray(placement)
+                close_folder()
                 first_worker.await_first_worker()
                 close_folder()
                 yield
@@ -161,12 +165,18 @@ def join_cluster(address: str) -> Iterator[Machine]:
     Raises:
         RequestError: there is no cluster at `address`. Call `check_reachable` first.
     """
-    set_environment(1)
+    with kept_variables():
+        set_environment(1)
+
+        quiet_loggers()
+        _listen_everywhere(True)
+        with ray_setup.ignore_uv_run():
+            yield from _join(address)
+
+
+def _join(address: str) -> Iterator[Machine]:
     import ray
 
-    quiet_loggers()
-    ray_setup.ignore_uv_run()
-    _listen_everywhere(True)
     found = None
     try:
         with _without_stderr():  # Ray writes a line for each of twenty attempts

@@ -21,20 +21,47 @@ from tune_swa.errors import SearchFailed
 from tune_swa.scratch import mark_in_use, remove_leftovers
 
 
-def quote_worker_command() -> dict[str, str] | None:
-    """Have Ray start workers whatever characters the path of Python has; return the `runtime_env` for that.
+@contextmanager
+def adapt_ray() -> Iterator[None]:
+    """Have Ray's modules do what a search on this machine needs; afterwards they are as they were.
 
-    The command is taken apart twice. The node process reads it by the rules of a POSIX shell, and Ray writes
-    it by those of Windows, which leave an apostrophe as it is. Then bash gets the path of Python unquoted.
+    - Workers start whatever characters the path of Python has, together with `quote_worker_command`. The
+      command is taken apart twice. The node process reads it by the rules of a POSIX shell, and Ray writes it
+      by those of Windows, which leave an apostrophe as it is. Then bash gets the path of Python unquoted.
+    - Ray neither asks for its cloud nor counts loggers, which only its reports on usage are for. The first is
+      what the process of the dashboard does without a dashboard: it asks servers outside of this machine, and
+      `ray.init` waits for it to start. The second imports mlflow and wandb, which write files of their own.
     """
     services: Any = importlib.import_module("ray._private.services")
-    services.subprocess = SimpleNamespace(**{**vars(subprocess), "list2cmdline": shlex.join})
+    usage: Any = importlib.import_module("ray.air._internal.usage")
+    posix = SimpleNamespace(**{**vars(subprocess), "list2cmdline": shlex.join})
+    with (
+        _replace_attribute(services, "subprocess", posix),
+        _replace_attribute(services, "start_api_server", lambda *_, **__: ("", None)),
+        _replace_attribute(usage, "tag_callbacks", lambda _: False),
+    ):
+        yield
+
+
+@contextmanager
+def _replace_attribute(module: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def quote_worker_command() -> dict[str, str] | None:
+    """Return the `runtime_env` with which Ray starts workers whose Python has an odd path (`adapt_ray`)."""
     quoted = shlex.quote(sys.executable)
     # where it needs no quotes there is no environment to set up, which would delay the first worker
     return None if quoted == sys.executable else {"py_executable": quoted}
 
 
-def ignore_uv_run() -> None:
+@contextmanager
+def ignore_uv_run() -> Iterator[None]:
     """Have workers run this Python as it is, also under `uv run`, unless the user has set it otherwise.
 
     Ray would pack the current folder, with results and images, and run `uv run` in an unpacked copy for each
@@ -43,20 +70,9 @@ def ignore_uv_run() -> None:
     constants: Any = importlib.import_module("ray._private.ray_constants")
     name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
     os.environ.setdefault(name, "0")
-    setattr(constants, name, constants.env_bool(name, False))  # Ray may have been imported before
-
-
-def leave_out_reports() -> None:
-    """Have Ray neither ask for its cloud nor count loggers, which only its reports on usage are for.
-
-    The first is what the process of the dashboard does without a dashboard: it asks servers outside of this
-    machine, and `ray.init` waits for it to start. The second imports mlflow and wandb, which write files of
-    their own.
-    """
-    services: Any = importlib.import_module("ray._private.services")
-    usage: Any = importlib.import_module("ray.air._internal.usage")
-    services.start_api_server = lambda *_, **__: ("", None)
-    usage.tag_callbacks = lambda _: False
+    # Ray may have been imported before
+    with _replace_attribute(constants, name, constants.env_bool(name, False)):
+        yield
 
 
 @contextmanager
