@@ -337,6 +337,15 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+def call_search(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run a search in this process; its exit code, and what it wrote to stdout and stderr."""
+    try:
+        code = run_search([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse
+        code = int(error.code or 0)
+    return code, *capfd.readouterr()
+
+
 def test_there_are_many() -> None:
     assert len(ROWS) >= 100
 
@@ -353,12 +362,8 @@ def test_a_wrong_request(
     arguments = make(tmp_path)
     before = snapshot(tmp_path)
     monkeypatch.chdir(ROOT)
-    where = ["--results-dir", str(tmp_path / "results")] if arguments else []
-    try:
-        code = run_search([*arguments, *where])
-    except SystemExit as error:  # argparse
-        code = int(error.code or 0)
-    out, err = capfd.readouterr()
+    where = ["--results-dir", tmp_path / "results"] if arguments else []
+    code, out, err = call_search(capfd, *arguments, *where)
     assert code == 2, out + err
     assert out.replace("decoding images: 1797 of 1797\n", "") == ""
     assert err.startswith("error: ")

@@ -15,8 +15,9 @@ import pytest
 from helpers.journals import Writer, confirmed, experiment, usual
 from tune_swa.monitoring.result_writer import REPORT_SECONDS, ResultWriter
 from tune_swa.results.comparison import compare_configurations
+from tune_swa.results.contrasts import TestedArm, Verdict
 from tune_swa.results.importance import MOST_TRIALS, compute_importance
-from tune_swa.results.predictions import SHIPPED, read_predictions
+from tune_swa.results.predictions import RunPredictions, read_shipped
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
 from tune_swa.results.report.page import build_report, write_report
 from tune_swa.results.report.prediction_figures import draw_calibration
@@ -72,14 +73,19 @@ def test_it_has_the_verdict_every_figure_and_every_table(tmp_path: Path) -> None
     assert "the search has not finished" not in page.text
 
 
-def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> None:
-    """Every marker of the three figures, as the number that its table has."""
-    state = confirmed(tmp_path).state()
-    said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
+def analyse(folder: Path) -> tuple[Verdict, list[TestedArm], RunPredictions]:
+    """A made-up verdict, the two arms of its leading contrast, and the predictions."""
+    state = confirmed(folder).state()
+    said = read_shipped(state, folder)
     found = analyse_confirmation(state, said)
     assert found is not None
     assert found.leading is not None
-    pair = [found.leading.against, found.leading.arm]
+    return found, [found.leading.against, found.leading.arm], said
+
+
+def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> None:
+    """Every marker of the three figures, as the number that its table has."""
+    found, pair, said = analyse(tmp_path)
     drawings = (
         (draw_contrasts(found), format_points, "x"),
         (draw_runs(found), format_percent, "y"),
@@ -98,12 +104,7 @@ def test_whatever_is_drawn_of_the_fresh_seeds_is_in_a_table(tmp_path: Path) -> N
 
 
 def test_an_arm_has_one_colour_in_all_figures(tmp_path: Path) -> None:
-    state = confirmed(tmp_path).state()
-    said = {name: models[SHIPPED] for name, models in read_predictions(state, tmp_path).items()}
-    found = analyse_confirmation(state, said)
-    assert found is not None
-    assert found.leading is not None
-    pair = [found.leading.against, found.leading.arm]
+    found, pair, said = analyse(tmp_path)
     runs, curves = draw_runs(found).figure, draw_calibration(pair, said).figure
     assert runs is not None
     assert curves is not None
