@@ -14,9 +14,15 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from helpers.drawn_arrays import draw_dataset
 from tune_swa.data.dataset import Dataset
+
+# `make test` tries the same examples each time, so that its answer depends on the code alone;
+# HYPOTHESIS_PROFILE=default draws new ones
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # until all test files are imported: looking through that again and again takes a quarter of the time
 gc.disable()

@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -74,6 +74,7 @@ keys = st.one_of(
 
 
 @quick
+@example(TEXTS[0], "resources.gpus_per_trial", "0")
 @given(st.sampled_from(TEXTS), keys, st.one_of(words, st.text(max_size=8)))
 def test_any_override_is_taken_or_a_readable_error(text: str, key: str, value: str) -> None:
     try:

@@ -183,6 +183,8 @@ def plan_placement(
     Raises:
         RequestError: more is asked for than there is, or no trial fits.
     """
+    if resources.gpus_per_trial == 0:
+        gpus = 0
     check_gpus(machine, gpus)
     gpus = machine.gpus if gpus is None else gpus
     each = resources.cpus_per_trial
