@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_requests import DIGITS, ROOT, ROWS, Make, call_search, snapshot
+from test_requests import DIGITS, ROOT, ROWS, Make, snapshot
 
+from helpers.called_search import call_search
 from tune_swa.data import cache
 
 DECODING = ("cannot be decoded", "the images are not those")

@@ -21,8 +21,8 @@ import torch
 import torchvision
 from PIL import Image
 
+from helpers.called_search import call_search
 from tune_swa import signals
-from tune_swa.cli import run_search
 from tune_swa.config.yaml_file import load_experiment
 from tune_swa.experiment.events import FORMAT
 
@@ -335,15 +335,6 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         for path in folder.rglob("*")
         if path.name != ".lock"  # who held it last
     }
-
-
-def call_search(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run a search in this process; its exit code, and what it wrote to stdout and stderr."""
-    try:
-        code = run_search([str(argument) for argument in arguments])
-    except SystemExit as error:  # argparse
-        code = int(error.code or 0)
-    return code, *capfd.readouterr()
 
 
 def test_there_are_many() -> None:
