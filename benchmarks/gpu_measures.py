@@ -86,7 +86,7 @@ def shorten_epoch(bench: Bench, data: Dataset, rate: float, repetitions: float =
 
 def find_rate(run: Run) -> float:
     """Images per second on one resident batch, once kernels are chosen and memory is taken."""
-    size = min(run.settings.train.batch_size, len(run._train))
+    size = min(run.settings.train.batch_size, len(run.images.train))
     seconds_resident(run, [size] * 2)
     return 3 * size / seconds_resident(run, [size] * 3)
 

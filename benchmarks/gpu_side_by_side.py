@@ -174,7 +174,7 @@ def _time_trial(bench: Bench, run: Run) -> Timed:
         seconds.append(read_clock(bench) - begun)
     trunk, branch = seconds[: bench.repeat], seconds[bench.repeat + 1 :]
     rate = statistics.median(r.images_per_second for r in records)
-    return Timed(trunk, branch, rate, peak_memory(bench), len(run._train))
+    return Timed(trunk, branch, rate, peak_memory(bench), len(run.images.train))
 
 
 def measure_second_trial(bench: Bench, record: Record) -> str:

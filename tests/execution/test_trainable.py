@@ -13,7 +13,8 @@ from tune_swa.execution.trial_checkpoints import CheckpointSchedule, Restored, r
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.run import EpochRecord, Run
+from tune_swa.training.records import EpochRecord
+from tune_swa.training.run import Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 pytestmark = pytest.mark.usefixtures("narrow_network")

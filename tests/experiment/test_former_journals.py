@@ -25,6 +25,8 @@ JOURNALS = Path(__file__).parent / "journals"
 NAMES = ["tpe", "grid", "looks"]
 FORMER_NAMES = {"first_average": "fork_epoch"}
 """Fields of the state that had other names: of each its name today."""
+LATER_FIELDS = {"scores"}
+"""Fields that came later, which are empty in a state of before."""
 FLOAT_TOLERANCE = 1e-9
 """Suggestions are computed with exp and log, whose last digit differs between processors."""
 
@@ -34,7 +36,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Event):
         return json.loads(encode_event(value))
     if dataclasses.is_dataclass(value):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in LATER_FIELDS or getattr(value, field.name)
+        }
     if isinstance(value, dict):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -24,7 +24,8 @@ from tune_swa.training import model as model_module
 from tune_swa.training.metrics import evaluate_model
 from tune_swa.training.model import build_model
 from tune_swa.training.numerics import decide_numerics
-from tune_swa.training.run import Run, build_optimizer
+from tune_swa.training.optimizers import build_optimizer
+from tune_swa.training.run import Run
 
 GPU = torch.device("cuda", 0)
 BATCH = 8
@@ -151,7 +152,7 @@ def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
     make_up_gpus(card)
     with fake_cuda():
         run = start_run(draw_batches(2), precision)
-        assert run._train.resident is (card is ROOMY)
+        assert run.images.train.resident is (card is ROOMY)
         assert run.scaler.is_enabled() is (precision == "fp16")
         records = list(run)
         assert [record.phase for record in records] == ["trunk", "branch", "branch"]

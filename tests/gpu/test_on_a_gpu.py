@@ -181,11 +181,12 @@ def test_a_trial_after_one_that_exhausted_the_memory(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, one with a share of almost nothing fails with advice; the next in that process trains."""
-    pytest.importorskip("ray", reason="the worker is Ray's (pip install 'ray[tune]')")
+    ray = pytest.importorskip("ray", reason="the worker is Ray's (pip install 'ray[tune]')")
     from tune_swa.config import DataSpec, RunSettings, TrainSpec
     from tune_swa.data.dataset import prepare_dataset
     from tune_swa.execution import trainable
     from tune_swa.execution.trial_context import TrialContext
+    from tune_swa.experiment.layout import PAYLOAD
     from tune_swa.storage import FolderStore
     from tune_swa.training.numerics import decide_numerics
 
@@ -198,14 +199,14 @@ def test_a_trial_after_one_that_exhausted_the_memory(
         torch.__version__, None, "auto", keep_all=False,
     )  # fmt: skip
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainable, "_report", lambda **message: reports.append(message))
+    monkeypatch.setattr(ray.tune, "report", lambda report: reports.append(json.loads(report[PAYLOAD])))
 
     def train_trial(name: str, gpus: float) -> list[str]:
         reports.clear()
         config = {
             "trial": name, "settings": RunSettings(lr=1e-3, train=train).model_dump(mode="json"),
             "trunk": name, "gpus": gpus, "recorded_epochs": 0, "checkpoints": [], "published": [],
-            "publish": [], "test": False,
+            "publish": [], "test": False, "score": [],
         }  # fmt: skip
         trainable.train_trial(config, context)
         return [message["event"] for message in reports]

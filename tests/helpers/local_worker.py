@@ -11,7 +11,7 @@ import torch
 
 from tune_swa.config import DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
-from tune_swa.execution import trainable
+from tune_swa.execution import trainable, trial_reports
 from tune_swa.execution.trainable import train_trial
 from tune_swa.execution.trial_context import TrialContext
 from tune_swa.storage import FolderStore
@@ -40,7 +40,7 @@ class Worker:
         monkeypatch.setattr(trainable, "prepare_dataset", lambda *_: data)
         monkeypatch.setattr(trainable, "_dataset", None)
         monkeypatch.setattr(
-            trainable.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))
+            trial_reports.tune, "report", lambda result: self.messages.append(json.loads(result["payload"]))
         )
 
     def train(self, **more: Any) -> dict[str, Any]:
@@ -51,6 +51,7 @@ class Worker:
             "checkpoints": [],
             "trunk": "t",
             "publish": [],
+            "score": [],
             "published": [],
             "gpus": 0.0,
             "test": False,

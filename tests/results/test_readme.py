@@ -12,6 +12,7 @@ import tune_swa
 from helpers.journals import usual
 from tune_swa.results.api import load_results
 from tune_swa.results.columns import (
+    AVERAGES,
     EPOCHS,
     PREDICTIONS,
     Column,
@@ -38,6 +39,7 @@ def section(title: str) -> str:
         ("comparison.parquet", comparison_columns(())),
         ("confirm.parquet", confirm_columns(())),
         ("predictions.parquet", PREDICTIONS),
+        ("averages.parquet", AVERAGES),
     ],
 )
 def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...]) -> None:

@@ -20,7 +20,8 @@ from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.seeds import derive_seed
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.run import Run, build_optimizer
+from tune_swa.training.optimizers import build_optimizer
+from tune_swa.training.run import Run
 from tune_swa.training.schedule import base_factor
 
 EPOCHS = 7

@@ -21,7 +21,8 @@ from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training import model as model_module
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.run import EpochRecord, Run
+from tune_swa.training.records import EpochRecord
+from tune_swa.training.run import Run
 
 NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 NARROW = pytest.mark.usefixtures("narrow_network")

@@ -39,6 +39,7 @@ def print_result(console: Console, folder: Path) -> None:
         ("comparison.parquet", "every configuration against the baseline"),
         ("confirm.parquet", "one row per run on a fresh seed, with what it does on the test images"),
         ("predictions.parquet", "one row per test image and run on a fresh seed"),
+        ("averages.parquet", "one row per trial and average, where it was scored"),
         ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
         ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),

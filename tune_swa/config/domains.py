@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-from tune_swa.config.sections import Scalar, Settings
+from tune_swa.config.sections import Scalar
+from tune_swa.config.settings_model import Settings
 
 
 class ChoiceDomain(Settings):

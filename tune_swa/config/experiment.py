@@ -14,13 +14,14 @@ from pydantic import (
     model_validator,
 )
 
+from tune_swa.config.averages import AverageSpec, SwaAverage
 from tune_swa.config.search_space import Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
     ModelSpec,
-    Settings,
     TrainSpec,
 )
+from tune_swa.config.settings_model import Settings
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
@@ -45,6 +46,8 @@ class RunSettings(Settings):
     model: ModelSpec = ModelSpec()
     train: TrainSpec = TrainSpec()
     averaging: AveragingSpec = AveragingSpec()
+    averages: tuple[AverageSpec, ...] = ()
+    """Averages that the run observes, the leading one first; none: SWA alone, or of a baseline none."""
 
     @model_validator(mode="after")
     def _swa_complete(self) -> RunSettings:
@@ -56,6 +59,13 @@ class RunSettings(Settings):
                 f"allowed: 0 to {self.train.epochs - 2}"
             )
         return self
+
+    @property
+    def leader(self) -> AverageSpec | None:
+        """The average that epochs report and that is shipped; None: a baseline, whose live model is."""
+        if self.swa_start is None:
+            return None
+        return self.averages[0] if self.averages else SwaAverage(method="swa")
 
     @property
     def fork_epoch(self) -> int | None:
@@ -193,6 +203,12 @@ class Experiment(SpaceFile):
         del dumped["data"]["suffixes"]  # which files were read, the images' fingerprint knows
         if dumped["data"]["grey_bits"] == 16:  # as it was before there was a choice
             del dumped["data"]["grey_bits"]
+        # experiments of before there was a choice go on with the defaults
+        if not dumped["averages"]:
+            del dumped["averages"]
+        if not dumped["baseline"]["averages"]:
+            del dumped["baseline"]["averages"]
+        del dumped["averaging"]["score"]  # what is evaluated changes no result
         if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
             del dumped["data"]["duplicates"]
         return dumped
@@ -223,5 +239,6 @@ class Experiment(SpaceFile):
                 "model": self.model,
                 "train": self.train.model_copy(update=sections["train"]),
                 "averaging": self.averaging.model_copy(update=sections["averaging"]),
+                "averages": self.averages if kind == "swa" else self.baseline.averages,
             }
         )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tune_swa.config.domains import IntDomain, RangeDomain, UniformDomain
 from tune_swa.config.search_space import STEP_TOLERANCE, Range, count_steps
-from tune_swa.config.sections import Settings
+from tune_swa.config.settings_model import Settings
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import SpaceProblem
 from tune_swa.config.validation_errors import describe_problem

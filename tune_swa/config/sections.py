@@ -6,8 +6,6 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,18 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        populate_by_name=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-    )
+from tune_swa.config.averages import AverageSpec, check_averages
+from tune_swa.config.settings_model import Settings
 
 
 def _refuse_nul(text: str) -> str:
@@ -180,6 +168,9 @@ class AveragingSpec(Settings):
     bn_batch_size: Annotated[int, Field(ge=2)] | None = None
     """Images per batch of the BN refresh. update_bn weights batches equally, so this changes the
     statistics. Default: the training batch size."""
+    score: Literal["rungs", "every"] = "rungs"
+    """When the averages besides the first are evaluated: after branch rungs and the last epoch, or after
+    every epoch. Each costs a BN refresh and a pass over the validation images, as the first does."""
 
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -194,6 +185,16 @@ class BaselineSpec(Settings):
     many trials as the search, from the same sampler."""
     points: tuple[Point, ...] | None = None
     """Fixed baseline configurations instead."""
+    averages: Annotated[tuple[AverageSpec, ...], AfterValidator(check_averages)] = ()
+    """Averages that are scored beside a baseline's last model, of its whole run: on the decaying rate, which
+    tells averaging's part from that of the constant rate. The plain last model stays the baseline."""
+
+    @field_validator("averages", mode="after")
+    @classmethod
+    def _none_needs_constant_rate(cls, value: tuple[AverageSpec, ...]) -> tuple[AverageSpec, ...]:
+        if any(average.method == "swa" for average in value):
+            raise ValueError("a baseline has no SWA phase; list ema or lawa, or search swa_start")
+        return value
 
     @model_validator(mode="after")
     def _one_of_two(self) -> BaselineSpec:

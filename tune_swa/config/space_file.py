@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.domains import Domain
 from tune_swa.config.sections import (
     AveragingSpec,
@@ -17,9 +18,9 @@ from tune_swa.config.sections import (
     ResourcesSpec,
     SchedulerSpec,
     SearchSpec,
-    Settings,
     TrainSpec,
 )
+from tune_swa.config.settings_model import Settings
 
 
 class SpaceFile(Settings):
@@ -31,6 +32,9 @@ class SpaceFile(Settings):
     model: ModelSpec = ModelSpec()
     train: TrainSpec = TrainSpec()
     averaging: AveragingSpec = AveragingSpec()
+    averages: Annotated[tuple[AverageSpec, ...], AfterValidator(check_averages)] = ()
+    """Averages of one trajectory, scored side by side. The first one leads: it is what early stopping and
+    the sampler see, and what is shipped. Default: SWA alone."""
     space: dict[str, Domain]
     """`lr`, `swa_start`, `swa_lr` and any `train.*` or `averaging.*` field: a domain, or a value."""
     points: tuple[Point, ...] = ()

@@ -13,7 +13,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tune_swa.config.domains import ChoiceDomain, ConstantDomain, RangeDomain
 from tune_swa.config.parameter_values import build_range, convert_value, list_bounds
 from tune_swa.config.search_space import Choices, Parameter, Range
-from tune_swa.config.sections import AveragingSpec, Settings, TrainSpec
+from tune_swa.config.sections import AveragingSpec, TrainSpec
+from tune_swa.config.settings_model import Settings
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import (
     Loc,
@@ -32,6 +33,7 @@ NOT_SEARCHABLE = {
     "train.channels_last": "numerics are resolved once for a whole experiment",
     "train.fused": "numerics are resolved once for a whole experiment",
     "train.compile": "numerics are resolved once for a whole experiment",
+    "averaging.score": "it changes no result",
 }
 SECTIONS: dict[str, type[Settings]] = {"train": TrainSpec, "averaging": AveragingSpec}
 """Sections whose fields can be searched."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gc
-import io
-import json
 import logging
 import os
 import sys
 import traceback
-from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ray import tune
 
 from tune_swa.config import DataSpec, RunSettings, format_value
 from tune_swa.data.dataset import Dataset, prepare_dataset
@@ -32,8 +28,9 @@ from tune_swa.execution.trial_checkpoints import (
     write_state,
 )
 from tune_swa.execution.trial_context import TrialContext
+from tune_swa.execution.trial_reports import report_epoch, report_message, report_test
 from tune_swa.execution.warm_up import warm_up
-from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, PAYLOAD, TRUNKS, state_name
+from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, TRUNKS, state_name
 from tune_swa.hardware.allocator import give_back_memory, keep_freed_memory
 from tune_swa.hardware.gpu_failure import describe_gpu, describe_gpu_error, is_gpu_lost
 from tune_swa.hardware.gpu_memory import (
@@ -45,7 +42,7 @@ from tune_swa.hardware.gpu_memory import (
 from tune_swa.hardware.shortages import is_host_memory_exhausted, is_machine_short
 from tune_swa.text import first_line
 from tune_swa.training.metrics import NonFiniteError
-from tune_swa.training.run import EpochRecord, Run
+from tune_swa.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +102,7 @@ def _run_trial(config: dict[str, Any], context: TrialContext) -> None:
         if failure is not None and failure["event"] in ("lost", "exhausted"):
             _leave_process(failure)
         if failure is not None:
-            _report(**failure)
+            report_message(**failure)
     finally:
         _clean_up(context)
 
@@ -163,7 +160,7 @@ def _explain_failure(
 def _leave_process(failure: dict[str, Any]) -> None:
     """Tell the driver why this process cannot go on, and end it: the trial goes on in another."""
     try:
-        _report(**failure)  # returns when the driver has it
+        report_message(**failure)  # returns when the driver has it
     finally:
         sys.stderr.flush()
         os._exit(LEAVING_EXIT)  # nothing that would still speak to the GPU
@@ -262,12 +259,13 @@ def _train(
         saved = None
         # a published state does for a checkpoint, unless an average has been added to it
         is_checkpoint = state is not None and run.averaging is None and not context.keep_all
+        is_checkpoint = is_checkpoint and run.averages is None  # nor has it a baseline's averages
         if run.done or (schedule.is_due(run.epoch) and not is_checkpoint):
             with schedule.time_saving():
                 saved = save_checkpoint(run, context.store, folder, keep_all=context.keep_all)
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
-            _report_test(run)
-        _report_epoch(run, saved, state, taken_over=taken_over)
+            report_test(run)
+        report_epoch(run, saved, state, taken_over=taken_over)
         recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=context.keep_all)
 
 
@@ -280,6 +278,7 @@ def _build_run(config: dict[str, Any], context: TrialContext, *, stream_images: 
         context.numerics,
         context.weights,
         stream_images=stream_images or not _holds_images(data, context, limit),
+        score_epochs=config["score"],
     )
 
 
@@ -289,6 +288,7 @@ def _resume_run(
     """Restore the newest state that the trial can continue from, and report that it starts."""
     name = config["trial"]
     folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
+    observes_trunk = run.averages is not None  # a baseline, whose averages no state of the trunk has
     try:
         restored = restore(
             run,
@@ -296,9 +296,9 @@ def _resume_run(
             folder,
             recorded.epochs,
             trunk,
-            config["publish"],
+            () if observes_trunk else config["publish"],
             recorded.checkpoints,
-            recorded.published,
+            () if observes_trunk else recorded.published,
         )
     except OSError as error:
         raise MachineError(
@@ -306,56 +306,16 @@ def _resume_run(
             "never can be again, remove it: the trial then goes on from the one before"
         ) from error
     again = {} if retried is None else {"retried": retried}
-    _report(
+    report_message(
         event="started", **_describe_place(context), from_epoch=run.epoch, damaged=restored.damaged, **again
     )
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
         if run.done and config["test"]:
-            _report_test(run)
+            report_test(run)
         own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
-        _report_epoch(run, own, None if own else run.record)
+        report_epoch(run, own, None if own else run.record)
         recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=context.keep_all)
-
-
-def _report_epoch(
-    run: Run, saved: str | None, published: EpochRecord | None = None, *, taken_over: bool = False
-) -> None:
-    assert run.record is not None
-    _report(
-        event="epoch",
-        record=run.record.as_dict(),
-        checkpoint=saved,
-        published=published.as_dict() if published else None,
-        taken_over=taken_over,
-    )
-
-
-def _report_test(run: Run) -> None:
-    """Report what the finished model says of the test images."""
-    shipped = run.predict_test_images()
-    models = {"shipped": shipped}
-    if run.averaging is None:
-        models["refreshed"] = run.predict_test_images(refresh=True)
-    arrays: dict[str, Any] = {"label": shipped.label.cpu().numpy().astype(np.int32)}
-    for name, said in models.items():
-        for what in ("predicted", "probability", "confidence", "nll", "brier"):
-            values = getattr(said, what).cpu().numpy()
-            arrays[f"{name}.{what}"] = values.astype(np.int32) if what == "predicted" else values
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    refreshed = models.get("refreshed")
-    _report(
-        event="tested",
-        images=len(shipped.label),
-        shipped=shipped.compute_metrics(),
-        refreshed=refreshed.compute_metrics() if refreshed else None,
-        predictions=b64encode(file.getvalue()).decode(),
-    )
-
-
-def _report(**message: Any) -> None:
-    tune.report({PAYLOAD: json.dumps(message, allow_nan=False)})
 
 
 def _open_dataset(context: TrialContext) -> Dataset:

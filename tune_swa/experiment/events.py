@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tune_swa.experiment.field_types import Count, Epoch, Seed, Share, Time
+from tune_swa.experiment.field_types import Count, Epoch, Metrics, ScoreFields, Seed, Share, Time
 
 FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
@@ -166,6 +166,8 @@ class EpochReported(Event, tag="epoch", kw_only=True):
     checkpoint: str | None
     published: dict[str, float | int | str | None] | UnsetType | None = UNSET
     """The epoch's record before any average, where the trunk's state was published with it."""
+    scores: Mapping[str, ScoreFields] | UnsetType = UNSET
+    """Of all averages by their labels, where they were scored."""
 
     @property
     def epoch(self) -> int:
@@ -274,6 +276,8 @@ class TrialTested(Event, tag="tested", kw_only=True):
     shipped: dict[str, float]
     refreshed: dict[str, float] | None
     """Metrics of a baseline with its batch-normalisation statistics refreshed."""
+    averages: Mapping[str, Metrics] | UnsetType = UNSET
+    """Metrics of the averages that the run observed, by their labels."""
 
 
 class TrialUntested(Event, tag="untested", kw_only=True):

@@ -43,6 +43,16 @@ class EpochFields(TypedDict, total=False):
     shared_from: str | None
 
 
+class ScoreFields(TypedDict, total=False):
+    """Evaluation of one average on the validation images."""
+
+    accuracy: Required[Share]
+    nll: Required[Number]
+    members: Required[Count]
+    ece: Number
+    seconds: Seconds
+
+
 class Metrics(TypedDict, total=False):
     """Of one model on one part of the images."""
 

@@ -185,6 +185,8 @@ class ExperimentState:
         _check_record(event.record, trial.next_epoch, trial)
         trial.records.append(event.record)
         trial.reported.append(event.time)
+        if event.scores:
+            trial.scores[event.epoch] = event.scores
         self._add_to_trunk(trial, event.record, event.published or None)
         if event.rung is not None:
             trial.rungs[event.rung] = event.decision

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tune_swa.experiment.events import STAGES, EpochRecord, Kind, Stage, TrialTested
+from tune_swa.experiment.field_types import ScoreFields
 
 Status = Literal["running", "completed", "pruned", "failed", "interrupted"]
 
@@ -34,6 +36,8 @@ class TrialState:
     status: Status = "running"
     records: list[EpochRecord] = field(default_factory=list)
     """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
+    scores: dict[int, Mapping[str, ScoreFields]] = field(default_factory=dict)
+    """Scores of its averages by label, after the epochs where they were due."""
     rungs: dict[int, str] = field(default_factory=dict)
     """Rungs this trial was judged at, with the decision."""
     checkpoints: list[str] = field(default_factory=list)

@@ -78,6 +78,8 @@ class Results:
     """Runs on fresh seeds; empty where there were none."""
     predictions: pd.DataFrame
     """Their predictions for each test image."""
+    averages: pd.DataFrame
+    """Scores of every average that the space file lists; empty where it lists none."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
     store: Store = field(repr=False)
@@ -270,6 +272,7 @@ def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | 
         comparison=_to_frame(tables.comparison),
         confirm=pd.DataFrame() if tables.confirm is None else _to_frame(tables.confirm),
         predictions=pd.DataFrame() if tables.predictions is None else _to_frame(tables.predictions),
+        averages=pd.DataFrame() if tables.averages is None else _to_frame(tables.averages),
         state=state,
         store=store,
         _copy=copy,

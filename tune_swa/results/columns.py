@@ -209,7 +209,8 @@ PREDICTIONS = (
     Column(
         "model",
         "string",
-        "`shipped`, or `refreshed`: a baseline with refreshed batch-normalisation statistics.",
+        "`shipped`; `refreshed`: a baseline with refreshed batch-normalisation statistics; or an average "
+        "that `averages` of the space file lists.",
     ),
     Column("image", "int64", "Number of the test image, from 0, the same for all runs."),
     Column("label", "int64", "Its class, by number."),
@@ -220,6 +221,21 @@ PREDICTIONS = (
     Column("brier", "float64", "Squared distance of the probabilities from the truth, 0 to 2."),
 )
 """Columns of predictions.parquet: one row for each image and model of each run on a fresh seed."""
+
+
+AVERAGES = (
+    Column("trial", "string", "Name of the trial."),
+    Column("epoch", "int64", "Epoch (from 0) after which the average was scored."),
+    Column("part", "string", "Images: `val`, or `test` for a run on a fresh seed that is tested."),
+    Column("average", "string", "Method, with the settings that tell it from others of its kind."),
+    Column("members", "int64", "Sets of weights whose probabilities were averaged."),
+    Column("accuracy", "float64", "Fraction of these images right, 0 to 1."),
+    Column("nll", "float64", "Negative log-likelihood per image, nats."),
+    Column("ece", "float64", "Expected calibration error, 0 to 1."),
+    Column("brier", "float64", "Brier score, 0 to 2; null for `val`."),
+    Column("seconds", "float64", "Wall time of weights, BN refresh and evaluation; null for `test`."),
+)
+"""Columns of averages.parquet: one row for each average of each trial, where it was scored."""
 
 
 def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:

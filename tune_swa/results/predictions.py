@@ -23,7 +23,8 @@ FIELDS = ("predicted", "probability", "confidence", "nll", "brier")
 LEAST = 1e-3
 """Rounding that a probability or a score may show."""
 SHIPPED, REFRESHED = "shipped", "refreshed"
-"""Variants of a run's model: the one to ship, and a baseline's with refreshed statistics."""
+"""Variants of a run's model: the one to ship, and a baseline's with refreshed statistics. Averages that the
+run observed are further ones, by their labels."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def _read_file(path: Path, images: int, classes: int) -> dict[str, TestPredictio
                 member.filename.removesuffix(".npy"): _read_array(archive, member, images)
                 for member in archive.infolist()
             }
-        found = {v: _select_variant(arrays, v) for v in (SHIPPED, REFRESHED) if f"{v}.predicted" in arrays}
+        variants = [name.removesuffix(".predicted") for name in arrays if name.endswith(".predicted")]
+        found = {variant: _select_variant(arrays, variant) for variant in variants}
         if SHIPPED not in found:
             raise ValueError("they are not those of the model to ship")
         for predictions in found.values():

@@ -16,7 +16,9 @@ from tune_swa.experiment.events import DamagedError, PlannedArm
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
+from tune_swa.results.averages_table import average_records, lists_averages
 from tune_swa.results.columns import (
+    AVERAGES,
     EPOCHS,
     PREDICTIONS,
     Column,
@@ -45,6 +47,8 @@ class Tables(NamedTuple):
     confirm: pa.Table | None
     """None: no fresh seed was planned."""
     predictions: pa.Table | None
+    averages: pa.Table | None
+    """None: the space file lists no averages."""
 
 
 def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
@@ -73,7 +77,9 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     ]
     trials = [_trial_record(entry, parameters) for entry in compared.trials]
     try:
-        confirm = tested = None
+        confirm = tested = averages = None
+        if state.header is not None and lists_averages(state.header.spec):
+            averages = _from_rows(AVERAGES, average_records(state.trials.values()), about)
         if looks:
             confirm = _from_rows(confirm_columns(parameters), _confirm_records(compared, state), about)
             tested = _from_columns(PREDICTIONS, _prediction_columns(predictions), about)
@@ -83,6 +89,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             comparison=_from_rows(comparison_columns(parameters), comparison, about),
             confirm=confirm,
             predictions=tested,
+            averages=averages,
         )
     except DamagedError as error:
         raise state.damaged(error) from None

@@ -11,13 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import UNSET, UnsetType
 
 from tune_swa.config import Experiment, Params
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import (
+    Decision,
     EndStatus,
     EpochReported,
     Event,
@@ -45,8 +46,6 @@ from tune_swa.search.trunk_sharing import TrunkSharing
 from tune_swa.storage import FolderStore, Store
 
 logger = logging.getLogger(__name__)
-
-Decision = Literal["continue", "stop"]
 
 
 class Coordinator(EventRecorder):
@@ -78,7 +77,6 @@ class Coordinator(EventRecorder):
         baselines = experiment.every_trunk_has_a_baseline
         self.asha = PhaseAsha(experiment.scheduler, experiment.train.epochs, baselines)
         self.confirms = confirm
-        """Whether fresh seeds follow the search."""
         self.step: Step | None = None
         """The present runs on fresh seeds, once begun: a round of the race, or the runs of a look."""
         self._confirmed = False  # whether nothing more is to be run on fresh seeds
@@ -245,6 +243,7 @@ class Coordinator(EventRecorder):
         *,
         taken_over: bool = False,
         published: dict[str, Any] | None = None,
+        scores: dict[str, Any] | None = None,
     ) -> Decision:
         """Record an epoch and decide how the trial goes on.
 
@@ -256,9 +255,9 @@ class Coordinator(EventRecorder):
             checkpoint: file with the state after it, if there is one.
             taken_over: the training of this epoch came with the trunk's state.
             published: what the epoch reported before any average, if the trunk's state was published.
+            scores: of its averages, where due.
         """
-        trial = self.state.trials[name]
-        epoch = record["epoch"]
+        trial, epoch = self.state.trials[name], record["epoch"]
         if trial.ended or self.is_stopping:
             return "stop"
         if epoch < trial.next_epoch:
@@ -276,6 +275,7 @@ class Coordinator(EventRecorder):
                 rung=rung.rung,
                 checkpoint=checkpoint,
                 published=published,
+                scores=scores or UNSET,
             )
         )
         if last:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from tune_swa.experiment.events import Event, TrialEnded, TrialStarted, TrialTested, WorkerLost
 from tune_swa.experiment.journal import SYNC_SECONDS, Journal
 from tune_swa.experiment.layout import PREDICTIONS
@@ -112,6 +114,7 @@ class EventRecorder:
         shipped: dict[str, float],
         refreshed: dict[str, float] | None,
         predictions: bytes,
+        averages: dict[str, Any] | None = None,
     ) -> None:
         """Record what a run on a fresh seed does on the test images; a repetition changes nothing.
 
@@ -121,6 +124,7 @@ class EventRecorder:
             shipped: metrics of the model that one would ship.
             refreshed: of a baseline with its batch-normalisation statistics refreshed.
             predictions: file with each model's predictions of each image.
+            averages: metrics of the averages that the run observed, by their labels.
         """
         trial = self.state.trials[name]
         if trial.tested is not None or trial.ended or self.is_stopping:
@@ -132,7 +136,9 @@ class EventRecorder:
             error.filename = str(self.folder / file)
             self.write_error = error
             return
-        self.record_event(TrialTested(trial=name, images=images, shipped=shipped, refreshed=refreshed))
+        tested = TrialTested(trial=name, images=images, shipped=shipped, refreshed=refreshed)
+        tested.averages = averages or UNSET
+        self.record_event(tested)
 
     def record_lost_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
         """Record that a process cannot use its GPU any more and ends itself.

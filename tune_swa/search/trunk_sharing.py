@@ -112,8 +112,13 @@ class TrunkSharing:
 
         Args:
             fork_epoch: where it leaves its trunk; None: a baseline, which trains its last epoch itself.
+
+        Returns:
+            The epoch; -1: none. A baseline that averages observe trains all of its epochs.
         """
-        return self._experiment.train.epochs - 2 if fork_epoch is None else fork_epoch
+        if fork_epoch is None:
+            return -1 if self._experiment.baseline.averages else self._experiment.train.epochs - 2
+        return fork_epoch
 
     def epochs_to_publish(self, trunk: str, fork_epoch: int | None) -> list[int]:
         """Return the epochs after which a trial publishes its state, should it train them itself.

@@ -89,10 +89,11 @@ def _is_damage(error: Exception) -> bool:
 
 
 def extract_shipped_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights one would ship from a checkpoint: the average where there is one, else the model.
+    """The weights one would ship from a checkpoint: the leading average where there is one, else the model.
 
     They load into a plain `torchvision.models.resnet18(num_classes=...)`.
     """
-    averaging = state.get("averaging")
+    averaging, observed = state.get("averaging"), state.get("averages") or {}
     weights = averaging["average"] if averaging else state["model"]
+    weights = observed.get("shipped") or weights
     return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

@@ -74,7 +74,15 @@ def predict_images(
     autocast: AbstractContextManager[Any],
 ) -> Predictions:
     """Predict the class of each image; arguments and errors as of `evaluate_model`."""
-    logits, labels = _compute_logits(model, batches, autocast)
+    return predict_logits(*compute_logits(model, batches, autocast))
+
+
+def predict_logits(logits: Tensor, labels: Tensor) -> Predictions:
+    """Predictions of logits [N, C] for images whose labels [N] int64 are known.
+
+    Raises:
+        NonFiniteError: an output is NaN or infinite.
+    """
     log_probability = torch.log_softmax(logits, dim=1)
     log_confidence, predicted = log_probability.max(dim=1)
     of_label = log_probability.gather(1, labels[:, None])[:, 0]
@@ -84,10 +92,10 @@ def predict_images(
     return Predictions(
         label=labels,
         predicted=predicted,
-        probability=of_label.exp(),
-        confidence=log_confidence.exp(),
-        nll=-of_label,
-        brier=(log_probability.exp() - truth).square().sum(dim=1),
+        probability=of_label.exp().float(),
+        confidence=log_confidence.exp().float(),
+        nll=-of_label.float(),
+        brier=(log_probability.exp() - truth).square().sum(dim=1).float(),
     )
 
 
@@ -106,15 +114,15 @@ def evaluate_model(
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
-    return evaluate_logits(*_compute_logits(model, batches, autocast))
+    return evaluate_logits(*compute_logits(model, batches, autocast))
 
 
-def _compute_logits(
+def compute_logits(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
 ) -> tuple[Tensor, Tensor]:
-    """Logits [N, C] float32 in eval mode, and labels [N]."""
+    """Logits [N, C] float32 in eval mode, and labels [N]; arguments as of `evaluate_model`."""
     was_training = model.training
     model.eval()
     logits, labels = [], []
@@ -129,7 +137,11 @@ def _compute_logits(
 
 
 def evaluate_logits(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Metrics of logits [N, C] float32 against labels [N] int64."""
+    """Metrics of logits [N, C] against labels [N] int64.
+
+    Raises:
+        NonFiniteError: an output is NaN or infinite.
+    """
     log_probability = torch.log_softmax(logits, dim=1)
     nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean()
     log_confidence, predicted = log_probability.max(dim=1)

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from tune_swa.averaging.swa import Averaging, refresh_bn
-from tune_swa.config import RunSettings, TrainSpec
-from tune_swa.data.batches import ImageBatches
+from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
-from tune_swa.data.gather import release_resident_images, resolve_device
-from tune_swa.data.splits import Indices
+from tune_swa.data.gather import resolve_device
 from tune_swa.seeds import derive_seed
-from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, evaluate_model, predict_images
+from tune_swa.training.metrics import (
+    Evaluation,
+    NonFiniteError,
+    Predictions,
+    evaluate_model,
+    predict_images,
+)
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
+from tune_swa.training.observed_averages import ObservedAverages
+from tune_swa.training.optimizers import build_optimizer
+from tune_swa.training.records import AverageScore, EpochRecord
+from tune_swa.training.run_images import RunImages
 from tune_swa.training.schedule import base_factor
 
 LOOP_VERSION = 1
 """Part of a trunk's name. Goes up whenever the same settings would give other bits."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """Report of one epoch. Names and units are those of epochs.parquet."""
-
-    epoch: int
-    phase: Literal["trunk", "branch"]
-    """`branch` once the evaluated model is an average."""
-    learning_rate: float
-    """Rate of the epoch's last optimizer step."""
-    train_loss: float
-    accuracy: float
-    live_accuracy: float
-    nll: float
-    ece: float
-    n_averaged: int
-    train_seconds: float
-    bn_seconds: float
-    eval_seconds: float
-    images_per_second: float
-    """Training images over `train_seconds`."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Run:
@@ -66,6 +49,7 @@ class Run:
         weights: starting weights from `resolve_weights`; default: random by the seed.
         stream_images: keep no images on a GPU, and let go of those that earlier runs of this process left
             there; changes no result.
+        score_epochs: after these epochs and the last one, all averages are scored.
     """
 
     def __init__(
@@ -76,6 +60,7 @@ class Run:
         weights: StateDict | None = None,
         *,
         stream_images: bool = False,
+        score_epochs: Collection[int] = (),
     ) -> None:
         self.settings = settings
         self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
@@ -86,6 +71,10 @@ class Run:
         self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.numerics.precision == "fp16")
         self.averaging: Averaging | None = None
+        self.averages: ObservedAverages | None = None
+        """The averages that the settings list: of a baseline from its first step, else from the fork."""
+        self.scores: dict[str, AverageScore] = {}
+        """Their scores after the last finished epoch; empty where none were due."""
         self.epoch = 0
         """The next epoch to train."""
         self.record: EpochRecord | None = None
@@ -97,12 +86,12 @@ class Run:
         compiled = self.numerics.compile
         self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
-        self._data = data
-        if stream_images:
-            release_resident_images()
-        kept = 0 if stream_images else None
-        self._train = self._open_images(data.train, kept)
-        self._val = self._open_images(data.val, kept)
+        self.images = RunImages(
+            settings, data, self.device, channels_last=self.numerics.channels_last, stream=stream_images
+        )
+        self._score_epochs = frozenset(score_epochs)
+        if settings.leader is None:
+            self._begin_observing()
 
     @property
     def done(self) -> bool:
@@ -111,6 +100,9 @@ class Run:
     @property
     def shipped_model(self) -> nn.Module:
         """The model one would ship now: the average once there is one, else the live model."""
+        observed = self.averages.shipped_model if self.averages else None
+        if observed is not None:
+            return observed
         return self.averaging.average.module if self.averaging else self.model
 
     def __iter__(self) -> Iterator[EpochRecord]:
@@ -157,7 +149,7 @@ class Run:
             train_seconds=trained_at - start,
             bn_seconds=0.0,
             eval_seconds=evaluated_at - trained_at,
-            images_per_second=len(self._train) / (trained_at - start),
+            images_per_second=len(self.images.train) / (trained_at - start),
         )
 
     def finish_epoch(self) -> EpochRecord:
@@ -172,7 +164,7 @@ class Run:
         refreshed_at = self._read_clock()
         self.record = self.live_record
         if self.averaging is not None:
-            shipped = self._evaluate_on_validation(self.averaging.average.module)
+            shipped = self._evaluate_on_validation(self.shipped_model)
             self.record = replace(
                 self.live_record,
                 phase="branch",
@@ -183,6 +175,7 @@ class Run:
                 bn_seconds=refreshed_at - start,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
+        self.scores = self._score_averages()
         self.live_record = None
         self.epoch += 1
         return self.record
@@ -194,7 +187,7 @@ class Run:
             NonFiniteError: the loss is NaN or infinite.
         """
         train, epoch = self.settings.train, self.epoch
-        batches = self._train.batch_count(train.batch_size)
+        batches = self.images.steps
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         images_seen = 0
         self.model.train()
@@ -207,6 +200,8 @@ class Run:
                     self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
                 total += self.train_batch(images, labels).double() * len(labels)
                 images_seen += len(labels)
+                if self.averages is not None:
+                    self.averages.after_step(self.model)
         mean = total.item() / images_seen
         if not torch.isfinite(torch.tensor(mean)):
             raise NonFiniteError(f"the training loss is {mean} in epoch {epoch}")
@@ -229,14 +224,47 @@ class Run:
         return loss.detach()
 
     def average_epoch(self) -> None:
-        """Take the model into the average and refresh its statistics, after an epoch > swa_start."""
+        """Take the model into the averages and refresh the leading one's statistics, after an epoch
+        > swa_start; of a baseline, into those that observe it."""
         start, swa_lr = self.settings.swa_start, self.settings.swa_lr
-        if start is None or swa_lr is None or self.epoch <= start:
+        if start is not None and self.epoch <= start:
             return
-        if self.averaging is None:
-            self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
-        self.averaging.update_average(self.model)
-        self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
+        if start is not None and swa_lr is not None:
+            if self.averaging is None:
+                self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
+                self._begin_observing()
+            self.averaging.update_average(self.model)
+        if self.averages is not None:
+            self.averages.after_epoch(self.model)
+            self.averages.prepare_leader()
+        if self.averaging is not None and self.shipped_model is self.averaging.average.module:
+            self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
+
+    def _begin_observing(self) -> None:
+        settings = self.settings
+        if settings.averages:
+            self.averages = ObservedAverages(
+                settings.averages,
+                self.model,
+                self.images.steps,
+                self._refresh_observed,
+                self.numerics.autocast,
+                leads=settings.leader is not None,
+            )
+
+    def _refresh_observed(self, model: nn.Module) -> None:
+        """Refresh over the batches of the last trained epoch, as SWA's own statistics."""
+        epoch = min(self.epoch, self.settings.train.epochs - 1)
+        with self.numerics.autocast():
+            refresh_bn(model, (images for images, _ in self.images.draw_batches("bn", epoch)))
+
+    def _score_averages(self) -> dict[str, AverageScore]:
+        """Score all averages, if that is due after this epoch."""
+        last = self.epoch == self.settings.train.epochs - 1
+        due = last or self.epoch in self._score_epochs or self.settings.averaging.score == "every"
+        if self.averages is None or not due:
+            return {}
+        return self.averages.score_averages(self.averaging, self.images.read_validation, final=last)
 
     def predict_test_images(self, *, refresh: bool = False) -> Predictions:
         """Predict the test images with the finished run's model.
@@ -253,11 +281,17 @@ class Run:
             model = copy.deepcopy(self.model)
             with self.numerics.autocast():
                 refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
-        # read once or twice in a trial: kept on a GPU, they would take from the next one what nobody counted
-        test = self._open_images(self._data.test, 0)
-        return predict_images(
-            model, test.iterate_ordered(self.settings.train.eval_batch_size), self.numerics.autocast()
-        )
+        return predict_images(model, self.images.read_test(), self.numerics.autocast())
+
+    def predict_with_averages(self) -> dict[str, Predictions]:
+        """Predict the test images with each of the finished run's averages, by label.
+
+        Raises:
+            NonFiniteError: an output is NaN or infinite.
+        """
+        if self.averages is None:
+            return {}
+        return self.averages.predict_images(self.averaging, self.images.read_test)
 
     def state_dict(self) -> dict[str, Any]:
         """State after the last finished epoch: tensors, numbers, strings, dicts and lists.
@@ -270,6 +304,9 @@ class Run:
             "model": self.model.state_dict(),
             "averaging": self.averaging.state_dict() if self.averaging else None,
         }
+        if self.averages is not None:
+            state["averages"] = self.averages.state_dict()
+            state["scores"] = {label: score.as_dict() for label, score in self.scores.items()}
         if not self.done:
             state.update(self._training_state())
         return state
@@ -323,59 +360,24 @@ class Run:
             self.averaging.load_state_dict(state["averaging"])
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # building SWALR may have moved it
+            self._begin_observing()
+        if self.averages is not None:
+            self.averages.load_state_dict(state["averages"])
+            self.scores = {label: AverageScore(**score) for label, score in state["scores"].items()}
 
     def _set_base_rate(self, index: int, batches: int) -> None:
         factor = base_factor(index, self.settings.train, batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * factor
 
-    def _open_images(self, rows: Indices, max_resident_bytes: int | None) -> ImageBatches:
-        return ImageBatches(
-            self._data,
-            rows,
-            self.device,
-            channels_last=self.numerics.channels_last,
-            max_resident_bytes=max_resident_bytes,
-        )
-
     def draw_batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of the training images; the BN refresh draws its own order and augmentation."""
-        train, averaging = self.settings.train, self.settings.averaging
-        refresh = purpose == "bn"
-        return self._train.iterate_training(
-            (averaging.bn_batch_size or train.batch_size) if refresh else train.batch_size,
-            augment=train.augment,
-            crop_padding=train.crop_padding,
-            seed=self.settings.seed,
-            epoch=self.epoch,
-            purpose=purpose,
-            max_batches=averaging.bn_batches if refresh else None,
-        )
+        """Batches of the present epoch; the BN refresh draws its own order and augmentation."""
+        return self.images.draw_batches(purpose, self.epoch)
 
     def _evaluate_on_validation(self, model: nn.Module) -> Evaluation:
-        batches = self._val.iterate_ordered(self.settings.train.eval_batch_size)
-        return evaluate_model(model, batches, self.numerics.autocast())
+        return evaluate_model(model, self.images.read_validation(), self.numerics.autocast())
 
     def _read_clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def build_optimizer(
-    model: nn.Module, lr: float, train: TrainSpec, numerics: Numerics
-) -> torch.optim.Optimizer:
-    """The optimizer of the settings over all parameters of `model`."""
-    parameters = model.parameters()
-    if train.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
-    if train.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=train.weight_decay, fused=numerics.fused)
-    return torch.optim.SGD(
-        parameters,
-        lr=lr,
-        momentum=train.momentum,
-        nesterov=train.momentum > 0,
-        weight_decay=train.weight_decay,
-        fused=numerics.fused,
-    )

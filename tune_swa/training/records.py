@@ -1,0 +1,47 @@
+"""What a run reports of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Report of one epoch. Names and units are those of epochs.parquet."""
+
+    epoch: int
+    phase: Literal["trunk", "branch"]
+    """`branch` once the evaluated model is an average."""
+    learning_rate: float
+    """Rate of the epoch's last optimizer step."""
+    train_loss: float
+    accuracy: float
+    live_accuracy: float
+    nll: float
+    ece: float
+    n_averaged: int
+    train_seconds: float
+    bn_seconds: float
+    eval_seconds: float
+    images_per_second: float
+    """Training images over `train_seconds`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AverageScore:
+    """Evaluation of one average after an epoch. Names and units are those of averages.parquet."""
+
+    members: int
+    """Sets of weights whose probabilities were averaged."""
+    accuracy: float
+    nll: float
+    ece: float
+    seconds: float
+    """For its weights, the refresh of their statistics, and the evaluation."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
