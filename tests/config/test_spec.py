@@ -236,7 +236,7 @@ space:
         ("epochs: 20", "epoch: 20", r"f\.yaml:2: train\.epoch: unknown key\. Did you mean epochs\?"),
         ("epochs: 20", "epochs: many", r"f\.yaml:2: train\.epochs: 'many': expected a whole number"),
         ("epochs: 20", "epochs: 1", r"f\.yaml:2: train\.epochs: 1: expected a number of at least 2"),
-        ("epochs: 20", "epochs: 20, optimizer: adm", r"optimizer: 'adm': expected 'adam', 'adamw' or 'sgd'"),
+        ("epochs: 20", "epochs: 20, optimizer: adm", r"optimizer: 'adm': expected 'adam', 'adamw', 'sgd',"),
         ("epochs: 20", "epochs: 20, warmup_epochs: 20", r"warmup_epochs: 20: expected fewer than train\.epochs"),
         ("epochs: 20", "epochs: 20, augment: [hflip, hflip]", r"augment.*listed twice"),
         ("epochs: 20", "epochs: 20, weight_decay: .nan", r"weight_decay: nan: expected a finite number"),

@@ -157,6 +157,8 @@ def test_the_largest_batch_of_the_space_is_tried_out(workload: Workload, batch: 
         ({}, "adam"),
         ({"train.optimizer": {"choice": ["sgd", "adamw"]}}, "adamw"),
         ({"train.optimizer": "sgd"}, "sgd"),
+        ({"train.optimizer": {"choice": ["sgd", "schedulefree_sgd"]}}, "schedulefree_sgd"),
+        ({"train.optimizer": {"choice": ["adam", "schedulefree_adamw"]}}, "schedulefree_adamw"),
     ],
 )
 def test_the_optimizer_with_most_states_is_tried_out(space: dict[str, Any], optimizer: str) -> None:

@@ -89,3 +89,18 @@ def test_another_loop_is_refused(
     monkeypatch.setattr(headers, "LOOP_VERSION", headers.LOOP_VERSION + 1)
     with pytest.raises(RequestError, match=r"trains in another way .* Use tune_swa \d.*, or start a new"):
         check_unchanged(begun, tiny_data, None, NUMERICS)
+
+
+def test_the_library_of_schedule_free_optimizers_has_to_be_the_same(
+    begun: ExperimentCreated, tiny_data: Dataset
+) -> None:
+    assert "schedulefree" not in begun.versions
+    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+    experiment = Experiment.model_validate(
+        {"name": "x", "space": space, "train": {"optimizer": "schedulefree_sgd"}}
+    )
+    free = build_header(experiment, tiny_data, None, NUMERICS)
+    check_unchanged(free, tiny_data, None, NUMERICS)
+    free.versions["schedulefree"] = "0.1"
+    with pytest.raises(RequestError, match=r"other numerics .*\(schedulefree was 0\.1, is .*versions"):
+        check_unchanged(free, tiny_data, None, NUMERICS)

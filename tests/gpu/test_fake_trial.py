@@ -183,8 +183,16 @@ def test_an_epoch_waits_as_often_with_many_batches_as_with_few(
     assert counted[0] == counted[1]
 
 
-def test_training_an_epoch_waits_once_for_its_loss(fake: FakeCuda) -> None:
-    run = start_run(draw_batches(2), "fp16")  # its scaler might ask after each step
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [
+        ("fp16", "adam"),  # the scaler asks after each step of what is not fused
+        ("bf16", "schedulefree_sgd"),
+        ("bf16", "schedulefree_adamw"),
+    ],
+)
+def test_training_an_epoch_waits_once_for_its_loss(precision: str, optimizer: str, fake: FakeCuda) -> None:
+    run = start_run(draw_batches(2), precision, optimizer)
     run.train_epoch()
     fake.waits.clear()
     run.train_epoch()
@@ -192,7 +200,16 @@ def test_training_an_epoch_waits_once_for_its_loss(fake: FakeCuda) -> None:
     assert "a number read" in str(fake.waits)
 
 
-@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "adam"), ("fp16", "adamw")])
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [
+        ("fp32", "sgd"),
+        ("bf16", "adam"),
+        ("fp16", "adamw"),
+        ("bf16", "schedulefree_sgd"),
+        ("fp16", "schedulefree_adamw"),
+    ],
+)
 def test_a_checkpoint_goes_over_the_cpu_and_back(
     precision: str, optimizer: str, fake: FakeCuda, tmp_path: Path
 ) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tune_swa.config.experiment import Experiment
-from tune_swa.config.search_space import Choices
-from tune_swa.config.values import Value
+from tune_swa.config.sections import SCHEDULE_FREE
 
 
 def list_cautions(experiment: Experiment) -> list[str]:
     """Return a sentence on each setting that makes what is searched meaningless, with what to do."""
-    return [*_check_anneal(experiment), *_check_crop(experiment)]
+    return [*_check_anneal(experiment), *_check_crop(experiment), *_check_trunk_rungs(experiment)]
 
 
 def _check_anneal(experiment: Experiment) -> Iterator[str]:
     """SWALR begins at the fork, and takes `anneal_epochs` to get to swa_lr."""
-    starts = [value for value in _list_extremes(experiment, "swa_start") if isinstance(value, int)]
-    anneals = [v for v in _list_extremes(experiment, "averaging.anneal_epochs") if isinstance(v, int)]
+    starts = [value for value in experiment.list_extremes("swa_start") if isinstance(value, int)]
+    anneals = [v for v in experiment.list_extremes("averaging.anneal_epochs") if isinstance(v, int)]
     left = experiment.train.epochs - 2 - min(starts)
     if left < 1:
         yield (
@@ -34,8 +33,8 @@ def _check_anneal(experiment: Experiment) -> Iterator[str]:
 
 def _check_crop(experiment: Experiment) -> Iterator[str]:
     """A shift by the whole image leaves the padding alone."""
-    crops = any("crop" in value for value in _list_extremes(experiment, "train.augment") if value)  # type: ignore[operator]
-    paddings = [v for v in _list_extremes(experiment, "train.crop_padding") if isinstance(v, int)]
+    crops = any("crop" in value for value in experiment.list_extremes("train.augment") if value)  # type: ignore[operator]
+    paddings = [v for v in experiment.list_extremes("train.crop_padding") if isinstance(v, int)]
     size = experiment.data.image_size
     if crops and max(paddings) >= size:
         yield (
@@ -44,16 +43,18 @@ def _check_crop(experiment: Experiment) -> Iterator[str]:
         )
 
 
-def _list_extremes(experiment: Experiment, name: str) -> list[Value]:
-    """The values of a setting that a trial can have: all that are listed, or the bounds of a range."""
-    if name in experiment.constants:
-        return [experiment.constants[name]]
-    for parameter in experiment.parameters:
-        if parameter.name == name:
-            domain = parameter.domain
-            if isinstance(domain, Choices):
-                return list(domain.values)
-            return [domain.round_value(domain.low), domain.round_value(domain.high)]
-    section, _, field = name.partition(".")
-    value: Value = getattr(getattr(experiment, section), field)
-    return [value]
+def _check_trunk_rungs(experiment: Experiment) -> Iterator[str]:
+    """Half way, a model whose rate has yet to fall is compared with an average that needs no such fall."""
+    scheduler, optimizers = experiment.scheduler, experiment.list_extremes("train.optimizer")
+    falling = [name for name in optimizers if name not in SCHEDULE_FREE]
+    free = [name for name in optimizers if name in SCHEDULE_FREE]
+    if not (free and falling and scheduler.asha and "cosine" in experiment.list_extremes("train.schedule")):
+        return
+    rungs = scheduler.trunk_rungs
+    if experiment.every_trunk_has_a_baseline if rungs == "auto" else not rungs:
+        return
+    yield (
+        f"Early stopping favours {free[0]}: half way, its average is compared with models of {falling[0]} "
+        "whose rate has yet to fall. Give --set scheduler.trunk_rungs='[]' to stop nothing before it is "
+        "averaged"
+    )

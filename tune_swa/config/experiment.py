@@ -11,11 +11,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PrivateAttr,
+    field_validator,
     model_validator,
 )
 
 from tune_swa.config.averages import AverageSpec, SwaAverage
-from tune_swa.config.search_space import Parameter, count_space, enumerate_space
+from tune_swa.config.search_space import Choices, Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
     ModelSpec,
@@ -48,6 +49,14 @@ class RunSettings(Settings):
     averaging: AveragingSpec = AveragingSpec()
     averages: tuple[AverageSpec, ...] = ()
     """Averages that the run observes, the leading one first; none: SWA alone, or of a baseline none."""
+
+    @field_validator("train", mode="after")
+    @classmethod
+    def _drop_schedule(cls, train: TrainSpec) -> TrainSpec:
+        """Leave the schedule of a search's other optimizers out: a trunk's name has it otherwise."""
+        if not train.is_schedule_free:
+            return train
+        return train.model_copy(update={"schedule": "constant", "t_max": None})
 
     @model_validator(mode="after")
     def _swa_complete(self) -> RunSettings:
@@ -178,6 +187,20 @@ class Experiment(SpaceFile):
     def format_label(self, params: Mapping[str, Value], *, swa: bool) -> str:
         """Name a configuration in the tutorial's notation (see `format_label`)."""
         return format_label(self.complete_configuration(params, swa=swa))
+
+    def list_extremes(self, name: str) -> list[Value]:
+        """The values of a setting that a trial can have: all that are listed, or the ends of a range."""
+        if name in self.constants:
+            return [self.constants[name]]
+        for parameter in self.parameters:
+            if parameter.name == name:
+                domain = parameter.domain
+                if isinstance(domain, Choices):
+                    return list(domain.values)
+                return [domain.round_value(domain.low), domain.round_value(domain.high)]
+        section, _, field = name.partition(".")
+        value: Value = getattr(getattr(self, section), field)
+        return [value]
 
     def order_space(self, names: Iterable[str]) -> Experiment:
         """The same experiment with the keys of its space in the order of `names`, then any others.

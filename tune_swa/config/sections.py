@@ -101,6 +101,10 @@ class ModelSpec(Settings):
         return value
 
 
+SCHEDULE_FREE = frozenset({"schedulefree_sgd", "schedulefree_adamw"})
+"""Optimizers that evaluate an average of their own instead of following a schedule."""
+
+
 class TrainSpec(Settings):
     """The base training that SWA stands on."""
 
@@ -111,14 +115,19 @@ class TrainSpec(Settings):
     normalisation cannot train on it."""
     eval_batch_size: PositiveInt = 256
     """Images per evaluation batch. Does not change what is learned."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """`adam` couples weight decay to the gradient (L2), `adamw` decouples it."""
+    optimizer: Literal["adam", "adamw", "sgd", "schedulefree_sgd", "schedulefree_adamw"] = "adam"
+    """`adam` couples weight decay to the gradient (L2), `adamw` decouples it. The schedule-free ones (Defazio
+    et al. 2024) train at a constant rate and average their weights after every step; that average is what is
+    evaluated and shipped, with batch-normalisation statistics of its own."""
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay as the optimizer defines it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of `sgd` (Nesterov); the Adams keep torch's betas."""
+    """Momentum of `sgd` (Nesterov), and the weight of the average in the point where the schedule-free
+    optimizers take their gradient (above 0; their authors' default is 0.9, too). `adam` and `adamw` keep
+    torch's betas."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape of the base rate after the warm-up."""
+    """Shape of the base rate after the warm-up. Default where the optimizer is a schedule-free one:
+    `constant`, the only one it has."""
     warmup_epochs: NonNegativeInt = 0
     """Length of the linear warm-up, counted in `unit`s."""
     unit: Literal["epoch", "batch"] = "epoch"
@@ -144,7 +153,7 @@ class TrainSpec(Settings):
     """Memory format of activations and weights. `auto`: channels last, but for images below 64
     pixels on a CPU."""
     fused: Literal["auto"] | bool = "auto"
-    """One kernel per optimizer step. `auto`: yes."""
+    """One kernel per optimizer step; of the schedule-free optimizers, one per operation. `auto`: yes."""
     compile: bool = False
     """torch.compile the network. Pays for long trials of large images only."""
 
@@ -154,6 +163,11 @@ class TrainSpec(Settings):
         if len(set(value)) != len(value):
             raise ValueError("an operation is listed twice")
         return value
+
+    @property
+    def is_schedule_free(self) -> bool:
+        """Whether the optimizer evaluates an average of its own."""
+        return self.optimizer in SCHEDULE_FREE
 
 
 class AveragingSpec(Settings):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.domains import Domain
 from tune_swa.config.sections import (
+    SCHEDULE_FREE,
     AveragingSpec,
     BaselineSpec,
     ConfirmSpec,
@@ -45,3 +46,15 @@ class SpaceFile(Settings):
     scheduler: SchedulerSpec = SchedulerSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_to_constant(cls, data: Any) -> Any:
+        """Let a schedule-free optimizer have its constant rate without a word about a schedule."""
+        train = data.get("train") if isinstance(data, dict) else None
+        if not isinstance(train, dict) or str(train.get("optimizer")) not in SCHEDULE_FREE:
+            return data
+        space = data.get("space")
+        if "schedule" in train or (isinstance(space, dict) and "train.optimizer" in space):
+            return data
+        return {**data, "train": {**train, "schedule": "constant"}}

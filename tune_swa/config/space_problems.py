@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space
-from tune_swa.config.sections import SchedulerSpec
+from tune_swa.config.sections import SCHEDULE_FREE, SchedulerSpec
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.values import Params, Value, drop_repeated
 
@@ -47,23 +47,51 @@ def check_grid(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpacePr
 
 def check_warmup(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
     """A warm-up as long as the run would never reach the base rate."""
-    searched = {parameter.name: parameter.domain for parameter in parameters}
     # the two units differ too much for one bound
-    if "train.unit" in searched or constants.get("train.unit", spec.train.unit) != "epoch":
+    if _locate_values(spec, parameters, constants, "unit")[1] != ("epoch",):
         return
-    name = "train.warmup_epochs"
-    loc: Loc = ("space", name)
-    values: tuple[Value, ...]
-    if name in constants:
-        values = (constants[name],)
-    elif name in searched:
-        domain = searched[name]
-        values = domain.values if isinstance(domain, Choices) else (int(domain.high),)
-    else:
-        loc, values = ("train", "warmup_epochs"), (spec.train.warmup_epochs,)
+    loc, values = _locate_values(spec, parameters, constants, "warmup_epochs")
     for value in values:
         if isinstance(value, int) and value >= spec.train.epochs:
             yield SpaceProblem(f"expected fewer than train.epochs ({spec.train.epochs})", value, loc)
+
+
+def check_optimizers(
+    spec: SpaceFile, parameters: list[Parameter], constants: Params
+) -> Iterator[SpaceProblem]:
+    """A schedule-free optimizer has no schedule, and takes gradients somewhat towards its average."""
+    _, optimizers = _locate_values(spec, parameters, constants, "optimizer")
+    free = [optimizer for optimizer in optimizers if optimizer in SCHEDULE_FREE]
+    if not free:
+        return
+    if len(free) == len(optimizers):  # else a schedule is that of the others
+        loc, schedules = _locate_values(spec, parameters, constants, "schedule")
+        if "cosine" in schedules:
+            yield SpaceProblem(
+                f"{free[0]} trains at a constant rate; give train.schedule: constant", "cosine", loc
+            )
+        loc, lengths = _locate_values(spec, parameters, constants, "t_max")
+        for length in (length for length in lengths if length is not None):
+            yield SpaceProblem(f"{free[0]} trains at a constant rate; take t_max out", length, loc)
+    loc, momenta = _locate_values(spec, parameters, constants, "momentum")
+    if 0 in momenta:
+        yield SpaceProblem(f"{free[0]} needs a momentum greater than 0; 0.9 is usual", 0, loc)
+
+
+def _locate_values(
+    spec: SpaceFile, parameters: list[Parameter], constants: Params, field: str
+) -> tuple[Loc, tuple[Value, ...]]:
+    """Return where a setting of `train` is given, and its values: all listed ones, or the ends of a range."""
+    name = f"train.{field}"
+    for parameter in parameters:
+        if parameter.name == name:
+            domain = parameter.domain
+            if isinstance(domain, Choices):
+                return ("space", name), domain.values
+            return ("space", name), (domain.round_value(domain.low), domain.round_value(domain.high))
+    if name in constants:
+        return ("space", name), (constants[name],)
+    return ("train", field), (getattr(spec.train, field),)
 
 
 def check_point_count(spec: SpaceFile, swa_points: list[Params]) -> Iterator[SpaceProblem]:

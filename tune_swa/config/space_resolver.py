@@ -20,6 +20,7 @@ from tune_swa.config.space_problems import (
     Loc,
     SpaceProblem,
     check_grid,
+    check_optimizers,
     check_point_count,
     check_scheduler,
     check_warmup,
@@ -90,6 +91,7 @@ class _Resolver:
         spec, found = self.spec, self.found
         self._report(*check_grid(spec, found.parameters))
         self._report(*check_warmup(spec, found.parameters, found.constants))
+        self._report(*check_optimizers(spec, found.parameters, found.constants))
         found.swa_points = self._complete_points(("points",), spec.points, found.parameters, found.constants)
         self._report(*check_point_count(spec, found.swa_points))
         if spec.baseline.points is not None:

@@ -199,7 +199,8 @@ def _estimate_images(experiment: Experiment, data_dir: Path | None) -> Estimate 
 def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confirm: bool) -> int:
     """Peak size of all checkpoints together."""
     weights = 4 * (RESNET18_WEIGHTS + (CLASSIFIER_INPUTS + 1) * classes)
-    optimizer = weights * (1 if experiment.train.optimizer == "sgd" else 2)
+    adams = set(experiment.list_extremes("train.optimizer")) - {"sgd", "schedulefree_sgd"}
+    optimizer = weights * (2 if adams else 1)  # moments, or the schedule-free ones' other point
     running = 2 * weights + optimizer  # live model and average
     ended = 2 * weights
     states = 0

@@ -23,6 +23,8 @@ MOST_TRIALS = 4
 """Most trials on one GPU. Processes take turns on it, so each one more adds less than the one before."""
 WORTH = 1.1
 """A further trial is worth it where those before leave the GPU idle for more than this over what it works."""
+BY_MEMORY = ("schedulefree_adamw", "adam", "adamw", "schedulefree_sgd", "sgd")
+"""Optimizers by what they take: the Adams keep two states, and a schedule-free step needs room of its own."""
 SMALLER = "a smaller train.batch_size or train.eval_batch_size, or a smaller data.image_size"
 
 
@@ -134,7 +136,7 @@ def largest_workload(
     for field in ("batch_size", "eval_batch_size"):
         train[field] = max(map(int, _numbers(_possible(experiment, f"train.{field}"))))
     optimizers = _possible(experiment, "train.optimizer")
-    train["optimizer"] = next((o for o in ("adam", "adamw") if o in optimizers), "sgd")  # two states, or one
+    train["optimizer"] = next(name for name in BY_MEMORY if name in optimizers)
     train["augment"] = max(_possible(experiment, "train.augment"), key=_count_operations)
     # update_bn takes training batches where it is given no size of its own
     refresh = _possible(experiment, "averaging.bn_batch_size")

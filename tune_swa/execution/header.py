@@ -9,6 +9,7 @@ from typing import Any
 
 import tune_swa
 from tune_swa.config import Experiment
+from tune_swa.config.sections import SCHEDULE_FREE
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import FORMAT, ExperimentCreated
@@ -56,7 +57,7 @@ def build_header(
         numerics=numerics.as_dict(),
         loop=LOOP_VERSION,
         hardware={**describe_hardware(), **describe_gpus(surveys)},
-        versions=package_versions(),
+        versions=package_versions() | _version_of_optimizer(experiment),
         seed=experiment.seed,
     )
 
@@ -81,6 +82,12 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _version_of_optimizer(experiment: Experiment) -> dict[str, str]:
+    """Version of the library whose optimizers trials have, if they have any of it."""
+    used = SCHEDULE_FREE.intersection(experiment.list_extremes("train.optimizer"))
+    return {"schedulefree": importlib.metadata.version("schedulefree")} if used else {}
 
 
 def check_unchanged(
@@ -116,6 +123,9 @@ def check_unchanged(
         )
     before = {**begun.numerics, "torch": begun.versions.get("torch")}
     after = {**numerics.as_dict(), "torch": package_versions()["torch"]}
+    if "schedulefree" in begun.versions:
+        before["schedulefree"] = begun.versions["schedulefree"]
+        after["schedulefree"] = importlib.metadata.version("schedulefree")
     changed = [
         f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
     ]

@@ -43,5 +43,7 @@ class TrunkNamer:
             "seed": run.seed,
             "train": run.train.model_dump(mode="json", exclude=set(NOT_IN_NAME)),
         }
+        if run.train.is_schedule_free:  # its average is refreshed and evaluated in the trunk, too
+            facts["refresh"] = [run.averaging.bn_batches, run.averaging.bn_batch_size]
         text = json.dumps(facts, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

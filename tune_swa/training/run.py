@@ -26,7 +26,7 @@ from tune_swa.training.metrics import (
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.observed_averages import ObservedAverages
-from tune_swa.training.optimizers import build_optimizer
+from tune_swa.training.optimizers import build_optimizer, move_to_average, move_to_gradient_point
 from tune_swa.training.records import AverageScore, EpochRecord
 from tune_swa.training.run_images import RunImages
 from tune_swa.training.schedule import base_factor
@@ -131,6 +131,9 @@ class Run:
         try:
             loss = self.train_epoch()
             trained_at = self._read_clock()
+            if self.settings.train.is_schedule_free:  # its average has statistics of its own
+                self._refresh_observed(self.model)
+            refreshed_at = self._read_clock()
             live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
             error.trunk_epoch = self.epoch if self.averaging is None else None
@@ -147,8 +150,8 @@ class Run:
             ece=live.ece,
             n_averaged=0,
             train_seconds=trained_at - start,
-            bn_seconds=0.0,
-            eval_seconds=evaluated_at - trained_at,
+            bn_seconds=refreshed_at - trained_at,
+            eval_seconds=evaluated_at - refreshed_at,
             images_per_second=len(self.images.train) / (trained_at - start),
         )
 
@@ -172,7 +175,7 @@ class Run:
                 nll=shipped.nll,
                 ece=shipped.ece,
                 n_averaged=self.averaging.n_averaged,
-                bn_seconds=refreshed_at - start,
+                bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
         self.scores = self._score_averages()
@@ -202,6 +205,7 @@ class Run:
                 images_seen += len(labels)
                 if self.averages is not None:
                     self.averages.after_step(self.model)
+        move_to_average(self.optimizer)
         mean = total.item() / images_seen
         if not torch.isfinite(torch.tensor(mean)):
             raise NonFiniteError(f"the training loss is {mean} in epoch {epoch}")
@@ -215,6 +219,7 @@ class Run:
             images: [B, 3, H, W] float32 on the run's device, in the memory format of its numerics.
             labels: [B] int64 on the same.
         """
+        move_to_gradient_point(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         with self.numerics.autocast():
             loss: torch.Tensor = self._loss(self._forward(images), labels)
@@ -346,7 +351,7 @@ class Run:
             if self.epoch != fork + 1 or self.record is None:
                 raise ValueError(f"state after epoch {self.epoch - 1} of a trunk that was left at {fork}")
             self.epoch = fork
-            self.live_record, self.record = replace(self.record, eval_seconds=0.0), None
+            self.live_record, self.record = replace(self.record, bn_seconds=0.0, eval_seconds=0.0), None
         self.model.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
