@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,17 @@ class Writer:
                 curve = [0.5, 0.5, 0.5, accuracy]
                 self.trial(f"{arm['name']}-race{seed}", arm["params"], curve, stage="race", seed=seed)
 
-    def tested(self, arm: dict[str, Any], seed: int, right: np.ndarray, *, validation: float = 0.9) -> None:
-        """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says."""
+    def tested(
+        self,
+        arm: dict[str, Any],
+        seed: int,
+        right: np.ndarray,
+        *,
+        validation: float = 0.9,
+        averages: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says, and whose
+        averages are on those of `averages`."""
         name = f"{arm['name']}-seed{seed}"
         self.suggest(name, arm["params"], "confirm", seed)
         self.start(name)
@@ -210,29 +219,27 @@ class Writer:
             self.epoch(name, number, 0.5)
         self.epoch(name, 3, validation)
         label = np.arange(len(right)) % 2
-        probability = np.where(right, 0.9, 0.2)
-        said = {
-            "predicted": np.where(right, label, 1 - label),
-            "probability": probability,
-            "confidence": np.maximum(probability, 1 - probability),
-            "nll": -np.log(probability),
-            "brier": 2 * (1 - probability) ** 2,
-        }
-        variants = ("shipped", "refreshed") if arm["kind"] == "baseline" else ("shipped",)
+        variants = {"shipped": right, **({"refreshed": right} if arm["kind"] == "baseline" else {})}
+        variants.update(averages or {})
+        said = {variant: made_up_predictions(label, values) for variant, values in variants.items()}
         folder = self.path.parent / "predictions"
         folder.mkdir(exist_ok=True)
-        arrays = {f"{variant}.{key}": value for variant in variants for key, value in said.items()}
+        arrays = {f"{variant}.{key}": value for variant in said for key, value in said[variant].items()}
         np.savez(folder / f"{name}.npz", label=label, **arrays)
         metrics = {
-            "accuracy": float(right.mean()),
-            "nll": float(said["nll"].mean()),
-            "ece": 0.1,
-            "brier": float(said["brier"].mean()),
+            variant: {
+                "accuracy": float(variants[variant].mean()),
+                "nll": float(said[variant]["nll"].mean()),
+                "ece": 0.1,
+                "brier": float(said[variant]["brier"].mean()),
+            }
+            for variant in variants
         }
-        refreshed = metrics if len(variants) == 2 else None
+        of_averages = {"averages": {label: metrics[label] for label in averages}} if averages else {}
         append_event(
-            self.journal, "tested", trial=name, images=len(right), shipped=metrics, refreshed=refreshed
-        )
+            self.journal, "tested", trial=name, images=len(right), shipped=metrics["shipped"],
+            refreshed=metrics.get("refreshed"), **of_averages,
+        )  # fmt: skip
         self.end(name, value=validation)
 
     def finish(self) -> None:
@@ -240,6 +247,18 @@ class Writer:
 
     def state(self) -> ExperimentState:
         return ExperimentState.read(self.path)
+
+
+def made_up_predictions(label: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+    """Predictions of two classes that are right where `right` says."""
+    probability = np.where(right, 0.9, 0.2)
+    return {
+        "predicted": np.where(right, label, 1 - label),
+        "probability": probability,
+        "confidence": np.maximum(probability, 1 - probability),
+        "nll": -np.log(probability),
+        "brier": 2 * (1 - probability) ** 2,
+    }
 
 
 def usual(folder: Path, name: str = "made-up", spec: Experiment | None = None) -> Writer:

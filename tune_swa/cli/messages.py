@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def print_result(console: Console, folder: Path) -> None:
     from tune_swa.experiment.state import ExperimentState
+    from tune_swa.results.average_contrasts import compare_averages
+    from tune_swa.results.predictions import read_predictions
     from tune_swa.results.summary import summary_text
-    from tune_swa.results.terminal_table import comparison_table
+    from tune_swa.results.terminal_table import averages_table, comparison_table
     from tune_swa.results.verdict import compute_verdict
     from tune_swa.results.verdict_sentences import verdict_text
 
@@ -30,6 +32,10 @@ def print_result(console: Console, folder: Path) -> None:
     if found is not None:
         console.print()
         console.print(verdict_text(found), markup=False)
+        averages = compare_averages(found, read_predictions(state, folder))
+        if averages:
+            console.print()
+            console.print(averages_table(averages))
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f"\nFiles in {shown}/", markup=False)
     for name, what in (

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.results.average_contrasts import AverageContrast
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.text import quote_name
@@ -47,6 +48,41 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     for row in shown:
         _add_row(table, row, compared.experiment.train.epochs)
     return table
+
+
+def averages_table(compared: Sequence[AverageContrast]) -> Table:
+    """Averages on fresh seeds against the best plain training.
+
+    Args:
+        compared: at least one.
+    """
+    caption = (
+        f"test images; differences to {compared[0].against.label}, accuracy in points; better and worse by "
+        "Holm's method over the averages, ?: not distinguishable, or no verdict yet"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(caption))
+    table.caption_justify = "left"
+    for heading in ("configuration", "average"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("accuracy\n%", "differ-\nence", "", "nll", "differ-\nence", ""):
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+    for c in compared:
+        table.add_row(
+            Text(c.arm.label),
+            Text(c.average),
+            Text(f"{100 * c.accuracy.mean:.2f}"),
+            color_points(c.accuracy.interval.mean),
+            Text(_name_outcome(c.accuracy.outcome)),
+            Text(f"{c.nll.mean:.4f}"),
+            Text(f"{c.nll.interval.mean:+.4f}"),
+            Text(_name_outcome(c.nll.outcome)),
+        )
+    return table
+
+
+def _name_outcome(outcome: str) -> str:
+    """A word for a narrow column."""
+    return {"better": "better", "worse": "worse"}.get(outcome, "?")
 
 
 def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -19,12 +19,14 @@ from markupsafe import Markup
 
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import replace_file
+from tune_swa.results.average_contrasts import AverageContrast, compare_averages
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import Verdict
 from tune_swa.results.importance import compute_importance
-from tune_swa.results.predictions import RunPredictions, read_shipped
+from tune_swa.results.predictions import SHIPPED, RunPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata, require_header
+from tune_swa.results.report.averages_figure import draw_averages
 from tune_swa.results.report.changed_images import Thumbnail, count_changes, list_changed_images
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
@@ -83,11 +85,13 @@ def build_report(
     """Build the page; arguments and errors as in `write_report`."""
     compared = compare_configurations(state)
     header = require_header(state)
-    predictions = read_shipped(state, folder)
+    variants = read_predictions(state, folder)
+    predictions = {name: models[SHIPPED] for name, models in variants.items()}
     found = analyse_confirmation(state, predictions) if state.confirmations else None
     leading = found.leading if found else None
     class_names = [str(name) for name in header.data["class_names"]]
-    figures = _draw_figures(state, compared, found, predictions, class_names)
+    averages = compare_averages(found, variants) if found else ()
+    figures = _draw_figures(state, compared, found, averages, predictions, class_names)
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tune_swa.results.report"),
@@ -131,12 +135,15 @@ def _draw_figures(
     state: ExperimentState,
     compared: Comparison,
     found: Verdict | None,
+    averages: Sequence[AverageContrast],
     predictions: RunPredictions,
     class_names: Sequence[str],
 ) -> Iterator[Figure]:
     if found is not None and (found.against_plain or found.against_trunk):
         yield draw_contrasts(found)
         yield draw_runs(found)
+    if averages:
+        yield draw_averages(averages)
     race = draw_race(state, compared)
     if race:
         yield race

@@ -1,0 +1,85 @@
+"""Figure of the averages on fresh seeds: accuracy and nll, each against the best plain training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from tune_swa.results.average_contrasts import AverageContrast, Difference
+from tune_swa.results.report.style import (
+    BAD,
+    GOOD,
+    INK,
+    Figure,
+    blank_figure,
+    format_percent,
+    format_points,
+    format_range,
+)
+
+
+def draw_averages(compared: Sequence[AverageContrast]) -> Figure:
+    """Draw the difference of every average to the best plain training, in accuracy and in nll.
+
+    Args:
+        compared: at least one.
+    """
+    against = compared[0].against.label
+    return Figure(
+        "averages",
+        "Averages on fresh seeds",
+        f"Every average of the same runs against the last model of {against}, the best plain training found. "
+        "Diamonds: mean over the seeds with the interval for new seeds and new images. p-values ask for "
+        "being ahead of all plain training, and are adjusted by Holm's method over the averages, accuracy "
+        "and nll each by itself. The verdict of the search is that of the leading average.",
+        _draw_panels(compared),
+        ["configuration", "average", "seeds", "test %", "points", "interval", "p", "verdict",
+         "nll", "nll difference", "interval", "p", "verdict"],
+        [_tabulate_contrast(c) for c in compared],
+        frozenset({2, 3, 4, 5, 6, 8, 9, 10, 11}),
+    )  # fmt: skip
+
+
+def _draw_panels(compared: Sequence[AverageContrast]) -> go.Figure:
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+    figure.update_layout(blank_figure(120 + 40 * len(compared)).layout)
+    for row, c in enumerate(compared):
+        _add_difference(figure, c.accuracy, row, 1, scale=100)
+        _add_difference(figure, c.nll, row, 2, scale=1)
+    for column, title in ((1, "accuracy, points"), (2, "nll, nats")):
+        figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=column)
+        figure.update_xaxes(title=title, automargin=True, zeroline=False, row=1, col=column)
+    names = [f"{c.average}<br>{c.arm.label}" for c in compared]
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, autorange="reversed", automargin=True
+    )
+    return figure
+
+
+def _add_difference(figure: go.Figure, found: Difference, row: int, column: int, *, scale: float) -> None:
+    at, color = found.interval, {"better": GOOD, "worse": BAD}.get(found.outcome, INK)
+    shown = f"{scale * at.mean:+.4g} ({scale * at.low:+.4g} to {scale * at.high:+.4g})"
+    figure.add_trace(
+        go.Scatter(
+            x=[scale * at.mean], y=[row], mode="markers", showlegend=False,
+            marker={"size": 10, "color": color, "symbol": "diamond"},
+            error_x={
+                "type": "data", "symmetric": False, "array": [scale * (at.high - at.mean)],
+                "arrayminus": [scale * (at.mean - at.low)], "thickness": 2, "width": 5, "color": color,
+            },
+            hovertemplate=f"{shown}: {found.outcome}<extra></extra>",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _tabulate_contrast(c: AverageContrast) -> list[object]:
+    accuracy, nll = c.accuracy, c.nll
+    return [
+        c.arm.label, c.average, len(c.seeds), format_percent(accuracy.mean),
+        format_points(accuracy.interval.mean), format_range(accuracy.interval.low, accuracy.interval.high),
+        f"{accuracy.p_value:.3g}", accuracy.outcome, f"{nll.mean:.4f}", f"{nll.interval.mean:+.4f}",
+        f"{nll.interval.low:+.4f} to {nll.interval.high:+.4f}", f"{nll.p_value:.3g}", nll.outcome,
+    ]  # fmt: skip
