@@ -143,6 +143,7 @@ def largest(space: dict[str, Any], train_images: int = 10_000, **more: Any) -> W
         (largest({"averaging.bn_batch_size": {"choice": [16, 1024]}}), 64, 1024),
         (largest({"averaging.bn_batch_size": {"choice": [16, None]}}), 64, 64),
         (largest({}, averaging={"bn_batch_size": 500}), 64, 500),
+        (largest({}, averaging={"tail": "cyclic", "cycle_epochs": 5}), 64, 64),
         (largest({}, 50), 50, 64),
     ],
 )

@@ -26,16 +26,20 @@ class Averaging:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        swa_lr: float,
+        swa_lr: float | None,
         settings: AveragingSpec,
     ) -> None:
         self.average = AveragedModel(model)
-        self.scheduler = SWALR(
-            optimizer,
-            swa_lr=swa_lr,
-            anneal_epochs=settings.anneal_epochs,
-            anneal_strategy=settings.anneal_strategy,
-        )
+        self.scheduler: SWALR | None = None
+        """Sets the rate of `tail: constant`. Of other tails it is a function of the step (`step_rate`)."""
+        if settings.tail == "constant":
+            assert swa_lr is not None
+            self.scheduler = SWALR(
+                optimizer,
+                swa_lr=swa_lr,
+                anneal_epochs=settings.anneal_epochs,
+                anneal_strategy=settings.anneal_strategy,
+            )
 
     @property
     def n_averaged(self) -> int:
@@ -43,12 +47,14 @@ class Averaging:
         return int(self.average.n_averaged)
 
     def update_average(self, model: nn.Module) -> None:
-        """Take the live model in and step the rate, as the documented loop does after an epoch.
+        """Take the live model in and step SWALR if there is one, as the documented loop does after an epoch.
 
         The average's batch-normalisation buffers are the live model's afterwards: call
         `refresh_statistics` before using it.
         """
         self.average.update_parameters(model)
+        if self.scheduler is None:
+            return
         with warnings.catch_warnings():
             # torch sees a scheduler step without an optimizer step since SWALR was built
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -63,21 +69,20 @@ class Averaging:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True` in any torch."""
-        scheduler = {
-            key: value
-            for key, value in self.scheduler.state_dict().items()
-            if isinstance(value, int | float | str | list | type(None))
-        }
-        return {
-            "average": self.average.module.state_dict(),
-            "n_averaged": self.n_averaged,
-            "swalr": scheduler,
-        }
+        state = {"average": self.average.module.state_dict(), "n_averaged": self.n_averaged}
+        if self.scheduler is not None:
+            state["swalr"] = {
+                key: value
+                for key, value in self.scheduler.state_dict().items()
+                if isinstance(value, int | float | str | list | type(None))
+            }
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average.module.load_state_dict(state["average"])
         self.average.n_averaged.fill_(state["n_averaged"])
-        self.scheduler.load_state_dict(state["swalr"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["swalr"])
 
 
 @torch.no_grad()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from tune_swa.config.experiment import Experiment
-from tune_swa.config.sections import SCHEDULE_FREE
+from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE
+from tune_swa.config.values import Value
 
 
 def list_cautions(experiment: Experiment) -> list[str]:
     """Return a sentence on each setting that makes what is searched meaningless, with what to do."""
-    return [*_check_anneal(experiment), *_check_crop(experiment), *_check_trunk_rungs(experiment)]
+    return [
+        *_check_anneal(experiment),
+        *_check_cycles(experiment),
+        *_check_crop(experiment),
+        *_check_trunk_rungs(experiment),
+    ]
 
 
 def _check_anneal(experiment: Experiment) -> Iterator[str]:
     """SWALR begins at the fork, and takes `anneal_epochs` to get to swa_lr."""
+    if experiment.averaging.tail != "constant":
+        return
     starts = [value for value in experiment.list_extremes("swa_start") if isinstance(value, int)]
     anneals = [v for v in experiment.list_extremes("averaging.anneal_epochs") if isinstance(v, int)]
     left = experiment.train.epochs - 2 - min(starts)
@@ -28,6 +37,23 @@ def _check_anneal(experiment: Experiment) -> Iterator[str]:
             f"No trial reaches swa_lr: that takes averaging.anneal_epochs ({min(anneals)}) epochs, and at "
             f"most {left} follow the first average. Take a smaller swa_start, or give --set "
             f"averaging.anneal_epochs={left // 2}"
+        )
+
+
+def _check_cycles(experiment: Experiment) -> Iterator[str]:
+    """What follows the end of the last cycle is trained and not averaged."""
+    if experiment.averaging.tail != "cyclic":
+        return
+    cycles = {value or DEFAULT_CYCLE for value in _list_values(experiment, "averaging.cycle_epochs")}
+    cycle = math.lcm(*(value for value in cycles if isinstance(value, int)))
+    last = experiment.train.epochs - 2
+    fitting = list(range(last % cycle, last - cycle + 1, cycle))
+    if fitting and any((last - int(start)) % cycle for start in _list_values(experiment, "swa_start")):  # type: ignore[arg-type]
+        shown = f"{fitting[0]}, {fitting[0] + cycle}, ..., {fitting[-1]}"
+        shown = shown if len(fitting) > 3 else ", ".join(map(str, fitting))
+        yield (
+            f"The last epochs of some trials change no average: cycles of {cycle} epochs end with the last "
+            f"epoch from swa_start {shown} only. Take values of these, or other cycles"
         )
 
 
@@ -58,3 +84,11 @@ def _check_trunk_rungs(experiment: Experiment) -> Iterator[str]:
         "whose rate has yet to fall. Give --set scheduler.trunk_rungs='[]' to stop nothing before it is "
         "averaged"
     )
+
+
+def _list_values(experiment: Experiment, name: str) -> list[Value]:
+    """Every value of a whole number that a trial can have."""
+    for parameter in experiment.parameters:
+        if parameter.name == name:
+            return list(parameter.domain.list_values() or experiment.list_extremes(name))
+    return experiment.list_extremes(name)

@@ -24,6 +24,7 @@ from tune_swa.config.sections import (
 )
 from tune_swa.config.settings_model import Settings
 from tune_swa.config.space_file import SpaceFile
+from tune_swa.config.space_problems import describe_long_cycle
 from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
 
@@ -41,7 +42,7 @@ class RunSettings(Settings):
     swa_start: NonNegativeInt | None = None
     """Averaging takes in the model after every epoch > swa_start. None: a baseline."""
     swa_lr: PositiveFloat | None = None
-    """Rate that SWALR anneals to. None: a baseline."""
+    """Rate that SWALR anneals to, or that a cycle begins at. None: a baseline, or `averaging.tail: base`."""
     seed: NonNegativeInt = 0
     """Seed of initialisation, order and augmentation."""
     model: ModelSpec = ModelSpec()
@@ -60,13 +61,20 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _swa_complete(self) -> RunSettings:
-        if (self.swa_start is None) != (self.swa_lr is None):
+        goes_on = self.averaging.tail == "base"
+        if goes_on and self.swa_lr is not None:
+            raise ValueError("swa_lr has no effect: with averaging.tail base the base schedule goes on")
+        if not goes_on and (self.swa_start is None) != (self.swa_lr is None):
             raise ValueError("swa_start and swa_lr go together: give both (SWA) or neither (baseline)")
         if self.swa_start is not None and self.swa_start > self.train.epochs - 2:
             raise ValueError(
                 f"swa_start {self.swa_start} averages nothing in {self.train.epochs} epochs; "
                 f"allowed: 0 to {self.train.epochs - 2}"
             )
+        if self.averaging.tail == "cyclic" and self.swa_start is not None:
+            problem = describe_long_cycle(self.train.epochs, self.swa_start, self.averaging.cycle_length)
+            if problem is not None:
+                raise ValueError(problem)
         return self
 
     @property
@@ -80,6 +88,13 @@ class RunSettings(Settings):
     def fork_epoch(self) -> int | None:
         """Epoch whose trained weights are the first average (`swa_start + 1`); None: a baseline."""
         return None if self.swa_start is None else self.swa_start + 1
+
+    def is_collecting(self, epoch: int) -> bool:
+        """Whether averages of epoch ends take in the model of this epoch: from the fork on every one, with
+        cycles those at their ends (the fork ends the first), and of a baseline every one."""
+        if self.fork_epoch is None:
+            return True
+        return epoch >= self.fork_epoch and (epoch - self.fork_epoch) % self.averaging.cycle_length == 0
 
 
 class Experiment(SpaceFile):
@@ -232,6 +247,9 @@ class Experiment(SpaceFile):
         if not dumped["baseline"]["averages"]:
             del dumped["baseline"]["averages"]
         del dumped["averaging"]["score"]  # what is evaluated changes no result
+        for key in ("tail", "cycle_epochs", "cycle_low"):
+            if dumped["averaging"][key] == AveragingSpec.model_fields[key].default:
+                del dumped["averaging"][key]
         if dumped["data"]["duplicates"] != "group":  # the others leave the division as it is
             del dumped["data"]["duplicates"]
         return dumped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -170,13 +170,34 @@ class TrainSpec(Settings):
         return self.optimizer in SCHEDULE_FREE
 
 
+DEFAULT_CYCLE, DEFAULT_LOW = 2, 0.2
+"""Values of `averaging.cycle_epochs` and `averaging.cycle_low` that are left out."""
+TAIL_OF = {
+    "anneal_epochs": "constant",
+    "anneal_strategy": "constant",
+    "cycle_epochs": "cyclic",
+    "cycle_low": "cyclic",
+}
+"""Tails that settings of the averaging section belong to."""
+
+
 class AveragingSpec(Settings):
     """Settings of the average, its rate and the refresh of its batch-normalisation statistics."""
 
+    tail: Literal["constant", "cyclic", "base"] = "constant"
+    """Learning rate after the fork. `constant`: SWALR moves it to swa_lr. `cyclic`: it falls from swa_lr in
+    every cycle, and models are taken in at the ends of cycles only (Izmailov et al. 2018, section 3.2).
+    `base`: the base schedule goes on, and there is no swa_lr."""
     anneal_epochs: NonNegativeInt = 10
-    """Epochs over which SWALR moves from the base rate to swa_lr (torch's default)."""
+    """Epochs over which SWALR moves from the base rate to swa_lr (torch's default). Of `tail: constant`."""
     anneal_strategy: Literal["cos", "linear"] = "cos"
     """Shape of that move (torch's default)."""
+    cycle_epochs: PositiveInt | None = None
+    """Epochs of a cycle, of `tail: cyclic`. Default: 2, as in the runs of Garipov et al. 2018 (arXiv
+    1802.10026), from which the cycle comes."""
+    cycle_low: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Rate at the end of a cycle, as a fraction of swa_lr. Default: 0.2, as in the same runs of residual
+    networks (0.05 to 0.01)."""
     bn_batches: PositiveInt | None = None
     """Batches of the BN refresh. Default: a full pass over the training images."""
     bn_batch_size: Annotated[int, Field(ge=2)] | None = None
@@ -185,6 +206,37 @@ class AveragingSpec(Settings):
     score: Literal["rungs", "every"] = "rungs"
     """When the averages besides the first are evaluated: after branch rungs and the last epoch, or after
     every epoch. Each costs a BN refresh and a pass over the validation images, as the first does."""
+
+    @field_validator("anneal_epochs", "anneal_strategy", "cycle_epochs", "cycle_low", mode="after")
+    @classmethod
+    def _fits_tail(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        # what is as by default may come from a file that has every setting in it
+        if value != cls.model_fields[name].default:
+            problem = describe_misplaced(name, info.data.get("tail"))
+            if problem is not None:
+                raise ValueError(problem)
+        return value
+
+    @property
+    def cycle_length(self) -> int:
+        """Epochs from one model that is taken in to the next; 1 but for `tail: cyclic`."""
+        if self.tail != "cyclic":
+            return 1
+        return DEFAULT_CYCLE if self.cycle_epochs is None else self.cycle_epochs
+
+    @property
+    def cycle_end_factor(self) -> float:
+        """What swa_lr is multiplied with at the end of a cycle."""
+        return DEFAULT_LOW if self.cycle_low is None else self.cycle_low
+
+
+def describe_misplaced(name: str, tail: str | None) -> str | None:
+    """Return why a setting of the averaging section has no effect with this tail; None: it may have one."""
+    needed = TAIL_OF.get(name)
+    if needed is None or tail is None or tail == needed:
+        return None
+    return f"has no effect, since averaging.tail is {tail}; leave it out, or give averaging.tail {needed}"
 
 
 Scalar: TypeAlias = bool | int | float | str | None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space
-from tune_swa.config.sections import SCHEDULE_FREE, SchedulerSpec
+from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE, SchedulerSpec, describe_misplaced
 from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.values import Params, Value, drop_repeated
 
@@ -92,6 +92,60 @@ def _locate_values(
     if name in constants:
         return ("space", name), (constants[name],)
     return ("train", field), (getattr(spec.train, field),)
+
+
+def check_tail(spec: SpaceFile, name: str) -> None:
+    """Refuse a parameter of the space that has no effect with the tail of the experiment.
+
+    Raises:
+        SpaceProblem: with what to do.
+    """
+    tail = spec.averaging.tail
+    if name == "swa_lr" and tail == "base":
+        message = (
+            "has no effect, since averaging.tail is base: the base schedule goes on. Take swa_lr out of the "
+            "space, or give averaging.tail constant or cyclic"
+        )
+        raise SpaceProblem(message)
+    problem = describe_misplaced(name.removeprefix("averaging."), tail)
+    if name.startswith("averaging.") and problem is not None:
+        raise SpaceProblem(problem)
+
+
+def check_cycles(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
+    """At least one cycle has to fit between each fork and the end of the run."""
+    if spec.averaging.tail != "cyclic":
+        return
+    domains = {parameter.name: parameter.domain for parameter in parameters}
+    latest = _find_largest("swa_start", domains, constants, 0)
+    longest = _find_largest("averaging.cycle_epochs", domains, constants, spec.averaging.cycle_length)
+    problem = describe_long_cycle(spec.train.epochs, latest, longest)
+    if problem is not None:
+        yield SpaceProblem(problem, loc=("space", "swa_start"))
+
+
+def describe_long_cycle(epochs: int, swa_start: int, cycle: int) -> str | None:
+    """Return why no cycle of so many epochs ends before the end of a run; None: one does."""
+    left = epochs - 2 - swa_start
+    if cycle <= left:
+        return None
+    start = f"take swa_start up to {epochs - 2 - cycle}, or " if cycle <= epochs - 2 else "take "
+    return (
+        f"swa_start {swa_start} leaves {left} of {epochs} epochs after the fork, and a cycle takes {cycle} "
+        f"(averaging.cycle_epochs): {start}shorter cycles, or more train.epochs"
+    )
+
+
+def _find_largest(name: str, domains: Mapping[str, Choices | Range], constants: Params, default: int) -> int:
+    """The largest value of a whole number that a trial can have."""
+    domain = domains.get(name)
+    values: tuple[Value, ...] = (constants.get(name, default),)
+    if isinstance(domain, Choices):
+        values = domain.values
+    elif domain is not None:
+        values = (int(domain.high),)
+    # a cycle that is listed as null has the length by default
+    return max(DEFAULT_CYCLE if value is None else int(value) for value in values)  # type: ignore[arg-type]
 
 
 def check_point_count(spec: SpaceFile, swa_points: list[Params]) -> Iterator[SpaceProblem]:

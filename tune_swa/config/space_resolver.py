@@ -19,10 +19,12 @@ from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import (
     Loc,
     SpaceProblem,
+    check_cycles,
     check_grid,
     check_optimizers,
     check_point_count,
     check_scheduler,
+    check_tail,
     check_warmup,
 )
 from tune_swa.config.values import CORE_PARAMETERS, Params, Value, drop_repeated, format_value, is_swa_setting
@@ -35,6 +37,7 @@ NOT_SEARCHABLE = {
     "train.fused": "numerics are resolved once for a whole experiment",
     "train.compile": "numerics are resolved once for a whole experiment",
     "averaging.score": "it changes no result",
+    "averaging.tail": "each has settings of its own; run one search for each, and `tune-swa compare` them",
 }
 SECTIONS: dict[str, type[Settings]] = {"train": TrainSpec, "averaging": AveragingSpec}
 """Sections whose fields can be searched."""
@@ -76,7 +79,7 @@ class _Resolver:
 
     def resolve_parameters(self) -> None:
         for core in CORE_PARAMETERS:
-            if core not in self.spec.space:
+            if core not in self.spec.space and not (core == "swa_lr" and self.spec.averaging.tail == "base"):
                 self._report(SpaceProblem(f"{core} is missing; give it a domain or a value", loc=("space",)))
         for name, domain in self.spec.space.items():
             with self._collect_problem("space", name):
@@ -84,6 +87,7 @@ class _Resolver:
                     reason = NOT_SEARCHABLE[name]
                     raise SpaceProblem(f"cannot be searched: {reason}; set it in its section")
                 if self._check_name(name):
+                    check_tail(self.spec, name)
                     self._resolve_domain(name, domain)
 
     def resolve_points(self) -> None:
@@ -92,6 +96,7 @@ class _Resolver:
         self._report(*check_grid(spec, found.parameters))
         self._report(*check_warmup(spec, found.parameters, found.constants))
         self._report(*check_optimizers(spec, found.parameters, found.constants))
+        self._report(*check_cycles(spec, found.parameters, found.constants))
         found.swa_points = self._complete_points(("points",), spec.points, found.parameters, found.constants)
         self._report(*check_point_count(spec, found.swa_points))
         if spec.baseline.points is not None:

@@ -52,7 +52,8 @@ def format_value(value: Value) -> str:
 
 
 def format_label(params: Mapping[str, Value]) -> str:
-    """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, or `baseline lr=1e-4`.
+    """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, `SWA_90 lr=1e-4` where averaging
+    has no rate of its own, or `baseline lr=1e-4`.
 
     Args:
         params: as `Experiment.configuration` gives them; those of a baseline have no `swa_start`.
@@ -60,7 +61,9 @@ def format_label(params: Mapping[str, Value]) -> str:
     swa = params.get("swa_start") is not None
     head = "baseline"
     if swa:
-        head = f"SWA_{format_value(params['swa_start'])}_{format_short(params['swa_lr'])}"
+        head = f"SWA_{format_value(params['swa_start'])}"
+        if params.get("swa_lr") is not None:
+            head += f"_{format_short(params['swa_lr'])}"
     rest = [
         f"{name.removeprefix('train.').removeprefix('averaging.')}={format_short(value)}"
         for name, value in params.items()

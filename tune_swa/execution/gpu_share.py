@@ -141,7 +141,9 @@ def largest_workload(
     # update_bn takes training batches where it is given no size of its own
     refresh = _possible(experiment, "averaging.bn_batch_size")
     sizes = [*map(int, _numbers(refresh)), *([train["batch_size"]] if None in refresh else [])]
-    averaging = {"bn_batch_size": max(sizes), "bn_batches": 2}
+    # all tails take the same memory, and a cycle might not fit in so few epochs
+    tail = {"tail": "constant", "cycle_epochs": None, "cycle_low": None}
+    averaging = {"bn_batch_size": max(sizes), "bn_batches": 2, **tail}
     settings = RunSettings(
         lr=1e-6,  # no loss may become infinite here
         swa_start=0,

@@ -15,7 +15,7 @@ from tune_swa.execution.dry_run import Plan
 from tune_swa.execution.slots import describe_placement
 from tune_swa.inference.looks import plan_looks
 from tune_swa.search.arms import max_baselines
-from tune_swa.search.asha import branch_rungs, trunk_rungs
+from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.confirm_cost import (
     Cost,
     looks_cost,
@@ -183,16 +183,10 @@ def _describe_tuning(experiment: Experiment) -> str:
 def _describe_stopping(experiment: Experiment) -> str:
     if not experiment.scheduler.asha:
         return "none: every trial runs to its end"
-    epochs, ladders = experiment.train.epochs, []
-    for rungs, what in (
-        (
-            trunk_rungs(experiment.scheduler, epochs, experiment.every_trunk_has_a_baseline),
-            "not averaged yet",
-        ),
-        (branch_rungs(experiment.scheduler, epochs), "averaged"),
-    ):
+    asha, ladders = PhaseAsha.of_experiment(experiment), []
+    for rungs, what in ((asha.trunk_rungs, "not averaged yet"), (asha.branch_rungs, "averaged")):
         if rungs:
-            ladders.append(f"after epochs {', '.join(map(str, rungs))} ({what})")
+            ladders.append(f"after epochs {', '.join(map(str, sorted(rungs)))} ({what})")
     if not ladders:
         return "none: no rung lies inside the run"
     factor = format_value(float(experiment.scheduler.reduction_factor))

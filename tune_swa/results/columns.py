@@ -31,7 +31,12 @@ class Column:
 CORE = (
     Column("lr", "float64", "Base learning rate."),
     Column("swa_start", "int64", "Epoch (from 0) after which averaging starts; null for a baseline."),
-    Column("swa_lr", "float64", "Constant rate that SWA anneals to; null for a baseline."),
+    Column(
+        "swa_lr",
+        "float64",
+        "Constant rate that SWA anneals to, or the highest of its cycles; null for a baseline and for "
+        "`averaging.tail: base`.",
+    ),
 )
 """Present whether the space searches them or fixes them, so that queries work for every experiment."""
 

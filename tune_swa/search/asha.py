@@ -8,11 +8,13 @@ absolute epochs, the trunk's and the branch's, and a trial enters only a rung th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tune_swa.config import SchedulerSpec
+from tune_swa.config import Experiment, Params, SchedulerSpec
+from tune_swa.config.sections import DEFAULT_CYCLE
 from tune_swa.experiment.trial_state import TrialState
 
 
@@ -25,6 +27,7 @@ class RungDecision:
     """The rung (an epoch) at which it was judged; None where it was at no rung."""
 
 
+CYCLE = "averaging.cycle_epochs"
 NOT_JUDGED = RungDecision(stop=False, rung=None)
 
 
@@ -41,6 +44,8 @@ class PhaseAsha:
     """Length of a run."""
     every_trunk_has_a_baseline: bool = False
     """If so, the trunk's ladder is empty unless it is given."""
+    cycle_epochs: int = 1
+    """Epochs between the models of an average, of trials that do not search them."""
     _trunk_values: dict[int, dict[str, float]] = field(default_factory=dict)
     _trunk_verdicts: dict[tuple[int, str], bool] = field(default_factory=dict)
     _branch_values: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -49,12 +54,25 @@ class PhaseAsha:
         self.trunk_rungs = frozenset(trunk_rungs(self.spec, self.epochs, self.every_trunk_has_a_baseline))
         self.branch_rungs = frozenset(branch_rungs(self.spec, self.epochs))
 
+    @classmethod
+    def of_experiment(cls, experiment: Experiment) -> PhaseAsha:
+        """The stopping rule of an experiment's settings."""
+        rule = cls(experiment.scheduler, experiment.train.epochs, experiment.every_trunk_has_a_baseline)
+        if experiment.averaging.tail == "cyclic":
+            rule.cycle_epochs = _cycle_of(experiment.constants, experiment.averaging.cycle_length)
+            start = experiment.constants.get("swa_start")
+            searched = any(parameter.name == CYCLE for parameter in experiment.parameters)
+            if isinstance(start, int) and not searched and experiment.scheduler.branch_rungs == "auto":
+                rule.branch_rungs = move_rungs(rule.branch_rungs, start + 1, rule.cycle_epochs)
+        return rule
+
     def judge_epoch(self, trial: TrialState, epoch: int, value: float) -> RungDecision:
         """Judge the report of `value` at `epoch`, and record it where it is at a rung.
 
         Trunk rungs see models before their trial's first average. A trunk is recorded once under
         its hash, however many trials run it, and its verdict holds for all its SWA trials. Branch
-        rungs see averages of at least two models: the first average is still a copy of a raw one.
+        rungs see averages of at least two models: the first average is still a copy of a raw one. Within
+        a cycle a trial's value is that of the average as of the last cycle's end.
         Baselines are recorded in trunk rungs and never stopped. Runs that confirm are not judged.
         """
         if not self.spec.asha or trial.stage != "search":
@@ -62,7 +80,7 @@ class PhaseAsha:
         fork_epoch = trial.fork_epoch
         if fork_epoch is None or epoch < fork_epoch:
             return self._judge_trunk(trial, epoch, value)
-        if epoch > fork_epoch and epoch in self.branch_rungs:
+        if epoch >= fork_epoch + _cycle_of(trial.params, self.cycle_epochs) and epoch in self.branch_rungs:
             seen = self._branch_values.setdefault(epoch, {})
             stop = self._below_cutoff(seen, value)
             seen[trial.name] = value
@@ -124,3 +142,16 @@ def branch_rungs(spec: SchedulerSpec, epochs: int) -> list[int]:
         rungs.append(epochs - math.ceil(left) - 1)
         left /= spec.reduction_factor
     return sorted({r for r in rungs if r >= 0})
+
+
+def move_rungs(rungs: Iterable[int], fork_epoch: int, cycle: int) -> frozenset[int]:
+    """Move rungs to the newest end of a cycle at or before them: later in the cycle a trial would report
+    nothing else. Those before the end of the first cycle after the fork are left out."""
+    moved = {fork_epoch + (rung - fork_epoch) // cycle * cycle for rung in rungs}
+    return frozenset(rung for rung in moved if rung > fork_epoch)
+
+
+def _cycle_of(params: Params, default: int) -> int:
+    """Epochs of a configuration's cycles."""
+    cycle = params.get(CYCLE, default)
+    return cycle if isinstance(cycle, int) else DEFAULT_CYCLE  # listed as null

@@ -74,8 +74,7 @@ class Coordinator(EventRecorder):
         self.experiment = experiment
         self.store = store or FolderStore(folder)
         self.namer = namer or TrunkNamer.by_settings()
-        baselines = experiment.every_trunk_has_a_baseline
-        self.asha = PhaseAsha(experiment.scheduler, experiment.train.epochs, baselines)
+        self.asha = PhaseAsha.of_experiment(experiment)
         self.confirms = confirm
         self.step: Step | None = None
         """The present runs on fresh seeds, once begun: a round of the race, or the runs of a look."""

@@ -29,7 +29,7 @@ from tune_swa.training.observed_averages import ObservedAverages
 from tune_swa.training.optimizers import build_optimizer, move_to_average, move_to_gradient_point
 from tune_swa.training.records import AverageScore, EpochRecord
 from tune_swa.training.run_images import RunImages
-from tune_swa.training.schedule import base_factor
+from tune_swa.training.schedule import step_rate
 
 LOOP_VERSION = 1
 """Part of a trunk's name. Goes up whenever the same settings would give other bits."""
@@ -189,8 +189,7 @@ class Run:
         Raises:
             NonFiniteError: the loss is NaN or infinite.
         """
-        train, epoch = self.settings.train, self.epoch
-        batches = self.images.steps
+        epoch = self.epoch
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         images_seen = 0
         self.model.train()
@@ -199,8 +198,7 @@ class Run:
             # for layers that draw; the global generators are the caller's again afterwards
             torch.manual_seed(derive_seed(self.settings.seed, epoch, "layers"))
             for step, (images, labels) in enumerate(self.draw_batches("train")):
-                if self.averaging is None:
-                    self._set_base_rate(epoch * batches + step if train.unit == "batch" else epoch, batches)
+                self._set_rate(step)
                 total += self.train_batch(images, labels).double() * len(labels)
                 images_seen += len(labels)
                 if self.averages is not None:
@@ -230,20 +228,26 @@ class Run:
 
     def average_epoch(self) -> None:
         """Take the model into the averages and refresh the leading one's statistics, after an epoch
-        > swa_start; of a baseline, into those that observe it."""
-        start, swa_lr = self.settings.swa_start, self.settings.swa_lr
+        > swa_start; of a baseline, into those that observe it. Within a cycle the averages of epoch ends,
+        SWA's too, stay as they are."""
+        start, collects = self.settings.swa_start, self.settings.is_collecting(self.epoch)
         if start is not None and self.epoch <= start:
             return
-        if start is not None and swa_lr is not None:
+        if start is not None:
             if self.averaging is None:
-                self.averaging = Averaging(self.model, self.optimizer, swa_lr, self.settings.averaging)
+                self.averaging = self._build_averaging()
                 self._begin_observing()
-            self.averaging.update_average(self.model)
+            if collects:
+                self.averaging.update_average(self.model)
         if self.averages is not None:
-            self.averages.after_epoch(self.model)
+            if collects:
+                self.averages.after_epoch(self.model)
             self.averages.prepare_leader()
-        if self.averaging is not None and self.shipped_model is self.averaging.average.module:
+        if collects and self.averaging and self.shipped_model is self.averaging.average.module:
             self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
+
+    def _build_averaging(self) -> Averaging:
+        return Averaging(self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging)
 
     def _begin_observing(self) -> None:
         settings = self.settings
@@ -358,10 +362,7 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         if state["averaging"] is not None:
             rates = [group["lr"] for group in self.optimizer.param_groups]
-            assert self.settings.swa_lr is not None
-            self.averaging = Averaging(
-                self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging
-            )
+            self.averaging = self._build_averaging()
             self.averaging.load_state_dict(state["averaging"])
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # building SWALR may have moved it
@@ -370,10 +371,11 @@ class Run:
             self.averages.load_state_dict(state["averages"])
             self.scores = {label: AverageScore(**score) for label, score in state["scores"].items()}
 
-    def _set_base_rate(self, index: int, batches: int) -> None:
-        factor = base_factor(index, self.settings.train, batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * factor
+    def _set_rate(self, step: int) -> None:
+        rate = step_rate(self.settings, self.epoch, step, self.images.steps)
+        if rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
 
     def draw_batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of the present epoch; the BN refresh draws its own order and augmentation."""

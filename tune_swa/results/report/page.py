@@ -39,6 +39,7 @@ from tune_swa.results.report.search_figures import (
     draw_expected_best,
     draw_importance,
 )
+from tune_swa.results.report.start_figure import draw_starts
 from tune_swa.results.report.style import Figure, format_percent, format_points, format_range
 from tune_swa.results.summary import close_text, summary_text
 from tune_swa.results.verdict import analyse_confirmation
@@ -147,7 +148,7 @@ def _draw_figures(
     race = draw_race(state, compared)
     if race:
         yield race
-    yield draw_landscape(compared)
+    yield draw_starts(compared) if compared.experiment.averaging.tail == "base" else draw_landscape(compared)
     yield draw_curves(compared)
     yield draw_epochs_spent(state)
     yield draw_importance(*compute_importance(compared))
