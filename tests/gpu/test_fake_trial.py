@@ -29,6 +29,7 @@ from tune_swa.training.run import Run
 
 GPU = torch.device("cuda", 0)
 BATCH = 8
+SCORES = ("nll", "ece", "brier")
 ROOMY = Card()
 FULL = Card(context_bytes=2**30, memory=2**30 + 4096)
 """Beside the context there is no room for images."""
@@ -162,7 +163,12 @@ def test_a_trial_runs_from_the_first_epoch_to_the_test_images(
         assert {t.dtype for t in everything} == {torch.float32, torch.int64}  # whatever the autocast
         for refresh in (False, True):
             found = run.predict_test_images(refresh=refresh).compute_metrics()
-            assert set(found) == {"accuracy", "nll", "ece", "brier"}
+            assert set(found) == {
+                "accuracy",
+                "temperature",
+                *SCORES,
+                *(f"{name}_calibrated" for name in SCORES),
+            }
 
 
 @cases

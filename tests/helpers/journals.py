@@ -209,9 +209,10 @@ class Writer:
         *,
         validation: float = 0.9,
         averages: Mapping[str, np.ndarray] | None = None,
+        temperature: float | None = 2.0,
     ) -> None:
         """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says, and whose
-        averages are on those of `averages`."""
+        averages are on those of `averages`. Without a temperature it is of a version that fitted none."""
         name = f"{arm['name']}-seed{seed}"
         self.suggest(name, arm["params"], "confirm", seed)
         self.start(name)
@@ -221,19 +222,25 @@ class Writer:
         label = np.arange(len(right)) % 2
         variants = {"shipped": right, **({"refreshed": right} if arm["kind"] == "baseline" else {})}
         variants.update(averages or {})
-        said = {variant: made_up_predictions(label, values) for variant, values in variants.items()}
+        said = {
+            variant: made_up_predictions(label, values, temperature) for variant, values in variants.items()
+        }
         folder = self.path.parent / "predictions"
         folder.mkdir(exist_ok=True)
         arrays = {f"{variant}.{key}": value for variant in said for key, value in said[variant].items()}
         np.savez(folder / f"{name}.npz", label=label, **arrays)
         metrics = {
             variant: {
-                "accuracy": float(variants[variant].mean()),
-                "nll": float(said[variant]["nll"].mean()),
+                "accuracy": float(right.mean()),
+                **{
+                    name: float(v.mean())
+                    for name, v in said[variant].items()
+                    if "nll" in name or "brier" in name
+                },
                 "ece": 0.1,
-                "brier": float(said[variant]["brier"].mean()),
+                **({} if temperature is None else {"temperature": temperature, "ece_calibrated": 0.05}),
             }
-            for variant in variants
+            for variant, right in variants.items()
         }
         of_averages = {"averages": {label: metrics[label] for label in averages}} if averages else {}
         append_event(
@@ -249,12 +256,25 @@ class Writer:
         return ExperimentState.read(self.path)
 
 
-def made_up_predictions(label: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """Predictions of two classes that are right where `right` says."""
+def made_up_predictions(
+    label: np.ndarray, right: np.ndarray, temperature: float | None
+) -> dict[str, np.ndarray]:
+    """Predictions of two classes that are right where `right` says, also at a temperature."""
     probability = np.where(right, 0.9, 0.2)
-    return {
+    said = {
         "predicted": np.where(right, label, 1 - label),
         "probability": probability,
+        **made_up_scores(probability),
+    }
+    if temperature is not None:
+        scores = made_up_scores(1 / (1 + (1 / probability - 1) ** (1 / temperature)))
+        said |= {f"{name}_calibrated": values for name, values in scores.items()}
+    return said
+
+
+def made_up_scores(probability: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores by the probability of the label, where there are two classes."""
+    return {
         "confidence": np.maximum(probability, 1 - probability),
         "nll": -np.log(probability),
         "brier": 2 * (1 - probability) ** 2,

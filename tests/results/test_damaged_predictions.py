@@ -93,6 +93,8 @@ SPOILED: dict[str, Callable[[Path], object]] = {
     "no labels": drop("label"),
     "no predictions": drop("shipped.predicted"),
     "no scores": drop("shipped.brier"),
+    "one score at the temperature too few": drop("shipped.brier_calibrated"),
+    "a score of 7 at the temperature": change("shipped.confidence_calibrated", set_first(7)),
     "a header of 800 GB": lie_about_size,
     "a pipe": make_pipe,
     "a folder": make_folder,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from base64 import b64encode
 from typing import Any
 
-import numpy as np
 from ray import tune
 
 from tune_swa.experiment.layout import PAYLOAD
+from tune_swa.training.prediction_file import pack_predictions
 from tune_swa.training.records import EpochRecord
 from tune_swa.training.run import Run
 
@@ -39,27 +38,19 @@ def report_epoch(
 
 def report_test(run: Run) -> None:
     """Report what the finished model says of the test images."""
-    shipped = run.predict_test_images()
-    models = {"shipped": shipped}
+    models = {"shipped": run.predict_test_images()}
     if run.averaging is None:
         models["refreshed"] = run.predict_test_images(refresh=True)
     averages = run.predict_with_averages()
     models.update(averages)
-    arrays: dict[str, Any] = {"label": shipped.label.cpu().numpy().astype(np.int32)}
-    for name, said in models.items():
-        for what in ("predicted", "probability", "confidence", "nll", "brier"):
-            values = getattr(said, what).cpu().numpy()
-            arrays[f"{name}.{what}"] = values.astype(np.int32) if what == "predicted" else values
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    refreshed = models.get("refreshed")
+    metrics = {name: predictions.compute_metrics() for name, predictions in models.items()}
     report_message(
         event="tested",
-        images=len(shipped.label),
-        shipped=shipped.compute_metrics(),
-        refreshed=refreshed.compute_metrics() if refreshed else None,
-        averages={label: said.compute_metrics() for label, said in averages.items()},
-        predictions=b64encode(file.getvalue()).decode(),
+        images=len(models["shipped"].label),
+        shipped=metrics["shipped"],
+        refreshed=metrics.get("refreshed"),
+        averages={label: metrics[label] for label in averages},
+        predictions=b64encode(pack_predictions(models)).decode(),
     )
 
 

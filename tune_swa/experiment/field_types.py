@@ -60,6 +60,11 @@ class Metrics(TypedDict, total=False):
     nll: Required[Number]
     ece: Number
     brier: Number
+    temperature: Annotated[float, Meta(gt=0, le=1e10)]
+    """Fitted on the validation images, for the following ones; absent in older journals, like them."""
+    nll_calibrated: Number
+    ece_calibrated: Number
+    brier_calibrated: Number
 
 
 _T = TypeVar("_T")

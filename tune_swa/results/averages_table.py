@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from tune_swa.experiment.trial_state import TrialState
+from tune_swa.results.columns import MODEL_METRICS
 
 
 def lists_averages(spec: Mapping[str, Any]) -> bool:
@@ -36,5 +37,5 @@ def average_records(trials: Iterable[TrialState]) -> list[dict[str, Any]]:
 
 
 def _build_row(trial: TrialState, epoch: int, part: str, label: str, values: Any) -> dict[str, Any]:
-    numbers = {name: values.get(name) for name in ("members", "accuracy", "nll", "ece", "brier", "seconds")}
+    numbers = {name: values.get(name) for name in ("members", *MODEL_METRICS, "seconds")}
     return {"trial": trial.name, "epoch": epoch, "part": part, "average": label, **numbers}

@@ -193,11 +193,24 @@ _METRICS = (
     ("ece", "Expected calibration error on the test images, 0 to 1"),
     ("brier", "Brier score on the test images, 0 to 2"),
 )
+_AT_TEMPERATURE = (
+    ("temperature", "Temperature that was fitted on the validation images, 0.01 to 100"),
+    ("nll_calibrated", "Negative log-likelihood per test image at that temperature, nats"),
+    ("ece_calibrated", "Expected calibration error on the test images at that temperature, 0 to 1"),
+    ("brier_calibrated", "Brier score on the test images at that temperature, 0 to 2"),
+)
+"""Null in runs of versions that fitted none, as all metrics are until a run is tested."""
+MODEL_METRICS = tuple(name for name, _ in (*_METRICS, *_AT_TEMPERATURE))
+"""Of each model of a tested run; columns of confirm.parquet after `test_` and `refreshed_`."""
 _CONFIRM_TAIL = (
     Column("status", "string", "As in trials.parquet."),
     Column("images", "int64", "Number of test images; null until tested."),
     Column("val_accuracy", "float64", "Fraction of validation images right at the last epoch, 0 to 1."),
     *(Column(f"test_{name}", "float64", f"{meaning}; null until tested.") for name, meaning in _METRICS),
+    *(
+        Column(f"test_{name}", "float64", f"{meaning}; null until tested, and in older runs.")
+        for name, meaning in _AT_TEMPERATURE
+    ),
     *(
         Column(
             f"refreshed_{name}",
@@ -206,6 +219,15 @@ _CONFIRM_TAIL = (
             "are; null for SWA.",
         )
         for name, meaning in _METRICS
+    ),
+    *(
+        Column(
+            f"refreshed_{name}",
+            "float64",
+            f"{meaning}, of a baseline with refreshed batch-normalisation statistics; null for SWA, and in "
+            "older runs.",
+        )
+        for name, meaning in _AT_TEMPERATURE
     ),
 )
 
@@ -224,6 +246,14 @@ PREDICTIONS = (
     Column("confidence", "float64", "Probability of the predicted class, 0 to 1."),
     Column("nll", "float64", "Negative log-likelihood of its class, nats."),
     Column("brier", "float64", "Squared distance of the probabilities from the truth, 0 to 2."),
+    *(
+        Column(
+            f"{name}_calibrated",
+            "float64",
+            f"`{name}` at the temperature that was fitted on the validation images; null in older runs.",
+        )
+        for name in ("confidence", "nll", "brier")
+    ),
 )
 """Columns of predictions.parquet: one row for each image and model of each run on a fresh seed."""
 
@@ -238,6 +268,10 @@ AVERAGES = (
     Column("nll", "float64", "Negative log-likelihood per image, nats."),
     Column("ece", "float64", "Expected calibration error, 0 to 1."),
     Column("brier", "float64", "Brier score, 0 to 2; null for `val`."),
+    *(
+        Column(name, "float64", f"{meaning}; null for `val`, and in older runs.")
+        for name, meaning in _AT_TEMPERATURE
+    ),
     Column("seconds", "float64", "Wall time of weights, BN refresh and evaluation; null for `test`."),
 )
 """Columns of averages.parquet: one row for each average of each trial, where it was scored."""

@@ -20,11 +20,22 @@ from tune_swa.text import first_line
 
 FOLDER = "predictions"
 FIELDS = ("predicted", "probability", "confidence", "nll", "brier")
+CALIBRATED = ("confidence", "nll", "brier")
+"""Scores that a file has at the fitted temperature too, as `VARIANT.nll_calibrated`; older ones lack them."""
 LEAST = 1e-3
 """Rounding that a probability or a score may show."""
 SHIPPED, REFRESHED = "shipped", "refreshed"
 """Variants of a run's model: the one to ship, and a baseline's with refreshed statistics. Averages that the
 run observed are further ones, by their labels."""
+
+
+@dataclass(frozen=True)
+class CalibratedScores:
+    """Scores for N test images at the temperature that was fitted on the validation images."""
+
+    confidence: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    brier: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class TestPredictions:
     """Probability of the predicted class."""
     nll: NDArray[np.float64]
     brier: NDArray[np.float64]
+    calibrated: CalibratedScores | None = None
+    """None: of a version that fitted no temperature."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -153,16 +166,24 @@ def _check_values(predictions: TestPredictions, classes: int) -> None:
     limits = {"label": (0, classes - 1), "predicted": (0, classes - 1), "nll": (-LEAST, np.inf)}
     limits |= dict.fromkeys(("probability", "confidence"), (-LEAST, 1 + LEAST))
     limits["brier"] = (-LEAST, 2 + LEAST)
+    values = {name: getattr(predictions, name) for name in limits}
+    if predictions.calibrated is not None:
+        limits |= {f"{name}_calibrated": limits[name] for name in CALIBRATED}
+        values |= {f"{name}_calibrated": getattr(predictions.calibrated, name) for name in CALIBRATED}
     for name, (low, high) in limits.items():
-        values = getattr(predictions, name)
-        if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
+        if not (np.isfinite(values[name]) & (values[name] >= low) & (values[name] <= high)).all():
             raise ValueError(f"{name} has a value that is not from {max(0, low):g} to {high:g}")
 
 
 def _select_variant(arrays: Mapping[str, NDArray[np.generic]], variant: str) -> TestPredictions:
     fields = {field: arrays[f"{variant}.{field}"] for field in FIELDS}
+    names = {name: f"{variant}.{name}_calibrated" for name in CALIBRATED}
+    calibrated = None
+    if any(name in arrays for name in names.values()):
+        calibrated = CalibratedScores(**{n: arrays[name].astype(np.float64) for n, name in names.items()})
     return TestPredictions(
         label=arrays["label"].astype(np.int64),
         predicted=fields["predicted"].astype(np.int64),
         **{f: fields[f].astype(np.float64) for f in FIELDS if f != "predicted"},
+        calibrated=calibrated,
     )

@@ -20,6 +20,7 @@ from tune_swa.results.averages_table import average_records, lists_averages
 from tune_swa.results.columns import (
     AVERAGES,
     EPOCHS,
+    MODEL_METRICS,
     PREDICTIONS,
     Column,
     comparison_columns,
@@ -30,7 +31,7 @@ from tune_swa.results.columns import (
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_accuracies
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import interval_columns
-from tune_swa.results.predictions import SHIPPED, TestPredictions, read_predictions
+from tune_swa.results.predictions import CALIBRATED, SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
 from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.text import escape_controls
@@ -232,7 +233,7 @@ def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[
                 **{
                     f"{of}_{name}": values.get(name)
                     for of, values in metrics.items()
-                    for name in ("accuracy", "nll", "ece", "brier")
+                    for name in MODEL_METRICS
                 },
             }
         )
@@ -246,6 +247,14 @@ def _prediction_columns(predictions: Mapping[str, Mapping[str, TestPredictions]]
     def join_arrays(values: list[Any]) -> Any:
         return np.concatenate(values) if values else []
 
+    def join_scores(name: str) -> Any:
+        """Those of older files are null."""
+        scores = [
+            pa.array(getattr(s.calibrated, name)) if s.calibrated else pa.nulls(len(s.label), pa.float64())
+            for _, _, s in each
+        ]
+        return pa.concat_arrays(scores) if scores else []
+
     return {
         "trial": [trial for trial, _, s in each for _ in s.label],
         "model": [model for _, model, s in each for _ in s.label],
@@ -254,6 +263,7 @@ def _prediction_columns(predictions: Mapping[str, Mapping[str, TestPredictions]]
             name: join_arrays([getattr(s, name) for _, _, s in each])
             for name in ("label", "predicted", "probability", "confidence", "nll", "brier")
         },
+        **{f"{name}_calibrated": join_scores(name) for name in CALIBRATED},
     }
 
 

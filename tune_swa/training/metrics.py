@@ -35,6 +35,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class CalibratedScores:
+    """Scores of softmax(logits / temperature) for N images. The predicted classes are the same."""
+
+    temperature: float
+    """Fitted on other images than these (`tune_swa.training.temperature`)."""
+    confidence: Tensor
+    """[N] float32, as are the others."""
+    nll: Tensor
+    brier: Tensor
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Predictions of a model for N images."""
 
@@ -50,6 +62,8 @@ class Predictions:
     """Negative log-likelihood of the label in nats, [N] float32."""
     brier: Tensor
     """Squared distance of the probabilities from the truth (Brier 1950), [N] float32, 0 to 2."""
+    calibrated: CalibratedScores | None = None
+    """The scores at a temperature; None: none was fitted."""
 
     @property
     def correct(self) -> Tensor:
@@ -57,15 +71,22 @@ class Predictions:
         return self.predicted == self.label
 
     def compute_metrics(self) -> dict[str, float]:
-        """Means over the images, and the calibration error."""
-        right, nll, gap, brier = _read_numbers(
-            self.correct.sum(),
-            self.nll.double().mean(),
-            _calibration_gap(self.confidence, self.correct),
-            self.brier.double().mean(),
-        )
+        """Means over the images, and the calibration error; with a temperature, these at it as well."""
         count = len(self.label)
-        return {"accuracy": right / count, "nll": nll, "ece": gap / count, "brier": brier}
+        models: dict[str, Predictions | CalibratedScores] = {"": self}
+        if self.calibrated is not None:
+            models["_calibrated"] = self.calibrated
+        scalars = {"accuracy": self.correct.sum()}
+        for suffix, scores in models.items():
+            scalars[f"nll{suffix}"] = scores.nll.double().mean()
+            scalars[f"ece{suffix}"] = _calibration_gap(scores.confidence, self.correct)
+            scalars[f"brier{suffix}"] = scores.brier.double().mean()
+        metrics = dict(zip(scalars, _read_numbers(*scalars.values()), strict=True))
+        for total in ("accuracy", *(f"ece{suffix}" for suffix in models)):
+            metrics[total] /= count
+        if self.calibrated is not None:
+            metrics["temperature"] = self.calibrated.temperature
+        return metrics
 
 
 def predict_images(
@@ -77,8 +98,11 @@ def predict_images(
     return predict_logits(*compute_logits(model, batches, autocast))
 
 
-def predict_logits(logits: Tensor, labels: Tensor) -> Predictions:
+def predict_logits(logits: Tensor, labels: Tensor, temperature: float | None = None) -> Predictions:
     """Predictions of logits [N, C] for images whose labels [N] int64 are known.
+
+    Args:
+        temperature: the probabilities are scored at this one as well.
 
     Raises:
         NonFiniteError: an output is NaN or infinite.
@@ -88,15 +112,33 @@ def predict_logits(logits: Tensor, labels: Tensor) -> Predictions:
     of_label = log_probability.gather(1, labels[:, None])[:, 0]
     if not bool(torch.isfinite(of_label).all()):
         raise NonFiniteError("the model's outputs on the test images are not finite")
-    truth = nn.functional.one_hot(labels, logits.shape[1])
     return Predictions(
         label=labels,
         predicted=predicted,
         probability=of_label.exp().float(),
         confidence=log_confidence.exp().float(),
         nll=-of_label.float(),
-        brier=(log_probability.exp() - truth).square().sum(dim=1).float(),
+        brier=_brier_scores(log_probability, labels),
+        calibrated=None if temperature is None else _score_calibrated(logits, labels, predicted, temperature),
     )
+
+
+def _score_calibrated(
+    logits: Tensor, labels: Tensor, predicted: Tensor, temperature: float
+) -> CalibratedScores:
+    log_probability = torch.log_softmax(logits / temperature, dim=1)
+    return CalibratedScores(
+        temperature=temperature,
+        # not of the largest: the division may round two logits to one number
+        confidence=log_probability.gather(1, predicted[:, None])[:, 0].exp().float(),
+        nll=-log_probability.gather(1, labels[:, None])[:, 0].float(),
+        brier=_brier_scores(log_probability, labels),
+    )
+
+
+def _brier_scores(log_probability: Tensor, labels: Tensor) -> Tensor:
+    truth = nn.functional.one_hot(labels, log_probability.shape[1])
+    return (log_probability.exp() - truth).square().sum(dim=1).float()
 
 
 def evaluate_model(

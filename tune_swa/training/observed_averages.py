@@ -14,9 +14,10 @@ from tune_swa.averaging.build_observers import build_observers
 from tune_swa.averaging.observers import Member, list_parameters
 from tune_swa.averaging.swa import Averaging
 from tune_swa.config import AverageSpec
-from tune_swa.training.metrics import Predictions, evaluate_logits, predict_logits
+from tune_swa.training.metrics import Predictions, evaluate_logits
 from tune_swa.training.records import AverageScore
 from tune_swa.training.scoring import Batches, MemberEvaluator
+from tune_swa.training.temperature import predict_calibrated
 
 
 class ObservedAverages:
@@ -102,14 +103,21 @@ class ObservedAverages:
             scores[label] = AverageScore(members, found.accuracy, found.nll, found.ece, seconds)
         return scores
 
-    def predict_images(self, swa: Averaging | None, batches: Callable[[], Batches]) -> dict[str, Predictions]:
+    def predict_images(
+        self, swa: Averaging | None, batches: Callable[[], Batches], *, validation: int
+    ) -> dict[str, Predictions]:
         """Predict labelled images with every average of a finished run, by its label.
+
+        Args:
+            swa: SWA's own average; None: a baseline.
+            batches: begins a pass over the images.
+            validation: the first so many of them are for the temperature, and are not predicted.
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
         return {
-            label: predict_logits(*self.compute_outputs(label, swa, batches, final=True)[:2])
+            label: predict_calibrated(*self.compute_outputs(label, swa, batches, final=True)[:2], validation)
             for label in self.labels
         }
 

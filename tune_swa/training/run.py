@@ -20,8 +20,8 @@ from tune_swa.training.metrics import (
     Evaluation,
     NonFiniteError,
     Predictions,
+    compute_logits,
     evaluate_model,
-    predict_images,
 )
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
@@ -30,6 +30,7 @@ from tune_swa.training.optimizers import build_optimizer, move_to_average, move_
 from tune_swa.training.records import AverageScore, EpochRecord
 from tune_swa.training.run_images import RunImages
 from tune_swa.training.schedule import step_rate
+from tune_swa.training.temperature import predict_calibrated
 
 LOOP_VERSION = 1
 """Part of a trunk's name. Goes up whenever the same settings would give other bits."""
@@ -276,7 +277,8 @@ class Run:
         return self.averages.score_averages(self.averaging, self.images.read_validation, final=last)
 
     def predict_test_images(self, *, refresh: bool = False) -> Predictions:
-        """Predict the test images with the finished run's model.
+        """Predict the test images with the finished run's model; the temperature is fitted to the same model
+        on the validation images.
 
         Args:
             refresh: recompute a baseline's batch-normalisation statistics first, as an average's are,
@@ -290,17 +292,21 @@ class Run:
             model = copy.deepcopy(self.model)
             with self.numerics.autocast():
                 refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
-        return predict_images(model, self.images.read_test(), self.numerics.autocast())
+        outputs, labels = compute_logits(model, self.images.read_held_out(), self.numerics.autocast())
+        return predict_calibrated(outputs, labels, len(self.images.val))
 
     def predict_with_averages(self) -> dict[str, Predictions]:
-        """Predict the test images with each of the finished run's averages, by label.
+        """Predict the test images with each of the finished run's averages, by label, each at a temperature
+        of its own as well.
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
         if self.averages is None:
             return {}
-        return self.averages.predict_images(self.averaging, self.images.read_test)
+        return self.averages.predict_images(
+            self.averaging, self.images.read_held_out, validation=len(self.images.val)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State after the last finished epoch: tensors, numbers, strings, dicts and lists.

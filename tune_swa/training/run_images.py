@@ -66,10 +66,12 @@ class RunImages:
         """Batches of the validation images, in order and unchanged."""
         return self.val.iterate_ordered(self._settings.train.eval_batch_size)
 
-    def read_test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the test images, in order and unchanged."""
+    def read_held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the validation images and then of the test images, each in order and unchanged."""
+        yield from self.read_validation()
         # read a few times in a trial: kept on a GPU, they would take from the next one what nobody counted
-        return self._open_images(self._data.test, 0).iterate_ordered(self._settings.train.eval_batch_size)
+        test = self._open_images(self._data.test, 0)
+        yield from test.iterate_ordered(self._settings.train.eval_batch_size)
 
     def _open_images(self, rows: Indices, max_resident_bytes: int | None) -> ImageBatches:
         return ImageBatches(
