@@ -2,6 +2,7 @@
 
     python benchmarks/step.py step    # channels last, fused Adam, bf16, torch.compile; evaluation batches
     python benchmarks/step.py bn      # the BN refresh over fewer batches: accuracy lost, time saved
+    python benchmarks/step.py arithmetic    # block floating point against fp32
 
 All variants of a table run in turn in one process, with as many threads as a trial has.
 """
@@ -17,7 +18,7 @@ from dataclasses import replace
 import torch
 from common import spread, table, where
 
-from tune_swa.config import DataSpec, RunSettings, TrainSpec
+from tune_swa.config import ArithmeticSpec, DataSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
@@ -82,6 +83,34 @@ def step(size: int, repeat: int, threads: int) -> None:
     print(table(["batch", "seconds"], [[batch, spread(f[1:], " s")] for batch, f in found.items()]))
 
 
+def arithmetic(size: int, repeat: int, threads: int) -> None:
+    """Seconds of a training epoch in fp32 and in block floating point."""
+    data = images(size)
+    numerics = decide_numerics(TrainSpec(), size, device="cpu", threads=threads)
+    train = TrainSpec(epochs=10_000, batch_size=64, optimizer="sgd")
+    variants = {
+        "fp32": None,
+        "8 bits, stochastic": ArithmeticSpec(),
+        "8 bits, nearest": ArithmeticSpec(rounding="nearest"),
+    }
+    runs = {
+        name: Run(RunSettings(lr=0.01, train=train.model_copy(update={"arithmetic": chosen})), data, numerics)
+        for name, chosen in variants.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run.train_epoch()
+    for _ in range(repeat):
+        for name, run in runs.items():
+            times[name].append(seconds(run.train_epoch))
+    print(f"\nA training epoch of 400 digits at {size} px, batch 64, {threads} thread(s).\n")
+    rows = [
+        [name, spread(found, " s"), spread([f / b for f, b in zip(found, times["fp32"], strict=True)])]
+        for name, found in times.items()
+    ]
+    print(table(["", "an epoch", "times as long, by pairs"], rows))
+
+
 def bn(size: int, seeds: int, threads: int, epochs: int) -> None:
     """Refresh the same averages over fewer or larger batches, and evaluate each."""
     data = images(size)
@@ -136,7 +165,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["step", "bn"])
+    parser.add_argument("what", choices=["step", "bn", "arithmetic"])
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=4)
@@ -147,5 +176,7 @@ if __name__ == "__main__":
     print(where())
     if options.what == "step":
         step(options.size, options.repeat, options.threads)
+    elif options.what == "arithmetic":
+        arithmetic(options.size, options.repeat, options.threads)
     else:
         bn(options.size, options.seeds, options.threads, options.epochs)

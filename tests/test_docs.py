@@ -19,7 +19,7 @@ from rich.console import Console
 import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
-from tune_swa.config import sections, yaml_file
+from tune_swa.config import ArithmeticSpec, sections, yaml_file
 from tune_swa.execution.dry_run import make_plan
 from tune_swa.execution.plan_table import print_plan
 from tune_swa.execution.slots import Machine
@@ -118,9 +118,9 @@ SECTIONS = {
 def test_every_setting_is_documented_with_its_default(section: str) -> None:
     text = (ROOT / "docs" / "space-file.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     tables = [dict(re.findall(r"^\| `(\w+)` \| (\S+|see below) \|", part, re.MULTILINE)) for part in
-              text.split("`confirm.race`")]  # fmt: skip
+              re.split("`confirm.race`|`train.arithmetic`", text)]  # fmt: skip
     models: list[type[sections.Settings]] = [SECTIONS[section]]
-    models += [sections.RaceSpec] if section == "confirm" else []
+    models += {"confirm": [sections.RaceSpec], "train": [ArithmeticSpec]}.get(section, [])
     for table, model in zip(tables, models, strict=True):
         assert list(table) == list(model.model_fields)
         for name, field in model.model_fields.items():

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from helpers.trained_model import EVERY, Handed, train_model
+from tune_swa.config import ArithmeticSpec
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.training import model_export
 from tune_swa.training.metrics import predict_images
@@ -200,6 +201,19 @@ def test_on_another_machine_the_accuracy_is_compared_but_may_differ(handed: Hand
         "processor was an abacus",
     ]
     assert report.outcomes[0].accuracy["validation"] == handed.about["validation"]["accuracy"]
+
+
+def test_a_live_model_that_was_evaluated_in_low_precision_may_differ(handed: Handed, tmp_path: Path) -> None:
+    """Its recorded accuracy is of rounded activations; an average's is not, so that has to be met."""
+    about = copy.deepcopy(handed.about)
+    about["validation"]["accuracy"] -= 1 / 60
+    low = dataclasses.replace(
+        handed, train=handed.train.model_copy(update={"arithmetic": ArithmeticSpec(bits=8)})
+    )
+    report = low.export(tmp_path, about={**about, "kind": "baseline"})
+    assert report.differences == ("arithmetic was of 8 bits, is fp32",)
+    with pytest.raises(SearchFailed, match="recorded were"):
+        low.export(tmp_path, about=about)
 
 
 def test_a_model_that_is_not_the_recorded_one_is_not_exported(handed: Handed, tmp_path: Path) -> None:

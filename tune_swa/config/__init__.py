@@ -4,6 +4,7 @@ Everything else in the package takes its settings from here. Reading YAML, line 
 `--set` live in `tune_swa.config.yaml_file`; this package knows only values.
 """
 
+from tune_swa.config.arithmetic import ArithmeticSpec
 from tune_swa.config.averages import AverageSpec
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
@@ -34,6 +35,7 @@ from tune_swa.config.values import (
 __all__ = [
     "CORE_PARAMETERS",
     "SWA_CORE",
+    "ArithmeticSpec",
     "AverageSpec",
     "AveragingSpec",
     "BaselineSpec",

@@ -246,6 +246,8 @@ class Experiment(SpaceFile):
             del dumped["averages"]
         if not dumped["baseline"]["averages"]:
             del dumped["baseline"]["averages"]
+        if dumped["train"]["arithmetic"] is None:
+            del dumped["train"]["arithmetic"]
         del dumped["averaging"]["score"]  # what is evaluated changes no result
         for key in ("tail", "cycle_epochs", "cycle_low"):
             if dumped["averaging"][key] == AveragingSpec.model_fields[key].default:

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from tune_swa.config.arithmetic import ArithmeticSpec, check_arithmetic
 from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.settings_model import Settings
 
@@ -156,6 +157,9 @@ class TrainSpec(Settings):
     """One kernel per optimizer step; of the schedule-free optimizers, one per operation. `auto`: yes."""
     compile: bool = False
     """torch.compile the network. Pays for long trials of large images only."""
+    arithmetic: ArithmeticSpec | None = None
+    """Low-precision training, simulated in fp32 (`precision: auto` is fp32 with it). Default: none; it shows
+    what such hardware would reach, and takes longer."""
 
     @field_validator("augment", mode="after")
     @classmethod
@@ -163,6 +167,11 @@ class TrainSpec(Settings):
         if len(set(value)) != len(value):
             raise ValueError("an operation is listed twice")
         return value
+
+    @field_validator("arithmetic", mode="after")
+    @classmethod
+    def _fits_arithmetic(cls, value: ArithmeticSpec | None, info: ValidationInfo) -> ArithmeticSpec | None:
+        return check_arithmetic(value, info.data)
 
     @property
     def is_schedule_free(self) -> bool:

@@ -46,7 +46,7 @@ def export_best(
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
-    data = state.header.data
+    data, arithmetic = state.header.data, experiment.train.arithmetic
     description = {
         "file": WEIGHTS,
         "arch": experiment.model.arch,
@@ -65,6 +65,7 @@ def export_best(
         "test": trial.tested.shipped if trial.tested else None,
         "test_images": data["test"],
         "numerics": state.header.numerics,
+        **({"arithmetic": arithmetic.model_dump()} if arithmetic else {}),
         "hardware": state.header.hardware,
         "versions": state.header.versions,
     }

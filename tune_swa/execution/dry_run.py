@@ -201,6 +201,8 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     weights = 4 * (RESNET18_WEIGHTS + (CLASSIFIER_INPUTS + 1) * classes)
     adams = set(experiment.list_extremes("train.optimizer")) - {"sgd", "schedulefree_sgd"}
     optimizer = weights * (2 if adams else 1)  # moments, or the schedule-free ones' other point
+    if experiment.train.arithmetic:
+        optimizer += weights  # the gradient accumulators
     running = 2 * weights + optimizer  # live model and average
     ended = 2 * weights
     states = 0

@@ -33,7 +33,7 @@ class TrunkNamer:
 
     def name_trunk(self, run: RunSettings) -> str:
         """Return 16 hex digits that are equal for runs that are the same, bit for bit, until they average."""
-        facts = {
+        facts: dict[str, Any] = {
             "data": self.data,
             "weights": self.weights,
             "numerics": self.numerics,
@@ -45,5 +45,7 @@ class TrunkNamer:
         }
         if run.train.is_schedule_free:  # its average is refreshed and evaluated in the trunk, too
             facts["refresh"] = [run.averaging.bn_batches, run.averaging.bn_batch_size]
+        if facts["train"]["arithmetic"] is None:  # as it was before there was a choice
+            del facts["train"]["arithmetic"]
         text = json.dumps(facts, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -252,6 +252,8 @@ def _export_compared(
     """What `export_model` does, with the numerics given; `why_not`: why these are not a GPU's."""
     size = about["preprocessing"]["image_size"]
     differences = list_differences(about, numerics, why_not)
+    if train.arithmetic and about["kind"] == "baseline":  # an average is evaluated in fp32
+        differences.append(f"arithmetic was of {train.arithmetic.bits} bits, is fp32")
     expected = {"validation": about["validation"]["accuracy"]}
     if about["test"] is not None:
         expected["test"] = about["test"]["accuracy"]

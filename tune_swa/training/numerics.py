@@ -91,12 +91,13 @@ def decide_numerics(
     if device is None:
         device = "cuda" if (torch.cuda.is_available() if gpus is None else gpus) else "cpu"
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
+    wanted = "fp32" if train.arithmetic else train.precision  # block floating point rounds what fp32 computes
     if kind == "cpu":
-        precision = _precision_of_cpu(train.precision)
+        precision = _precision_of_cpu(wanted)
     else:
         gpus = local_gpus() if gpus is None else gpus
         check_kernels(gpus)
-        precision = _precision_of_gpus(train.precision, gpus)
+        precision = _precision_of_gpus(wanted, gpus)
     format_pays = kind == "cuda" or image_size >= CHANNELS_LAST_FROM
     return Numerics(
         device=kind,

@@ -16,13 +16,8 @@ from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import resolve_device
 from tune_swa.seeds import derive_seed
-from tune_swa.training.metrics import (
-    Evaluation,
-    NonFiniteError,
-    Predictions,
-    compute_logits,
-    evaluate_model,
-)
+from tune_swa.training.arithmetic import Arithmetic
+from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, compute_logits, evaluate_model
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.observed_averages import ObservedAverages
@@ -70,6 +65,7 @@ class Run:
         model = build_model(data.num_classes, settings.seed, weights)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
+        self.arithmetic = Arithmetic(settings.train.arithmetic, settings.seed, self.optimizer, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.numerics.precision == "fp16")
         self.averaging: Averaging | None = None
         self.averages: ObservedAverages | None = None
@@ -135,7 +131,8 @@ class Run:
             if self.settings.train.is_schedule_free:  # its average has statistics of its own
                 self._refresh_observed(self.model)
             refreshed_at = self._read_clock()
-            live = self._evaluate_on_validation(self.model)
+            with self.arithmetic.round_outputs(self.model, (self.epoch, "validation")):
+                live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
             error.trunk_epoch = self.epoch if self.averaging is None else None
             raise
@@ -194,6 +191,7 @@ class Run:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         images_seen = 0
         self.model.train()
+        self.arithmetic.seed_noise(epoch, "train")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             # for layers that draw; the global generators are the caller's again afterwards
@@ -220,7 +218,7 @@ class Run:
         """
         move_to_gradient_point(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.numerics.autocast():
+        with self.arithmetic.round_outputs(self.model), self.numerics.autocast():
             loss: torch.Tensor = self._loss(self._forward(images), labels)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
@@ -287,12 +285,15 @@ class Run:
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
-        model = self.shipped_model
-        if refresh:
-            model = copy.deepcopy(self.model)
-            with self.numerics.autocast():
-                refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
-        outputs, labels = compute_logits(model, self.images.read_held_out(), self.numerics.autocast())
+        model = copy.deepcopy(self.model) if refresh else self.shipped_model
+        live = model if refresh else self.model
+        with self.arithmetic.round_outputs(
+            live, (self.epoch, "test")
+        ):  # an average is another model, and fp32
+            if refresh:
+                with self.numerics.autocast():
+                    refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
+            outputs, labels = compute_logits(model, self.images.read_held_out(), self.numerics.autocast())
         return predict_calibrated(outputs, labels, len(self.images.val))
 
     def predict_with_averages(self) -> dict[str, Predictions]:
