@@ -7,8 +7,9 @@ Glossary, used with these meanings in the whole package:
 - trunk: the epochs of a trial before averaging. Trials whose trunks are equal train them once.
 - branch: the epochs of a trial from the first average on.
 - fork: where a branch leaves its trunk: after training epoch `fork_epoch = swa_start + 1`.
+- tail: how the learning rate goes on after the fork: constant, in cycles, or on the base schedule.
 - live model: the model that the optimizer updates.
-- average: the `AveragedModel` over the live model after each epoch of the branch.
+- average: the `AveragedModel` over the live model after each epoch of the branch, or at the ends of cycles.
 - baseline: plain training, a trunk that runs to the last epoch.
 - rung: an epoch after which early stopping compares trials of the same phase.
 - arm: a configuration that is trained on fresh seeds; a plain arm has no averaging.
