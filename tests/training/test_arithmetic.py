@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_swa.config import ArithmeticSpec, AveragingSpec, RunSettings, TrainSpec
+from tune_swa.config.averages import EmaAverage, LawaAverage, SwaAverage
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution.trial_checkpoints import restore
 from tune_swa.hardware.torch_probe import Gpu
@@ -183,6 +184,16 @@ def test_the_noise_is_the_seeds_and_the_epochs(tiny_data: Dataset) -> None:
         other.predict_test_images()
         other.run_epoch()
     assert_same_weights(run.model, other.model)
+
+
+def test_listing_averages_changes_no_bit_of_the_live_model(tiny_data: Dataset) -> None:
+    wanted = settings({})
+    averages = (SwaAverage(method="swa"), EmaAverage(method="ema"), LawaAverage(method="lawa", last=2))
+    observed = Run(wanted.model_copy(update={"averages": averages}), tiny_data, NUMERICS)
+    alone = Run(wanted, tiny_data, NUMERICS)
+    assert [facts(record) for record in observed] == [facts(record) for record in alone]
+    assert_same_weights(observed.model, alone.model)
+    assert set(observed.scores) == {average.label for average in averages}
 
 
 def test_each_seed_epoch_and_purpose_has_its_own_noise(tiny_data: Dataset) -> None:

@@ -286,10 +286,8 @@ class Run:
             NonFiniteError: an output is NaN or infinite.
         """
         model = copy.deepcopy(self.model) if refresh else self.shipped_model
-        live = model if refresh else self.model
-        with self.arithmetic.round_outputs(
-            live, (self.epoch, "test")
-        ):  # an average is another model, and fp32
+        live = model if refresh else self.model  # an average is another model, and fp32
+        with self.arithmetic.round_outputs(live, (self.epoch, "test")):
             if refresh:
                 with self.numerics.autocast():
                     refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
