@@ -19,6 +19,7 @@ Glossary, used with these meanings in the whole package:
   finalists) on fresh seeds and validation images; confirm tests them on the test images.
 - shipped model: the model one would use: the average once there is one, else the live model.
 - published state: a trunk's state after some epoch, kept for the branches that begin there.
+- snapshot: weights at the end of an epoch, kept beside a trial's checkpoints for averages of past models.
 - fold: to compute the state of an experiment from the events of its journal.
 
 The way of one trial (`docs/development.md` has it with the names of functions):

@@ -19,6 +19,7 @@ from helpers.golden import (
 from tune_swa.averaging.ema import Ema
 from tune_swa.averaging.lawa import Lawa
 from tune_swa.averaging.observers import list_parameters, load_member
+from tune_swa.averaging.snapshots import Snapshots
 
 EMA, LAWA = load_golden("ema"), load_golden("lawa")
 
@@ -56,12 +57,14 @@ def test_averaged_statistics_of_an_ema() -> None:
 @pytest.mark.parametrize("averages_statistics", [False, True])
 def test_the_mean_of_the_last_models(averages_statistics: bool) -> None:
     model = GoldenNet(LAWA)
-    average = Lawa("lawa", int(LAWA["k"]), averages_statistics=averages_statistics)
+    snapshots = Snapshots(int(LAWA["k"]))
+    average = Lawa("lawa", int(LAWA["k"]), snapshots, averages_statistics=averages_statistics)
     for epoch, (weights, statistics) in enumerate(
         zip(LAWA["trajectory"], LAWA["buffers"], strict=True), start=1
     ):
         set_weights(model, weights)
         set_statistics(model, statistics)
+        snapshots.add_model(model, epoch)
         average.after_epoch(model)
         if f"epoch{epoch:02}_weights" in LAWA:
             member = next(average.members(final=True))
@@ -88,7 +91,10 @@ def test_the_mean_of_the_last_models(averages_statistics: bool) -> None:
 def test_what_is_observed_is_copied() -> None:
     """An average whose tensors were the model's would move with it."""
     model = GoldenNet(LAWA)
-    averages = [Ema("ema", 0.5), Lawa("lawa", 3)]
+    snapshots = Snapshots(3)
+    averages = [Ema("ema", 0.5), Lawa("lawa", 3, snapshots)]
+    set_weights(model, LAWA["trajectory"][0])
+    snapshots.add_model(model, 0)
     for average in averages:
         set_weights(model, LAWA["trajectory"][0])
         average.after_epoch(model)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tune_swa.averaging.observers import list_parameters
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.search.trunk_names import TrunkNamer
@@ -25,7 +26,12 @@ OBSERVERS: list[dict[str, object]] = [
     {"method": "lawa", "last": 2},
     {"method": "lawa", "last": 3, "statistics": "average"},
 ]
-ALL = [{"method": "swa"}, *OBSERVERS]
+SWAGS: list[dict[str, object]] = [
+    {"method": "swag", "rank": 2, "search_samples": 3},
+    {"method": "swag", "rank": 5, "search_samples": 2, "scale": 1},
+    {"method": "swag", "diagonal": True, "search_samples": 2},
+]
+ALL = [{"method": "swa"}, *OBSERVERS, *SWAGS]
 
 
 def make_settings(
@@ -135,6 +141,77 @@ def test_how_often_is_scored_changes_no_score(tiny_data: Dataset) -> None:
     assert [drop_times(s.as_dict()) for s in last.scores.values()] == [
         drop_times(s.as_dict()) for s in every.scores.values()
     ]
+
+
+@pytest.mark.parametrize("swag", SWAGS)
+def test_swag_leads_by_its_mean(swag: dict[str, object], tiny_data: Dataset) -> None:
+    """Epochs report SWA's average, which is shipped; its own line is of the draws once the run has ended."""
+    swa = Run(make_settings([{"method": "swa"}]), tiny_data, NUMERICS)
+    led = Run(make_settings([swag]), tiny_data, NUMERICS)
+    expected, found = [drop_times(r.as_dict()) for r in swa], []
+    for record in led:
+        found.append(drop_times(record.as_dict()))
+        if record.phase == "branch" and not led.done:
+            (score,) = led.scores.values()
+            assert (score.members, score.nll) == (1, record.nll)
+    assert found == expected
+    assert same_tensors(led.shipped_model.state_dict(), swa.shipped_model.state_dict())
+    shipped = checkpoints.extract_shipped_weights(led.state_dict())
+    assert same_tensors(shipped, dict(swa.shipped_model.state_dict()))
+    (score,) = led.scores.values()
+    assert score.members == swag["search_samples"]
+    assert score.nll != found[-1]["nll"]
+
+
+def test_draws_of_a_run_on_fresh_seeds(tiny_data: Dataset) -> None:
+    swag = {"method": "swag", "rank": 2, "samples": 4, "search_samples": 2}
+    runs = [
+        Run(make_settings([swag], seed=seed), tiny_data, NUMERICS, all_draws=fresh)
+        for seed, fresh in ((0, False), (0, True), (1, True))
+    ]
+    for run in runs:
+        finish_run(run)
+    assert [run.scores["swag-2"].members for run in runs] == [2, 4, 4]
+    said = [run.predict_with_averages()["swag-2"] for run in runs]
+    assert not torch.equal(said[0].nll, said[1].nll)
+    assert not torch.equal(said[1].nll, said[2].nll)
+
+
+def test_statistics_are_refreshed_once_for_validation_and_test_images(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(make_settings(ALL), tiny_data, NUMERICS)
+    finish_run(run)
+    assert run.averages is not None
+    refreshed: list[object] = []
+    monkeypatch.setattr(run.averages._evaluator, "_refresh", refreshed.append)
+    found = run.predict_with_averages()
+    assert refreshed == []
+    resumed = Run(make_settings(ALL), tiny_data, NUMERICS)
+    resumed.load_state_dict(run.state_dict())
+    for label, said in resumed.predict_with_averages().items():
+        assert torch.equal(said.nll, found[label].nll), label
+
+
+@pytest.mark.parametrize("more", [{"rank": 2}, {"rank": 5}, {"diagonal": True}], ids=str)
+def test_scale_zero_is_swa(more: dict[str, object], tiny_data: Dataset) -> None:
+    """Weights, scores and predictions, bit for bit: the mean is SWA's own."""
+    swag = {"method": "swag", "scale": 0, **more}
+    run = Run(make_settings([{"method": "swa"}, swag]), tiny_data, NUMERICS)
+    for record in run:
+        if record.phase == "branch":
+            swa, other = (drop_times(score.as_dict()) for score in run.scores.values())
+            assert other == swa
+    assert run.averages is not None
+    assert run.averaging is not None
+    for observer in run.averages._observers.values():
+        (member,) = observer.members(final=True)
+        average = list_parameters(run.averaging.average.module)
+        assert all(map(torch.equal, member.parameters, average))
+    expected, found = run.predict_with_averages().values()
+    for name in ("predicted", "probability", "confidence", "nll", "brier"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(run.predict_test_images().nll, found.nll)
 
 
 @pytest.mark.parametrize("averages", [[average] for average in OBSERVERS])

@@ -156,8 +156,11 @@ def test_observers_of_epoch_ends_collect_at_the_ends_of_cycles(tiny_data: Datase
     for record in run:
         if record.epoch in (5, 8):
             collected.append([parameter.detach().clone() for parameter in run.model.parameters()])
-    observers = run.state_dict()["averages"]["observers"]
-    assert same_tensors(observers["lawa-2"]["models"], collected)
+    state = run.state_dict()["averages"]
+    observers, snapshots = state["observers"], state["snapshots"]
+    assert [snapshot["epoch"] for snapshot in snapshots] == [5, 8]
+    assert same_tensors([snapshot["parameters"] for snapshot in snapshots], collected)
+    assert observers["lawa-2"]["count"] == 2
     assert observers["ema-1"]["count"] == 1 + STEPS * (EPOCHS - START - 2)
 
 

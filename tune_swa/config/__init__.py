@@ -5,7 +5,7 @@ Everything else in the package takes its settings from here. Reading YAML, line 
 """
 
 from tune_swa.config.arithmetic import ArithmeticSpec
-from tune_swa.config.averages import AverageSpec
+from tune_swa.config.averages import AverageSpec, count_snapshots
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
 from tune_swa.config.sections import (
@@ -53,6 +53,7 @@ __all__ = [
     "SearchSpec",
     "TrainSpec",
     "Value",
+    "count_snapshots",
     "count_space",
     "drop_repeated",
     "enumerate_space",

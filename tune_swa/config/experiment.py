@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from tune_swa.config.averages import AverageSpec, SwaAverage
+from tune_swa.config.averages import AverageSpec, SwaAverage, count_snapshots
 from tune_swa.config.search_space import Choices, Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
@@ -88,6 +88,12 @@ class RunSettings(Settings):
     def fork_epoch(self) -> int | None:
         """Epoch whose trained weights are the first average (`swa_start + 1`); None: a baseline."""
         return None if self.swa_start is None else self.swa_start + 1
+
+    @property
+    def snapshot_span(self) -> int:
+        """Epochs, up to any one, at whose ends are the models that averages look back at."""
+        cycle = 1 if self.swa_start is None else self.averaging.cycle_length
+        return count_snapshots(self.averages) * cycle
 
     def is_collecting(self, epoch: int) -> bool:
         """Whether averages of epoch ends take in the model of this epoch: from the fork on every one, with

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tune_swa.config.averages import AverageSpec
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space
 from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE, SchedulerSpec, describe_misplaced
 from tune_swa.config.space_file import SpaceFile
@@ -76,6 +77,60 @@ def check_optimizers(
     loc, momenta = _locate_values(spec, parameters, constants, "momentum")
     if 0 in momenta:
         yield SpaceProblem(f"{free[0]} needs a momentum greater than 0; 0.9 is usual", 0, loc)
+
+
+def check_averages(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
+    """An average of the last models needs a branch, or a baseline, that has as many."""
+    epochs = spec.train.epochs
+    domains = {parameter.name: parameter.domain for parameter in parameters}
+    latest = _find_largest("swa_start", domains, constants, 0)
+    cycle = _find_largest("averaging.cycle_epochs", domains, constants, spec.averaging.cycle_length)
+    models = (epochs - 2 - latest) // cycle + 1
+    cycles = f" and cycles of {cycle}," if cycle > 1 else ""
+    for index, average in enumerate(spec.averages):
+        field, needed = _count_needed(average)
+        if needed > models:
+            yield SpaceProblem(
+                f"{field} needs {needed} models, but with swa_start {latest} of {epochs} epochs{cycles} "
+                f"{models} {'is' if models == 1 else 'are'} averaged; "
+                f"{_advise_length(field, models, epochs - 2 - (needed - 1) * cycle)}",
+                needed,
+                ("averages", index, field),
+            )
+    for index, average in enumerate(spec.baseline.averages):
+        field, needed = _count_needed(average)
+        if needed > epochs:
+            yield SpaceProblem(
+                f"{field} needs {needed} models, but a baseline has {epochs} (train.epochs); "
+                f"give {epochs} or less",
+                needed,
+                ("baseline", "averages", index, field),
+            )
+
+
+def _count_needed(average: AverageSpec) -> tuple[str, int]:
+    """Return the setting that asks for models, and how many."""
+    if average.method == "lawa":
+        return "last", average.last
+    if average.method == "swag":  # of one model there is no variance
+        return ("diagonal", 2) if average.diagonal else ("rank", average.rank)
+    return "method", 1
+
+
+def _advise_length(field: str, models: int, latest: int) -> str:
+    """Return what to give where there are fewer models than needed.
+
+    Args:
+        field: the setting that asks for too many.
+        models: how many there are.
+        latest: the last epoch at which averaging could start with enough of them; negative: there is none.
+    """
+    ways = []
+    if models >= 2 and field != "diagonal":
+        ways.append(f"{field} {models} or less")
+    if latest >= 0:
+        ways.append(f"an swa_start of at most {latest}")
+    return f"give {', or '.join(ways)}" if ways else "train more epochs (train.epochs)"
 
 
 def _locate_values(

@@ -19,6 +19,7 @@ from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import (
     Loc,
     SpaceProblem,
+    check_averages,
     check_cycles,
     check_grid,
     check_optimizers,
@@ -97,7 +98,9 @@ class _Resolver:
         self._report(*check_grid(spec, found.parameters))
         self._report(*check_warmup(spec, found.parameters, found.constants))
         self._report(*check_optimizers(spec, found.parameters, found.constants))
-        self._report(*check_cycles(spec, found.parameters, found.constants))
+        cycles = list(check_cycles(spec, found.parameters, found.constants))
+        # where not one cycle fits, there are no models to count
+        self._report(*(cycles or check_averages(spec, found.parameters, found.constants)))
         found.swa_points = self._complete_points(("points",), spec.points, found.parameters, found.constants)
         self._report(*check_point_count(spec, found.swa_points))
         if spec.baseline.points is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.status import Status
 
-from tune_swa.config import Experiment
+from tune_swa.config import Experiment, count_snapshots
 from tune_swa.data.dataset import Estimate, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import measure_trial
@@ -203,8 +203,10 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     optimizer = weights * (2 if adams else 1)  # moments, or the schedule-free ones' other point
     if experiment.train.arithmetic:
         optimizer += weights  # the gradient accumulators
-    running = 2 * weights + optimizer  # live model and average
-    ended = 2 * weights
+    averages = _count_averages(experiment) * weights
+    running = 2 * weights + optimizer + averages  # live model and SWA's average
+    ended = 2 * weights + averages
+    length = max(map(count_snapshots, (experiment.averages, experiment.baseline.averages)))
     states = 0
     if experiment.search.share:
         # a stage begins when the states of the one before are gone
@@ -213,9 +215,22 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
-        return total_trials(experiment) * each * running + states
+        bank = (experiment.train.epochs if length else 0) * weights
+        return total_trials(experiment) * (each * running + bank) + states
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested
     top = experiment.confirm.top
     kept = top + 1 + (top + max_tested_plain_arms(experiment) if confirm else 0)
-    return slots * 3 * running + kept * ended + states
+    bank = min(3 * length, experiment.train.epochs) * weights  # of each checkpoint, most of them the same
+    return slots * (3 * running + bank) + kept * (ended + length * weights) + states
+
+
+def _count_averages(experiment: Experiment) -> int:
+    """Sets of weights in a checkpoint beside the live model and SWA's average: EMA's one, SWAG's mean and
+    squares, and of a leader other than SWA what is shipped."""
+    kept = {"ema": 1, "swag": 2}
+    led = experiment.averages
+    return max(
+        sum(kept.get(average.method, 0) for average in led) + bool(led and led[0].method != "swa"),
+        sum(kept.get(average.method, 0) for average in experiment.baseline.averages),
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.child_process import Child, ChildError
-from tune_swa.config import Choices, Experiment, RunSettings, Value, format_value
+from tune_swa.config import AverageSpec, Choices, Experiment, RunSettings, Value, format_value
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.hardware.gpu_survey import select_gpu
 from tune_swa.text import format_bytes
@@ -151,6 +151,7 @@ def largest_workload(
         model=experiment.model.model_copy(update={"weights": "none"}),
         train=experiment.train.model_copy(update=train),
         averaging=experiment.averaging.model_copy(update=averaging),
+        averages=max((experiment.averages, experiment.baseline.averages), key=_count_copies),
     )
     return Workload(settings, numerics, experiment.data.image_size, num_classes, train_images, val_images)
 
@@ -190,6 +191,12 @@ def _possible(experiment: Experiment, name: str) -> list[Value]:
 
 def _numbers(values: list[Value]) -> list[float]:
     return [value for value in values if isinstance(value, int | float)]
+
+
+def _count_copies(averages: Sequence[AverageSpec]) -> int:
+    """Sets of weights that averages keep on the GPU, those that they are evaluated in included."""
+    kept = sum(average.method in ("ema", "swag") for average in averages)
+    return kept + (2 if averages and averages[0].method != "swa" else bool(averages))
 
 
 def _count_operations(augment: Value) -> int:

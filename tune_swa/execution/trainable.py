@@ -279,6 +279,7 @@ def _build_run(config: dict[str, Any], context: TrialContext, *, stream_images: 
         context.weights,
         stream_images=stream_images or not _holds_images(data, context, limit),
         score_epochs=config["score"],
+        all_draws=config["test"],
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from tune_swa.execution.snapshot_bank import fetch_snapshots, remove_snapshots, store_snapshots
 from tune_swa.experiment.layout import KEPT_WHILE_RUNNING, epoch_of, state_name
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
@@ -58,15 +59,21 @@ class CheckpointSchedule:
 def save_checkpoint(run: Run, store: Store, folder: str, *, keep_all: bool) -> str:
     """Save the state after the last epoch, remove what is too old, and return the file's name.
 
+    The weights that averages look back at are written once, beside the checkpoints that name them.
+
     Raises:
         MachineError: the disk refuses.
     """
     name = state_name(folder, run.epoch - 1)
-    write_state(run.state_dict(), store, name)
+    with _blame_disk(store, folder):
+        state = store_snapshots(run.state_dict(), store, folder)
+    write_state(state, store, name)
     if not keep_all:
         with _blame_disk(store, folder):
             for old in stored(store, folder)[:-KEPT_WHILE_RUNNING]:
                 store.remove(f"{folder}/{old}")
+            if run.settings.snapshot_span:
+                remove_snapshots(store, folder, stored(store, folder), run.settings.snapshot_span)
     return name
 
 
@@ -126,8 +133,8 @@ def restore(
 ) -> Restored:
     """Load the newest state that can be used into `run`: a checkpoint of its own, or its trunk's.
 
-    A state may be one epoch ahead of the journal (saved, not yet recorded), never more. A damaged one
-    is passed over for the one before it, and without any the run starts anew.
+    A state may be one epoch ahead of the journal (saved, not yet recorded), never more. A damaged one, or
+    one that names a snapshot which is, is passed over for the one before it; without any the run starts anew.
 
     What the journal knows is opened by its name: a folder's listing may be old on a network's file
     system, and a trial that misses its trunk's state there would train the trunk again. The listing only
@@ -180,7 +187,7 @@ def _find_states(
 def _try_state(run: Run, store: Store, name: str, search: _Search, known: Collection[str]) -> None:
     """Load a state into the run, or note why that cannot be done."""
     try:
-        run.load_state_dict(_load(store, name, run.device))
+        run.load_state_dict(fetch_snapshots(_load(store, name, run.device), store, name))
         search.found = name
     except checkpoints.CheckpointError as error:
         if name in known and isinstance(error.__cause__, FileNotFoundError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from tune_swa.config import Experiment, params_key
 from tune_swa.experiment.events import CheckpointsRemoved, Event, Stage, TrunkCollected
-from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, state_name
+from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, select_snapshots, state_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, ranking
 from tune_swa.search.planner import Planner
@@ -151,9 +151,18 @@ class Retention:
         if not self._sync_journal(0.0):  # a power cut must not leave the record and take the file
             return
         # by what is there, not by what is recorded: a worker that died leaves files of its own
+        folder = f"{CHECKPOINTS}/{trial.name}"
         kept = {name.rpartition("/")[2] for name in trial.checkpoints}
         with _tolerate_leftovers():
-            self._store.keep_only(f"{CHECKPOINTS}/{trial.name}", kept)
+            self._store.keep_only(folder, kept | self._list_snapshots(trial, folder, kept))
+
+    def _list_snapshots(self, trial: TrialState, folder: str, kept: set[str]) -> set[str]:
+        """List the weights in a trial's folder that its kept checkpoints name."""
+        if not kept:
+            return set()
+        settings = self._experiment.run_settings(trial.kind, trial.params, trial.seed)
+        span = settings.snapshot_span
+        return select_snapshots(self._store.names(folder), kept, span) if span else set()
 
 
 @contextmanager

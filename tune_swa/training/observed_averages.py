@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from tune_swa.averaging.build_observers import build_observers
-from tune_swa.averaging.observers import Member, list_parameters
+from tune_swa.averaging.observers import Member, list_parameters, list_statistics
+from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.averaging.swa import Averaging
-from tune_swa.config import AverageSpec
+from tune_swa.config import RunSettings, count_snapshots
 from tune_swa.training.metrics import Predictions, evaluate_logits
 from tune_swa.training.records import AverageScore
 from tune_swa.training.scoring import Batches, MemberEvaluator
@@ -24,29 +25,35 @@ class ObservedAverages:
     """Averages besides SWA's own, from the fork on, or of a baseline from its first step on.
 
     Args:
-        averages: settings, in their order.
-        leads: whether the first of them is what the run ships.
+        settings: of the run, which lists them. The first one is what it ships, but of a baseline.
         model: live model.
         steps: optimizer steps of an epoch.
         refresh: recomputes the batch-normalisation statistics of a model.
         autocast: makes the context of a forward pass.
+        all_draws: whether methods that draw do so as often as for the test images, or as in the search.
     """
 
     def __init__(
         self,
-        averages: Sequence[AverageSpec],
+        settings: RunSettings,
         model: nn.Module,
         steps: int,
         refresh: Callable[[nn.Module], None],
         autocast: Callable[[], AbstractContextManager[Any]],
         *,
-        leads: bool,
+        all_draws: bool,
     ) -> None:
+        averages = settings.averages
         self.labels = [average.label for average in averages]
-        self._observers = {observer.label: observer for observer in build_observers(averages, steps)}
+        self._snapshots = Snapshots(count_snapshots(averages))
+        observers = build_observers(
+            averages, model, self._snapshots, steps=steps, seed=settings.seed, all_draws=all_draws
+        )
+        self._observers = {observer.label: observer for observer in observers}
         self._evaluator = MemberEvaluator(model, refresh, autocast)
+        self._refreshed: dict[str, list[list[torch.Tensor]]] = {}
         self._leading: MemberEvaluator | None = None
-        if leads and averages[0].method != "swa":
+        if settings.leader is not None and settings.leader.method != "swa":
             self._leading = MemberEvaluator(model, refresh, autocast)
 
     @property
@@ -61,8 +68,9 @@ class ObservedAverages:
             observer.after_step(model)
 
     @torch.no_grad()
-    def after_epoch(self, model: nn.Module) -> None:
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
         """Observe the live model at the end of an epoch."""
+        self._snapshots.add_model(model, epoch)
         for observer in self._observers.values():
             observer.after_epoch(model)
 
@@ -79,6 +87,8 @@ class ObservedAverages:
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Outputs [N, C] of an average, labels [N], and how many members it has; see `MemberEvaluator`."""
         members = self._list_members(label, swa, final=final)
+        if final:
+            members = self._refresh_once(label, members)
         return self._evaluator.compute_outputs(members, batches)
 
     def score_averages(
@@ -122,17 +132,31 @@ class ObservedAverages:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the observers and of the shipped model, if that is one of theirs."""
+        """State of the observers, what they look back at, and the shipped model, if that is one of theirs."""
         return {
             "observers": {label: observer.state_dict() for label, observer in self._observers.items()},
+            "snapshots": self._snapshots.state_dict(),
             "shipped": None if self._leading is None else self._leading.scratch.state_dict(),
         }
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._snapshots.load_state_dict(state["snapshots"])
         for label, observer in self._observers.items():
             observer.load_state_dict(state["observers"][label])
         if self._leading is not None:
             self._leading.scratch.load_state_dict(state["shipped"])
+
+    def _refresh_once(self, label: str, members: Iterator[Member]) -> Iterator[Member]:
+        """Keep the statistics of a finished run's members: the test images follow the validation images."""
+        kept = self._refreshed.setdefault(label, [])
+        for number, member in enumerate(members):
+            if member.statistics is not None or number < len(kept):
+                yield member if member.statistics is not None else Member(member.parameters, kept[number])
+            else:
+                yield member
+                # until the next one is asked for, this one is in the scratch model
+                kept.append([statistic.clone() for statistic in list_statistics(self._evaluator.scratch)])
 
     def _list_members(self, label: str, swa: Averaging | None, *, final: bool) -> Iterator[Member]:
         if label not in self._observers:

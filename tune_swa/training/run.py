@@ -46,6 +46,7 @@ class Run:
         stream_images: keep no images on a GPU, and let go of those that earlier runs of this process left
             there; changes no result.
         score_epochs: after these epochs and the last one, all averages are scored.
+        all_draws: whether averages that draw do so as often as for the test images, or as in the search.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Run:
         *,
         stream_images: bool = False,
         score_epochs: Collection[int] = (),
+        all_draws: bool = False,
     ) -> None:
         self.settings = settings
         self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
@@ -86,7 +88,7 @@ class Run:
         self.images = RunImages(
             settings, data, self.device, channels_last=self.numerics.channels_last, stream=stream_images
         )
-        self._score_epochs = frozenset(score_epochs)
+        self._score_epochs, self._all_draws = frozenset(score_epochs), all_draws
         if settings.leader is None:
             self._begin_observing()
 
@@ -240,7 +242,7 @@ class Run:
                 self.averaging.update_average(self.model)
         if self.averages is not None:
             if collects:
-                self.averages.after_epoch(self.model)
+                self.averages.after_epoch(self.model, self.epoch)
             self.averages.prepare_leader()
         if collects and self.averaging and self.shipped_model is self.averaging.average.module:
             self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
@@ -249,15 +251,14 @@ class Run:
         return Averaging(self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging)
 
     def _begin_observing(self) -> None:
-        settings = self.settings
-        if settings.averages:
+        if self.settings.averages:
             self.averages = ObservedAverages(
-                settings.averages,
+                self.settings,
                 self.model,
                 self.images.steps,
                 self._refresh_observed,
                 self.numerics.autocast,
-                leads=settings.leader is not None,
+                all_draws=self._all_draws,
             )
 
     def _refresh_observed(self, model: nn.Module) -> None:
