@@ -108,7 +108,7 @@ def test_the_base_tail_has_the_rates_of_torchs_cosine(tiny_data: Dataset) -> Non
 
 
 @pytest.mark.parametrize("unit", ["epoch", "batch"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "schedulefree_sgd"])
 def test_the_base_tails_live_model_is_the_baseline_bit_for_bit(
     unit: str, optimizer: str, tiny_data: Dataset
 ) -> None:
@@ -178,6 +178,20 @@ def test_a_resume_at_any_epoch_gives_the_same_bits(
         run = Run(settings, tiny_data, NUMERICS)
         run.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
         assert same_tensors(describe_state(run), describe_state(straight))
+
+
+@pytest.mark.parametrize("averaging", [CYCLIC, BASE], ids=lambda spec: spec.tail)
+def test_a_schedule_free_optimizer_resumes_within_a_tail(
+    averaging: AveragingSpec, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    settings = make_settings(averaging, train={"optimizer": "schedulefree_adamw"})
+    straight, run = Run(settings, tiny_data, NUMERICS), Run(settings, tiny_data, NUMERICS)
+    for record in straight:
+        assert drop_times(run.run_epoch().as_dict()) == drop_times(record.as_dict())
+        checkpoints.save_checkpoint(run.state_dict(), tmp_path / "state.pt")
+        run = Run(settings, tiny_data, NUMERICS)
+        run.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
+    assert same_tensors(describe_state(run), describe_state(straight))
 
 
 @pytest.mark.parametrize("averaging", [CONSTANT, CYCLIC, BASE], ids=lambda spec: spec.tail)
