@@ -19,7 +19,8 @@ from rich.console import Console
 import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
-from tune_swa.config import ArithmeticSpec, sections, yaml_file
+from tune_swa.config import ArithmeticSpec, ConfirmSpec, sections, yaml_file
+from tune_swa.config.confirm_sections import RaceSpec
 from tune_swa.execution.dry_run import make_plan
 from tune_swa.execution.plan_table import print_plan
 from tune_swa.execution.slots import Machine
@@ -110,7 +111,7 @@ SECTIONS = {
     "search": sections.SearchSpec,
     "scheduler": sections.SchedulerSpec,
     "resources": sections.ResourcesSpec,
-    "confirm": sections.ConfirmSpec,
+    "confirm": ConfirmSpec,
 }
 
 
@@ -120,7 +121,7 @@ def test_every_setting_is_documented_with_its_default(section: str) -> None:
     tables = [dict(re.findall(r"^\| `(\w+)` \| (\S+|see below) \|", part, re.MULTILINE)) for part in
               re.split("`confirm.race`|`train.arithmetic`", text)]  # fmt: skip
     models: list[type[sections.Settings]] = [SECTIONS[section]]
-    models += {"confirm": [sections.RaceSpec], "train": [ArithmeticSpec]}.get(section, [])
+    models += {"confirm": [RaceSpec], "train": [ArithmeticSpec]}.get(section, [])
     for table, model in zip(tables, models, strict=True):
         assert list(table) == list(model.model_fields)
         for name, field in model.model_fields.items():

@@ -210,9 +210,11 @@ class Writer:
         validation: float = 0.9,
         averages: Mapping[str, np.ndarray] | None = None,
         temperature: float | None = 2.0,
+        probabilities: bool = False,
     ) -> None:
         """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says, and whose
-        averages are on those of `averages`. Without a temperature it is of a version that fitted none."""
+        averages are on those of `averages`; `probabilities`: of both classes are kept. Without a temperature
+        it is of a version that fitted none."""
         name = f"{arm['name']}-seed{seed}"
         self.suggest(name, arm["params"], "confirm", seed)
         self.start(name)
@@ -228,6 +230,11 @@ class Writer:
         folder = self.path.parent / "predictions"
         folder.mkdir(exist_ok=True)
         arrays = {f"{variant}.{key}": value for variant in said for key, value in said[variant].items()}
+        if probabilities:
+            for variant in said:
+                of_label = said[variant]["probability"]
+                both = np.where(np.eye(2, dtype=bool)[label], of_label[:, None], 1 - of_label[:, None])
+                arrays[f"{variant}.probabilities"] = both.astype(np.float32)
         np.savez(folder / f"{name}.npz", label=label, **arrays)
         metrics = {
             variant: {

@@ -52,6 +52,7 @@ class Worker:
             "trunk": "t",
             "publish": [],
             "score": [],
+            "ensemble": False,
             "published": [],
             "gpus": 0.0,
             "test": False,

@@ -53,7 +53,8 @@ def compare(writer: Writer) -> dict[tuple[str, str], AverageContrast]:
 def test_every_average_of_the_finalist_and_the_best_plain_training(tmp_path: Path) -> None:
     writer = write_look(tmp_path, {"swa": 0.81, "ema-2": 0.92, "lawa-5": 0.6}, {"ema-2": 0.8})
     found = compare(writer)
-    assert list(found) == [("swa-0", "swa"), ("swa-0", "ema-2"), ("swa-0", "lawa-5"), ("base-0", "ema-2")]
+    of_finalist = [("swa-0", "swa"), ("swa-0", "ema-2"), ("swa-0", "lawa-5")]
+    assert list(found) == [*of_finalist, ("base-0", "ema-2"), ("base-0", "BN refresh alone")]
     assert found["swa-0", "ema-2"].accuracy.outcome == found["swa-0", "ema-2"].nll.outcome == "better"
     assert found["swa-0", "lawa-5"].accuracy.outcome == found["swa-0", "lawa-5"].nll.outcome == "worse"
     assert found["base-0", "ema-2"].accuracy.outcome == "not distinguishable"
@@ -86,8 +87,8 @@ def test_p_values_count_the_averages(tmp_path: Path) -> None:
     found = compute_verdict(state, folder)
     assert found is not None
     among = {c.average: c for c in compare_averages(found, predictions)}
-    assert len(among) == 8
-    assert among["swa"].accuracy.p_value == pytest.approx(8 * alone.accuracy.p_value)
+    assert len(among) == 9
+    assert among["swa"].accuracy.p_value == pytest.approx(9 / 2 * alone.accuracy.p_value)
 
 
 def test_an_average_has_to_beat_all_plain_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,8 @@ def test_the_report_and_the_terminal_show_them(tmp_path: Path) -> None:
     assert "Averages on fresh seeds" in page
     assert page.count("<td>ema-2</td>") == 2
     console = Console(width=100, record=True, file=None)
-    console.print(averages_table(list(compare(writer).values())))
+    console.print(averages_table(list(compare(writer).values()), "average"))
     text = console.export_text()
     assert text.count("ema-2") == 2
-    assert "better" in text
+    # ema-2 of the finalist is better in both, and nothing else is distinguishable
+    assert text.count("*") == 2 + text.count("*:")

@@ -13,6 +13,7 @@ from helpers.journals import usual
 from tune_swa.results.api import load_results
 from tune_swa.results.columns import (
     AVERAGES,
+    ENSEMBLES,
     EPOCHS,
     PREDICTIONS,
     Column,
@@ -40,6 +41,7 @@ def section(title: str) -> str:
         ("confirm.parquet", confirm_columns(())),
         ("predictions.parquet", PREDICTIONS),
         ("averages.parquet", AVERAGES),
+        ("ensembles.parquet", ENSEMBLES),
     ],
 )
 def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def print_result(console: Console, folder: Path) -> None:
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.average_contrasts import compare_averages
+    from tune_swa.results.ensembles import build_ensembles, compare_ensembles
     from tune_swa.results.predictions import read_predictions
     from tune_swa.results.summary import summary_text
     from tune_swa.results.terminal_table import averages_table, comparison_table
@@ -32,10 +33,15 @@ def print_result(console: Console, folder: Path) -> None:
     if found is not None:
         console.print()
         console.print(verdict_text(found), markup=False)
-        averages = compare_averages(found, read_predictions(state, folder))
+        predictions = read_predictions(state, folder)
+        ensembles = build_ensembles(found, predictions, state, folder)
+        averages, grouped = compare_averages(found, predictions), compare_ensembles(found, ensembles)
         if averages:
             console.print()
-            console.print(averages_table(averages))
+            console.print(averages_table(averages, "average"))
+        if grouped:
+            console.print()
+            console.print(averages_table(grouped, "ensemble"))
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f"\nFiles in {shown}/", markup=False)
     for name, what in (
@@ -46,6 +52,7 @@ def print_result(console: Console, folder: Path) -> None:
         ("confirm.parquet", "one row per run on a fresh seed, with what it does on the test images"),
         ("predictions.parquet", "one row per test image and run on a fresh seed"),
         ("averages.parquet", "one row per trial and average, where it was scored"),
+        ("ensembles.parquet", "one row per ensemble of runs on fresh seeds"),
         ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
         ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),

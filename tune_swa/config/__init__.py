@@ -6,12 +6,12 @@ Everything else in the package takes its settings from here. Reading YAML, line 
 
 from tune_swa.config.arithmetic import ArithmeticSpec
 from tune_swa.config.averages import AverageSpec, count_snapshots
+from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
     BaselineSpec,
-    ConfirmSpec,
     DataSpec,
     ModelSpec,
     ResourcesSpec,

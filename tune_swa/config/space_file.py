@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from tune_swa.config.averages import AverageSpec, check_averages
+from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.domains import Domain
 from tune_swa.config.sections import (
     SCHEDULE_FREE,
     AveragingSpec,
     BaselineSpec,
-    ConfirmSpec,
     DataSpec,
     ModelSpec,
     Point,

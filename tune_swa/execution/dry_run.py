@@ -12,6 +12,7 @@ from rich.status import Status
 from tune_swa.config import Experiment, count_snapshots
 from tune_swa.data.dataset import Estimate, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
+from tune_swa.execution.ensemble_size import check_ensemble_size
 from tune_swa.execution.gpu_share import measure_trial
 from tune_swa.execution.header import check_unchanged
 from tune_swa.execution.ray_runtime import open_machine
@@ -171,6 +172,8 @@ def make_plan(
     placement = place_trials(None)
     images = _estimate_images(experiment, data_dir)
     classes = IMAGENET_CLASSES if isinstance(images, str) else images.num_classes
+    if isinstance(images, Estimate):
+        check_ensemble_size(experiment, images.test, classes)
     if placement.gpus and measure is not None:
         counts = (MANY, MANY) if isinstance(images, str) else (images.train, images.val)
         placement = place_trials(measure_placement(experiment, machine, placement, classes, counts, measure))

@@ -14,6 +14,7 @@ from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.data.folder_names import name_classes
 from tune_swa.errors import Interrupted, SearchFailed
+from tune_swa.execution.ensemble_size import check_ensemble_size
 from tune_swa.execution.finish import finish_search
 from tune_swa.execution.header import build_header, check_unchanged, describe_sampler_changes
 from tune_swa.execution.outputs import open_result_writer
@@ -53,6 +54,7 @@ def run_search(request: Request) -> Outcome:
         request, events, state = checked.request, checked.events, checked.state
         weights = resolve_weights(request.experiment.model, partial(print_note, request))
         data = _prepare_images(request)
+        check_ensemble_size(request.experiment, len(data.test), data.num_classes)
         print_note(request, describe_classifier(request.experiment.model, weights, data.num_classes))
         with (
             open_result_writer(request) as result_writer,

@@ -264,7 +264,7 @@ def _train(
             with schedule.time_saving():
                 saved = save_checkpoint(run, context.store, folder, keep_all=context.keep_all)
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
-            report_test(run)
+            report_test(run, probabilities=config["ensemble"])
         report_epoch(run, saved, state, taken_over=taken_over)
         recorded.add_epoch(run.epoch - 1, saved, published=state is not None, keep_all=context.keep_all)
 
@@ -313,7 +313,7 @@ def _resume_run(
     if restored.checkpoint is not None and run.record is not None:
         # the worker may have died between saving this epoch and reporting it
         if run.done and config["test"]:
-            report_test(run)
+            report_test(run, probabilities=config["ensemble"])
         own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
         report_epoch(run, own, None if own else run.record)
         recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=context.keep_all)

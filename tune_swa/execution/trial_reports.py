@@ -36,8 +36,13 @@ def report_epoch(
     )
 
 
-def report_test(run: Run) -> None:
-    """Report what the finished model says of the test images."""
+def report_test(run: Run, *, probabilities: bool = False) -> None:
+    """Report what the finished model says of the test images.
+
+    Args:
+        run: finished.
+        probabilities: whether those of every class are to be kept, for ensembles.
+    """
     models = {"shipped": run.predict_test_images()}
     if run.averaging is None:
         models["refreshed"] = run.predict_test_images(refresh=True)
@@ -50,7 +55,7 @@ def report_test(run: Run) -> None:
         shipped=metrics["shipped"],
         refreshed=metrics.get("refreshed"),
         averages={label: metrics[label] for label in averages},
-        predictions=b64encode(pack_predictions(models)).decode(),
+        predictions=b64encode(pack_predictions(models, probabilities=probabilities)).decode(),
     )
 
 

@@ -80,6 +80,8 @@ class Results:
     """Their predictions for each test image."""
     averages: pd.DataFrame
     """Scores of every average that the space file lists; empty where it lists none."""
+    ensembles: pd.DataFrame
+    """Ensembles of the runs on fresh seeds; empty where none were asked for."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
     store: Store = field(repr=False)
@@ -273,6 +275,7 @@ def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | 
         confirm=pd.DataFrame() if tables.confirm is None else _to_frame(tables.confirm),
         predictions=pd.DataFrame() if tables.predictions is None else _to_frame(tables.predictions),
         averages=pd.DataFrame() if tables.averages is None else _to_frame(tables.averages),
+        ensembles=pd.DataFrame() if tables.ensembles is None else _to_frame(tables.ensembles),
         state=state,
         store=store,
         _copy=copy,

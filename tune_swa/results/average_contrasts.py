@@ -6,7 +6,7 @@ about the leading average alone; here stands what the others do, with a correcti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.inference.statistics import Interval, adjust_holm, crossed_interval
 from tune_swa.results.contrasts import TestedArm, Verdict
-from tune_swa.results.predictions import SHIPPED, TestPredictions
+from tune_swa.results.predictions import REFRESHED, SHIPPED, TestPredictions
 
 Metric = Literal["accuracy", "nll"]
 METRICS: tuple[Metric, ...] = ("accuracy", "nll")
 Outcome = Literal["better", "worse", "not distinguishable", "too few seeds", "unfinished"]
 Predictions = Mapping[str, Mapping[str, TestPredictions]]
 """By run, then by variant of its model."""
+Repetitions = Mapping[int, TestPredictions]
+"""Predictions by seed, or by the number of a group of seeds."""
+REFRESHED_LABEL = "BN refresh alone"
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class AverageContrast:
-    """An average of an arm against the best plain training's last model."""
+    """An average of an arm, or an ensemble of its runs, against the same of the best plain training."""
 
     arm: TestedArm
     average: str
-    """Its label."""
+    """Its label, or the method of an ensemble."""
     against: TestedArm
-    seeds: tuple[int, ...]
-    """That both have."""
+    repetitions: tuple[int, ...]
+    """That both have: seeds, or numbers of groups of seeds."""
     accuracy: Difference
     nll: Difference
 
 
 def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageContrast, ...]:
     """Compare the averages of the finalists and of the best plain training; empty where none are listed.
+
+    Beside them stands the best plain training with refreshed batch-normalisation statistics, since a refresh
+    is part of what an average brings.
 
     "Better" means ahead of every plain arm, as in the verdict: the largest of the p-values counts, so there
     is no price for picking the best of them as the rival that is shown.
@@ -66,36 +72,56 @@ def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageC
     best = found.best_plain
     if best is None:
         return ()
-    arms = [*found.finalists, best]
-    listed = [(arm, label) for arm in arms for label in _list_averages(arm, predictions)]
-    compared = [_compare_average(arm, label, best, found, predictions) for arm, label in listed]
-    return _adjust_p_values([c for c in compared if c is not None], found)
+    entries = [
+        (arm, label, {run.seed: predictions[run.name][label] for run in arm.runs if run.name in predictions})
+        for arm in (*found.finalists, best)
+        for label in list_averages(arm, predictions)
+    ]
+    if entries:
+        again = {seed: variants[REFRESHED] for seed, variants in _list_refreshed(best, predictions)}
+        entries.append((best, REFRESHED_LABEL, again))
+    rivals = {plain.name: _select_shipped(plain, predictions) for plain in found.plain}
+    return compare_entries(found, best, entries, rivals)
 
 
-def _list_averages(arm: TestedArm, predictions: Predictions) -> list[str]:
-    """Labels of the averages that all runs of an arm have, in their order."""
+def compare_entries(
+    found: Verdict,
+    best: TestedArm,
+    entries: Iterable[tuple[TestedArm, str, Repetitions]],
+    rivals: Mapping[str, Repetitions],
+) -> tuple[AverageContrast, ...]:
+    """Compare each entry with the plain arms, as one family of tests for each metric.
+
+    Args:
+        found: verdict of the look.
+        best: the plain arm that differences are shown to.
+        entries: arm, label and predictions.
+        rivals: predictions of every plain arm, by its name.
+    """
+    compared = []
+    for arm, label, runs in entries:
+        both = tuple(sorted(runs.keys() & rivals[best.name].keys()))
+        if len(both) >= 2:
+            accuracy, nll = (
+                _measure_difference(metric, runs, best.name, rivals, 1 - found.alpha) for metric in METRICS
+            )
+            compared.append(AverageContrast(arm, label, best, both, accuracy, nll))
+    return _adjust_p_values(compared, found)
+
+
+def list_averages(arm: TestedArm, predictions: Predictions) -> list[str]:
+    """Return the labels of the averages that all runs of an arm have, in their order."""
     runs = [predictions[run.name] for run in arm.runs if run.name in predictions]
     first = [] if not arm.runs or arm.runs[0].tested is None else list(arm.runs[0].tested.averages or {})
     return [label for label in first if all(label in variants for variants in runs)]
 
 
-def _compare_average(
-    arm: TestedArm, label: str, best: TestedArm, found: Verdict, predictions: Predictions
-) -> AverageContrast | None:
-    runs = {run.seed: predictions[run.name][label] for run in arm.runs if run.name in predictions}
-    rivals = {
-        plain.name: {
-            run.seed: predictions[run.name][SHIPPED] for run in plain.runs if run.name in predictions
-        }
-        for plain in found.plain
-    }
-    seeds = tuple(sorted(runs.keys() & rivals[best.name].keys()))
-    if len(seeds) < 2:
-        return None
-    differences = {
-        metric: _measure_difference(metric, runs, best.name, rivals, 1 - found.alpha) for metric in METRICS
-    }
-    return AverageContrast(arm, label, best, seeds, differences["accuracy"], differences["nll"])
+def _list_refreshed(
+    arm: TestedArm, predictions: Predictions
+) -> Iterator[tuple[int, Mapping[str, TestPredictions]]]:
+    for run in arm.runs:
+        if REFRESHED in predictions.get(run.name, {}):
+            yield run.seed, predictions[run.name]
 
 
 def _select_shipped(arm: TestedArm, predictions: Predictions) -> dict[int, TestPredictions]:
@@ -104,9 +130,9 @@ def _select_shipped(arm: TestedArm, predictions: Predictions) -> dict[int, TestP
 
 def _measure_difference(
     metric: Metric,
-    runs: Mapping[int, TestPredictions],
+    runs: Repetitions,
     best: str,
-    rivals: Mapping[str, Mapping[int, TestPredictions]],
+    rivals: Mapping[str, Repetitions],
     level: float,
 ) -> Difference:
     """The difference to the best plain arm, with p-values that count every plain arm.
@@ -146,7 +172,7 @@ def _adjust_p_values(compared: Sequence[AverageContrast], found: Verdict) -> tup
     def conclude(c: AverageContrast, metric: Metric, p_value: float) -> Difference:
         points: Difference = getattr(c, metric)
         outcome: Outcome = points.outcome if p_value <= found.alpha else "not distinguishable"
-        if len(c.seeds) < LEAST_SEEDS:
+        if len(c.repetitions) < LEAST_SEEDS:
             outcome = "too few seeds"
         if not found.complete:
             outcome = "unfinished"

@@ -277,6 +277,26 @@ AVERAGES = (
 """Columns of averages.parquet: one row for each average of each trial, where it was scored."""
 
 
+ENSEMBLES = (
+    Column("configuration", "string", "The configuration in words."),
+    Column("arm", "string", "Arm whose runs are in it, as in confirm.parquet."),
+    Column(
+        "method",
+        "string",
+        "`deep ensemble` of plain training, `deep ensemble (BN refresh alone)`, `MultiSWA`, `MultiSWAG "
+        "(...)`, or `ensemble of` another average.",
+    ),
+    Column("group", "int64", "Number of the group of seeds, from 0; groups have no seed in common."),
+    Column("seeds", "string", "Seeds of its runs, joined by `+`."),
+    Column("runs", "int64", "Number of runs whose probabilities are averaged."),
+    Column("accuracy", "float64", "Fraction of test images right, 0 to 1."),
+    Column("nll", "float64", "Negative log-likelihood per test image, nats."),
+    Column("ece", "float64", "Expected calibration error on the test images, 0 to 1."),
+    Column("brier", "float64", "Brier score on the test images, 0 to 2."),
+)
+"""Columns of ensembles.parquet: one row for each ensemble of runs on fresh seeds."""
+
+
 def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
     """Columns of confirm.parquet: one row for each tested run on a fresh seed."""
     return (*_CONFIRM_HEAD, *parameter_columns(parameters), *_CONFIRM_TAIL)

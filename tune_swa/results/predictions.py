@@ -5,7 +5,8 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import DamagedError
+from tune_swa.experiment.layout import PROBABILITIES
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.text import first_line
 
@@ -110,20 +112,51 @@ def _read_file(path: Path, images: int, classes: int) -> dict[str, TestPredictio
     Raises:
         DamagedError: the file is missing, or holds anything else.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no file")  # reading a pipe would wait for ever
-        with zipfile.ZipFile(path) as archive:
-            arrays = {
-                member.filename.removesuffix(".npy"): _read_array(archive, member, images)
-                for member in archive.infolist()
-            }
+    with _name_damage(path), zipfile.ZipFile(path) as archive:
+        arrays = {
+            member.filename.removesuffix(".npy"): _read_array(archive, member, (images,))
+            for member in archive.infolist()
+            if not member.filename.endswith(f".{PROBABILITIES}.npy")
+        }
         variants = [name.removesuffix(".predicted") for name in arrays if name.endswith(".predicted")]
         found = {variant: _select_variant(arrays, variant) for variant in variants}
         if SHIPPED not in found:
             raise ValueError("they are not those of the model to ship")
         for predictions in found.values():
             _check_values(predictions, classes)
+    return found
+
+
+def read_probabilities(path: Path, images: int, classes: int) -> dict[str, NDArray[np.float32]]:
+    """Read the probabilities of every class, [N, C], by variant; empty where a run did not keep them.
+
+    Args:
+        path: of the run's file.
+        images: that it was tested on.
+        classes: that they have.
+
+    Raises:
+        DamagedError: the file is missing, or holds anything else.
+    """
+    found = {}
+    with _name_damage(path), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            variant, _, what = member.filename.removesuffix(".npy").rpartition(".")
+            if what == PROBABILITIES:
+                values = _read_array(archive, member, (images, classes)).astype(np.float32)
+                if not ((values >= 0).all() and (abs(values.sum(axis=1) - 1) <= LEAST).all()):
+                    raise ValueError(f"{member.filename} holds no probabilities")
+                found[variant] = values
+    return found
+
+
+@contextmanager
+def _name_damage(path: Path) -> Iterator[None]:
+    """Turn what a damaged file raises into a DamagedError that says why."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # reading a pipe would wait for ever
+        yield
     except OSError as error:
         raise DamagedError(error.strerror or first_line(error)) from None
     except KeyError as error:
@@ -132,14 +165,15 @@ def _read_file(path: Path, images: int, classes: int) -> dict[str, TestPredictio
         raise DamagedError(first_line(error)) from None
     except (zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise DamagedError(first_line(error)) from None
-    return found
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, images: int) -> NDArray[np.generic]:
+def _read_array(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, expected: tuple[int, ...]
+) -> NDArray[np.generic]:
     """Read one array of a file, whose header is checked first: it may ask for more memory than there is.
 
     Raises:
-        ValueError: it is not of numbers, one for each image.
+        ValueError: it is not of numbers, in the expected shape.
     """
     with archive.open(member) as file:
         read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
@@ -147,8 +181,8 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, images: int) 
         if version not in read_header:
             raise ValueError(f"{member.filename} is of an unknown format")
         shape, _, dtype = read_header[version](file)
-    if shape != (images,):
-        raise ValueError(f"{member.filename} is of shape {shape}, not of {images} images")
+    if shape != expected:
+        raise ValueError(f"{member.filename} is of shape {shape}, not of {expected[0]} images")
     whole = member.filename.endswith(("label.npy", "predicted.npy"))
     if dtype.kind not in ("iu" if whole else "f") or dtype.itemsize > 8:
         raise ValueError(f"{member.filename} is of type {dtype}")

@@ -19,6 +19,7 @@ from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.averages_table import average_records, lists_averages
 from tune_swa.results.columns import (
     AVERAGES,
+    ENSEMBLES,
     EPOCHS,
     MODEL_METRICS,
     PREDICTIONS,
@@ -31,6 +32,7 @@ from tune_swa.results.columns import (
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_accuracies
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import interval_columns
+from tune_swa.results.ensembles import build_ensembles, ensemble_records
 from tune_swa.results.predictions import CALIBRATED, SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
 from tune_swa.results.verdict import analyse_confirmation
@@ -50,6 +52,8 @@ class Tables(NamedTuple):
     predictions: pa.Table | None
     averages: pa.Table | None
     """None: the space file lists no averages."""
+    ensembles: pa.Table | None
+    """None: none are asked for, or no run was tested."""
 
 
 def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
@@ -78,12 +82,15 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     ]
     trials = [_trial_record(entry, parameters) for entry in compared.trials]
     try:
-        confirm = tested = averages = None
+        confirm = tested = averages = ensembles = None
         if state.header is not None and lists_averages(state.header.spec):
             averages = _from_rows(AVERAGES, average_records(state.trials.values()), about)
         if looks:
             confirm = _from_rows(confirm_columns(parameters), _confirm_records(compared, state), about)
             tested = _from_columns(PREDICTIONS, _prediction_columns(predictions), about)
+        if found is not None and folder is not None and compared.experiment.confirm.ensemble is not None:
+            rows = ensemble_records(build_ensembles(found, predictions, state, folder))
+            ensembles = _from_rows(ENSEMBLES, rows, about)
         return Tables(
             trials=_from_rows(trials_columns(parameters), trials, about),
             epochs=_from_columns(EPOCHS, _epoch_columns(list(state.trials.values())), about),
@@ -91,6 +98,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             confirm=confirm,
             predictions=tested,
             averages=averages,
+            ensembles=ensembles,
         )
     except DamagedError as error:
         raise state.damaged(error) from None

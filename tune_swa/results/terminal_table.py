@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.results.average_contrasts import AverageContrast
+from tune_swa.results.average_contrasts import AverageContrast, Difference
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.text import quote_name
@@ -50,39 +50,41 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
     return table
 
 
-def averages_table(compared: Sequence[AverageContrast]) -> Table:
-    """Averages on fresh seeds against the best plain training.
+def averages_table(compared: Sequence[AverageContrast], what: Literal["average", "ensemble"]) -> Table:
+    """Averages on fresh seeds, or ensembles of their runs, against the same of the best plain training.
 
     Args:
         compared: at least one.
+        what: which of the two.
     """
+    against = compared[0].against.label
+    rival = against if what == "average" else f"deep ensembles of {against}"
+    count = len(compared[0].repetitions)
+    of = f"{count} fresh seeds" if what == "average" else f"{count} disjoint groups of seeds"
     caption = (
-        f"test images; differences to {compared[0].against.label}, accuracy in points; better and worse by "
-        "Holm's method over the averages, ?: not distinguishable, or no verdict yet"
+        f"test images, {of}; differences to {rival}, accuracy in points. *: better, or worse, at the level "
+        f"of the look, by Holm's method over the {what}s"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(caption))
     table.caption_justify = "left"
-    for heading in ("configuration", "average"):
+    for heading in ("configuration", what):
         table.add_column(heading, overflow="fold")
-    for heading in ("accuracy\n%", "differ-\nence", "", "nll", "differ-\nence", ""):
-        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+    for heading in ("accuracy\n%", "differ-\nence", "nll", "differ-\nence"):
+        table.add_column(heading, justify="right", overflow="fold")
     for c in compared:
         table.add_row(
             Text(c.arm.label),
             Text(c.average),
             Text(f"{100 * c.accuracy.mean:.2f}"),
-            color_points(c.accuracy.interval.mean),
-            Text(_name_outcome(c.accuracy.outcome)),
+            color_points(c.accuracy.interval.mean).append(_mark_claim(c.accuracy)),
             Text(f"{c.nll.mean:.4f}"),
-            Text(f"{c.nll.interval.mean:+.4f}"),
-            Text(_name_outcome(c.nll.outcome)),
+            Text(f"{c.nll.interval.mean:+.4f}{_mark_claim(c.nll)}"),
         )
     return table
 
 
-def _name_outcome(outcome: str) -> str:
-    """A word for a narrow column."""
-    return {"better": "better", "worse": "worse"}.get(outcome, "?")
+def _mark_claim(found: Difference) -> str:
+    return "*" if found.outcome in ("better", "worse") else " "
 
 
 def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -62,6 +62,8 @@ class Predictions:
     """Negative log-likelihood of the label in nats, [N] float32."""
     brier: Tensor
     """Squared distance of the probabilities from the truth (Brier 1950), [N] float32, 0 to 2."""
+    probabilities: Tensor
+    """Of every class, [N, C] float32."""
     calibrated: CalibratedScores | None = None
     """The scores at a temperature; None: none was fitted."""
 
@@ -119,6 +121,7 @@ def predict_logits(logits: Tensor, labels: Tensor, temperature: float | None = N
         confidence=log_confidence.exp().float(),
         nll=-of_label.float(),
         brier=_brier_scores(log_probability, labels),
+        probabilities=log_probability.exp().float(),
         calibrated=None if temperature is None else _score_calibrated(logits, labels, predicted, temperature),
     )
 

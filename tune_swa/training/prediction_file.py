@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tune_swa.experiment.layout import PROBABILITIES
 from tune_swa.training.metrics import Predictions
 
 
-def pack_predictions(models: Mapping[str, Predictions]) -> bytes:
+def pack_predictions(models: Mapping[str, Predictions], *, probabilities: bool = False) -> bytes:
     """Return a compressed npz file of the predictions of one run.
 
     It holds `label`, and of each variant VARIANT of the model `VARIANT.predicted`, `.probability`,
@@ -20,6 +21,7 @@ def pack_predictions(models: Mapping[str, Predictions]) -> bytes:
 
     Args:
         models: predictions of the same images by variant; at least one.
+        probabilities: whether those of every class are kept, too: `VARIANT.probabilities`, [N, C] float32.
     """
     arrays: dict[str, Any] = {}
     for name, predictions in models.items():
@@ -27,6 +29,8 @@ def pack_predictions(models: Mapping[str, Predictions]) -> bytes:
         arrays[f"{name}.predicted"] = predictions.predicted.cpu().numpy().astype(np.int32)
         for score in ("probability", "confidence", "nll", "brier"):
             arrays[f"{name}.{score}"] = getattr(predictions, score).cpu().numpy()
+        if probabilities:
+            arrays[f"{name}.{PROBABILITIES}"] = predictions.probabilities.cpu().numpy()
         if predictions.calibrated is not None:
             for score in ("confidence", "nll", "brier"):
                 values = getattr(predictions.calibrated, score)

@@ -89,6 +89,7 @@ class TrialSearcher(Searcher):
             "published": [],
             "gpus": self.placement.gpus_per_trial,
             "test": trial.stage == "confirm",
+            "ensemble": self.coordinator.experiment.confirm.ensemble is not None,
             "score": sorted(self.coordinator.asha.branch_rungs) if trial.stage == "search" else [],
         }
         if (sharing := self.coordinator.sharing) is not None:

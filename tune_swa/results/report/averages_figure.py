@@ -1,4 +1,4 @@
-"""Figure of the averages on fresh seeds: accuracy and nll, each against the best plain training."""
+"""Figures of averages and ensembles on fresh seeds: accuracy and nll, against the best plain training."""
 
 from __future__ import annotations
 
@@ -26,16 +26,40 @@ def draw_averages(compared: Sequence[AverageContrast]) -> Figure:
     Args:
         compared: at least one.
     """
-    against = compared[0].against.label
-    return Figure(
-        "averages",
+    return _draw_contrasts(
+        compared,
+        "average",
         "Averages on fresh seeds",
-        f"Every average of the same runs against the last model of {against}, the best plain training found. "
-        "Diamonds: mean over the seeds with the interval for new seeds and new images. p-values ask for "
-        "being ahead of all plain training, and are adjusted by Holm's method over the averages, accuracy "
-        "and nll each by itself. The verdict of the search is that of the leading average.",
+        f"Every average of the same runs against the last model of {compared[0].against.label}, the best "
+        "plain training found. The verdict of the search is that of the leading average.",
+    )
+
+
+def draw_ensembles(compared: Sequence[AverageContrast]) -> Figure:
+    """Draw the difference of ensembles to deep ensembles of the best plain training.
+
+    Args:
+        compared: at least one.
+    """
+    return _draw_contrasts(
+        compared,
+        "ensemble",
+        "Ensembles of the runs on fresh seeds",
+        f"The probabilities of runs are averaged, {len(compared[0].repetitions)} disjoint groups of seeds, "
+        f"against deep ensembles of as many runs of {compared[0].against.label}. Fewer than five groups are "
+        "a description.",
+    )
+
+
+def _draw_contrasts(compared: Sequence[AverageContrast], what: str, title: str, text: str) -> Figure:
+    return Figure(
+        f"{what}s",
+        title,
+        f"{text} Diamonds: mean with the interval for new seeds and new images. p-values ask for being "
+        f"ahead of all plain training, and are adjusted by Holm's method over the {what}s, accuracy and nll "
+        "each by itself.",
         _draw_panels(compared),
-        ["configuration", "average", "seeds", "test %", "points", "interval", "p", "verdict",
+        ["configuration", what, "repetitions", "test %", "points", "interval", "p", "verdict",
          "nll", "nll difference", "interval", "p", "verdict"],
         [_tabulate_contrast(c) for c in compared],
         frozenset({2, 3, 4, 5, 6, 8, 9, 10, 11}),
@@ -78,7 +102,7 @@ def _add_difference(figure: go.Figure, found: Difference, row: int, column: int,
 def _tabulate_contrast(c: AverageContrast) -> list[object]:
     accuracy, nll = c.accuracy, c.nll
     return [
-        c.arm.label, c.average, len(c.seeds), format_percent(accuracy.mean),
+        c.arm.label, c.average, len(c.repetitions), format_percent(accuracy.mean),
         format_points(accuracy.interval.mean), format_range(accuracy.interval.low, accuracy.interval.high),
         f"{accuracy.p_value:.3g}", accuracy.outcome, f"{nll.mean:.4f}", f"{nll.interval.mean:+.4f}",
         f"{nll.interval.low:+.4f} to {nll.interval.high:+.4f}", f"{nll.p_value:.3g}", nll.outcome,

@@ -23,10 +23,11 @@ from tune_swa.results.average_contrasts import AverageContrast, compare_averages
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import Verdict
+from tune_swa.results.ensembles import build_ensembles, compare_ensembles
 from tune_swa.results.importance import compute_importance
 from tune_swa.results.predictions import SHIPPED, RunPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata, require_header
-from tune_swa.results.report.averages_figure import draw_averages
+from tune_swa.results.report.averages_figure import draw_averages, draw_ensembles
 from tune_swa.results.report.changed_images import Thumbnail, count_changes, list_changed_images
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
@@ -91,8 +92,11 @@ def build_report(
     found = analyse_confirmation(state, predictions) if state.confirmations else None
     leading = found.leading if found else None
     class_names = [str(name) for name in header.data["class_names"]]
-    averages = compare_averages(found, variants) if found else ()
-    figures = _draw_figures(state, compared, found, averages, predictions, class_names)
+    figures = [*_draw_figures(state, compared, found, predictions, class_names)]
+    if found is not None:
+        ensembles = compare_ensembles(found, build_ensembles(found, variants, state, folder))
+        at = len([figure for figure in figures if figure.name in ("forest", "seeds")])
+        figures[at:at] = _draw_averages(compare_averages(found, variants), ensembles)
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tune_swa.results.report"),
@@ -136,15 +140,12 @@ def _draw_figures(
     state: ExperimentState,
     compared: Comparison,
     found: Verdict | None,
-    averages: Sequence[AverageContrast],
     predictions: RunPredictions,
     class_names: Sequence[str],
 ) -> Iterator[Figure]:
     if found is not None and (found.against_plain or found.against_trunk):
         yield draw_contrasts(found)
         yield draw_runs(found)
-    if averages:
-        yield draw_averages(averages)
     race = draw_race(state, compared)
     if race:
         yield race
@@ -157,6 +158,15 @@ def _draw_figures(
     if leading is not None:
         yield draw_calibration([leading.against, leading.arm], predictions)
         yield draw_classes(leading.arm, leading.against, predictions, class_names)
+
+
+def _draw_averages(
+    averages: Sequence[AverageContrast], ensembles: Sequence[AverageContrast]
+) -> Iterator[Figure]:
+    if averages:
+        yield draw_averages(averages)
+    if ensembles:
+        yield draw_ensembles(ensembles)
 
 
 def _describe_figure(figure: Figure) -> dict[str, Any]:
