@@ -19,7 +19,7 @@ from rich.console import Console
 import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
-from tune_swa.config import ArithmeticSpec, ConfirmSpec, sections, yaml_file
+from tune_swa.config import ArithmeticSpec, ConfirmSpec, ObjectiveSpec, sections, yaml_file
 from tune_swa.config.confirm_sections import RaceSpec
 from tune_swa.execution.dry_run import make_plan
 from tune_swa.execution.plan_table import print_plan
@@ -109,6 +109,7 @@ SECTIONS = {
     "averaging": sections.AveragingSpec,
     "baseline": sections.BaselineSpec,
     "search": sections.SearchSpec,
+    "objective": ObjectiveSpec,
     "scheduler": sections.SchedulerSpec,
     "resources": sections.ResourcesSpec,
     "confirm": ConfirmSpec,

@@ -211,10 +211,11 @@ class Writer:
         averages: Mapping[str, np.ndarray] | None = None,
         temperature: float | None = 2.0,
         probabilities: bool = False,
+        nll: np.ndarray | None = None,
     ) -> None:
         """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says, and whose
-        averages are on those of `averages`; `probabilities`: of both classes are kept. Without a temperature
-        it is of a version that fitted none."""
+        averages are on those of `averages`; `probabilities`: of both classes are kept; `nll` (nats): of each
+        image, or a usual one. Without a temperature it is of a version that fitted none."""
         name = f"{arm['name']}-seed{seed}"
         self.suggest(name, arm["params"], "confirm", seed)
         self.start(name)
@@ -225,7 +226,8 @@ class Writer:
         variants = {"shipped": right, **({"refreshed": right} if arm["kind"] == "baseline" else {})}
         variants.update(averages or {})
         said = {
-            variant: made_up_predictions(label, values, temperature) for variant, values in variants.items()
+            variant: made_up_predictions(label, values, temperature, nll)
+            for variant, values in variants.items()
         }
         folder = self.path.parent / "predictions"
         folder.mkdir(exist_ok=True)
@@ -254,7 +256,7 @@ class Writer:
             self.journal, "tested", trial=name, images=len(right), shipped=metrics["shipped"],
             refreshed=metrics.get("refreshed"), **of_averages,
         )  # fmt: skip
-        self.end(name, value=validation)
+        self.end(name, value=validation if self.spec.objective.metric == "accuracy" else 0.5)
 
     def finish(self) -> None:
         append_event(self.journal, "finished", reason="completed")
@@ -264,10 +266,10 @@ class Writer:
 
 
 def made_up_predictions(
-    label: np.ndarray, right: np.ndarray, temperature: float | None
+    label: np.ndarray, right: np.ndarray, temperature: float | None, nll: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Predictions of two classes that are right where `right` says, also at a temperature."""
-    probability = np.where(right, 0.9, 0.2)
+    probability = np.where(right, 0.9, 0.2) if nll is None else np.exp(-nll)
     said = {
         "predicted": np.where(right, label, 1 - label),
         "probability": probability,

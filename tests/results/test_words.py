@@ -10,8 +10,9 @@ from rich.console import Console
 
 from helpers.journals import Writer, experiment, usual
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.results.summary import summary_text
-from tune_swa.results.terminal_table import color_points, comparison_table
+from tune_swa.results.terminal_table import color_gain, comparison_table
 
 SWA = {"lr": 1e-3, "swa_start": 2, "swa_lr": 1e-3}
 
@@ -74,10 +75,11 @@ def test_an_output_without_unicode(tmp_path: Path) -> None:
 
 
 def test_colours_follow_the_sign() -> None:
-    assert (color_points(0.0064).plain, color_points(0.0064).style) == ("+0.64", "green")
-    assert (color_points(-0.0064).plain, color_points(-0.0064).style) == ("-0.64", "red")
-    assert color_points(-0.00001).plain == "0.00"
-    assert color_points(None).plain == "-"
+    points = MetricFormat("accuracy")
+    assert (color_gain(0.0064, points).plain, color_gain(0.0064, points).style) == ("+0.64", "green")
+    assert (color_gain(-0.0064, points).plain, color_gain(-0.0064, points).style) == ("-0.64", "red")
+    assert color_gain(-0.00001, points).plain == "0.00"
+    assert color_gain(None, points).plain == "-"
 
 
 def test_a_limit_keeps_the_baseline_and_says_what_it_hides(tmp_path: Path) -> None:

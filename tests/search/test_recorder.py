@@ -18,8 +18,8 @@ from tune_swa.experiment.events import FORMAT, Event
 from tune_swa.experiment.folder import choose_storage, list_differences, load_earlier_events, lock_experiment
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.layout import CHECKPOINTS
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import ranking
 from tune_swa.monitoring import result_writer
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.planner import Suggestion
@@ -220,7 +220,7 @@ def test_of_equals_the_one_that_is_exported_keeps_its_checkpoint(tmp_path: Path)
     for name in reversed(names):  # the one that ends last is the first by name
         play(coordinator, name, 0.5)
     for kind, best in (("baseline", "baseline-0000"), ("swa", "swa-0000")):
-        assert min(coordinator.state.of_kind(kind), key=ranking).name == best  # type: ignore[arg-type]
+        assert min(coordinator.state.of_kind(kind), key=Objective().rank_trial).name == best  # type: ignore[arg-type]
     assert kept(coordinator) == ["baseline-0000/epoch-00009.pt", "swa-0000/epoch-00009.pt"]
 
 

@@ -8,6 +8,7 @@ from tune_swa.config.arithmetic import ArithmeticSpec
 from tune_swa.config.averages import AverageSpec, count_snapshots
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
+from tune_swa.config.objective import Metric, ObjectiveSpec
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
@@ -43,7 +44,9 @@ __all__ = [
     "ConfirmSpec",
     "DataSpec",
     "Experiment",
+    "Metric",
     "ModelSpec",
+    "ObjectiveSpec",
     "Parameter",
     "Params",
     "Range",

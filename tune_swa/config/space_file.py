@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.domains import Domain
+from tune_swa.config.objective import ObjectiveSpec
 from tune_swa.config.sections import (
     SCHEDULE_FREE,
     AveragingSpec,
@@ -43,6 +50,7 @@ class SpaceFile(Settings):
     leaves out keeps the value of its section."""
     baseline: BaselineSpec = BaselineSpec()
     search: SearchSpec = SearchSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
@@ -58,3 +66,12 @@ class SpaceFile(Settings):
         if "schedule" in train or (isinstance(space, dict) and "train.optimizer" in space):
             return data
         return {**data, "train": {**train, "schedule": "constant"}}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the objective where it is the default, so that journals, identities and result files
+        are those of versions that knew no other."""
+        dumped: dict[str, Any] = handler(self)
+        if self.objective == ObjectiveSpec():
+            dumped.pop("objective", None)
+        return dumped

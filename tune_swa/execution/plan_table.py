@@ -41,6 +41,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("space", _describe_space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _describe_trials(experiment)),
+        *([("objective", "nll, lower is better")] if experiment.objective.metric == "nll" else []),
         ("epochs", _describe_epochs(plan)),
         ("early stopping", _describe_stopping(experiment)),
         *(

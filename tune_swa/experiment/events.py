@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tune_swa.experiment.field_types import Count, Epoch, Metrics, ScoreFields, Seed, Share, Time
+from tune_swa.experiment.field_types import Count, Epoch, Metrics, Number, ScoreFields, Seed, Share, Time
 
 FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
@@ -173,10 +173,6 @@ class EpochReported(Event, tag="epoch", kw_only=True):
     def epoch(self) -> int:
         return cast(int, self.record["epoch"])
 
-    @property
-    def accuracy(self) -> float:
-        return cast(float, self.record["accuracy"])
-
 
 class WorkerLost(Event, tag="lost", kw_only=True):
     """A process that could not use its GPU any more has ended itself."""
@@ -193,7 +189,8 @@ class TrialEnded(Event, tag="ended", kw_only=True):
 
     trial: str
     status: EndStatus
-    value: Share | UnsetType | None = UNSET
+    value: Number | UnsetType | None = UNSET
+    """The objective's metric at the last epoch, if it completed: accuracy, 0 to 1, or nll in nats."""
     error: str | None
     trunk_epoch: Epoch | UnsetType | None = UNSET
     """The epoch in which its trunk diverged."""

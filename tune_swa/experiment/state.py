@@ -42,6 +42,7 @@ from tune_swa.experiment.events import (
 from tune_swa.experiment.field_types import EpochFields, Metrics, convert_checked
 from tune_swa.experiment.journal import describe_damage, read_events
 from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, state_name
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
 
 
@@ -122,6 +123,11 @@ class ExperimentState:
             raise DamagedError(f"no trial {name!r} was suggested before")
         return trial
 
+    @property
+    def objective(self) -> Objective:
+        """What its trials are compared by."""
+        return Objective() if self.header is None else Objective.of_spec(self.header.spec)
+
     def of_kind(self, kind: Kind) -> list[TrialState]:
         return [t for t in self.trials.values() if t.kind == kind]
 
@@ -182,7 +188,7 @@ class ExperimentState:
         trial = self._find_trial(event.trial)
         if trial.ended:
             raise DamagedError(f"{trial.name} had ended before")
-        _check_record(event.record, trial.next_epoch, trial)
+        _check_record(event.record, trial.next_epoch, trial, self.objective)
         trial.records.append(event.record)
         trial.reported.append(event.time)
         if event.scores:
@@ -201,7 +207,7 @@ class ExperimentState:
     def _add_to_trunk(self, trial: TrialState, record: EpochRecord, published: EpochRecord | None) -> None:
         trunk = self.trunks[trial.trunk]
         if published is not None:
-            _check_record(published, len(trial.records) - 1, trial)
+            _check_record(published, len(trial.records) - 1, trial, self.objective)
             trunk.published.add(record["epoch"])
         unaveraged = published or (record if record.get("phase") == "trunk" else None)
         if unaveraged is not None and record["epoch"] == len(trunk.records):
@@ -260,6 +266,8 @@ class ExperimentState:
             raise DamagedError(f"{trial.name} had ended before")
         if event.status == "completed" and trial.last is None:
             raise DamagedError(f"{trial.name} has no epoch")
+        if isinstance(event.value, float):
+            self.objective.check_value(event.value)
         if isinstance(event.trunk_epoch, int):
             if event.error is None:
                 raise DamagedError("its trunk diverged, but it has no error")
@@ -328,6 +336,7 @@ def _pause_gc() -> Iterator[None]:
 def _check_spec(spec: dict[str, Any]) -> None:
     if not isinstance(spec["search"]["keep_checkpoints"], str):
         raise DamagedError(f"keep_checkpoints is {spec['search']['keep_checkpoints']!r}"[:100])
+    Objective.of_spec(spec)
 
 
 def _check_arms(event: RacePlanned | LookPlanned) -> None:
@@ -338,7 +347,7 @@ def _check_arms(event: RacePlanned | LookPlanned) -> None:
         params_of(arm)
 
 
-def _check_record(record: EpochRecord, epoch: int, trial: TrialState) -> None:
+def _check_record(record: EpochRecord, epoch: int, trial: TrialState, objective: Objective) -> None:
     if record["epoch"] != epoch:
         raise DamagedError(f"epoch {record['epoch']!r} of {trial.name}, where {epoch} was due"[:200])
     try:
@@ -347,3 +356,5 @@ def _check_record(record: EpochRecord, epoch: int, trial: TrialState) -> None:
         field = str(error).rpartition("$.")[2].rstrip("`")
         why = f"{field} is {record[field]!r}" if field in record else str(error)
         raise DamagedError(why[:100]) from None
+    if record.get(objective.metric) is None:
+        raise DamagedError(f"epoch {epoch} of {trial.name} has no {objective.metric}, the objective")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -98,16 +97,13 @@ class TrunkState:
     diverged: tuple[int, str, str] | None = None
     """The epoch whose loss or outputs were not finite, the trial that trained it, and its error."""
 
+    def name_origin(self, trial: str, epoch: int, *, taken_over: bool) -> dict[str, Any]:
+        """Fields of a trial's record that name who trained an epoch, without the cost that it then did not
+        have itself."""
+        if not taken_over or epoch >= len(self.records) or self.records[epoch][0] == trial:
+            return {"shared_from": None}
+        return {"shared_from": self.records[epoch][0], "train_seconds": None, "images_per_second": None}
+
 
 OWN_COST = ("train_seconds", "bn_seconds", "eval_seconds", "images_per_second")
 """Fields of a record that are null where another trial spent the time."""
-
-
-def ranking(trial: TrialState) -> tuple[float, float, str]:
-    """Sorts trials that have reported, the best first: by accuracy, then nll, then name.
-
-    Everything that looks for the best trial uses this order, so ties have one answer.
-    """
-    last = trial.records[-1]
-    nll = last.get("nll")
-    return -last["accuracy"], math.inf if nll is None else nll, trial.name

@@ -1,4 +1,4 @@
-"""The race: choose the arms that go on to the test images, by validation accuracy on fresh seeds.
+"""The race: choose the arms that go on to the test images, by a validation score on fresh seeds.
 
 Both sides enter it, since both were chosen by single runs. The SWA side halves as in successive halving
 (Karnin et al. 2013), which costs nothing but power: whoever stays is tested on seeds after those. The
@@ -67,13 +67,13 @@ def plan_race(swa: int, plain: int, seeds: int, *, finalists: int) -> tuple[Race
 
 
 def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[str, ...]:
-    """Return the best arms of one side, best first, by their mean validation accuracy over the race's seeds.
+    """Return the best arms of one side, best first, by their mean validation score over the race's seeds.
 
     An arm that lacks a seed which another one has comes after those that lack none, since its mean is
     not over the same seeds; an arm without any is left out. Equal means keep the order given.
 
     Args:
-        scores: validation accuracy of each arm (0 to 1) by seed.
+        scores: validation score of each arm by seed, higher is better.
         keep: how many; fewer are returned where there are fewer.
     """
     most = max((len(by_seed) for by_seed in scores.values()), default=0)
@@ -93,9 +93,10 @@ def keep_plain(
     any arm. The degrees of freedom are Satterthwaite's (1946).
 
     Args:
-        scores: validation accuracy of each plain arm (0 to 1) by seed.
+        scores: validation accuracy of each plain arm (0 to 1) by seed; without `images` any score.
         most: arms that are kept at most.
-        images: validation images; None: unknown, and only `most` limits.
+        images: validation images; None: the images' part of the variance is unknown, as it is where the
+            scores are no accuracies, and only `most` limits.
     """
     order = halve_race(scores, most)
     if images is None or not order:

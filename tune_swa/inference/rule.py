@@ -1,11 +1,12 @@
 """The rule of the verdict: when a finalist is better, and when no more seeds are needed.
 
 A *finalist* is an SWA configuration that won the race, a *plain* arm one without SWA: a baseline, or a
-finalist's own settings. Both are run on the same fresh seeds and judged on the test images.
+finalist's own settings. Both are run on the same fresh seeds and judged on the test images, by a score of
+each image: right or wrong, or its negative nll.
 
 A finalist is called better where both of these hold:
 
-1. against the plain arm with the best mean test accuracy, the lower end of its interval is above 0: a
+1. against the plain arm with the best mean score, the lower end of its interval is above 0: a
    one-sided test at the look's level, which adds up to 2.5 % over the looks of a plan;
 2. against every other plain arm it is ahead at twice that level. So whichever plain arm is truly the
    best, it had to be beaten at a level that adds up to 5 %: the intersection-union test (Berger 1982)
@@ -35,7 +36,8 @@ from numpy.typing import ArrayLike, NDArray
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.inference.statistics import Crossed, Interval, crossed_interval
 
-Bools = NDArray[np.bool_]
+Scores = NDArray[Any]
+"""Scores of single test images, higher is better: right or wrong (bool), or for example the negative nll."""
 Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds"]
 Stop = Literal["success", "futility", "seeds"]
 
@@ -70,7 +72,7 @@ class FinalistJudgement:
     outcome: Outcome
     """"not tested": better by its own figures, but the finalist before it is not."""
     comparison: Comparison | None
-    """Against the plain arm with the best mean test accuracy: the headline. None: no two common seeds."""
+    """Against the plain arm with the best mean score: the headline. None: no two common seeds."""
     comparisons: tuple[Comparison, ...]
     """Against every plain arm that can be compared, the best one first."""
     interval: Interval | None
@@ -104,7 +106,7 @@ class Judgement:
 
 
 def judge_look(
-    correct: Mapping[str, Mapping[int, Bools]],
+    scores: Mapping[str, Mapping[int, Scores]],
     finalists: Sequence[str],
     plain: Sequence[str],
     *,
@@ -118,8 +120,8 @@ def judge_look(
     failed as a way to train. A finalist without enough seeds is passed over in the order of testing.
 
     Args:
-        correct: of each arm by seed, shape (N,): whether each test image was classified correctly. Arms
-            and seeds may be missing.
+        scores: of each arm by seed, shape (N,): the score of each test image, higher is better. Arms and
+            seeds may be missing.
         finalists: their names, in the order of the race, best first.
         plain: names of all plain arms that are run on these seeds.
         look: number within the plan, from 1.
@@ -130,14 +132,20 @@ def judge_look(
     judged: list[FinalistJudgement] = []
     in_turn = True
     for name in finalists:
-        compared = [_compare_arms(name, other, correct, level) for other in plain]
-        found = _judge_finalist(name, [c for c in compared if c is not None], correct, level, tests)
-        found = replace(found, in_turn=in_turn, chance=_predict_chance(found, looks[-1], levels[-1], correct))
+        compared = [_compare_arms(name, other, scores, level) for other in plain]
+        found = _judge_finalist(name, [c for c in compared if c is not None], scores, level, tests)
+        found = replace(found, in_turn=in_turn, chance=_predict_chance(found, looks[-1], levels[-1], scores))
         if found.outcome == "better" and not in_turn:
             found = replace(found, outcome="not tested")
         judged.append(found)
         in_turn = in_turn and found.outcome in ("better", "too few seeds")
     return Judgement(look, tuple(looks), level, tuple(judged), _find_stop(judged, last=look == len(looks)))
+
+
+def subtract_scores(first: Scores, second: Scores) -> Scores:
+    """Subtract scores image by image; for right and wrong: 1, 0 or -1, in a byte each."""
+    difference: Scores = np.subtract(first, second, dtype=np.int8 if first.dtype == np.bool_ else None)
+    return difference
 
 
 def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | None:
@@ -153,13 +161,13 @@ def _find_stop(judged: Sequence[FinalistJudgement], *, last: bool) -> Stop | Non
 
 
 def _compare_arms(
-    finalist: str, against: str, correct: Mapping[str, Mapping[int, Bools]], level: float
+    finalist: str, against: str, scores: Mapping[str, Mapping[int, Scores]], level: float
 ) -> Comparison | None:
-    first, second = correct.get(finalist, {}), correct.get(against, {})
+    first, second = scores.get(finalist, {}), scores.get(against, {})
     seeds = tuple(sorted(first.keys() & second.keys()))
     if len(seeds) < 2:
         return None
-    table = np.stack([first[seed].astype(np.int8) - second[seed] for seed in seeds])
+    table = np.stack([subtract_scores(first[seed], second[seed]) for seed in seeds])
     found = crossed_interval(table, 1 - 2 * level)
     one_sided = found.interval.p_value / 2
     ahead = found.interval.mean > 0
@@ -176,12 +184,12 @@ def _compare_arms(
 def _judge_finalist(
     name: str,
     compared: list[Comparison],
-    correct: Mapping[str, Mapping[int, Bools]],
+    scores: Mapping[str, Mapping[int, Scores]],
     level: float,
     tests: int,
 ) -> FinalistJudgement:
     """Judge a finalist as if it were in turn; the caller fills in whether it is, and its chance."""
-    compared.sort(key=lambda c: -_mean_accuracy(correct[c.against]))  # stable: equal means keep the order
+    compared.sort(key=lambda c: -_mean_score(scores[c.against]))  # stable: equal means keep the order
     if not compared:
         return FinalistJudgement(name, "too few seeds", None, (), None, 1.0, (), True, 0.0)
     best, others = compared[0], compared[1:]
@@ -222,13 +230,13 @@ def combine_p_values(best: ArrayLike, others: ArrayLike) -> Any:
 
 
 def _predict_chance(
-    found: FinalistJudgement, last: int, level: float, correct: Mapping[str, Mapping[int, Bools]]
+    found: FinalistJudgement, last: int, level: float, scores: Mapping[str, Mapping[int, Scores]]
 ) -> float:
     """Return the chance that the finalist beats its best plain arm at the last look (`predict_success`)."""
     if found.comparison is None:
         return 0.0
     at, seeds = found.comparison.crossed, len(found.comparison.seeds)
-    images = len(next(iter(correct[found.finalist].values())))
+    images = len(next(iter(scores[found.finalist].values())))
     ms_seed, _, ms_residual = at.mean_squares
     shrinking = max(ms_seed, ms_residual) / images
     wide = at.interval
@@ -260,5 +268,5 @@ def predict_success(
     return np.where(taken > 0, chance, np.where(over > 0, 1.0, 0.0))
 
 
-def _mean_accuracy(by_seed: Mapping[int, Bools]) -> float:
-    return math.fsum(float(right.mean()) for right in by_seed.values()) / len(by_seed)
+def _mean_score(by_seed: Mapping[int, Scores]) -> float:
+    return math.fsum(float(of_images.mean()) for of_images in by_seed.values()) / len(by_seed)

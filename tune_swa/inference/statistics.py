@@ -3,7 +3,7 @@
 A verdict rests on `crossed_interval`. The rest describes: the paired t interval over seeds alone, a bootstrap
 over seeds and images, McNemar's test of single pairs, and the expected best of n trials.
 
-Shapes: S seeds, N images. Accuracies and differences are fractions, not points.
+Shapes: S seeds, N images. Accuracies and differences of accuracies are fractions, not points.
 """
 
 from __future__ import annotations

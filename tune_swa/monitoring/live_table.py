@@ -11,11 +11,12 @@ from tune_swa.monitoring.progress_lines import (
     OutputFormat,
     count_ended,
     count_lost,
-    format_accuracy,
     format_difference,
+    format_value,
     list_times,
 )
 from tune_swa.monitoring.trial_counts import TrialCounts
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.text import count_hidden
 
 WIDE = 76
@@ -56,10 +57,11 @@ def _draw_trials(trials: list[TrialState], counts: TrialCounts, output: OutputFo
     averaging = "averaging" if wide else "avg"
     labels = [output.clean_text(counts.label_trial(trial)) for trial in trials]
     # widths that depend on the run alone where they can: columns that move are hard to read
-    digits = len(str(epochs))
+    digits, written = len(str(epochs)), MetricFormat(counts.objective.metric)
+    digits_shown = len("0.1234" if written.is_nll else "97.20")
     names, counter = max(len(trial.name) for trial in trials), 2 * digits + 1
     phase = max(len("starting"), len(averaging) + 1 + digits)
-    taken = names + phase + counter + len("97.20") + 4 * 2 + (len("img/s") + 4 if wide else 0)
+    taken = names + phase + counter + digits_shown + 4 * 2 + (len("img/s") + 4 if wide else 0)
     longest = max(map(len, labels))
     bar = min(WIDEST_BAR, max(6, width - taken - 1 - longest)) if width >= NARROW else 0
     progress = counter + (bar + 1 if bar else 0)
@@ -70,7 +72,7 @@ def _draw_trials(trials: list[TrialState], counts: TrialCounts, output: OutputFo
         ("configuration", configuration, "left"),
         ("phase", phase, "left"),
         ("epochs", progress, "left"),
-        ("acc %", len("97.20"), "right"),
+        ("nll" if counts.objective.metric == "nll" else "acc %", digits_shown, "right"),
         ("img/s", len("img/s") + 2, "right"),
     ]
     shown = len(columns) if wide else len(columns) - 1
@@ -85,7 +87,7 @@ def _draw_trials(trials: list[TrialState], counts: TrialCounts, output: OutputFo
             Text(label),  # a Text, in which [brackets] are not markup
             Text(_name_phase(trial, averaging), style=style),
             drawn.append(f"{trial.next_epoch:>{digits}}/{epochs}"),
-            Text(f"{100 * trial.last['accuracy']:.2f}" if trial.last else "-"),
+            Text(written.format_number(counts.objective.read_value(trial.last)) if trial.last else "-"),
             Text(_format_speed(trial)),
         )
         table.add_row(*row[:shown])
@@ -113,9 +115,9 @@ def _draw_best(counts: TrialCounts, output: OutputFormat) -> list[Text]:
         if trial is None:
             line.append("none yet", style="dim")
         else:
-            line.append(f"{format_accuracy(trial):>8}", style="bold")
+            line.append(f"{format_value(trial, counts.objective):>8}", style="bold")
             if rival is not None:
-                line.append("  ").append_text(format_difference(trial, rival))
+                line.append("  ").append_text(format_difference(trial, rival, counts.objective))
             if not trial.ended:
                 line.append(f"  after {trial.next_epoch}/{counts.epochs} epochs", style="yellow")
             line.append(f"  {trial.name}  {output.clean_text(counts.label_trial(trial))}")

@@ -9,8 +9,10 @@ from rich.console import Console, OverflowMethod
 from rich.text import Text
 
 from tune_swa.experiment.events import Kind, LookJudged, TrialStarted
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.trial_counts import TrialCounts
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.search.confirmation import Look, Round, Step
 
 REASON_LENGTH = 160
@@ -123,7 +125,7 @@ def ended_line(
     reason = ""
     if trial.status == "completed":
         # of single runs on different seeds a difference says little; the verdict pairs them
-        outcome = Text() if counts.step is not None else _compare_with_baseline(trial, baseline)
+        outcome = Text() if counts.step is not None else _compare_with_baseline(trial, baseline, counts)
     elif trial.status == "pruned":
         rung = next((r for r, decision in reversed(trial.rungs.items()) if decision == "stop"), None)
         outcome = Text.assemble((f"pruned {at}" + ("" if rung is None else f", rung {rung}"), "yellow"))
@@ -132,32 +134,39 @@ def ended_line(
         reason = output.clean_text(trial.error or "no reason was given")
         if len(reason) > REASON_LENGTH:
             reason = reason[: REASON_LENGTH - 3] + "..."
-    outcome.pad_right(max(0, len("+0.00 points vs baseline") - outcome.cell_len))
-    line = Text(
-        f"[{counts.ended.total():>{len(total)}}/{total}] {trial.name:<13}  {format_accuracy(trial):>8}  "
+    widest = (
+        "nll 0.0000 higher vs baseline" if counts.objective.metric == "nll" else "+0.00 points vs baseline"
     )
+    outcome.pad_right(max(0, len(widest) - outcome.cell_len))
+    value = format_value(trial, counts.objective)
+    line = Text(f"[{counts.ended.total():>{len(total)}}/{total}] {trial.name:<13}  {value:>8}  ")
     line.append_text(outcome).append(f"  {output.clean_text(counts.label_trial(trial))}")
     return line.append(f": {reason}") if reason else line
 
 
-def _compare_with_baseline(trial: TrialState, baseline: TrialState | None) -> Text:
+def _compare_with_baseline(trial: TrialState, baseline: TrialState | None, counts: TrialCounts) -> Text:
     if baseline is None:
         return Text("first baseline" if trial.kind == "baseline" else "no baseline yet")
-    return format_difference(trial, baseline).append(" vs baseline")
+    return format_difference(trial, baseline, counts.objective).append(" vs baseline")
 
 
-def format_difference(trial: TrialState, baseline: TrialState) -> Text:
+def format_difference(trial: TrialState, baseline: TrialState, objective: Objective) -> Text:
     assert trial.last is not None
     assert baseline.last is not None
-    points = round(100 * (trial.last["accuracy"] - baseline.last["accuracy"]), 2)
-    if points == 0:  # also -0.0
-        return Text("0.00 points")
+    written = MetricFormat(objective.metric)
+    gain = objective.score_record(trial.last) - objective.score_record(baseline.last)
+    rounded = written.round_gain(gain)
+    if rounded == 0:
+        return Text("nll equal" if written.is_nll else "0.00 points")
     # the style of a span: what is appended must not have it
-    return Text.assemble((f"{points:+.2f} points", "green" if points > 0 else "red"))
+    return Text.assemble((written.describe_gain(gain), "green" if rounded > 0 else "red"))
 
 
-def format_accuracy(trial: TrialState) -> str:
-    return f"{100 * trial.last['accuracy']:.2f} %" if trial.last else "-"
+def format_value(trial: TrialState, objective: Objective) -> str:
+    """Return the objective's metric at the last epoch."""
+    if not trial.last:
+        return "-"
+    return MetricFormat(objective.metric).format_value(objective.read_value(trial.last))
 
 
 def count_ended(counts: TrialCounts) -> list[str]:
@@ -197,9 +206,9 @@ def status_line(counts: TrialCounts, now: float, waiting: str = "", *, final: bo
     for trial, title in ((swa, "best SWA"), (baseline, "best baseline")):
         if trial is not None:
             unfinished = "" if trial.ended else f" after {trial.next_epoch}/{counts.epochs} epochs"
-            parts.append(f"{title} {format_accuracy(trial)}{unfinished} ({trial.name})")
+            parts.append(f"{title} {format_value(trial, counts.objective)}{unfinished} ({trial.name})")
     if swa is not None and baseline is not None:
-        parts.append(f"{format_difference(swa, baseline)} for SWA")
+        parts.append(f"{format_difference(swa, baseline, counts.objective)} for SWA")
     parts.append(", ".join(list_times(counts, now)))
     if waiting:
         parts.append(f"waiting: {waiting}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.events import Kind, Stage
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import TrialState, ranking
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.confirmation import Step
 
 LEAST_EPOCHS = 3
@@ -47,6 +48,7 @@ class TrialCounts:
     ) -> None:
         self.name = experiment.name
         self._experiment = experiment
+        self.objective = Objective.of_experiment(experiment)
         self.epochs = experiment.train.epochs
         self.slots = slots
         self.begun = now
@@ -147,13 +149,13 @@ class TrialCounts:
             self._swa_lengths[1] += trial.next_epoch - self._shared[trial.name]
         if trial.status == "completed":
             best = self.best.get(trial.kind)
-            if best is None or ranking(trial) < ranking(best):
+            if best is None or self.objective.rank_trial(trial) < self.objective.rank_trial(best):
                 self.best[trial.kind] = trial
 
     def find_leader(self, kind: Kind) -> TrialState | None:
         """Return the best completed trial; before there is one, the best of the running ones."""
         running = (r.trial for r in self.running.values() if r.trial.kind == kind and r.trial.records)
-        return self.best.get(kind) or min(running, key=ranking, default=None)
+        return self.best.get(kind) or min(running, key=self.objective.rank_trial, default=None)
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate the time left; None while there is too little to go by.

@@ -111,8 +111,8 @@ class Results:
         finalists against the best plain training first (`role` is best; `baseline` in older journals, where
         it is the best baseline of the search), then against their own settings without SWA where those are
         others (`trunk`) and against other plain training (`plain`); these have no verdict of their own.
-        Differences are in test accuracy (0.01 is one point); the interval is for new seeds and new images.
-        Empty without fresh seeds.
+        Differences are in test accuracy (0.01 is one point), or with nll as the objective in nats by which
+        it is lower; the interval is for new seeds and new images. Empty without fresh seeds.
         """
         found = self.verdict
         contrasts: list[tuple[str, Contrast]] = []
@@ -137,7 +137,7 @@ class Results:
         return gains.pivot_table(index="epoch", columns="trial", values="gain")
 
     def importance(self) -> dict[str, float]:
-        """Share of the accuracy's variance that each searched setting explains (fANOVA by optuna,
+        """Share of the objective's variance that each searched setting explains (fANOVA by optuna,
         which this imports), the largest first.
 
         Raises:
@@ -200,7 +200,7 @@ def side_by_side(paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     """Compare experiments in one table: the best configuration of each kind, and the verdict.
 
     Accuracies are on each experiment's own images: compare rows where `data` (the beginning of the
-    fingerprint of images and division) is the same.
+    fingerprint of images and division) is the same, and differences where `objective` is, too.
 
     Raises:
         RequestError: one of them cannot be read.
@@ -224,10 +224,13 @@ def describe_experiment(path: str | os.PathLike[str]) -> dict[str, Any]:
         "experiment": results.where,
         "data": require_header(results.state).data["fingerprint"][:8],
         "trials": len(results.trials),
+        "objective": compared.objective.metric,
         "best_swa": swa.label if swa else None,
         "swa_accuracy": swa.accuracy if swa else None,
+        "swa_nll": swa.nll if swa else None,
         "best_baseline": baseline.label if baseline else None,
         "baseline_accuracy": baseline.accuracy if baseline else None,
+        "baseline_nll": baseline.nll if baseline else None,
         "finalist": leading.arm.label if leading else None,
         "against": interval["against"],
         "seeds": len(leading.seeds) if leading else 0,

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tune_swa.config import Metric
+from tune_swa.experiment.objective import METRICS
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.inference.statistics import Interval, adjust_holm, crossed_interval
 from tune_swa.results.contrasts import TestedArm, Verdict
 from tune_swa.results.predictions import REFRESHED, SHIPPED, TestPredictions
 
-Metric = Literal["accuracy", "nll"]
-METRICS: tuple[Metric, ...] = ("accuracy", "nll")
 Outcome = Literal["better", "worse", "not distinguishable", "too few seeds", "unfinished"]
 Predictions = Mapping[str, Mapping[str, TestPredictions]]
 """By run, then by variant of its model."""

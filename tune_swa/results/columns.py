@@ -7,12 +7,12 @@ Every column is named here once; the tables are built from these lists, and a te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from tune_swa.config import Parameter
+    from tune_swa.config import Metric, Parameter
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
@@ -172,6 +172,33 @@ _COMPARISON_TAIL = (
     ),
 )
 
+_TRIALS_BY_NLL = {
+    "accuracy": "Fraction of validation images right, 0 to 1, at the last reported epoch.",
+    "nll": "Negative log-likelihood per validation image, nats, last epoch; the objective where status is "
+    "`completed`.",
+    "delta_vs_baseline": "Nats by which `nll` is lower than that of the best completed baseline, same stage "
+    "and seed; null unless completed.",
+    "delta_vs_same_lr": "Nats by which `nll` is lower than that of the completed baseline with the same "
+    "settings apart from SWA's, same stage and seed; null where there is none.",
+}
+"""Columns of trials.parquet that mean something else where nll is the objective."""
+_COMPARISON_BY_NLL = {
+    "rank": "1 is best: by nll, then accuracy, then trial; null unless completed.",
+    "delta_vs_baseline": "Nats by which `nll` is lower than `baseline_nll`; null unless completed.",
+    "delta_vs_same_lr": "Nats by which `nll` is lower than that of the completed baseline with the same "
+    "settings apart from SWA's; null where there is none.",
+    "mean": "Mean test nll over fresh seeds, nats; null: not tested.",
+    "sd": "Standard deviation of the test nll over fresh seeds, nats; null: fewer than two.",
+    "delta": "Mean difference in test nll to `against`, paired by seed: nats by which it is lower; null "
+    "where that is.",
+}
+"""The same of comparison.parquet."""
+_ONLY_BY_NLL = (
+    Column("baseline_nll", "float64", "Nll of the best completed baseline, nats; null without one."),
+    Column("race_nll", "float64", "Mean validation nll over the race's seeds, nats; null without any."),
+)
+"""Columns that comparison.parquet has only where nll is the objective."""
+
 
 _CONFIRM_HEAD = (
     Column("trial", "string", "Name of the run: that of its configuration and its seed."),
@@ -317,11 +344,22 @@ def parameter_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
     return (*CORE, *searched)
 
 
-def trials_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
-    """Columns of trials.parquet: one row for each trial."""
-    return (*_TRIALS_HEAD, *parameter_columns(parameters), *_TRIALS_TAIL)
+def trials_columns(parameters: Iterable[Parameter], metric: Metric = "accuracy") -> tuple[Column, ...]:
+    """Columns of trials.parquet: one row for each trial.
+
+    Args:
+        parameters: what is searched.
+        metric: of the objective.
+    """
+    columns = (*_TRIALS_HEAD, *parameter_columns(parameters), *_TRIALS_TAIL)
+    return _replace_meanings(columns, _TRIALS_BY_NLL) if metric == "nll" else columns
 
 
-def comparison_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
-    """Columns of comparison.parquet: one row for each configuration."""
-    return (*_COMPARISON_HEAD, *parameter_columns(parameters), *_COMPARISON_TAIL)
+def comparison_columns(parameters: Iterable[Parameter], metric: Metric = "accuracy") -> tuple[Column, ...]:
+    """Columns of comparison.parquet: one row for each configuration. Arguments as of `trials_columns`."""
+    columns = (*_COMPARISON_HEAD, *parameter_columns(parameters), *_COMPARISON_TAIL)
+    return (*_replace_meanings(columns, _COMPARISON_BY_NLL), *_ONLY_BY_NLL) if metric == "nll" else columns
+
+
+def _replace_meanings(columns: Iterable[Column], meanings: Mapping[str, str]) -> tuple[Column, ...]:
+    return tuple(Column(c.name, c.type, meanings.get(c.name, c.meaning)) for c in columns)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tune_swa.config import (
     Experiment,
+    Metric,
     Params,
     Value,
     format_label,
@@ -16,8 +17,9 @@ from tune_swa.config import (
 )
 from tune_swa.experiment.events import DamagedError, RacePlanned, Stage, params_of
 from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import TrialState, ranking
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.provenance import restore_experiment, validation_images
 
 _UNFINISHED = ("running", "interrupted", "pruned", "failed")
@@ -33,9 +35,9 @@ class Entry:
     """Its configuration: `lr` always, `swa_start` and `swa_lr` for SWA, and what else is searched."""
     label: str
     delta_vs_baseline: float | None
-    """Difference in accuracy (0 to 1) from the best baseline."""
+    """Gain in the objective over the best baseline: of accuracy (0 to 1), or by how much nll is lower."""
     delta_vs_same_lr: float | None
-    """Difference in accuracy (0 to 1) from the baseline with the same non-SWA settings."""
+    """The same over the baseline with the same non-SWA settings."""
 
     @property
     def completed(self) -> bool:
@@ -50,6 +52,9 @@ class Entry:
     def nll(self) -> float | None:
         """Negative log-likelihood at the last reported epoch, nats per image."""
         return (self.trial.last or {}).get("nll")
+
+    def read_metric(self, metric: Metric) -> float | None:
+        return self.nll if metric == "nll" else self.accuracy
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Comparison:
     """The best completed baseline of the search."""
 
     @property
+    def objective(self) -> Objective:
+        return Objective.of_experiment(self.experiment)
+
+    @property
     def best(self) -> Entry | None:
         """The finally chosen configuration, of any kind."""
         return self.ranked[0] if self.ranked else None
@@ -79,25 +88,27 @@ class Comparison:
 
 
 def is_completed(trial: TrialState) -> bool:
-    """Whether its last accuracy is the objective."""
+    """Whether its last epoch has the value of the objective."""
     return trial.status == "completed" and bool(trial.records)
 
 
 def best_trial(state: ExperimentState) -> TrialState | None:
     """The trial whose model is handed over, or None without a completed one.
 
-    With fresh seeds, the configuration with the highest mean validation accuracy over them, baselines
-    included, and of its runs the one with the highest validation accuracy: test images choose nothing.
-    Without, the best completed trial of the search. Best is the highest validation accuracy at the
-    last epoch (not the best over the epochs, which would be a second selection), then the lowest nll,
-    then the first name.
+    With fresh seeds, the configuration with the best mean over them, baselines included, and of its runs
+    the best one: test images choose nothing. Without, the best completed trial of the search. Best is the
+    highest validation accuracy at the last epoch (not the best over the epochs, which would be a second
+    selection), then the lowest nll, then the first name; with nll as the objective the lowest nll first.
     """
-    return _best_confirmed(state) or _best_of(t for t in state.trials.values() if t.stage == "search")
+    return _best_confirmed(state) or _best_of(
+        state, (t for t in state.trials.values() if t.stage == "search")
+    )
 
 
 def best_baseline(state: ExperimentState) -> TrialState | None:
     """The baseline of the search that all are measured against; None without a completed one."""
-    return _best_of(t for t in state.trials.values() if t.stage == "search" and t.kind == "baseline")
+    searched = (t for t in state.trials.values() if t.stage == "search" and t.kind == "baseline")
+    return _best_of(state, searched)
 
 
 def _best_confirmed(state: ExperimentState) -> TrialState | None:
@@ -115,16 +126,16 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     complete = [arm for arm in look.arms if all(map(is_completed, runs[arm.name]))]
     if not complete:
         return None
-    chosen = min(complete, key=lambda arm: _mean_ranking(arm.name, runs[arm.name]))
+    chosen = min(complete, key=lambda arm: _mean_ranking(state.objective, arm.name, runs[arm.name]))
     configuration = (chosen.kind, params_key(params_of(chosen)))
     same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == configuration]
-    return _best_of(t for t in same if t.checkpoints)
+    return _best_of(state, (t for t in same if t.checkpoints))
 
 
-def _mean_ranking(name: str, runs: Sequence[TrialState]) -> tuple[float, float, str]:
-    """Sorts arms by their mean over the runs, as `ranking` sorts trials."""
-    accuracy = sum(t.records[-1]["accuracy"] for t in runs) / len(runs)
-    return -accuracy, sum(ranking(t)[1] for t in runs) / len(runs), name
+def _mean_ranking(objective: Objective, name: str, runs: Sequence[TrialState]) -> tuple[float, float, str]:
+    """Sorts arms by their mean over the runs, as `Objective.rank_trial` sorts trials."""
+    keys = [objective.rank_trial(t) for t in runs]
+    return sum(key[0] for key in keys) / len(runs), sum(key[1] for key in keys) / len(runs), name
 
 
 def find_runs(state: ExperimentState, arm: str, stage: Stage, seeds: Iterable[int]) -> list[TrialState]:
@@ -133,14 +144,14 @@ def find_runs(state: ExperimentState, arm: str, stage: Stage, seeds: Iterable[in
     return [state.trials[name] for name in names if name in state.trials]
 
 
-def race_accuracies(state: ExperimentState) -> dict[str, list[float]]:
-    """Validation accuracy of each completed run of the last race, by the arm's name; empty without one."""
+def race_values(state: ExperimentState, metric: Metric) -> dict[str, list[float]]:
+    """A validation metric of each completed run of the last race, by the arm's name; empty without one."""
     found: dict[str, list[float]] = {}
     for event in last_race(state):
         for arm in event.arms:
             runs = find_runs(state, arm.name, "race", event.seeds)
-            accuracies = [run.records[-1]["accuracy"] for run in runs if is_completed(run)]
-            found.setdefault(arm.name, []).extend(accuracies)
+            values = [run.records[-1].get(metric) for run in runs if is_completed(run)]
+            found.setdefault(arm.name, []).extend(value for value in values if value is not None)
     return found
 
 
@@ -162,12 +173,12 @@ def compare_configurations(state: ExperimentState) -> Comparison:
     experiment = restore_experiment(state)
     search = [t for t in state.trials.values() if t.stage == "search"]
     baseline = best_baseline(state)
-    references = _baseline_accuracies(state)
+    references = _baseline_scores(state)
     try:
         entries = {t.name: _build_entry(experiment, t, baseline, references) for t in state.trials.values()}
     except DamagedError as error:
         raise state.damaged(error) from None
-    completed = sorted((t for t in search if is_completed(t)), key=ranking)
+    completed = sorted((t for t in search if is_completed(t)), key=state.objective.rank_trial)
     others = sorted((t for t in search if not is_completed(t)), key=_unfinished_order)
     rows = _one_per_configuration(entries[t.name] for t in (*completed, *others))
     return Comparison(
@@ -183,8 +194,8 @@ def compare_configurations(state: ExperimentState) -> Comparison:
 # ------------------------------------------------------------------------------------- ordering
 
 
-def _best_of(trials: Iterable[TrialState]) -> TrialState | None:
-    return min((t for t in trials if is_completed(t)), key=ranking, default=None)
+def _best_of(state: ExperimentState, trials: Iterable[TrialState]) -> TrialState | None:
+    return min((t for t in trials if is_completed(t)), key=state.objective.rank_trial, default=None)
 
 
 def _unfinished_order(trial: TrialState) -> tuple[int, int, str]:
@@ -212,11 +223,11 @@ def _reference_key(trial: TrialState, like: TrialState) -> _Key:
     return trial.stage, trial.seed, params_key(settings)
 
 
-def _baseline_accuracies(state: ExperimentState) -> dict[_Key, float]:
-    """Accuracy of the best completed baseline at each stage, seed and setting."""
+def _baseline_scores(state: ExperimentState) -> dict[_Key, float]:
+    """Objective of the best completed baseline at each stage, seed and setting."""
     completed = [t for t in state.trials.values() if t.kind == "baseline" and is_completed(t)]
-    best_last = sorted(completed, key=ranking, reverse=True)
-    return {_reference_key(t, t): t.records[-1]["accuracy"] for t in best_last}
+    best_last = sorted(completed, key=state.objective.rank_trial, reverse=True)
+    return {_reference_key(t, t): state.objective.score_record(t.records[-1]) for t in best_last}
 
 
 def _build_entry(
@@ -230,12 +241,12 @@ def _build_entry(
     params = experiment.complete_configuration(trial.params, swa=swa)
     tuned = same = None
     if is_completed(trial):
-        accuracy = trial.records[-1]["accuracy"]
+        score = Objective.of_experiment(experiment).score_record(trial.records[-1])
         if baseline is not None:
-            tuned = _subtract(accuracy, references.get(_reference_key(trial, baseline)))
-        same = _subtract(accuracy, references.get(_reference_key(trial, trial)))
+            tuned = _subtract(score, references.get(_reference_key(trial, baseline)))
+        same = _subtract(score, references.get(_reference_key(trial, trial)))
     return Entry(trial, params, format_label(params), tuned, same)
 
 
-def _subtract(accuracy: float, reference: float | None) -> float | None:
-    return None if reference is None else accuracy - reference
+def _subtract(score: float, reference: float | None) -> float | None:
+    return None if reference is None else score - reference

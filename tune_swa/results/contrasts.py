@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tune_swa.config import Params, is_swa_setting, params_key
+from tune_swa.config import Metric, Params, is_swa_setting, params_key
 from tune_swa.experiment.events import Stop
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference import statistics
 from tune_swa.inference.checks import PartsComparison
+from tune_swa.inference.rule import subtract_scores
+from tune_swa.results.image_scores import score_images
 from tune_swa.results.predictions import RunPredictions
 
 Outcome = Literal["better", "worse", "not distinguishable", "not tested", "too few seeds", "unfinished"]
@@ -39,21 +43,33 @@ class TestedArm:
     @property
     def test(self) -> list[float]:
         """Test accuracy of each run, 0 to 1."""
-        return [_test_metrics(run)["accuracy"] for run in self.runs]
+        return self.test_values("accuracy")
+
+    def test_values(self, metric: str) -> list[float]:
+        """A test metric of each run: accuracy, nll, ece or brier."""
+        return [_test_metrics(run)[metric] for run in self.runs]
 
     @property
     def validation(self) -> list[float]:
         """Validation accuracy of each run, 0 to 1."""
-        return [run.records[-1]["accuracy"] for run in self.runs]
+        return self.validation_values("accuracy")
+
+    def validation_values(self, metric: Metric) -> list[float]:
+        """A validation metric of each run at its last epoch."""
+        return [run.records[-1][metric] for run in self.runs]
 
     @property
     def refreshed(self) -> list[float]:
         """Test accuracy of a baseline's runs with refreshed batch-normalisation statistics."""
-        return [r.tested.refreshed["accuracy"] for r in self.runs if r.tested and r.tested.refreshed]
+        return self.refreshed_values("accuracy")
+
+    def refreshed_values(self, metric: str) -> list[float]:
+        """The same of any test metric."""
+        return [r.tested.refreshed[metric] for r in self.runs if r.tested and r.tested.refreshed]
 
     def mean_of(self, metric: str) -> float:
-        """Mean over the runs of a test metric: accuracy, nll, ece or brier."""
-        return float(np.mean([_test_metrics(run)[metric] for run in self.runs]))
+        """Mean over the runs of a test metric, as of `test_values`."""
+        return float(np.mean(self.test_values(metric)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class Contrast:
     against: TestedArm
     seeds: tuple[int, ...]
     differences: Any
-    """Shape (S, N): 1 where only `arm` is right on an image, -1 where only `against` is, else 0."""
+    """Shape (S, N), of `metric`, positive where `arm` did better on an image. Of accuracy: 1 where only `arm`
+    is right, -1 where only `against` is, else 0; of nll: nll of `against` minus that of `arm`, in nats."""
     paired: statistics.Interval
     """Interval for new seeds on these very images."""
     crossed: statistics.Crossed
@@ -79,10 +96,14 @@ class Contrast:
     """None: a description, which no correction was made for."""
     not_beaten: tuple[str, ...] = ()
     """Labels of other plain arms that it is not clearly ahead of, which "better" asks for."""
+    metric: Metric = "accuracy"
+    """Of the objective, which the differences, intervals and the outcome are of."""
+    beside: statistics.Interval | None = None
+    """Crossed interval of the gain in the other metric, of the same runs: a description."""
 
     @property
     def by_seed(self) -> list[float]:
-        """Difference in test accuracy on each seed."""
+        """Gain in the test metric on each seed."""
         return [float(value) for value in self.differences.mean(axis=1)]
 
 
@@ -120,6 +141,8 @@ class Verdict:
     """Test against validation images, of the arm with the largest difference of the leading contrast."""
     parts_arm: TestedArm | None = None
     """Whose that is."""
+    metric: Metric = "accuracy"
+    """Of the objective."""
     earlier: tuple[Verdict, ...] = ()
     """Verdicts of the looks before, first look first."""
 
@@ -169,18 +192,22 @@ def interval_columns(c: Contrast | None) -> dict[str, Any]:
 
 
 def compare_arms(
-    arm: TestedArm, against: TestedArm, predictions: RunPredictions, alpha: float
+    arm: TestedArm,
+    against: TestedArm,
+    predictions: RunPredictions,
+    alpha: float,
+    metric: Metric = "accuracy",
 ) -> Contrast | None:
-    """Compare two arms on the seeds that both have; None with fewer than two."""
+    """Compare two arms by a metric on the seeds that both have; None with fewer than two."""
     runs = {run.seed: run for run in arm.runs}
     pairs = [(runs[other.seed], other) for other in against.runs if other.seed in runs]
     pairs = [(a, b) for a, b in pairs if a.name in predictions and b.name in predictions]
     if len(pairs) < 2:
         return None
-    table = np.stack(
-        [predictions[a.name].correct.astype(np.int8) - predictions[b.name].correct for a, b in pairs]
-    )
+    names = [(a.name, b.name) for a, b in pairs]
+    table = _tabulate_differences(names, predictions, metric)
     wide = statistics.crossed_interval(table, 1 - alpha)
+    other = _tabulate_differences(names, predictions, Objective(metric).other)
     return Contrast(
         arm=arm,
         against=against,
@@ -191,16 +218,28 @@ def compare_arms(
         interval=wide.interval,
         p_value=wide.interval.p_value,
         outcome=None,
+        metric=metric,
+        beside=statistics.crossed_interval(other, 1 - alpha).interval,
     )
 
 
+def _tabulate_differences(
+    names: Sequence[tuple[str, str]], predictions: RunPredictions, metric: Metric
+) -> NDArray[Any]:
+    """Subtract the scores of pairs of runs; shape (S, N), positive where the first run did better."""
+    pairs = [(predictions[first], predictions[second]) for first, second in names]
+    return np.stack([subtract_scores(score_images(a, metric), score_images(b, metric)) for a, b in pairs])
+
+
 def compare_with_trunks(
-    arms: Sequence[TestedArm], predictions: RunPredictions, alpha: float
+    arms: Sequence[TestedArm], predictions: RunPredictions, alpha: float, metric: Metric = "accuracy"
 ) -> tuple[Contrast, ...]:
     """Compare each finalist with its own settings without SWA, where both were run."""
     plain = {params_key(arm.params): arm for arm in arms if arm.kind == "baseline"}
     pairs = [(arm, plain.get(params_key(_without_swa(arm)))) for arm in arms if "finalist" in arm.roles]
-    found = [compare_arms(arm, trunk, predictions, alpha) for arm, trunk in pairs if trunk is not None]
+    found = [
+        compare_arms(arm, trunk, predictions, alpha, metric) for arm, trunk in pairs if trunk is not None
+    ]
     return tuple(c for c in found if c is not None)
 
 

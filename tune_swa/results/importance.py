@@ -1,4 +1,4 @@
-"""Estimate how much each setting explains of the accuracy (fANOVA)."""
+"""Estimate how much each setting explains of the objective (fANOVA)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ ends or is interrupted waits for it."""
 
 
 def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, str]:
-    """Estimate how much of the accuracy's variance each searched parameter explains, with a note.
+    """Estimate how much of the objective's variance each searched parameter explains, with a note.
 
     fANOVA (Hutter, Hoos and Leyton-Brown 2014) by optuna, over the completed SWA trials of the search; of
     more than `MOST_TRIALS`, over as many, at equal distances from the best to the worst.
     """
-    parameters = compared.experiment.parameters
-    done = [e for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
+    parameters, objective = compared.experiment.parameters, compared.objective
+    swa = [(e, e.read_metric(objective.metric)) for e in compared.ranked if e.trial.kind == "swa"]
+    done = [(entry, value) for entry, value in swa if value is not None]
     if len(parameters) < 2:
         return None, "The space has a single parameter, so there is nothing to compare."
-    if len(done) < 4 or len({e.accuracy for e in done}) < 2:
+    if len(done) < 4 or len({value for _, value in done}) < 2:
         return None, f"{len(done)} completed SWA trials are too few for an estimate."
     import optuna
 
@@ -29,13 +30,11 @@ def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, s
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {p.name: to_distribution(p) for p in parameters}
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=objective.direction)
     used = [done[round(k)] for k in np.linspace(0, len(done) - 1, min(len(done), MOST_TRIALS))]
-    for e in used:
-        params = {p.name: encode_value(e.trial.params[p.name]) for p in parameters}
-        study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=distributions, value=e.accuracy)
-        )
+    for entry, value in used:
+        params = {p.name: encode_value(entry.trial.params[p.name]) for p in parameters}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
     try:
         found = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -46,5 +45,6 @@ def compute_importance(compared: Comparison) -> tuple[dict[str, float] | None, s
     if len(used) < len(done):
         which = f"{len(used)} of {which}, at equal distances from the best to the worst"
     return dict(found), (
-        f"fANOVA over the validation accuracy of {which}. Trials that were stopped early are left out."
+        f"fANOVA over the validation {objective.metric} of {which}. "
+        "Trials that were stopped early are left out."
     )

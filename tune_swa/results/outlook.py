@@ -13,7 +13,7 @@ USUAL_IMAGES = 1000
 
 
 def describe_outlook(experiment: Experiment, images: int | None) -> str:
-    """Say how likely the planned looks are to detect a gain of one point.
+    """Say how likely the planned looks are to detect a gain of one point, or why that is not known.
 
     Args:
         experiment: the settings.
@@ -25,6 +25,12 @@ def describe_outlook(experiment: Experiment, images: int | None) -> str:
         return (
             f"{seeds} fresh seeds are too few for a verdict; at least {LEAST_SEEDS} are needed "
             "(confirm.seeds)."
+        )
+    if experiment.objective.metric == "nll":
+        return (
+            "Which difference in nll the fresh seeds detect is not known beforehand: it depends on how nll "
+            "varies between seeds and between images, which differs more from data to data than that of "
+            "accuracies. The verdict says it."
         )
     found = foresee_looks(0.01, USUAL_DEVIATION, images or USUAL_IMAGES, looks)
     spent = f"{looks[-1]} seeds"

@@ -8,7 +8,8 @@ from collections import Counter
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import count_within_one_error
-from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_accuracies
+from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_values
+from tune_swa.results.metric_format import MetricFormat
 
 _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")
 
@@ -18,7 +19,8 @@ def summary_text(state: ExperimentState) -> str:
 
     It compares the best SWA configuration with the best baseline, and warns that one seed on the
     images that chose the best configuration is optimistic. The standard error is the binomial one of a
-    single accuracy, sqrt(p (1 - p) / n); that of the difference would need each image's predictions.
+    single accuracy, sqrt(p (1 - p) / n); that of the difference, and any of nll, would need each image's
+    predictions.
 
     Raises:
         RequestError: the journal is empty.
@@ -61,41 +63,48 @@ def _best_sentences(compared: Comparison) -> list[str]:
     sentences = [
         f"Best SWA configuration: {_describe_entry(swa, compared)}.",
         f"Best baseline: {_describe_entry(baseline, compared)}.",
-        _difference_sentence(swa.delta_vs_baseline or 0.0, compared.images),
+        _difference_sentence(swa.delta_vs_baseline or 0.0, compared),
     ]
     same = swa.delta_vs_same_lr
     if same is not None and not _same_settings(swa, baseline):
-        points = _format_points(same, compared.images)
-        sentences.append(f"Against the baseline with the same settings without SWA: {points}.")
+        gain = _format_gain(same, compared)
+        sentences.append(f"Against the baseline with the same settings without SWA: {gain}.")
     return sentences
 
 
-def _difference_sentence(delta: float, images: int) -> str:
-    if _count_images(delta, images) == 0:
-        return f"SWA and the tuned baseline are level: {_format_points(delta, images)}."
+def _difference_sentence(delta: float, compared: Comparison) -> str:
+    written = MetricFormat(compared.objective.metric)
+    gain = _format_gain(delta, compared)
+    if (written.round_gain(delta) if written.is_nll else _count_images(delta, compared.images)) == 0:
+        return f"SWA and the tuned baseline are level: {gain}."
     if delta > 0:
-        return f"SWA is ahead of the tuned baseline: {_format_points(delta, images)}."
-    return f"SWA does not beat the tuned baseline: {_format_points(delta, images)}."
+        return f"SWA is ahead of the tuned baseline: {gain}."
+    return f"SWA does not beat the tuned baseline: {gain}."
 
 
 def _caution_sentence(compared: Comparison) -> list[str]:
     best = compared.best
     if best is None or best.accuracy is None or not compared.images:
         return []
+    metric = compared.objective.metric
+    caution = (
+        f"Caution: this is one seed, and the same {compared.images} validation images chose the best of "
+        f"{len(compared.ranked)} completed configurations, so its {metric} is optimistic."
+    )
+    if metric == "nll":
+        return [caution]
     error = 100 * math.sqrt(best.accuracy * (1 - best.accuracy) / compared.images)
     return [
-        f"Caution: this is one seed, and the same {compared.images} validation images chose the best of "
-        f"{len(compared.ranked)} completed configurations, so its accuracy is optimistic. An accuracy of "
-        f"{_format_percent(best.accuracy)} on {compared.images} images has a binomial standard error of "
-        f"{error:.2f} points."
+        f"{caution} An accuracy of {_format_percent(best.accuracy)} on {compared.images} images has a "
+        f"binomial standard error of {error:.2f} points."
     ]
 
 
 def close_text(compared: Comparison) -> str:
     """Say how many SWA configurations the search cannot distinguish from the best; empty with fewer than
-    two."""
+    two, and by nll, whose standard error needs each image's predictions."""
     accuracies = [e.accuracy for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
-    if len(accuracies) < 2 or not compared.images:
+    if len(accuracies) < 2 or not compared.images or compared.objective.metric == "nll":
         return ""
     close = count_within_one_error(accuracies, compared.images)
     return (
@@ -107,7 +116,7 @@ def close_text(compared: Comparison) -> str:
 
 def _race_sentence(state: ExperimentState) -> str:
     """Why nothing is tested after a race that no SWA configuration has come through; else nothing."""
-    rounds, accuracies = last_race(state), race_accuracies(state)
+    rounds, accuracies = last_race(state), race_values(state, "accuracy")
     if not rounds or (state.confirmations and state.confirmations[-1].searched >= rounds[0].searched):
         return ""
     names = [arm.name for arm in rounds[0].arms if arm.kind == "swa"]
@@ -125,14 +134,20 @@ def _race_sentence(state: ExperimentState) -> str:
 def _describe_entry(entry: Entry, compared: Comparison) -> str:
     assert entry.accuracy is not None  # it has completed
     right = f"{round(entry.accuracy * compared.images)} of {compared.images} images"
-    return f"{entry.label} ({entry.trial.name}), {_format_percent(entry.accuracy)}, {right}"
+    nll = ""
+    if compared.objective.metric == "nll" and entry.nll is not None:
+        nll = f"{MetricFormat('nll').format_value(entry.nll)}, accuracy "
+    return f"{entry.label} ({entry.trial.name}), {nll}{_format_percent(entry.accuracy)}, {right}"
 
 
 def _same_settings(swa: Entry, baseline: Entry) -> bool:
     return all(swa.params.get(name) == value for name, value in baseline.params.items())
 
 
-def _format_points(delta: float, images: int) -> str:
+def _format_gain(delta: float, compared: Comparison) -> str:
+    images, written = compared.images, MetricFormat(compared.objective.metric)
+    if written.is_nll:
+        return f"{written.describe_gain(delta)} on {images} validation images"
     rounded = round(100 * delta, 2)
     sign = f"{rounded:+.2f}" if rounded else "0.00"
     return f"{sign} points = {abs(_count_images(delta, images))} of {images} validation images"

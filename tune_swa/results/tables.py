@@ -14,6 +14,7 @@ import pyarrow as pa
 from tune_swa.config import Parameter, format_value
 from tune_swa.experiment.events import DamagedError, PlannedArm
 from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.objective import METRICS
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.averages_table import average_records, lists_averages
@@ -29,7 +30,7 @@ from tune_swa.results.columns import (
     parameter_columns,
     trials_columns,
 )
-from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_accuracies
+from tune_swa.results.comparison import Comparison, Entry, compare_configurations, race_values
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import interval_columns
 from tune_swa.results.ensembles import build_ensembles, ensemble_records
@@ -70,7 +71,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
         RequestError: the journal is empty, or holds values of other types.
     """
     compared = compare_configurations(state)
-    parameters = compared.experiment.parameters
+    parameters, metric = compared.experiment.parameters, compared.objective.metric
     about = build_metadata(state)
     predictions = {} if folder is None else read_predictions(state, folder)
     shipped = {name: variants[SHIPPED] for name, variants in predictions.items()}
@@ -78,7 +79,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     found = analyse_confirmation(state, shipped) if looks else None
     comparison = [
         _comparison_record(row, compared)
-        for row in build_comparison_rows(compared, found, race_accuracies(state))
+        for row in build_comparison_rows(compared, found, {m: race_values(state, m) for m in METRICS})
     ]
     trials = [_trial_record(entry, parameters) for entry in compared.trials]
     try:
@@ -92,9 +93,9 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             rows = ensemble_records(build_ensembles(found, predictions, state, folder))
             ensembles = _from_rows(ENSEMBLES, rows, about)
         return Tables(
-            trials=_from_rows(trials_columns(parameters), trials, about),
+            trials=_from_rows(trials_columns(parameters, metric), trials, about),
             epochs=_from_columns(EPOCHS, _epoch_columns(list(state.trials.values())), about),
-            comparison=_from_rows(comparison_columns(parameters), comparison, about),
+            comparison=_from_rows(comparison_columns(parameters, metric), comparison, about),
             confirm=confirm,
             predictions=tested,
             averages=averages,
@@ -193,12 +194,14 @@ def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, An
         "nll": entry.nll,
         "baseline": None if baseline is None else baseline.label,
         "baseline_accuracy": None if baseline is None else baseline.accuracy,
+        "baseline_nll": None if baseline is None else baseline.nll,
         "delta_vs_baseline": entry.delta_vs_baseline,
         "delta_vs_same_lr": entry.delta_vs_same_lr,
         "images": compared.images,
-        "race_seeds": len(row.race_accuracies),
-        "race_accuracy": row.race_mean,
-        "seeds": len(row.test_accuracies),
+        "race_seeds": len(row.race.get("accuracy", ())),
+        "race_accuracy": row.race_mean("accuracy"),
+        "race_nll": row.race_mean("nll"),
+        "seeds": len(row.test_values),
         "mean": row.test_mean,
         "sd": row.test_sd,
         **interval_columns(row.contrast),

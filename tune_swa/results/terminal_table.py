@@ -13,6 +13,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.average_contrasts import AverageContrast, Difference
 from tune_swa.results.comparison import Comparison, compare_configurations
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.text import quote_name
 
 _STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "pruned": "dim", "failed": "red"}
@@ -46,7 +47,7 @@ def comparison_table(state: ExperimentState, *, limit: int | None = None) -> Tab
         # fold, not cut: below 80 columns every column gives way a little and nothing is lost
         table.add_column(heading, justify="left" if text else "right", overflow="fold")
     for row in shown:
-        _add_row(table, row, compared.experiment.train.epochs)
+        _add_row(table, row, compared.experiment.train.epochs, MetricFormat(compared.objective.metric))
     return table
 
 
@@ -76,7 +77,7 @@ def averages_table(compared: Sequence[AverageContrast], what: Literal["average",
             Text(c.arm.label),
             Text(c.average),
             Text(f"{100 * c.accuracy.mean:.2f}"),
-            color_points(c.accuracy.interval.mean).append(_mark_claim(c.accuracy)),
+            color_gain(c.accuracy.interval.mean, MetricFormat("accuracy")).append(_mark_claim(c.accuracy)),
             Text(f"{c.nll.mean:.4f}"),
             Text(f"{c.nll.interval.mean:+.4f}{_mark_claim(c.nll)}"),
         )
@@ -94,7 +95,10 @@ def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:
         records: of `tune_swa.results.api.describe_experiment`.
     """
     same = len({record["data"] for record in records}) == 1
-    caption = "accuracies in %, differences in points" + ("" if same else "; the images are not the same")
+    caption = "accuracies in %, differences in points"
+    if any(record["objective"] == "nll" for record in records):
+        caption += " or, where the objective is nll, in nats by which it is lower"
+    caption += "" if same else "; the images are not the same"
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=caption, caption_justify="left"
     )
@@ -106,13 +110,14 @@ def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:
     for row in records:
         difference = Text(_NONE)
         if row["delta"] is not None:
-            difference = color_points(row["delta"]).append(
-                f" ({100 * row['interval_low']:+.2f} to {100 * row['interval_high']:+.2f})", style="default"
+            written = MetricFormat(row["objective"])
+            difference = color_gain(row["delta"], written).append(
+                f" ({_format_ends(row, written)}){' nats' * written.is_nll}", style="default"
             )
         table.add_row(
             Text(quote_name(row["experiment"])),
-            _name_accuracy(row["best_swa"], row["swa_accuracy"]),
-            _name_accuracy(row["best_baseline"], row["baseline_accuracy"]),
+            _name_best(row, "best_swa", "swa"),
+            _name_best(row, "best_baseline", "baseline"),
             Text(str(row["seeds"])),
             difference,
             Text(row["verdict"] or _NONE),
@@ -120,21 +125,29 @@ def side_by_side_table(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _name_accuracy(name: str | None, accuracy: float | None) -> Text:
-    return Text(_NONE) if name is None or accuracy is None else Text(f"{name}, {100 * accuracy:.2f}")
+def _name_best(row: Mapping[str, Any], column: str, side: str) -> Text:
+    """A best configuration with its accuracy in %, or its nll where that is the objective."""
+    name, value = row[column], row[f"{side}_{row['objective']}"]
+    if name is None or value is None:
+        return Text(_NONE)
+    written = MetricFormat(row["objective"])
+    return Text(f"{name}, {written.format_value(value) if written.is_nll else written.format_number(value)}")
 
 
-def color_points(difference: float | None) -> Text:
-    """A difference in accuracy (0 to 1) as signed percentage points, green where better."""
-    if difference is None:
+def _format_ends(row: Mapping[str, Any], written: MetricFormat) -> str:
+    low, high, digits = row["interval_low"], row["interval_high"], 4 if written.is_nll else 2
+    return f"{written.scale(low):+.{digits}f} to {written.scale(high):+.{digits}f}"
+
+
+def color_gain(gain: float | None, written: MetricFormat) -> Text:
+    """A gain, signed, green where better: percentage points of an accuracy (0 to 1), or nats of nll."""
+    if gain is None:
         return Text(_NONE, style="dim")
-    rounded = round(100 * difference, 2)
-    if rounded == 0:  # also -0.0
-        return Text("0.00")
-    return Text(f"{rounded:+.2f}", style="green" if rounded > 0 else "red")
+    rounded = written.round_gain(gain)
+    return Text(written.format_gain(gain), style="" if not rounded else "green" if rounded > 0 else "red")
 
 
-def _add_row(table: Table, row: ComparisonRow, epochs: int) -> None:
+def _add_row(table: Table, row: ComparisonRow, epochs: int, written: MetricFormat) -> None:
     entry, trial = row.entry, row.entry.trial
     rank = _NONE if row.rank is None else str(row.rank)
     table.add_row(
@@ -142,9 +155,9 @@ def _add_row(table: Table, row: ComparisonRow, epochs: int) -> None:
         Text(entry.label),  # a Text, in which [brackets] are not markup
         Text(trial.status, style=_STATUS_STYLES.get(trial.status, "")),
         Text(_NONE if entry.accuracy is None else f"{100 * entry.accuracy:.2f}"),
-        color_points(entry.delta_vs_baseline),
-        color_points(entry.delta_vs_same_lr),
-        Text(_NONE if entry.nll is None else f"{entry.nll:.3f}"),
+        color_gain(entry.delta_vs_baseline, written),
+        color_gain(entry.delta_vs_same_lr, written),
+        Text(_NONE if entry.nll is None else f"{entry.nll:.{4 if written.is_nll else 3}f}"),
         Text(f"{len(trial.records)}/{epochs}"),
         style="bold" if row.best_baseline else "" if entry.completed else "dim",
     )
@@ -153,7 +166,9 @@ def _add_row(table: Table, row: ComparisonRow, epochs: int) -> None:
 def _write_caption(compared: Comparison, hidden: int) -> str:
     parts = [
         "* best baseline, the reference" if compared.baseline else "no baseline has completed yet",
-        f"accuracy on {compared.images} validation images, differences in points",
+        f"accuracy on {compared.images} validation images, differences in points"
+        if compared.objective.metric == "accuracy"
+        else f"ranked by nll on {compared.images} validation images, differences: nats by which it is lower",
     ]
     if hidden:
         parts.append(f"{hidden} more not shown")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tune_swa.config import Experiment
+from tune_swa.config import Experiment, Metric
 from tune_swa.experiment.events import DamagedError, LookPlanned, PlannedArm, params_of
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
@@ -20,6 +20,7 @@ from tune_swa.inference.checks import compare_parts
 from tune_swa.inference.rule import FinalistJudgement, Judgement
 from tune_swa.results.contrasts import Contrast, TestedArm, Verdict, compare_arms, compare_with_trunks
 from tune_swa.results.former_rule import former_verdict
+from tune_swa.results.image_scores import score_images
 from tune_swa.results.look_evaluation import evaluate_look
 from tune_swa.results.predictions import RunPredictions, read_shipped
 from tune_swa.results.provenance import restore_experiment, validation_images
@@ -59,9 +60,10 @@ def _analyse_look(state: ExperimentState, predictions: RunPredictions, look: Loo
     if look.plan is None:
         found = former_verdict(arms, predictions, look, images, complete=complete)
     else:
-        correct = {name: predictions[name].correct for name in names if name in predictions}
-        judgement = evaluate_look(state, look, correct)
-        found = _apply_rule(arms, predictions, look, judgement, images, complete=complete)
+        metric = state.objective.metric
+        scores = {name: score_images(predictions[name], metric) for name in names if name in predictions}
+        judgement = evaluate_look(state, look, scores)
+        found = _apply_rule(arms, predictions, look, judgement, metric, complete=complete)
         if complete:
             found = replace(found, stop=state.stops.get(look.look, judgement.stop))
     return _add_parts_comparison(found, validation_images(state)) if complete else found
@@ -72,7 +74,7 @@ def _apply_rule(
     predictions: RunPredictions,
     look: LookPlanned,
     judgement: Judgement,
-    images: int,
+    metric: Metric,
     *,
     complete: bool,
 ) -> Verdict:
@@ -83,7 +85,7 @@ def _apply_rule(
     headlines, others = [], []
     for judged in judgement.finalists:
         for against in judged.comparisons:
-            c = compare_arms(known[judged.finalist], known[against.against], predictions, alpha)
+            c = compare_arms(known[judged.finalist], known[against.against], predictions, alpha, metric)
             if c is None:
                 continue
             if judged.comparison is None or against.against != judged.comparison.against:
@@ -94,16 +96,17 @@ def _apply_rule(
     return Verdict(
         look=look.look,
         alpha=alpha,
-        images=images,
+        images=next(len(said.label) for said in predictions.values()),
         planned_seeds=len(look.seeds),
         arms=tuple(arms),
         against_plain=tuple(headlines),
         against_others=tuple(others),
-        against_trunk=compare_with_trunks(arms, predictions, alpha),
+        against_trunk=compare_with_trunks(arms, predictions, alpha, metric),
         complete=complete,
         plan=look.plan,
         looks=tuple(look.looks or ()),
         levels=tuple(look.levels or ()),
+        metric=metric,
     )
 
 

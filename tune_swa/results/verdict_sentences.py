@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tune_swa.experiment.objective import Objective
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.results.contrasts import Contrast, TestedArm, Verdict
+from tune_swa.results.metric_format import MetricFormat
 
 UNLIMITED_IMAGES = 10**9
 """Number of test images above which only the number of seeds limits what is found."""
@@ -22,7 +24,9 @@ def verdict_text(found: Verdict) -> str:
     if leading is not None:
         lines.append(finalist_sentence(leading, found))
     lines += [finalist_sentence(c, found) for c in found.against_plain if c is not leading]
-    if leading is None and found.complete:
+    if leading is not None:
+        lines.append(_beside_sentence(leading, found))
+    elif found.complete:
         lines.append(_missing_comparison(found))
     lines += _plain_sentences(found)
     lines.append(_parts_sentence(found))
@@ -49,6 +53,20 @@ def finalist_sentence(c: Contrast, found: Verdict) -> str:
     return text
 
 
+def _beside_sentence(c: Contrast, found: Verdict) -> str:
+    """Say what the other metric did in the same runs; empty while runs are missing, and of older journals."""
+    if c.beside is None or not found.complete or found.plan is None:
+        return ""
+    at, written = c.beside, MetricFormat(Objective(c.metric).other)
+    ends = written.describe_interval(at.low, at.high)
+    gain = written.describe_gain(at.mean)
+    what = f"accuracy {gain}" if c.metric == "nll" else gain
+    return (
+        f"Description only: in the same runs {c.arm.label} against {c.against.label}, {what} "
+        f"({100 * at.level:.4g} % interval {ends}); the verdict does not depend on it."
+    )
+
+
 def _rival_name(c: Contrast, found: Verdict) -> str:
     if found.plan is None:
         return f"the tuned {c.against.label}"
@@ -58,10 +76,9 @@ def _rival_name(c: Contrast, found: Verdict) -> str:
 def _format_interval(c: Contrast) -> str:
     at = c.interval
     p_value = "< 0.0001" if c.p_value < 1e-4 else f"= {c.p_value:.3g}"
-    return (
-        f"{100 * at.mean:+.2f} points ({100 * at.level:.4g} % interval {100 * at.low:+.2f} to "
-        f"{100 * at.high:+.2f}, p {p_value})"
-    )
+    written = MetricFormat(c.metric)
+    ends = written.describe_interval(at.low, at.high)
+    return f"{written.describe_gain(at.mean)} ({100 * at.level:.4g} % interval {ends}, p {p_value})"
 
 
 def _progress_sentence(found: Verdict) -> str:
@@ -107,7 +124,11 @@ def _plain_sentences(found: Verdict) -> list[str]:
     if best.refreshed:
         gain = 100 * (np.mean(best.refreshed) - np.mean(best.test))
         name = "the tuned baseline" if found.plan is None else best.label
-        lines.append(f"A BN refresh alone changes {name} by {gain:+.2f} points.")
+        change = f" by {gain:+.2f} points"
+        if found.metric == "nll":
+            lower = float(np.mean(best.test_values("nll")) - np.mean(best.refreshed_values("nll")))
+            change = f": {MetricFormat('nll').describe_gain(lower)}"
+        lines.append(f"A BN refresh alone changes {name}{change}.")
     if found.plan is None and best.runs:
         lines += [_better_baseline(arm, best) for arm in found.plain if arm.runs]
     return lines
@@ -233,14 +254,16 @@ def _power_sentences(c: Contrast, found: Verdict) -> list[str]:
     least = parts.detectable_difference(seeds, found.images, alpha=alpha)
     if least == 0:
         return ["Its runs and the baseline's agree on every image, so power cannot be estimated."]
+    written = MetricFormat(c.metric)
+    spread = written.describe_size(float(np.std(c.by_seed, ddof=1)))
     lines = [
-        f"Differences vary by {100 * np.std(c.by_seed, ddof=1):.2f} points between seeds; at that, {seeds} "
-        f"seeds and {found.images} images detect a difference of {100 * least:.2f} points four times in five."
+        f"Differences vary by {spread} between seeds; at that, {seeds} seeds and {found.images} images "
+        f"detect a difference of {written.describe_size(least)} four times in five."
     ]
     mean = abs(c.interval.mean)
     if not mean:
         return lines
-    start = f"If the true difference is {100 * mean:.2f} points, "
+    start = f"If the true difference is {written.describe_size(mean)}, "
     needed = parts.seeds_needed(mean, found.images, alpha=alpha)
     if needed is not None and needed > seeds:
         lines.append(f"{start}about {needed} seeds are needed to detect it.")

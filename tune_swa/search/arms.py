@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tune_swa.config import Experiment, Params, count_space, is_swa_setting, params_key
 from tune_swa.experiment.events import Kind, PlannedArm, params_of
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import TrialState, ranking
+from tune_swa.experiment.trial_state import TrialState
 
 CANDIDATE, FINALIST, BASELINE, TRUNK = "candidate", "finalist", "baseline", "trunk"
 """Roles of an arm: an SWA configuration in the race and one that is confirmed, plain training that the search
@@ -60,7 +60,7 @@ def rank_searched(state: ExperimentState) -> list[TrialState]:
         t for t in state.trials.values() if t.stage == "search" and t.status == "completed" and t.records
     ]
     first: dict[object, TrialState] = {}
-    for trial in sorted(trials, key=ranking):
+    for trial in sorted(trials, key=state.objective.rank_trial):
         first.setdefault((trial.kind, params_key(trial.params)), trial)
     return list(first.values())
 

@@ -67,7 +67,7 @@ class PhaseAsha:
         return rule
 
     def judge_epoch(self, trial: TrialState, epoch: int, value: float) -> RungDecision:
-        """Judge the report of `value` at `epoch`, and record it where it is at a rung.
+        """Judge the report of `value` (higher is better) at `epoch`, and record it where it is at a rung.
 
         Trunk rungs see models before their trial's first average. A trunk is recorded once under
         its hash, however many trials run it, and its verdict holds for all its SWA trials. Branch

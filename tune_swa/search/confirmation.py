@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.events import (
+    EpochRecord,
     Event,
     LookPlanned,
     PlannedRound,
@@ -262,14 +263,14 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
 def _race_scores(
     state: ExperimentState, rounds: Sequence[Round], arms: Sequence[Arm], kind: str
 ) -> dict[str, dict[int, float]]:
-    """Collect validation accuracies of completed runs of a race, by arm and seed, in the order of `arms`."""
+    """Collect the objective of completed runs of a race, by arm and seed, in the order of `arms`."""
     scores: dict[str, dict[int, float]] = {arm.name: {} for arm in arms if arm.kind == kind}
     for each in rounds:
         for arm in each.arms:
             for seed in each.seeds:
                 run = state.trials.get(fresh_run_name(arm.name, "race", seed))
                 if arm.name in scores and run is not None and run.status == "completed" and run.last:
-                    scores[arm.name][seed] = run.last["accuracy"]
+                    scores[arm.name][seed] = state.objective.score_record(run.last)
     return scores
 
 
@@ -293,8 +294,7 @@ def _first_of_plan(
     looks: tuple[int, ...],
 ) -> Look:
     """Plan the first look of a new plan."""
-    plans = {event.plan or f"look {event.look}" for event in state.confirmations}
-    plan = len(plans) + 1
+    plan = len({event.plan or f"look {event.look}" for event in state.confirmations}) + 1
     levels = spend_alpha(looks, plan)
     return Look(arms, seeds, searched, len(state.confirmations) + 1, plan, looks, levels)
 
@@ -361,8 +361,8 @@ def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int)
     arms = {arm.name: arm for arm in everyone}
     won = [arms[name] for name in halve_race(_race_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
-    images = state.header.data["val"] if state.header else None
-    # also those that a round left out by count: only what is clearly worse is not tested
+    # only what is clearly worse is not tested; of nll there is no variance between images to tell by
+    images = state.header.data["val"] if state.header and state.objective.metric == "accuracy" else None
     best = keep_plain(_race_scores(state, rounds, everyone, "baseline"), len(everyone), images)
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
     return (*swa, *add_trunks(plain, swa, ranked))
@@ -392,7 +392,7 @@ class ConfirmPlanner:
     def draws_more(self) -> bool:
         return False
 
-    def report_value(self, trial: str, epoch: int, value: float) -> None:
+    def report_epoch(self, trial: str, record: EpochRecord) -> None:
         """Do nothing: the list is fixed, so there is nothing to learn."""
 
     def apply_event(self, event: Event) -> None:

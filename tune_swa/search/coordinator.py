@@ -20,6 +20,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import (
     Decision,
     EndStatus,
+    EpochRecord,
     EpochReported,
     Event,
     Kind,
@@ -31,11 +32,11 @@ from tune_swa.experiment.events import (
     TrialSuggested,
     TrunkShared,
 )
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.results.look_evaluation import evaluate_look
-from tune_swa.results.predictions import SHIPPED, read_predictions
-from tune_swa.search.asha import PhaseAsha
+from tune_swa.results.look_evaluation import read_and_evaluate_look
+from tune_swa.search.asha import PhaseAsha, RungDecision
 from tune_swa.search.confirmation import ConfirmPlanner, Step, next_step
 from tune_swa.search.event_recorder import EventRecorder
 from tune_swa.search.planner import Later, Planner, Suggestion
@@ -72,6 +73,7 @@ class Coordinator(EventRecorder):
     ) -> None:
         super().__init__(folder, state)
         self.experiment = experiment
+        self.objective = Objective.of_experiment(experiment)
         self.store = store or FolderStore(folder)
         self.namer = namer or TrunkNamer.by_settings()
         self.asha = PhaseAsha.of_experiment(experiment)
@@ -196,8 +198,8 @@ class Coordinator(EventRecorder):
     def _judge_shared_epochs(self, trial: TrialState, epochs: int) -> dict[int, Decision]:
         """Judge the epochs that a trial takes over, up to the first stop; return each rung's decision."""
         rungs: dict[int, Decision] = {}
-        for epoch, (_, record) in enumerate(self.state.trunks[trial.trunk].records[:epochs]):
-            decision = self.asha.judge_epoch(trial, epoch, record["accuracy"])
+        for _, record in self.state.trunks[trial.trunk].records[:epochs]:
+            decision = self._judge_epoch(trial, record)
             if decision.rung is not None:
                 rungs[decision.rung] = "stop" if decision.stop else "continue"
             if decision.stop:
@@ -218,8 +220,7 @@ class Coordinator(EventRecorder):
             self.experiment.run_settings(event.kind, params)
         self._inform_planner(event)
         if isinstance(event, EpochReported):
-            epoch, accuracy = event.epoch, event.accuracy
-            self.asha.judge_epoch(self.state.trials[event.trial], epoch, accuracy)
+            self._judge_epoch(self.state.trials[event.trial], event.record)
         elif isinstance(event, TrunkShared):
             self._judge_shared_epochs(self.state.trials[event.trial], event.epochs)
 
@@ -232,7 +233,7 @@ class Coordinator(EventRecorder):
         self.planner.apply_event(event)
         if isinstance(event, TrunkShared):
             for record in self.state.trials[event.trial].records[: event.epochs]:
-                self.planner.report_value(event.trial, record["epoch"], record["accuracy"])
+                self.planner.report_epoch(event.trial, record)
 
     def record_epoch(
         self,
@@ -264,12 +265,12 @@ class Coordinator(EventRecorder):
         if epoch > trial.next_epoch:
             self.fail_trial(name, f"epoch {epoch} was reported, but epoch {trial.next_epoch} never was")
             return "stop"
-        rung = self.asha.judge_epoch(trial, epoch, record["accuracy"])
-        last = epoch == self.experiment.train.epochs - 1
+        rung = self._judge_epoch(trial, record)
+        last, trunk = epoch == self.experiment.train.epochs - 1, self.state.trunks[trial.trunk]
         self.record_event(
             EpochReported(
                 trial=name,
-                record={**record, **self._origin_fields(trial, epoch, taken_over)},
+                record={**record, **trunk.name_origin(name, epoch, taken_over=taken_over)},
                 decision="stop" if rung.stop and not last else "continue",
                 rung=rung.rung,
                 checkpoint=checkpoint,
@@ -278,17 +279,13 @@ class Coordinator(EventRecorder):
             )
         )
         if last:
-            self.end_trial(trial, "completed", record["accuracy"])
+            self.end_trial(trial, "completed", self.objective.read_value(record))
         elif rung.stop:
             self.end_trial(trial, "pruned")
         return "stop" if last or rung.stop else "continue"
 
-    def _origin_fields(self, trial: TrialState, epoch: int, taken_over: bool) -> dict[str, Any]:
-        """Name who trained an epoch, without the cost that the trial did not have if another one did."""
-        trained = self.state.trunks[trial.trunk].records
-        if not taken_over or epoch >= len(trained) or trained[epoch][0] == trial.name:
-            return {"shared_from": None}
-        return {"shared_from": trained[epoch][0], "train_seconds": None, "images_per_second": None}
+    def _judge_epoch(self, trial: TrialState, record: EpochRecord) -> RungDecision:
+        return self.asha.judge_epoch(trial, record["epoch"], self.objective.score_record(record))
 
     def fail_trial(
         self, name: str, reason: str, trunk_epoch: int | None = None, exhausted: float | None = None
@@ -389,11 +386,9 @@ class Coordinator(EventRecorder):
         look = event.look
         if look not in self.state.stops:
             try:
-                predictions = read_predictions(self.state, self.folder)
+                stop = read_and_evaluate_look(self.state, event, self.folder).stop
             except RequestError as error:
                 self.halt_search(str(error))
                 return None
-            correct = {name: variants[SHIPPED].correct for name, variants in predictions.items()}
-            stop = evaluate_look(self.state, event, correct).stop
             self.record_event(LookJudged(look=look, stop=stop))
         return self.state.stops.get(look)

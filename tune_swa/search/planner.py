@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from tune_swa.config import Params
-from tune_swa.experiment.events import Event, Kind, Stage
+from tune_swa.experiment.events import EpochRecord, Event, Kind, Stage
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Planner(Protocol):
     def draws_more(self) -> bool:
         """Whether a sampler has suggestions left to make."""
 
-    def report_value(self, trial: str, epoch: int, value: float) -> None:
-        """Take in the value that a trial of the stage had at an epoch."""
+    def report_epoch(self, trial: str, record: EpochRecord) -> None:
+        """Take in the record of an epoch of a trial of the stage."""
 
     def apply_event(self, event: Event) -> None:
         """Take in one event of the journal, new or replayed, if it is of the stage.

@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from tune_swa.config import Experiment, drop_repeated, enumerate_space, params_key
 from tune_swa.experiment.events import (
+    EpochRecord,
     EpochReported,
     Event,
     Kind,
@@ -17,6 +18,7 @@ from tune_swa.experiment.events import (
     TrialSuggested,
     params_of,
 )
+from tune_swa.experiment.objective import Objective
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
 from tune_swa.search.samplers import OUTCOMES, FixedSource, SampledSource
 
@@ -29,6 +31,7 @@ class Proposer:
     """
 
     def __init__(self, experiment: Experiment) -> None:
+        self._objective = Objective.of_experiment(experiment)
         self._limits: dict[Kind, int] = {
             "baseline": experiment.baseline_trials,
             "swa": experiment.swa_trials,
@@ -86,10 +89,10 @@ class Proposer:
             for kind, source in self._sources.items()
         )
 
-    def report_value(self, trial: str, epoch: int, value: float) -> None:
+    def report_epoch(self, trial: str, record: EpochRecord) -> None:
         if trial in self._trials:
             kind, index = self._trials[trial]
-            self._sources[kind].report_value(index, epoch, value)
+            self._sources[kind].report_value(index, record["epoch"], self._objective.read_value(record))
 
     def apply_event(self, event: Event) -> None:
         if isinstance(event, TrialSuggested) and event.stage == "search":
@@ -101,7 +104,7 @@ class Proposer:
         kind, index = self._trials[event.trial]
         source = self._sources[kind]
         if isinstance(event, EpochReported):
-            source.report_value(index, event.epoch, event.accuracy)
+            self.report_epoch(event.trial, event.record)
         elif isinstance(event, TrialReopened):
             source.reopen_trial(index)
         elif event.status in OUTCOMES:
@@ -126,13 +129,16 @@ def _baseline_source(experiment: Experiment) -> FixedSource | SampledSource:
     if fixed is not None:
         return FixedSource(fixed, "baseline")
     search = experiment.search
-    return SampledSource(search.sampler, experiment.baseline_parameters, [], search.seed, "baseline")
+    direction = Objective.of_experiment(experiment).direction
+    parameters = experiment.baseline_parameters
+    return SampledSource(search.sampler, parameters, [], search.seed, "baseline", direction)
 
 
 def _swa_source(experiment: Experiment) -> FixedSource | SampledSource:
     points, search = drop_repeated(experiment.swa_points), experiment.search
     if search.sampler != "grid" and experiment.parameters:
-        return SampledSource(search.sampler, experiment.parameters, points, search.seed, "swa")
+        direction = Objective.of_experiment(experiment).direction
+        return SampledSource(search.sampler, experiment.parameters, points, search.seed, "swa", direction)
     first = {params_key(p) for p in points}
     rest = (p for p in enumerate_space(experiment.parameters) if params_key(p) not in first)
     return FixedSource(itertools.islice(itertools.chain(points, rest), experiment.swa_trials), "grid")

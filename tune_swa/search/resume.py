@@ -96,6 +96,6 @@ def _end_finished_trials(coordinator: Coordinator) -> None:
         if trial.ended or trial.last is None:
             continue
         if trial.next_epoch == coordinator.experiment.train.epochs:
-            coordinator.end_trial(trial, "completed", trial.last["accuracy"])
+            coordinator.end_trial(trial, "completed", coordinator.objective.read_value(trial.last))
         elif trial.told_to_stop:
             coordinator.end_trial(trial, "pruned")

@@ -13,7 +13,7 @@ from tune_swa.config import Experiment, params_key
 from tune_swa.experiment.events import CheckpointsRemoved, Event, Stage, TrunkCollected
 from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, select_snapshots, state_name
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import TrialState, ranking
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.planner import Planner
 from tune_swa.search.trunk_sharing import TrunkSharing
 from tune_swa.storage import Store
@@ -139,7 +139,7 @@ class Retention:
             group, most = (trial.kind, params_key(trial.params)), 1
         best = self._best.setdefault(group, [])
         best.append(trial.name)
-        best.sort(key=lambda name: ranking(self._state.trials[name]))
+        best.sort(key=lambda name: self._state.objective.rank_trial(self._state.trials[name]))
         dropped = best[most:]
         del best[most:]
         return dropped

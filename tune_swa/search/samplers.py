@@ -11,6 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
@@ -99,6 +100,7 @@ class SampledSource:
         points: configurations that are proposed before the sampler is asked.
         seed: of the search.
         kind: of the trials; the two kinds draw apart.
+        direction: what is to be done with the values that it is given.
     """
 
     def __init__(
@@ -108,13 +110,14 @@ class SampledSource:
         points: list[Params],
         seed: int,
         kind: Kind,
+        direction: Literal["maximize", "minimize"] = "maximize",
     ) -> None:
         self.known = points
         """Configurations that are proposed before the sampler is asked."""
         self._sampler, self._parameters, self._seed, self._kind = sampler, parameters, seed, kind
         self._distributions = {p.name: to_distribution(p) for p in parameters}
         self._storage = optuna.storages.InMemoryStorage()
-        self.study = optuna.create_study(storage=self._storage, direction="maximize")
+        self.study = optuna.create_study(storage=self._storage, direction=direction)
         """The Optuna study that the sampler learns from."""
         self._numbers: dict[int, int] = {}  # our index to Optuna's trial number
         self._tried: set[tuple[tuple[str, Value], ...]] = set()

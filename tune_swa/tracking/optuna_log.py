@@ -22,6 +22,7 @@ from typing import Any
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.events import Kind
+from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import TrialUpdate, UpdateCursor
@@ -54,6 +55,9 @@ class Operation(IntEnum):
 _RUNNING = 0
 _STATES = {"completed": 1, "pruned": 2, "failed": 3}
 """Optuna's numbers of the statuses that a trial does not leave again; all else is running."""
+
+_DIRECTIONS = {"minimize": 1, "maximize": 2}
+"""Optuna's numbers of what is to be done with values."""
 
 Line = dict[str, Any]
 
@@ -107,16 +111,16 @@ class _Known:
                 continue
             if update.begins:
                 self.numbers[update.trial.name] = len(self.numbers)
-                yield _creation_line(update.trial, experiment, spaces[update.trial.kind])
+                yield _creation_line(update.trial, experiment, spaces[update.trial.kind], state.objective)
             else:
-                yield from _change_lines(update, self.numbers[update.trial.name])
+                yield from _change_lines(update, self.numbers[update.trial.name], state.objective)
         best = best_baseline(state)
         if best is not None and best.name != self.baseline:
             self.baseline = best.name
             about = {
                 "trial": best.name,
                 "configuration": _label_trial(best, experiment),
-                "accuracy": best.records[-1]["accuracy"],
+                state.objective.metric: state.objective.read_value(best.records[-1]),
             }
             for number in range(len(_KINDS)):
                 yield _study_attribute(number, "best_baseline", about)
@@ -130,11 +134,12 @@ def _make_line(operation: Operation, **fields: Any) -> Line:
 
 
 def _study_lines(experiment: Experiment) -> Iterator[Line]:
+    objective = Objective.of_experiment(experiment)
     for number, kind in enumerate(_KINDS):
         name = experiment.name + (BASELINES if kind == "baseline" else "")
-        maximize = 2
-        yield _make_line(Operation.CREATE_STUDY, study_name=name, directions=[maximize])
-        names = {"study:metric_names": ["accuracy"]}
+        direction = _DIRECTIONS[objective.direction]
+        yield _make_line(Operation.CREATE_STUDY, study_name=name, directions=[direction])
+        names = {"study:metric_names": [objective.metric]}
         yield _make_line(Operation.SET_STUDY_SYSTEM_ATTR, study_id=number, system_attr=names)
         yield _study_attribute(number, "epochs", experiment.train.epochs)
 
@@ -160,7 +165,7 @@ def _encode_spaces(experiment: Experiment) -> dict[Kind, _Space]:
     return spaces
 
 
-def _creation_line(trial: TrialState, experiment: Experiment, space: _Space) -> Line:
+def _creation_line(trial: TrialState, experiment: Experiment, space: _Space, objective: Objective) -> Line:
     """Create a trial with all that is known of it."""
     from tune_swa.config.optuna_distributions import encode_value
 
@@ -173,7 +178,7 @@ def _creation_line(trial: TrialState, experiment: Experiment, space: _Space) -> 
     }
     if trial.ended:
         attributes |= _describe_end(trial)
-    values = _list_values(trial)
+    values = _list_values(trial, objective)
     line = _make_line(
         Operation.CREATE_TRIAL,
         study_id=_KINDS.index(trial.kind),
@@ -185,21 +190,21 @@ def _creation_line(trial: TrialState, experiment: Experiment, space: _Space) -> 
         params={name: d.to_internal_repr(value) for name, (d, _, value) in known.items()},
         user_attrs=attributes,
         system_attrs={},
-        intermediate_values={str(r["epoch"]): r["accuracy"] for r in trial.records},
+        intermediate_values={str(r["epoch"]): objective.read_value(r) for r in trial.records},
     )
     if trial.ended:
         line["datetime_complete"] = _format_time(trial.finished)
     return line
 
 
-def _change_lines(update: TrialUpdate, number: int) -> Iterator[Line]:
+def _change_lines(update: TrialUpdate, number: int, objective: Objective) -> Iterator[Line]:
     trial = update.trial
     for record in trial.records[update.since :]:
         yield _make_line(
             Operation.SET_TRIAL_INTERMEDIATE_VALUE,
             trial_id=number,
             step=record["epoch"],
-            intermediate_value=record["accuracy"],
+            intermediate_value=objective.read_value(record),
         )
     if update.ends:
         for name, value in _describe_end(trial).items():
@@ -208,15 +213,15 @@ def _change_lines(update: TrialUpdate, number: int) -> Iterator[Line]:
             Operation.SET_TRIAL_STATE_VALUES,
             trial_id=number,
             state=_STATES[trial.status],
-            values=_list_values(trial),
+            values=_list_values(trial, objective),
             datetime_complete=_format_time(trial.finished),
         )
 
 
-def _list_values(trial: TrialState) -> list[float] | None:
-    """Return the objective; of a pruned trial its last accuracy, as Optuna does."""
+def _list_values(trial: TrialState, objective: Objective) -> list[float] | None:
+    """Return the objective; of a pruned trial its last value, as Optuna does."""
     if trial.status in ("completed", "pruned") and trial.last is not None:
-        return [trial.last["accuracy"]]
+        return [objective.read_value(trial.last)]
     return None
 
 
@@ -271,14 +276,15 @@ class _LoggedTrial:
     """A trial as the file has it."""
 
     name: str
-    accuracies: list[float]
+    values: list[float]
+    """The objective's metric at each epoch."""
     state: int
 
-    def agrees(self, trial: TrialState) -> bool:
+    def agrees(self, trial: TrialState, objective: Objective) -> bool:
         """Return whether the journal has the same trial, with these epochs and this end."""
-        journalled = [record["accuracy"] for record in trial.records[: len(self.accuracies)]]
+        journalled = [objective.read_value(record) for record in trial.records[: len(self.values)]]
         ended_alike = self.state in (_RUNNING, _STATES.get(trial.status))
-        return self.name == trial.name and self.accuracies == journalled and ended_alike
+        return self.name == trial.name and self.values == journalled and ended_alike
 
 
 def _match_journal(lines: list[Line], state: ExperimentState) -> _Known | None:
@@ -287,18 +293,18 @@ def _match_journal(lines: list[Line], state: ExperimentState) -> _Known | None:
     for line in lines:
         match line["op_code"]:
             case Operation.CREATE_TRIAL:
-                accuracies = list(line["intermediate_values"].values())
-                logged.append(_LoggedTrial(line["user_attrs"]["trial"], accuracies, line["state"]))
+                values = list(line["intermediate_values"].values())
+                logged.append(_LoggedTrial(line["user_attrs"]["trial"], values, line["state"]))
             case Operation.SET_TRIAL_INTERMEDIATE_VALUE:
-                logged[line["trial_id"]].accuracies.append(line["intermediate_value"])
+                logged[line["trial_id"]].values.append(line["intermediate_value"])
             case Operation.SET_TRIAL_STATE_VALUES:
                 logged[line["trial_id"]].state = line["state"]
             case Operation.SET_STUDY_USER_ATTR if "best_baseline" in line["user_attr"]:
                 known.baseline = line["user_attr"]["best_baseline"]["trial"]
     searched = [trial for trial in state.trials.values() if trial.stage == "search"]
     for trial, found in zip(searched, logged, strict=False):
-        if not found.agrees(trial):
+        if not found.agrees(trial, state.objective):
             return None
         known.numbers[found.name] = len(known.numbers)
-        known.cursor.mark_reported(found.name, len(found.accuracies), ended=found.state != _RUNNING)
+        known.cursor.mark_reported(found.name, len(found.values), ended=found.state != _RUNNING)
     return known if len(logged) == len(known.numbers) and lines else None

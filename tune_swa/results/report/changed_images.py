@@ -9,7 +9,7 @@ import numpy as np
 
 from tune_swa.inference.statistics import mcnemar_test
 from tune_swa.results.contrasts import Contrast
-from tune_swa.results.predictions import RunPredictions
+from tune_swa.results.predictions import RunPredictions, TestPredictions
 from tune_swa.results.report.style import encode_png
 
 MOST_CHANGED = 24
@@ -39,7 +39,8 @@ def list_changed_images(
     thumbnail: Thumbnail | None,
 ) -> Iterator[ChangedImage]:
     """The images that changed sides on the most seeds."""
-    gained = c.differences.sum(axis=0).astype(int)
+    each = [a.correct.astype(int) - b.correct for _, a, b in _pair_runs(c, predictions)]
+    gained = np.sum(each, axis=0)
     order = sorted(np.flatnonzero(gained), key=lambda i: (-abs(gained[i]), gained[i], i))
     labels = next(iter(predictions.values())).label
     for i in order[:MOST_CHANGED]:
@@ -55,7 +56,15 @@ def list_changed_images(
 
 def count_changes(c: Contrast, predictions: RunPredictions) -> list[list[object]]:
     """Images gained and lost by seed, and the p-value of McNemar's test of that pair of runs."""
+    pairs = [(seed, mcnemar_test(a.correct, b.correct)) for seed, a, b in _pair_runs(c, predictions)]
+    return [[seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"] for seed, pair in pairs]
+
+
+def _pair_runs(
+    c: Contrast, predictions: RunPredictions
+) -> Iterator[tuple[int, TestPredictions, TestPredictions]]:
+    """Each seed of a contrast, with the predictions of both sides."""
     runs = {run.seed: predictions[run.name] for run in c.arm.runs if run.seed in c.seeds}
     plain = {run.seed: predictions[run.name] for run in c.against.runs if run.seed in c.seeds}
-    pairs = [(seed, mcnemar_test(runs[seed].correct, plain[seed].correct)) for seed in c.seeds]
-    return [[seed, pair.gained, pair.lost, f"{pair.p_value:.2g}"] for seed, pair in pairs]
+    for seed in c.seeds:
+        yield seed, runs[seed], plain[seed]

@@ -1,4 +1,4 @@
-"""Figure of validation accuracy over the start and the rate of averaging."""
+"""Figure of the objective over the start and the rate of averaging."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from scipy.spatial import QhullError
 
 from tune_swa.config import format_value
 from tune_swa.results.comparison import Comparison, Entry
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.results.report.style import (
     INK,
     Figure,
     blank_figure,
     escape_html,
-    format_percent,
-    format_points,
 )
 
 MOST_POINTS = 2000
@@ -30,12 +29,13 @@ LEAST_SURFACE = 6
 
 
 def draw_landscape(compared: Comparison) -> Figure:
-    """Draw the accuracy of every SWA trial of the search by `swa_start` and `swa_lr`."""
+    """Draw the objective of every SWA trial of the search by `swa_start` and `swa_lr`."""
+    written = MetricFormat(compared.objective.metric)
     entries = [e for e in (*compared.ranked, *compared.unfinished) if e.trial.kind == "swa" and e.accuracy]
     entries = entries[:MOST_POINTS]
-    surface = _interpolate_surface([e for e in entries if e.completed])
+    surface = _interpolate_surface([e for e in entries if e.completed], written)
     width = _dodge_width(entries)
-    text = f"Validation accuracy of each trial of the search ({compared.images} images, one seed)."
+    text = f"Validation {written.metric} of each trial of the search ({compared.images} images, one seed)."
     if width:
         text += " Trials that differ only in the base rate are side by side, the lowest rate on the left."
     if surface is not None:
@@ -44,14 +44,24 @@ def draw_landscape(compared: Comparison) -> Figure:
         "landscape",
         "Start and learning rate of averaging",
         text,
-        _draw_chart(entries, surface, width),
-        ["configuration", "status", "swa_start", "swa_lr", "lr", "validation %", "against best baseline"],
-        [_table_row(e) for e in entries],
+        _draw_chart(entries, surface, width, written),
+        [
+            "configuration",
+            "status",
+            "swa_start",
+            "swa_lr",
+            "lr",
+            f"validation {written.short}",
+            "against best baseline",
+        ],
+        [_table_row(e, written) for e in entries],
         frozenset({2, 3, 4, 5, 6}),
     )
 
 
-def _draw_chart(entries: Sequence[Entry], surface: go.Contour | None, width: float) -> go.Figure:
+def _draw_chart(
+    entries: Sequence[Entry], surface: go.Contour | None, width: float, written: MetricFormat
+) -> go.Figure:
     figure = blank_figure(430)
     if surface is not None:
         figure.add_trace(surface)
@@ -60,13 +70,16 @@ def _draw_chart(entries: Sequence[Entry], surface: go.Contour | None, width: flo
     done, lost = ([e for e in entries if e.completed == completed] for completed in (True, False))
     completed = {
         "size": 12, "symbol": "circle", "line": {"width": 0.5, "color": INK}, "coloraxis": "coloraxis",
-        "color": [100 * (e.accuracy or 0) for e in done],
+        "color": [plot_value(e, written) for e in done],
     }  # fmt: skip
     for group, name, marker in ((lost, "not completed", unfinished), (done, "completed", completed)):
         if group:
-            figure.add_trace(_draw_trials(group, rates, width, name, marker))
+            figure.add_trace(_draw_trials(group, rates, width, name, marker, written))
     figure.update_layout(
-        coloraxis={"colorscale": "Viridis", "colorbar": {"title": {"text": "%"}, "thickness": 12}}
+        coloraxis={
+            "colorscale": _color_scale(written),
+            "colorbar": {"title": {"text": written.short}, "thickness": 12},
+        }
     )
     starts = sorted({_number(e, "swa_start") for e in entries})
     figure.update_xaxes(title="swa_start, epoch", tickformat="d")
@@ -78,21 +91,46 @@ def _draw_chart(entries: Sequence[Entry], surface: go.Contour | None, width: flo
 
 
 def _draw_trials(
-    group: Sequence[Entry], rates: Sequence[float], width: float, name: str, marker: dict[str, Any]
+    group: Sequence[Entry],
+    rates: Sequence[float],
+    width: float,
+    name: str,
+    marker: dict[str, Any],
+    written: MetricFormat,
 ) -> go.Scatter:
     return go.Scatter(
         x=[_number(e, "swa_start") + width * _dodge_offset(e, rates) for e in group],
         y=[_number(e, "swa_lr") for e in group], mode="markers", name=name, marker=marker,
-        text=[f"{escape_html(e.label)}<br>{format_percent(e.accuracy)} %, {e.trial.status}" for e in group],
+        text=[f"{escape_html(e.label)}<br>{describe_value(e, written)}, {e.trial.status}" for e in group],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
 
 
-def _table_row(entry: Entry) -> list[object]:
+def read_number(entry: Entry, written: MetricFormat) -> float:
+    """The metric of a trial that has reported."""
+    return entry.read_metric(written.metric) or 0.0
+
+
+def plot_value(entry: Entry, written: MetricFormat) -> float:
+    """The same as it is plotted."""
+    return written.scale(read_number(entry, written))
+
+
+def describe_value(entry: Entry, written: MetricFormat) -> str:
+    """The same with its unit or name."""
+    return written.format_value(read_number(entry, written))
+
+
+def _color_scale(written: MetricFormat) -> str:
+    """The better, the brighter."""
+    return "Viridis_r" if written.is_nll else "Viridis"
+
+
+def _table_row(entry: Entry, written: MetricFormat) -> list[object]:
     swa_lr, lr = ("" if (v := entry.params.get(n)) is None else format_value(v) for n in ("swa_lr", "lr"))
     return [
         entry.label, entry.trial.status, entry.params.get("swa_start"), swa_lr, lr,
-        format_percent(entry.accuracy), format_points(entry.delta_vs_baseline),
+        written.format_number(read_number(entry, written)), written.format_gain(entry.delta_vs_baseline),
     ]  # fmt: skip
 
 
@@ -127,12 +165,12 @@ def _number(entry: Entry, name: str) -> float:
 # ------------------------------------------------------------------------- background and ticks
 
 
-def _interpolate_surface(done: Sequence[Entry]) -> go.Contour | None:
-    """Mean accuracy over (swa_start, log swa_lr), linear between the trials; None where they span no area."""
+def _interpolate_surface(done: Sequence[Entry], written: MetricFormat) -> go.Contour | None:
+    """Mean objective over (swa_start, log swa_lr), linear between trials; None where they span no area."""
     cells: dict[tuple[float, float], list[float]] = {}
     for e in done:
         position = (_number(e, "swa_start"), math.log10(_number(e, "swa_lr")))
-        cells.setdefault(position, []).append(100 * (e.accuracy or 0))
+        cells.setdefault(position, []).append(plot_value(e, written))
     if len(cells) < LEAST_SURFACE:
         return None
     positions = np.array(list(cells))
@@ -141,7 +179,7 @@ def _interpolate_surface(done: Sequence[Entry]) -> go.Contour | None:
         return None
     x, y = np.linspace(0, 1, 41), np.linspace(0, 1, 41)
     values = [float(np.mean(v)) for v in cells.values()]
-    shown = [100 * (e.accuracy or 0) for e in done]
+    shown = [plot_value(e, written) for e in done]
     try:
         z = interpolate.griddata((positions - low) / span, values, tuple(np.meshgrid(x, y)), method="linear")
     except QhullError:  # all on one line
@@ -149,8 +187,8 @@ def _interpolate_surface(done: Sequence[Entry]) -> go.Contour | None:
     # colours of its own: plotly's page hangs where a contour shares a colour axis with markers
     return go.Contour(
         x=low[0] + span[0] * x, y=10 ** (low[1] + span[1] * y), z=z, zmin=min(shown), zmax=max(shown),
-        colorscale="Viridis", showscale=False, opacity=0.45, line={"width": 0.5}, hoverinfo="skip",
-        ncontours=12,
+        colorscale=_color_scale(written), showscale=False, opacity=0.45, line={"width": 0.5},
+        hoverinfo="skip", ncontours=12,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_row
 from tune_swa.results.contrasts import Verdict
 from tune_swa.results.ensembles import build_ensembles, compare_ensembles
 from tune_swa.results.importance import compute_importance
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.results.predictions import SHIPPED, RunPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata, require_header
 from tune_swa.results.report.averages_figure import draw_averages, draw_ensembles
@@ -41,7 +42,7 @@ from tune_swa.results.report.search_figures import (
     draw_importance,
 )
 from tune_swa.results.report.start_figure import draw_starts
-from tune_swa.results.report.style import Figure, format_percent, format_points, format_range
+from tune_swa.results.report.style import Figure
 from tune_swa.results.summary import close_text, summary_text
 from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.results.verdict_sentences import verdict_text
@@ -113,6 +114,8 @@ def build_report(
         running=state.finished is None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         table=[_table_cells(row) for row in build_comparison_rows(compared, found)],
+        objective=compared.objective.metric,
+        unit=MetricFormat(compared.objective.metric).short,
         images=compared.images,
         test_images=found.images if found else None,
         former=found is not None and found.plan is None,
@@ -176,16 +179,16 @@ def _describe_figure(figure: Figure) -> dict[str, Any]:
 
 def _table_cells(row: ComparisonRow) -> list[object]:
     """A row of the page's table of configurations."""
-    at = row.contrast.interval if row.contrast else None
+    at, written = row.contrast.interval if row.contrast else None, MetricFormat(row.metric)
     return [
         row.rank or "",
         row.entry.label,
         row.entry.trial.status,
-        format_percent(row.entry.accuracy),
-        format_points(row.entry.delta_vs_baseline),
-        format_points(row.entry.delta_vs_same_lr),
-        format_percent(row.test_mean),
-        f"{format_points(at.mean)} ({format_range(at.low, at.high)})" if at else "",
+        written.format_number(row.entry.read_metric(row.metric)),
+        written.format_gain(row.entry.delta_vs_baseline),
+        written.format_gain(row.entry.delta_vs_same_lr),
+        written.format_number(row.test_mean),
+        f"{written.format_gain(at.mean)} ({written.format_range(at.low, at.high)})" if at else "",
     ]
 
 

@@ -8,6 +8,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.inference.statistics import expected_best
 from tune_swa.results.comparison import Comparison
+from tune_swa.results.metric_format import MetricFormat
 from tune_swa.results.report.style import (
     BASELINE,
     INK,
@@ -18,7 +19,6 @@ from tune_swa.results.report.style import (
     Figure,
     blank_figure,
     focus_on_end,
-    format_percent,
 )
 
 MOST_BARS = 200
@@ -30,20 +30,20 @@ def draw_curves(compared: Comparison) -> Figure:
     figure = blank_figure(400)
     swa, baseline = compared.best_swa, compared.baseline
     columns: dict[str, list[float | None]] = {}
-    epochs = compared.experiment.train.epochs
-    for entry, metric, name, color, dash in (
-        (baseline, "accuracy", "best baseline", BASELINE, "solid"),
+    epochs, written = compared.experiment.train.epochs, MetricFormat(compared.objective.metric)
+    for entry, field, name, color, dash in (
+        (baseline, written.metric, "best baseline", BASELINE, "solid"),
         (swa, "live_accuracy", "best SWA, live model", LIVE, "dot"),
-        (swa, "accuracy", "best SWA, model to ship", SWA, "solid"),
+        (swa, written.metric, "best SWA, model to ship", SWA, "solid"),
     ):
-        if entry is None:
+        if entry is None or (written.is_nll and field == "live_accuracy"):  # nll of live models is not known
             continue
-        values = [record.get(metric) for record in entry.trial.records]
+        values = [record.get(field) for record in entry.trial.records]
         columns[name] = [*values, *[None] * (epochs - len(values))]
         figure.add_trace(
             go.Scatter(
-                x=list(range(len(values))), y=[None if v is None else 100 * v for v in values], name=name,
-                mode="lines",
+                x=list(range(len(values))), y=[None if v is None else written.scale(v) for v in values],
+                name=name, mode="lines",
                 line={"color": color, "dash": dash, "width": 2},
             )
         )  # fmt: skip
@@ -53,20 +53,20 @@ def draw_curves(compared: Comparison) -> Figure:
             annotation_text="averaging starts", annotation_position="bottom right",
         )  # fmt: skip
     figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title="validation accuracy, %")
+    figure.update_yaxes(title=f"validation {written.metric}, {written.unit}")
     shown = " and ".join(e.label for e in (swa, baseline) if e is not None)
     text = f"{shown or 'No trial has completed yet'}."
-    reported = [[v for v in values if v is not None] for values in columns.values()]
+    reported = [[written.scale(v) for v in values if v is not None] for values in columns.values()]
     if any(reported):
-        figure.update_yaxes(range=focus_on_end(reported))
+        figure.update_yaxes(range=focus_on_end(reported, 0.005 if written.is_nll else 0.5))
         text += " The range is that of the second half; a double click shows all of it."
     return Figure(
         "curves",
-        "Validation accuracy by epoch",
+        f"Validation {written.metric} by epoch",
         text,
         figure,
         ["epoch", *columns],
-        [[k, *(format_percent(values[k]) for values in columns.values())] for k in range(epochs)],
+        [[k, *(written.format_number(values[k]) for values in columns.values())] for k in range(epochs)],
         frozenset(range(1 + len(columns))),
     )
 
@@ -112,7 +112,7 @@ def draw_epochs_spent(state: ExperimentState) -> Figure:
 
 
 def draw_importance(values: dict[str, float] | None, text: str) -> Figure:
-    """Draw the share of the accuracy's variance that each setting explains."""
+    """Draw the share of the objective's variance that each setting explains."""
     if not values:
         return Figure("importance", "Importance of the settings", text, None, [], [])
     ordered = sorted(values.items(), key=lambda item: item[1])
@@ -137,30 +137,34 @@ def draw_importance(values: dict[str, float] | None, text: str) -> Figure:
 
 def draw_expected_best(compared: Comparison) -> Figure:
     """Draw how the best of n trials grows with n alone."""
-    accuracies = [e.accuracy for e in compared.ranked if e.trial.kind == "swa" and e.accuracy is not None]
-    expected = expected_best(accuracies)
+    objective, written = compared.objective, MetricFormat(compared.objective.metric)
+    values = [e.read_metric(objective.metric) for e in compared.ranked if e.trial.kind == "swa"]
+    best = expected_best([objective.orient_value(v) for v in values if v is not None])
+    expected = [objective.orient_value(float(v)) for v in best]
     figure = blank_figure(320)
     figure.add_trace(
         go.Scatter(
-            x=list(range(1, len(expected) + 1)), y=[100 * v for v in expected], mode="lines",
+            x=list(range(1, len(expected) + 1)), y=[written.scale(v) for v in expected], mode="lines",
             showlegend=False, line={"color": SWA, "width": 2},
         )
     )  # fmt: skip
-    if compared.baseline is not None and compared.baseline.accuracy is not None:
+    baseline = None if compared.baseline is None else compared.baseline.read_metric(objective.metric)
+    if baseline is not None:
         figure.add_hline(
-            y=100 * compared.baseline.accuracy, line={"color": BASELINE, "dash": "dot", "width": 2},
+            y=written.scale(baseline), line={"color": BASELINE, "dash": "dot", "width": 2},
             annotation_text="best baseline", annotation_position="bottom right",
         )  # fmt: skip
     figure.update_xaxes(title="completed SWA trials")
-    figure.update_yaxes(title="expected best, validation %")
+    figure.update_yaxes(title=f"expected best, validation {written.short}")
     return Figure(
         "best_of",
         "Expected best by number of trials",
-        "Expected highest validation accuracy of n trials drawn from the completed ones. The best of many is "
-        "high by chance alone; results on fresh seeds are free of that.",
-        figure if len(expected) else None,
-        ["trials", "expected best %"],
-        [[k, format_percent(float(v))] for k, v in enumerate(expected, start=1)],
+        f"Expected {'lowest' if written.is_nll else 'highest'} validation {written.metric} of n trials drawn "
+        f"from the completed ones. The best of many is {'low' if written.is_nll else 'high'} by chance "
+        "alone; results on fresh seeds are free of that.",
+        figure if expected else None,
+        ["trials", f"expected best {written.short}"],
+        [[k, written.format_number(v)] for k, v in enumerate(expected, start=1)],
         frozenset({0, 1}),
     )
 

@@ -48,23 +48,24 @@ def blank_figure(height: int = 380) -> go.Figure:
     return figure
 
 
-def focus_on_end(values: Sequence[Sequence[float]]) -> list[float]:
-    """Return an axis range, in %, that shows the second half of curves over epochs.
+def focus_on_end(values: Sequence[Sequence[float]], least_margin: float) -> list[float]:
+    """Return an axis range that shows the second half of curves over epochs.
 
     Args:
-        values: of each curve, one for each epoch, 0 to 1; at least one curve is not empty.
+        values: of each curve as they are plotted, one for each epoch; at least one curve is not empty.
+        least_margin: above and below them.
     """
     shown = [v for curve in values for v in curve[len(curve) // 2 :]]
-    low, high = 100 * min(shown), 100 * max(shown)
-    margin = max(0.5, 0.05 * (high - low))
+    low, high = min(shown), max(shown)
+    margin = max(least_margin, 0.05 * (high - low))
     return [low - margin, high + margin]
 
 
 def add_seed_markers(figure: go.Figure, values: Sequence[float], row: int, color: str, template: str) -> None:
-    """Draw the values of single seeds as faint dots in one row of the chart."""
+    """Draw the values of single seeds, as they are plotted, as faint dots in one row of the chart."""
     figure.add_trace(
         go.Scatter(
-            x=[100 * v for v in values], y=[row] * len(values), mode="markers", showlegend=False,
+            x=list(values), y=[row] * len(values), mode="markers", showlegend=False,
             marker={"size": 7, "color": color, "opacity": 0.35}, hovertemplate=template,
         )
     )  # fmt: skip
