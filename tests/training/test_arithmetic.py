@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.arithmetic import ACCUMULATOR
 from tune_swa.training.block_rounding import round_blocks
+from tune_swa.training.metrics import evaluate_model
 from tune_swa.training.model import build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.records import EpochRecord
@@ -82,9 +84,7 @@ def test_layers_read_rounded_outputs_and_errors(tiny_data: Dataset) -> None:
         read.append(inputs[0])
 
     def keep_error(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        output.register_hook(
-            errors.append
-        )  # before it is rounded, so that the error is what comes from there
+        output.register_hook(errors.append)  # of the output before it is rounded: the rounded error
 
     convolutions = [layer for layer in run.model.modules() if isinstance(layer, nn.Conv2d)]
     for layer in convolutions:
@@ -109,13 +109,9 @@ def test_the_average_is_fp32_and_so_is_its_evaluation(tiny_data: Dataset) -> Non
     mean = torch.stack(live).mean(dim=0)
     torch.testing.assert_close(average.conv1.weight.double(), mean, rtol=0, atol=1e-6)
     assert not any(layer._forward_hooks for layer in (*average.modules(), *run.model.modules()))
-    images = next(iter(run.draw_batches("train")))[0]
-    plain = copy.deepcopy(average).eval()
-    predicted = run.predict_test_images()
-    again = run.predict_test_images()
-    assert torch.equal(predicted.probability, again.probability)
-    with torch.no_grad():
-        assert torch.equal(plain(images), average.eval()(images))
+    assert run.record is not None
+    in_fp32 = evaluate_model(copy.deepcopy(average), run.images.read_validation(), nullcontext())
+    assert (run.record.accuracy, run.record.nll) == (in_fp32.accuracy, in_fp32.nll)
 
 
 def test_the_live_model_is_evaluated_as_it_trains(tiny_data: Dataset) -> None:
