@@ -26,7 +26,12 @@ EPOCHS, START, STEPS = 9, 1, 4
 CYCLIC = AveragingSpec(tail="cyclic", cycle_epochs=3, cycle_low=0.1)
 BASE = AveragingSpec(tail="base")
 CONSTANT = AveragingSpec(anneal_epochs=2)
-AVERAGES = [{"method": "swa"}, {"method": "ema", "horizon": 1}, {"method": "lawa", "last": 2}]
+AVERAGES: list[dict[str, object]] = [
+    {"method": "swa"},
+    {"method": "ema", "horizon": 1},
+    {"method": "lawa", "last": 2},
+    {"method": "swag", "rank": 2, "samples": 3, "search_samples": 2},
+]
 
 
 def make_settings(averaging: AveragingSpec, swa_start: int | None = START, **changes: Any) -> RunSettings:
