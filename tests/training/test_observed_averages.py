@@ -25,6 +25,10 @@ OBSERVERS: list[dict[str, object]] = [
     {"method": "ema", "horizon": 0.5, "statistics": "average"},
     {"method": "lawa", "last": 2},
     {"method": "lawa", "last": 3, "statistics": "average"},
+    {"method": "ema", "horizon": 3, "warmup": {"method": "power", "start": 0.5}},
+    {"method": "power_ema", "length": 0.08},
+    {"method": "power_ema", "length": 0.1},
+    {"method": "swad", "converge": 2, "tolerance": 1, "ratio": 0.01},
 ]
 SWAGS: list[dict[str, object]] = [
     {"method": "swag", "rank": 2, "search_samples": 3},
@@ -99,11 +103,18 @@ def test_the_trunk_has_the_same_name() -> None:
     assert namer.name_trunk(make_settings(ALL)) == namer.name_trunk(make_settings([]))
 
 
-@pytest.mark.parametrize(("averages", "swa_start"), [(ALL, 1), (ALL[::-1], 1), (OBSERVERS, None)])
+@pytest.mark.parametrize(
+    ("averages", "swa_start", "tail"),
+    [(ALL, 1, "constant"), (ALL[::-1], 1, "constant"), (OBSERVERS, None, "constant"), (ALL, 0, "cyclic")],
+)
 def test_a_resumed_run_gives_the_same_bits(
-    averages: list[dict[str, object]], swa_start: int | None, tiny_data: Dataset, tmp_path: Path
+    averages: list[dict[str, object]], swa_start: int | None, tail: str, tiny_data: Dataset, tmp_path: Path
 ) -> None:
-    settings = make_settings(averages, swa_start)
+    """Also from within a cycle, of which the observers of steps have seen a part."""
+    averaging: dict[str, Any] = {"anneal_epochs": 2, "score": "every"}
+    if tail == "cyclic":
+        averaging = {"tail": "cyclic", "cycle_epochs": 2, "score": "every"}
+    settings = make_settings(averages, swa_start, averaging=averaging)
     straight = Run(settings, tiny_data, NUMERICS)
     expected = finish_run(straight)
     for stop in range(1, settings.train.epochs + 1):
@@ -229,3 +240,21 @@ def test_another_average_leads(averages: list[dict[str, object]], tiny_data: Dat
     assert same_tensors(shipped, dict(run.shipped_model.state_dict()))
     (said,) = run.predict_with_averages().values()
     assert torch.equal(said.nll, run.predict_test_images().nll)
+
+
+@pytest.mark.parametrize("swa_start", [1, None])
+def test_a_window_is_chosen_by_the_live_models_loss(tiny_data: Dataset, swa_start: int | None) -> None:
+    """Also the loss of the fork, which a branch takes over from its trunk."""
+    live = [record.nll for record in Run(make_settings([], None), tiny_data, NUMERICS)]
+    settings = make_settings([{"method": "swad", "converge": 2, "tolerance": 100}], swa_start)
+    run = Run(settings, tiny_data, NUMERICS)
+    if swa_start is not None:
+        trunk = Run(make_settings([], None), tiny_data, NUMERICS)
+        for _ in range(2):
+            trunk.run_epoch()
+        trunk.begin_epoch()
+        run.load_state_dict(trunk.trunk_state())
+    while run.epoch < 3:
+        run.run_epoch()
+    [state] = run.state_dict()["averages"]["observers"].values()
+    assert state["losses"] == live[2 if swa_start else 0 : 3]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tune_swa.averaging.decays import Decay
 from tune_swa.averaging.observers import Member, Observer, list_parameters, list_statistics
 
 
@@ -18,25 +18,25 @@ class Ema(Observer):
 
     Args:
         label: name of the average in tables.
-        decay: in [0, 1), per step. `decay_of_horizon` gives that of a horizon.
+        decay: in [0, 1), of every step, or a function that gives that of a step.
         averages_statistics: whether batch-normalisation statistics are averaged like the weights; else
             they are to be refreshed.
     """
 
-    def __init__(self, label: str, decay: float, *, averages_statistics: bool = False) -> None:
+    def __init__(self, label: str, decay: float | Decay, *, averages_statistics: bool = False) -> None:
         super().__init__(label)
-        self.decay = decay
+        self._decay_at = decay if callable(decay) else lambda step: decay
         self._averages_statistics = averages_statistics
         self._average: list[Tensor] = []
         self._parameters = 0
 
     def after_step(self, model: nn.Module) -> None:
         live = self._read_tensors(model)
-        if self.count == 0:
+        self.count += 1
+        if self.count == 1:
             self._average = [tensor.clone() for tensor in live]
         else:
-            torch._foreach_lerp_(self._average, live, 1 - self.decay)
-        self.count += 1
+            torch._foreach_lerp_(self._average, live, 1 - self._decay_at(self.count))
 
     def after_epoch(self, model: nn.Module) -> None:
         if self.count == 0:  # begun at the end of an epoch whose steps it has not seen
@@ -57,13 +57,3 @@ class Ema(Observer):
         parameters = list_parameters(model)
         self._parameters = len(parameters)
         return parameters + (list_statistics(model) if self._averages_statistics else [])
-
-
-def decay_of_horizon(epochs: float, steps: int) -> float:
-    """Decay per step with which a model's part falls to 1/e in a number of epochs.
-
-    Args:
-        epochs: the horizon.
-        steps: of an epoch.
-    """
-    return math.exp(-1 / (epochs * steps))

@@ -25,8 +25,8 @@ class Observer(ABC):
     """An average over one trajectory.
 
     A run calls `after_step` after every optimizer step and `after_epoch` after every epoch whose model
-    SWA would take in, both in the order of training, and asks for members at any time and any number of
-    times: that changes nothing. What is observed is copied, never kept.
+    SWA would take in, both in the order of training, and asks for members at the ends of epochs any
+    number of times: that changes nothing. What is observed is copied, never kept.
 
     Args:
         label: name of the average in tables.
@@ -43,6 +43,9 @@ class Observer(ABC):
     @abstractmethod
     def after_epoch(self, model: nn.Module) -> None:
         """Take in the live model at the end of an epoch. The first call may be without any step before."""
+
+    def after_validation(self, loss: float) -> None:  # noqa: B027 - few methods look at it
+        """Take in the live model's loss on the validation images, right after `after_epoch`."""
 
     @abstractmethod
     def members(self, *, final: bool) -> Iterator[Member]:

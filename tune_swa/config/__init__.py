@@ -5,7 +5,7 @@ Everything else in the package takes its settings from here. Reading YAML, line 
 """
 
 from tune_swa.config.arithmetic import ArithmeticSpec
-from tune_swa.config.averages import AverageSpec, count_snapshots
+from tune_swa.config.averages import AverageSpec, EmaAverage, count_snapshots, count_tracked, count_weights
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.objective import Metric, ObjectiveSpec
@@ -43,6 +43,7 @@ __all__ = [
     "Choices",
     "ConfirmSpec",
     "DataSpec",
+    "EmaAverage",
     "Experiment",
     "Metric",
     "ModelSpec",
@@ -58,6 +59,8 @@ __all__ = [
     "Value",
     "count_snapshots",
     "count_space",
+    "count_tracked",
+    "count_weights",
     "drop_repeated",
     "enumerate_space",
     "format_label",

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from tune_swa.config.settings_model import Settings
 from tune_swa.config.values import format_value
 
 DEFAULT_RANK = 20
 """Of SWAG's low-rank part."""
+TRACKED_LENGTHS = (0.05, 0.10)
+"""Of power-function averages: those that are updated in training, as in the paper."""
+POWER_SNAPSHOTS = 8
+"""Most snapshots of each of them. With eight a profile is off by 1.2 % at most for lengths of 0.06 to 0.12,
+after any number of epochs from ten on; with sixteen by 0.9 %."""
 DEFAULT_SCALES = {False: 0.5, True: 1.0}
 """Of SWAG's covariance, by whether it is diagonal."""
 
@@ -28,6 +33,36 @@ class SwaAverage(Settings):
         return self.method
 
 
+class PowerWarmup(Settings):
+    """A decay that grows as 1 - (1 + q / gamma)^-power, q steps after its start, up to that of the horizon
+    (ema-pytorch, timm)."""
+
+    method: Literal["power"]
+    """Names the warm-up."""
+    power: Annotated[float, Field(gt=0, le=1)] = 2 / 3
+    """How fast it grows; 1 with gamma 1 gives the plain mean of the models until the horizon is reached. 2/3
+    as in both packages."""
+    gamma: PositiveFloat = 1.0
+    """In steps: the decay stays low so long. 1 as in both packages."""
+    start: NonNegativeFloat = 0.0
+    """In epochs: until then the average is a copy of the live model."""
+    lowest: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Least decay of a step from then on."""
+
+
+class RampWarmup(Settings):
+    """A half-life that grows with the steps taken, up to that of the horizon (Karras et al. 2022)."""
+
+    method: Literal["ramp"]
+    """Names the warm-up."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Of the half-life to the steps taken so far. 0.05 as in the paper's program."""
+
+
+Warmup: TypeAlias = Annotated[PowerWarmup | RampWarmup, Field(discriminator="method")]
+"""How an average's decay grows at its beginning."""
+
+
 class EmaAverage(Settings):
     """Exponential moving average of the weights, taken after every optimizer step (Polyak and Juditsky 1992;
     Tarvainen and Valpola 2017)."""
@@ -38,6 +73,9 @@ class EmaAverage(Settings):
     """In epochs: the decay of a step is exp(-1 / (horizon x steps of an epoch)), so a model's part in the
     average falls to 1/e after so many epochs. An average over two epochs outlives the noise of single steps
     and still follows a decaying rate."""
+    warmup: Warmup | None = None
+    """Lets the decay grow at first, so that a horizon of many epochs forgets the first models: a baseline's
+    are near its random weights. Default: the same decay from the first step on."""
     statistics: Literal["refresh", "average"] = "refresh"
     """Batch-normalisation statistics: `refresh` recomputes them over the training images, as for SWA;
     `average` averages the live model's like the weights, which needs no pass over the images."""
@@ -45,7 +83,23 @@ class EmaAverage(Settings):
     @property
     def label(self) -> str:
         """Name of the average in tables."""
-        return _join_label(self.method, self.horizon, self.statistics)
+        return _join_label(self.method, self.horizon, self.statistics) + _name_warmup(self.warmup)
+
+
+class PowerEmaAverage(Settings):
+    """Exponential moving average by a power function, which remembers a part of the run so far (Karras et al.
+    2024). Lengths besides 0.05 and 0.1 are solved for from snapshots of the averages of these two."""
+
+    method: Literal["power_ema"]
+    """Names the method."""
+    length: Annotated[float, Field(ge=0.04, le=0.15)] = 0.1
+    """Standard deviation of what is remembered, as a part of the steps so far (the paper's sigma_rel). 0.1 is
+    the longer of the paper's two. Outside of the limits what is solved for would be off by more than 3 %."""
+
+    @property
+    def label(self) -> str:
+        """Name of the average in tables."""
+        return f"{self.method}-{format_value(self.length)}"
 
 
 class LawaAverage(Settings):
@@ -106,8 +160,30 @@ class SwagAverage(Settings):
         return f"{self.method}-{'diagonal' if self.diagonal else self.rank}{scale}"
 
 
+class SwadAverage(Settings):
+    """Dense averaging over the epochs in which the live model's loss on the validation images stays low (Cha
+    et al. 2021). The window is chosen on these images, so the average's score on them is optimistic."""
+
+    method: Literal["swad"]
+    """Names the method."""
+    converge: Annotated[int, Field(ge=2, le=1000)] = 3
+    """In epochs: the window begins with the first of so many whose loss is the least of theirs. 3 as in the
+    paper."""
+    tolerance: Annotated[int, Field(ge=1, le=1000)] = 6
+    """In epochs: the window ends before so many in a row whose loss is above the threshold. 6 as in the
+    paper."""
+    ratio: PositiveFloat = 0.3
+    """The threshold is 1 + ratio times the mean loss with which the window begins. 0.3 as in the paper."""
+
+    @property
+    def label(self) -> str:
+        """Name of the average in tables."""
+        return f"{self.method}-{self.converge}-{self.tolerance}-{format_value(self.ratio)}"
+
+
 AverageSpec: TypeAlias = Annotated[
-    SwaAverage | EmaAverage | LawaAverage | SwagAverage, Field(discriminator="method")
+    SwaAverage | EmaAverage | PowerEmaAverage | LawaAverage | SwadAverage | SwagAverage,
+    Field(discriminator="method"),
 ]
 """Settings of an average."""
 
@@ -135,5 +211,34 @@ def count_snapshots(averages: Sequence[AverageSpec]) -> int:
     return max(lengths, default=0)
 
 
+def count_weights(averages: Sequence[AverageSpec]) -> int:
+    """Number of sets of weights that averages have in a checkpoint, besides SWA's and what the bank has."""
+    kept = count_tracked(averages)
+    if any(average.method == "power_ema" and average.length not in TRACKED_LENGTHS for average in averages):
+        kept += kept * POWER_SNAPSHOTS
+    for average in averages:
+        if average.method == "ema":
+            kept += 1
+        elif average.method == "swad":  # segments, the mean of those before, and a part of a segment
+            kept += max(average.converge, average.tolerance) + 2
+        elif average.method == "swag":  # its mean and the squares
+            kept += 2
+    return kept
+
+
+def count_tracked(averages: Sequence[AverageSpec]) -> int:
+    """Number of power-function averages that are updated in training, for all lengths together."""
+    lengths = {average.length for average in averages if average.method == "power_ema"}
+    return len(TRACKED_LENGTHS) if lengths - {*TRACKED_LENGTHS} else len(lengths)
+
+
 def _join_label(method: str, number: float, statistics: str) -> str:
     return f"{method}-{format_value(number)}" + ("-averaged-bn" if statistics == "average" else "")
+
+
+def _name_warmup(warmup: Warmup | None) -> str:
+    """Name a warm-up by its method and the settings that differ from their defaults."""
+    if warmup is None:
+        return ""
+    changed = warmup.model_dump(exclude_defaults=True, exclude={"method"})
+    return f"-warmup-{warmup.method}" + "".join(f"-{name}-{format_value(v)}" for name, v in changed.items())

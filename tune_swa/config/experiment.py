@@ -248,6 +248,9 @@ class Experiment(SpaceFile):
         if dumped["data"]["grey_bits"] == 16:  # as it was before there was a choice
             del dumped["data"]["grey_bits"]
         # experiments of before there was a choice go on with the defaults
+        for average in [*dumped["averages"], *dumped["baseline"]["averages"]]:
+            if average.get("warmup", ...) is None:
+                del average["warmup"]
         if not dumped["averages"]:
             del dumped["averages"]
         if not dumped["baseline"]["averages"]:

@@ -102,7 +102,7 @@ def _describe_problem(problem: _Problem, together: list[dict[str, Any]]) -> str:
 
 
 def _describe_unknown_key(item: dict[str, Any], loc: Loc) -> str:
-    allowed = item.get("ctx", {}).get("allowed") or _list_siblings(loc, tuple(item["loc"]))
+    allowed = item.get("ctx", {}).get("allowed") or _list_siblings(tuple(item["loc"]))
     kind = "parameter" if item["type"] == "unknown_parameter" else "key"
     close = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -148,7 +148,7 @@ def _read_schema() -> dict[str, Any]:
     return Experiment.model_json_schema(by_alias=True)
 
 
-def _list_siblings(loc: Loc, tagged: Loc) -> list[str]:
+def _list_siblings(tagged: Loc) -> list[str]:
     """List the names that are allowed where an unknown key is."""
     schema = _read_schema()
     definitions = schema["$defs"]
@@ -156,11 +156,26 @@ def _list_siblings(loc: Loc, tagged: Loc) -> list[str]:
         name = _DOMAINS.get(str(tagged[2])) if len(tagged) > 2 else None
         return list(definitions[name]["properties"]) if name else []
     current = schema
-    for part in loc[:-1]:
-        current = current.get("properties", {}).get(part, {})
+    for part in tagged[:-1]:
+        current = _enter_schema(current, part)
         reference = current.get("$ref") or next(
             (a["$ref"] for a in current.get("anyOf", []) if "$ref" in a), None
         )
         if reference:
             current = definitions[reference.rsplit("/", 1)[-1]]
     return list(current.get("properties", {}))
+
+
+def _enter_schema(schema: dict[str, Any], part: str | int) -> dict[str, Any]:
+    """The schema of a key, of a list's item, or of the kind that `method` names; of any other name of a
+    union's member, the same schema."""
+    for candidate in (schema, *schema.get("anyOf", [])):
+        kinds = candidate.get("discriminator", {}).get("mapping", {})
+        children: dict[str | int, dict[str, Any]] = candidate.get("properties", {})
+        if isinstance(part, int) and "items" in candidate:
+            children = {**children, part: candidate["items"]}
+        elif part in kinds:
+            children = {**children, part: {"$ref": kinds[part]}}
+        if part in children:
+            return children[part]
+    return schema

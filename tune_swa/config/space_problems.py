@@ -112,6 +112,8 @@ def _count_needed(average: AverageSpec) -> tuple[str, int]:
     """Return the setting that asks for models, and how many."""
     if average.method == "lawa":
         return "last", average.last
+    if average.method == "swad":  # with fewer losses its window cannot begin
+        return "converge", average.converge
     if average.method == "swag":  # of one model there is no variance
         return ("diagonal", 2) if average.diagonal else ("rank", average.rank)
     return "method", 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.status import Status
 
-from tune_swa.config import Experiment, count_snapshots
+from tune_swa.config import Experiment, count_snapshots, count_weights
 from tune_swa.data.dataset import Estimate, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.ensemble_size import check_ensemble_size
@@ -229,11 +229,8 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
 
 
 def _count_averages(experiment: Experiment) -> int:
-    """Sets of weights in a checkpoint beside the live model and SWA's average: EMA's one, SWAG's mean and
-    squares, and of a leader other than SWA what is shipped."""
-    kept = {"ema": 1, "swag": 2}
+    """Sets of weights in a checkpoint beside the live model and SWA's average: what averages keep
+    besides the bank, and of a leader other than SWA what is shipped."""
     led = experiment.averages
-    return max(
-        sum(kept.get(average.method, 0) for average in led) + bool(led and led[0].method != "swa"),
-        sum(kept.get(average.method, 0) for average in experiment.baseline.averages),
-    )
+    shipped = bool(led and led[0].method != "swa")
+    return max(count_weights(led) + shipped, count_weights(experiment.baseline.averages))

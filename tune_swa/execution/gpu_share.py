@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.child_process import Child, ChildError
-from tune_swa.config import AverageSpec, Choices, Experiment, RunSettings, Value, format_value
+from tune_swa.config import (
+    AverageSpec,
+    Choices,
+    Experiment,
+    RunSettings,
+    Value,
+    count_tracked,
+    format_value,
+)
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.hardware.gpu_survey import select_gpu
 from tune_swa.text import format_bytes
@@ -195,7 +203,7 @@ def _numbers(values: list[Value]) -> list[float]:
 
 def _count_copies(averages: Sequence[AverageSpec]) -> int:
     """Sets of weights that averages keep on the GPU, those that they are evaluated in included."""
-    kept = sum(average.method in ("ema", "swag") for average in averages)
+    kept = sum(average.method in ("ema", "swad", "swag") for average in averages) + count_tracked(averages)
     return kept + (2 if averages and averages[0].method != "swa" else bool(averages))
 
 

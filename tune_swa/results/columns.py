@@ -289,7 +289,12 @@ AVERAGES = (
     Column("trial", "string", "Name of the trial."),
     Column("epoch", "int64", "Epoch (from 0) after which the average was scored."),
     Column("part", "string", "Images: `val`, or `test` for a run on a fresh seed that is tested."),
-    Column("average", "string", "Method, with the settings that tell it from others of its kind."),
+    Column(
+        "average",
+        "string",
+        "Method, with the settings that tell it from others of its kind. `swad` chooses its window on the "
+        "validation images: its `val` scores are optimistic.",
+    ),
     Column("members", "int64", "Sets of weights whose probabilities were averaged."),
     Column("accuracy", "float64", "Fraction of these images right, 0 to 1."),
     Column("nll", "float64", "Negative log-likelihood per image, nats."),

@@ -68,11 +68,12 @@ class ObservedAverages:
             observer.after_step(model)
 
     @torch.no_grad()
-    def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Observe the live model at the end of an epoch."""
+    def after_epoch(self, model: nn.Module, epoch: int, validation_loss: float) -> None:
+        """Observe the live model at the end of an epoch, and its loss on the validation images."""
         self._snapshots.add_model(model, epoch)
         for observer in self._observers.values():
             observer.after_epoch(model)
+            observer.after_validation(validation_loss)
 
     @torch.no_grad()
     def prepare_leader(self) -> None:

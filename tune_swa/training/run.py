@@ -242,7 +242,8 @@ class Run:
                 self.averaging.update_average(self.model)
         if self.averages is not None:
             if collects:
-                self.averages.after_epoch(self.model, self.epoch)
+                assert self.live_record is not None
+                self.averages.after_epoch(self.model, self.epoch, self.live_record.nll)
             self.averages.prepare_leader()
         if collects and self.averaging and self.shipped_model is self.averaging.average.module:
             self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
