@@ -84,7 +84,8 @@ def test_it_is_drawn_without_errors_or_requests(browser: Any, page: Path, tmp_pa
     )
     assert {d["id"] for d in drawn} == {
         f"figure-{name}" for name in
-        ("forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes")
+        ("forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
+         "temperature")
     }  # fmt: skip
     assert all(d["marks"] >= d["traces"] > 0 and d["width"] > 200 for d in drawn)
     # the page does not scroll sideways: wide tables scroll by themselves

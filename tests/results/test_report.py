@@ -27,6 +27,7 @@ from tune_swa.results.verdict import analyse_confirmation
 
 FIGURES = (
     "forest", "seeds", "landscape", "curves", "work", "importance", "best_of", "calibration", "classes",
+    "temperature",
 )  # fmt: skip
 SIX_MEGABYTES = 6_000_000
 

@@ -64,6 +64,7 @@ def export_best(
         "validation_images": data["val"],
         "test": trial.tested.shipped if trial.tested else None,
         "test_images": data["test"],
+        "calibration": _describe_calibration(trial),
         "numerics": state.header.numerics,
         **({"arithmetic": arithmetic.model_dump()} if arithmetic else {}),
         "hardware": state.header.hardware,
@@ -72,3 +73,15 @@ def export_best(
     replace_file(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / DESCRIPTION, text.encode())
+
+
+def _describe_calibration(trial: TrialState) -> dict[str, Any] | None:
+    """The temperature that was fitted for a tested run; None: it was not tested, or by an older version."""
+    temperature = trial.tested.shipped.get("temperature") if trial.tested else None
+    if temperature is None:
+        return None
+    return {
+        "temperature": temperature,
+        "probabilities": "softmax(outputs / temperature)",
+        "fitted_on": "validation images",
+    }

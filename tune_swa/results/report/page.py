@@ -43,6 +43,7 @@ from tune_swa.results.report.search_figures import (
 )
 from tune_swa.results.report.start_figure import draw_starts
 from tune_swa.results.report.style import Figure
+from tune_swa.results.report.temperature_figure import draw_temperatures, list_scored_models
 from tune_swa.results.summary import close_text, summary_text
 from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.results.verdict_sentences import verdict_text
@@ -160,6 +161,10 @@ def _draw_figures(
     leading = found.leading if found else None
     if leading is not None:
         yield draw_calibration([leading.against, leading.arm], predictions)
+    scored = list_scored_models(found) if found else []
+    if scored:
+        yield draw_temperatures(scored)
+    if leading is not None:
         yield draw_classes(leading.arm, leading.against, predictions, class_names)
 
 
