@@ -59,6 +59,7 @@ def export_best(
         "params": {**constants, **trial.params},
         "seed": trial.seed,
         "epoch": trial.last["epoch"],
+        **({"average": experiment.averages[0].label} if swa and experiment.averages else {}),
         "n_averaged": trial.last.get("n_averaged"),
         "validation": {key: trial.last.get(key) for key in ("accuracy", "nll", "ece")},
         "validation_images": data["val"],

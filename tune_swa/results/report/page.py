@@ -35,6 +35,7 @@ from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
 from tune_swa.results.report.landscape import draw_landscape
 from tune_swa.results.report.prediction_figures import draw_calibration, draw_classes
 from tune_swa.results.report.race_figure import draw_race
+from tune_swa.results.report.search_averages import tabulate_averages
 from tune_swa.results.report.search_figures import (
     draw_curves,
     draw_epochs_spent,
@@ -150,6 +151,9 @@ def _draw_figures(
     if found is not None and (found.against_plain or found.against_trunk):
         yield draw_contrasts(found)
         yield draw_runs(found)
+    averages = tabulate_averages(state.trials.values())
+    if averages:
+        yield averages
     race = draw_race(state, compared)
     if race:
         yield race
