@@ -80,3 +80,10 @@ def test_the_plan_shows_them() -> None:
         print_plan(console, make_plan(read_space(), machine=Machine(gpus=0, cpus=2)))
     assert "caution" in shown.get()
     assert "No trial reaches swa_lr" in shown.get()
+
+
+def test_a_leader_that_chooses_on_validation_images() -> None:
+    swad = {"method": "swad", "converge": 2}
+    [caution] = list_cautions(read_space(anneal=0, averages=[swad, {"method": "swa"}]))
+    assert "swad leads" in caution
+    assert list_cautions(read_space(anneal=0, averages=[{"method": "swa"}, swad])) == []

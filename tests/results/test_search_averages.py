@@ -45,3 +45,15 @@ def test_only_completed_trials_of_the_search_count(tmp_path: Path) -> None:
 
 def test_the_report_has_no_such_table_without_averages(tmp_path: Path) -> None:
     assert "Averages in the search" not in build_report(usual(tmp_path).state(), tmp_path)
+
+
+def test_a_window_chosen_on_these_images_is_marked(tmp_path: Path) -> None:
+    trials = scored_trials(tmp_path)
+    plain = tabulate_averages(trials)
+    assert plain is not None
+    assert "optimistic" not in plain.text
+    trials[0].scores[3] = {"swad-3-6-0.3": score(0.93, 0.5)}
+    found = tabulate_averages(trials)
+    assert found is not None
+    assert "swad-3-6-0.3 *" in [row[2] for row in found.rows]
+    assert "(*) Chooses its epochs on these images as well: its values are optimistic." in found.text

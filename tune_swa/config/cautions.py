@@ -17,6 +17,7 @@ def list_cautions(experiment: Experiment) -> list[str]:
         *_check_cycles(experiment),
         *_check_crop(experiment),
         *_check_trunk_rungs(experiment),
+        *_check_leader(experiment),
     ]
 
 
@@ -84,6 +85,15 @@ def _check_trunk_rungs(experiment: Experiment) -> Iterator[str]:
         "whose rate has yet to fall. Give --set scheduler.trunk_rungs='[]' to stop nothing before it is "
         "averaged"
     )
+
+
+def _check_leader(experiment: Experiment) -> Iterator[str]:
+    """A window that is chosen on the images by which trials are compared."""
+    if experiment.averages and experiment.averages[0].method == "swad":
+        yield (
+            "The validation scores of all trials are optimistic: swad leads, and chooses its window on these "
+            "images. List swa or ema first, or judge by the test images of fresh seeds alone"
+        )
 
 
 def _list_values(experiment: Experiment, name: str) -> list[Value]:

@@ -29,12 +29,14 @@ def tabulate_averages(trials: Iterable[TrialState]) -> Figure | None:
     ]
     if not rows:
         return None
+    optimistic = any(str(row[2]).endswith("*") for row in rows)
+    note = " (*) Chooses its epochs on these images as well: its values are optimistic." if optimistic else ""
     return Figure(
         "search-averages",
         "Averages in the search",
         "Validation images, after the last epoch of the completed trials: means over trials, and of the "
         "difference to what the trial ships (the leading average, or a baseline's last model). One seed, and "
-        "the images that chose the configurations: read it as a hint.",
+        f"the images that chose the configurations: read it as a hint.{note}",
         None,
         ["trials", "number", "average", "validation %", "points", "of trials ahead", "nll", "nll difference"],
         rows,
@@ -56,7 +58,7 @@ def _tabulate_average(trials: Sequence[TrialState], scores: Sequence[Any], label
     losses = [score["nll"] - shipped["nll"] for score, shipped in pairs if shipped.get("nll") is not None]
     return [
         len(pairs),
-        label,
+        f"{label} *" if label.startswith("swad-") else label,  # its window follows the validation loss
         format_percent(float(np.mean([score["accuracy"] for score, _ in pairs]))),
         format_points(float(np.mean(gains))),
         sum(gain > 0 for gain in gains),
