@@ -63,6 +63,18 @@ def test_every_average_of_the_finalist_and_the_best_plain_training(tmp_path: Pat
     assert found["swa-0", "ema-2"].nll.interval.high < 0 < found["swa-0", "ema-2"].accuracy.interval.low
 
 
+def test_the_nll_at_a_temperature_is_compared_where_all_runs_have_one(tmp_path: Path) -> None:
+    writer = write_look(tmp_path, {"swa": 0.81, "ema-2": 0.92}, {"ema-2": 0.8})
+    found = compare(writer)["swa-0", "ema-2"]
+    assert found.calibrated is not None
+    assert found.calibrated.outcome == "better"
+    assert found.calibrated.mean != found.nll.mean
+    predictions = read_predictions(writer.state(), tmp_path)
+    runs = [predictions[f"swa-0-seed{seed}"]["ema-2"].calibrated for seed in SEEDS]
+    assert found.calibrated.mean == pytest.approx(np.mean([said.nll for said in runs if said is not None]))
+    assert "nll at its temperature" in build_report(writer.state(), tmp_path)
+
+
 def test_the_leading_average_has_the_verdicts_difference(tmp_path: Path) -> None:
     writer = write_look(tmp_path, {"swa": 0.9, "ema-2": 0.85})
     found = compute_verdict(writer.state(), tmp_path)
@@ -137,7 +149,8 @@ def test_the_report_and_the_terminal_show_them(tmp_path: Path) -> None:
     writer = write_look(tmp_path, {"swa": 0.81, "ema-2": 0.92}, {"ema-2": 0.8})
     page = build_report(writer.state(), tmp_path)
     assert "Averages on fresh seeds" in page
-    assert page.count("<td>ema-2</td>") == 2
+    section = page.split('<section id="averages">')[1].split("</section>")[0]
+    assert section.count("<td>ema-2</td>") == 2
     console = Console(width=100, record=True, file=None)
     console.print(averages_table(list(compare(writer).values()), "average"))
     text = console.export_text()

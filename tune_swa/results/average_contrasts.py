@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_swa.config import Metric
-from tune_swa.experiment.objective import METRICS
 from tune_swa.inference.looks import LEAST_SEEDS
 from tune_swa.inference.statistics import Interval, adjust_holm, crossed_interval
 from tune_swa.results.contrasts import TestedArm, Verdict
 from tune_swa.results.predictions import REFRESHED, SHIPPED, TestPredictions
 
+Metric = Literal["accuracy", "nll", "calibrated"]
+"""The last is the nll at the temperature that was fitted on the validation images."""
 Outcome = Literal["better", "worse", "not distinguishable", "too few seeds", "unfinished"]
 Predictions = Mapping[str, Mapping[str, TestPredictions]]
 """By run, then by variant of its model."""
@@ -54,6 +54,14 @@ class AverageContrast:
     """That both have: seeds, or numbers of groups of seeds."""
     accuracy: Difference
     nll: Difference
+    calibrated: Difference | None
+    """The nll where each model is at its own temperature, which takes away what a temperature alone brings
+    (Ashukha et al. 2020); None: not all of the runs have one, or it is an ensemble."""
+
+    def read_metric(self, metric: Metric) -> Difference:
+        """Return the difference in a metric that it has."""
+        found: Difference = getattr(self, metric)
+        return found
 
 
 def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageContrast, ...]:
@@ -98,15 +106,21 @@ def compare_entries(
         entries: arm, label and predictions.
         rivals: predictions of every plain arm, by its name.
     """
+    named = list(entries)
+    everyone = [said for runs in (*(runs for *_, runs in named), *rivals.values()) for said in runs.values()]
+    metrics: list[Metric] = ["accuracy", "nll"]
+    if all(said.calibrated is not None for said in everyone):
+        metrics.append("calibrated")
     compared = []
-    for arm, label, runs in entries:
+    for arm, label, runs in named:
         both = tuple(sorted(runs.keys() & rivals[best.name].keys()))
         if len(both) >= 2:
-            accuracy, nll = (
-                _measure_difference(metric, runs, best.name, rivals, 1 - found.alpha) for metric in METRICS
+            measured = {m: _measure_difference(m, runs, best.name, rivals, 1 - found.alpha) for m in metrics}
+            accuracy, nll = measured["accuracy"], measured["nll"]
+            compared.append(
+                AverageContrast(arm, label, best, both, accuracy, nll, measured.get("calibrated"))
             )
-            compared.append(AverageContrast(arm, label, best, both, accuracy, nll))
-    return _adjust_p_values(compared, found)
+    return _adjust_p_values(compared, metrics, found)
 
 
 def list_averages(arm: TestedArm, predictions: Predictions) -> list[str]:
@@ -156,7 +170,12 @@ def _measure_difference(
 
 def _values(metric: Metric, said: TestPredictions) -> NDArray[np.float64]:
     """Metric of each image, shape (N,)."""
-    return said.correct.astype(np.float64) if metric == "accuracy" else said.nll
+    if metric == "accuracy":
+        return said.correct.astype(np.float64)
+    if metric == "nll":
+        return said.nll
+    assert said.calibrated is not None
+    return said.calibrated.nll
 
 
 def _one_sided(interval: Interval, sign: int) -> float:
@@ -165,12 +184,14 @@ def _one_sided(interval: Interval, sign: int) -> float:
     return half if sign * interval.mean > 0 else 1 - half
 
 
-def _adjust_p_values(compared: Sequence[AverageContrast], found: Verdict) -> tuple[AverageContrast, ...]:
+def _adjust_p_values(
+    compared: Sequence[AverageContrast], metrics: Sequence[Metric], found: Verdict
+) -> tuple[AverageContrast, ...]:
     """Adjust for the number of averages, each metric by itself, and say what comes out."""
-    adjusted = {m: adjust_holm([getattr(c, m).p_value for c in compared]) for m in METRICS}
+    adjusted = {m: adjust_holm([c.read_metric(m).p_value for c in compared]) for m in metrics}
 
     def conclude(c: AverageContrast, metric: Metric, p_value: float) -> Difference:
-        points: Difference = getattr(c, metric)
+        points = c.read_metric(metric)
         outcome: Outcome = points.outcome if p_value <= found.alpha else "not distinguishable"
         if len(c.repetitions) < LEAST_SEEDS:
             outcome = "too few seeds"
@@ -178,8 +199,8 @@ def _adjust_p_values(compared: Sequence[AverageContrast], found: Verdict) -> tup
             outcome = "unfinished"
         return replace(points, p_value=p_value, outcome=outcome)
 
-    def conclude_both() -> Iterator[AverageContrast]:
-        for c, accuracy, nll in zip(compared, adjusted["accuracy"], adjusted["nll"], strict=True):
-            yield replace(c, accuracy=conclude(c, "accuracy", accuracy), nll=conclude(c, "nll", nll))
-
-    return tuple(conclude_both())
+    concluded = []
+    for k, c in enumerate(compared):
+        differences: dict[str, Any] = {m: conclude(c, m, adjusted[m][k]) for m in metrics}
+        concluded.append(replace(c, **differences))
+    return tuple(concluded)

@@ -60,9 +60,10 @@ def _draw_contrasts(compared: Sequence[AverageContrast], what: str, title: str, 
         "each by itself.",
         _draw_panels(compared),
         ["configuration", what, "repetitions", "test %", "points", "interval", "p", "verdict",
-         "nll", "nll difference", "interval", "p", "verdict"],
+         "nll", "nll difference", "interval", "p", "verdict",
+         "nll at its temperature", "difference", "interval", "p", "verdict"],
         [_tabulate_contrast(c) for c in compared],
-        frozenset({2, 3, 4, 5, 6, 8, 9, 10, 11}),
+        frozenset({2, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14, 15, 16}),
     )  # fmt: skip
 
 
@@ -100,10 +101,19 @@ def _add_difference(figure: go.Figure, found: Difference, row: int, column: int,
 
 
 def _tabulate_contrast(c: AverageContrast) -> list[object]:
-    accuracy, nll = c.accuracy, c.nll
+    accuracy = c.accuracy
     return [
         c.arm.label, c.average, len(c.repetitions), format_percent(accuracy.mean),
         format_points(accuracy.interval.mean), format_range(accuracy.interval.low, accuracy.interval.high),
-        f"{accuracy.p_value:.3g}", accuracy.outcome, f"{nll.mean:.4f}", f"{nll.interval.mean:+.4f}",
-        f"{nll.interval.low:+.4f} to {nll.interval.high:+.4f}", f"{nll.p_value:.3g}", nll.outcome,
+        f"{accuracy.p_value:.3g}", accuracy.outcome, *_tabulate_nll(c.nll), *_tabulate_nll(c.calibrated),
+    ]  # fmt: skip
+
+
+def _tabulate_nll(found: Difference | None) -> list[str]:
+    if found is None:
+        return [""] * 5
+    at = found.interval
+    return [
+        f"{found.mean:.4f}", f"{at.mean:+.4f}", f"{at.low:+.4f} to {at.high:+.4f}", f"{found.p_value:.3g}",
+        found.outcome,
     ]  # fmt: skip
