@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tune_swa.config import Experiment
+from tune_swa.config import Experiment, ObjectiveSpec
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import Event, ExperimentCreated
 from tune_swa.experiment.journal import read_events
@@ -181,8 +181,11 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    after = experiment.fixed_settings()
-    changed = list(list_differences(_forget_weights_file(state.header.identity, after), after))
+    # the default is in no identity, but a line that says what changed names it
+    default = {"objective": ObjectiveSpec().model_dump()}
+    after = {**default, **experiment.fixed_settings()}
+    before = {**default, **_forget_weights_file(state.header.identity, after)}
+    changed = list(list_differences(before, after))
     if changed:
         raise RequestError(
             f"{folder}: a search is resumed with the settings it began with, but these differ:\n  "
