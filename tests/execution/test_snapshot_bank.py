@@ -140,6 +140,20 @@ def test_a_damaged_one_makes_its_checkpoint_unusable(how: str, tiny_data: Datase
     assert restore(Run(SETTINGS, tiny_data, NUMERICS), FolderStore(tmp_path), "trial", 7).damaged == []
 
 
+def test_a_checkpoint_that_names_another_file(tiny_data: Dataset, tmp_path: Path) -> None:
+    """Of a folder that somebody else has written: it is neither read nor removed."""
+    train_epochs(tiny_data, tmp_path, 5)
+    path = tmp_path / "trial" / "epoch-00004.pt"
+    state = checkpoints.load_checkpoint(path)
+    state["averages"]["snapshots"][0]["digest"] = "/../../../other"
+    (tmp_path / "other.pt").touch()
+    checkpoints.save_checkpoint(state, path)
+    restored = restore(Run(SETTINGS, tiny_data, NUMERICS), FolderStore(tmp_path), "trial", 5)
+    assert restored.checkpoint == "trial/epoch-00003.pt"
+    assert restored.damaged == ["epoch-00004.pt: names something else than a snapshot"]
+    assert (tmp_path / "other.pt").exists()
+
+
 def test_one_that_every_checkpoint_names(tiny_data: Dataset, tmp_path: Path) -> None:
     train_epochs(tiny_data, tmp_path, 5)
     find_snapshot(tmp_path, 3).write_bytes(b"")

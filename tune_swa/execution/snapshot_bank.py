@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -54,6 +55,8 @@ def fetch_snapshots(state: dict[str, Any], store: Store, checkpoint: str) -> dic
     folder, _, own = checkpoint.rpartition("/")
     found = []
     for named in averages["snapshots"]:
+        if not _is_name(named):  # it becomes a path
+            raise CheckpointError(f"{own}: names something else than a snapshot")
         name = snapshot_name(folder, named["epoch"], named["digest"])
         try:
             found.append(_read_snapshot(store, name, named))
@@ -74,6 +77,15 @@ def remove_snapshots(store: Store, folder: str, kept: Collection[str], span: int
     for name in names:
         if name.startswith(SNAPSHOT) and name not in needed:
             store.remove(f"{folder}/{name}")
+
+
+def _is_name(named: dict[str, Any]) -> bool:
+    epoch, digest = named.get("epoch"), named.get("digest")
+    return (
+        isinstance(epoch, int)
+        and isinstance(digest, str)
+        and re.fullmatch("[0-9a-f]{32}", digest) is not None
+    )
 
 
 def _read_snapshot(store: Store, name: str, named: dict[str, Any]) -> dict[str, Any]:
