@@ -87,14 +87,20 @@ def kill_at_event(kind: str, count: Countdown) -> None:
     before(Journal, "append", act)
 
 
-def kill_while_a_state_is_written(kind: str, count: Countdown) -> None:
-    """Watch from a thread: checkpoints and trunks are written by workers."""
+def kill_while_a_state_is_written(kind: str, count: Countdown, *, name: str = "") -> None:
+    """Watch from a thread: checkpoints and trunks are written by workers.
+
+    Args:
+        kind: the folder.
+        count: of the files that are begun.
+        name: what their names begin with.
+    """
     folder = Path(sys.argv[sys.argv.index("--results-dir") + 1]) / "crash" / kind
 
     def watch() -> None:
         seen: set[str] = set()
         while True:
-            for path in folder.glob("*/.*.tmp"):
+            for path in folder.glob(f"*/.{name}*.tmp"):
                 if str(path) not in seen:
                     seen.add(str(path))
                     count()
@@ -186,6 +192,7 @@ MOMENTS: dict[str, Callable[[Countdown], None]] = {
     "line-after": partial(kill_at_line, "after"),
     "training": kill_while_training,  # a little after an epoch was recorded, in the middle of the next one
     "checkpoint": partial(kill_while_a_state_is_written, "checkpoints"),  # by a worker
+    "snapshot": partial(kill_while_a_state_is_written, "checkpoints", name="snapshot-"),
     "trunk": partial(kill_while_a_state_is_written, "trunks"),
     "tidy": kill_before_tidying,  # old checkpoints are being removed
     "parquet": kill_within_a_table,  # a result file is half written

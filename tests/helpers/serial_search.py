@@ -32,15 +32,23 @@ scheduler: {reduction_factor: 2, trunk_rungs: [0, 1], branch_rungs: [2]}
 """
 SHARING = SPACE.replace("lr: {log_uniform: [1e-4, 1e-1]}", "lr: {choice: [1e-2, 3e-3]}", 1)
 """The same with trunks that recur."""
-TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second"]
+TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second", "seconds"]
+COSTS = ["epochs_trained", "epochs_shared", "shared_from"]
+"""Columns that say who trained what."""
 
 
 def command(results: Path, trials: int, *program: str) -> list[str]:
-    """The program and its options, with --resume where there is something to go on with."""
+    """The program and its options, with --resume where there is something to go on with.
+
+    Fresh seeds are trained where the space file says how many.
+    """
+    space = results.parent / "space.yaml"
     given = [
-        "--space", str(results.parent / "space.yaml"), "--gpus", "0", "--cpus", "1",
-        "--trials", str(trials), "--results-dir", str(results), "--no-confirm",
+        "--space", str(space), "--gpus", "0", "--cpus", "1",
+        "--trials", str(trials), "--results-dir", str(results),
     ]  # fmt: skip
+    if "confirm:" not in space.read_text():
+        given.append("--no-confirm")
     resume = ["--resume"] if journal_of(results).exists() else []
     return [*(program or (str(RUN_SEARCH),)), *given, *resume]
 
@@ -134,22 +142,42 @@ def count_epochs(journal: Path) -> int:
     return journal.read_bytes().count(b'"event":"epoch"') if journal.exists() else 0
 
 
-def results_of(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def results_of(results: Path) -> dict[str, pd.DataFrame]:
     """Everything that does not tell the time: from the parquet files, which the last session wrote."""
-    folder = results / "crash"
-    epochs = pd.read_parquet(folder / "epochs.parquet").drop(columns=TIMES)
-    trials = pd.read_parquet(folder / "trials.parquet").drop(columns="seconds")
-    return epochs, trials, pd.read_parquet(folder / "comparison.parquet")
+    tables = {path.name: pd.read_parquet(path) for path in results.glob("crash/*.parquet")}
+    return {name: table.drop(columns=TIMES, errors="ignore") for name, table in tables.items()}
 
 
-def assert_same(results: Path, straight: Path) -> None:
-    for found, expected in zip(results_of(results), results_of(straight), strict=True):
-        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+def assert_same(results: Path, straight: Path, *, costs: bool = True) -> None:
+    """Assert that two searches have left the same.
+
+    Args:
+        results: of a search that was interrupted.
+        straight: of the one that was not.
+        costs: whether they have to have trained the same epochs, too.
+    """
+    assert_same_tables(results_of(results), results_of(straight), [] if costs else COSTS)
     weights = [(folder / "crash" / "best_model.pt").read_bytes() for folder in (results, straight)]
     assert weights[0] == weights[1]
+    assert read_predictions(results) == read_predictions(straight)
     # nothing is left of the sessions that died, but lines in the log
     files = [{str(p.relative_to(folder)) for p in folder.rglob("*")} for folder in (results, straight)]
     assert files[0] - {"crash/search.log"} == files[1]
+
+
+def assert_same_tables(
+    found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame], ignored: list[str]
+) -> None:
+    """Assert that tables are the same bit for bit, but for columns that are ignored."""
+    assert found.keys() == expected.keys()
+    for name, table in expected.items():
+        pair = (one.drop(columns=ignored, errors="ignore") for one in (found[name], table))
+        pd.testing.assert_frame_equal(*pair, check_exact=True, obj=name)
+
+
+def read_predictions(results: Path) -> dict[str, bytes]:
+    """Of the runs on fresh seeds, by the name of the file."""
+    return {path.name: path.read_bytes() for path in results.glob("crash/predictions/*.npz")}
 
 
 def new_search(folder: Path, space: str = SPACE) -> Path:

@@ -1,0 +1,114 @@
+"""A search whose runs observe averages of every kind is killed at any moment: every score comes out the same.
+
+Its baselines have averages, too, and both are trained on fresh seeds and tested.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.serial_search import (
+    COSTS,
+    assert_same,
+    assert_same_tables,
+    crash,
+    go_on,
+    never_interrupted,
+    new_search,
+    read_predictions,
+    results_of,
+)
+from tune_swa.config.yaml_file import load_experiment
+from tune_swa.experiment.state import ExperimentState
+
+SPACE = """
+name: crash
+data: {dataset: digits, image_size: 8, train_images: 40, val_fraction: 0.2, test_fraction: 0.9}
+train: {epochs: 5, batch_size: 20}
+averaging: {anneal_epochs: 1}
+averages:
+  - {method: swa}
+  - {method: ema, horizon: 1}
+  - {method: ema, horizon: 2, statistics: average}
+  - {method: lawa, last: 2}
+  - {method: swag, rank: 2, samples: 2, search_samples: 2}
+  - {method: swag, diagonal: true, samples: 2, search_samples: 2}
+space:
+  lr: {choice: [1e-2, 3e-3]}
+  swa_start: {int: [0, 2]}
+  swa_lr: {log_uniform: [1e-4, 1e-1]}
+baseline:
+  averages: [{method: ema, horizon: 0.5}, {method: lawa, last: 3, statistics: average}]
+search: {sampler: tpe, trials: 3, seed: 3, checkpoint_every: 1}
+scheduler: {reduction_factor: 2, trunk_rungs: [], branch_rungs: [3]}
+confirm: {top: 1, seeds: 2, baselines: 1, race: false}
+"""
+TRIALS = 3
+# a trunk that was published when its worker died, and not recorded, is trained again: costs may differ
+# the journal has some eighty lines
+MOMENTS = [
+    "snapshot:2", "snapshot:9", "checkpoint:4", "checkpoint:20", "trunk:2",
+    "line-half:12", "line-after:33", "training:6", "event-tested:2", "parquet:4", "rename:5", "model:1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(module_path: Path, decoded: None) -> Path:
+    """Results of the search as it ends by itself."""
+    results: Path = never_interrupted(module_path, TRIALS, SPACE)
+    return results
+
+
+def test_every_average_is_scored_and_tested(straight: Path) -> None:
+    scores = results_of(straight)["averages.parquet"]
+    state = ExperimentState.read(straight / "crash" / "journal.jsonl")
+    experiment = load_experiment(straight.parent / "space.yaml")
+    averages = {"swa": experiment.averages, "baseline": experiment.baseline.averages}
+    for trial in state.trials.values():
+        listed = {average.label for average in averages[trial.kind]}
+        for part in ("val", "test") if trial.stage == "confirm" else ("val",):
+            found = scores[(scores.trial == trial.name) & (scores.part == part)]
+            assert set(found.average) == listed
+
+
+def test_killed_twice(straight: Path, tmp_path: Path) -> None:
+    """While weights are written that an average looks back at, and after a run was tested."""
+    results = new_search(tmp_path, SPACE)
+    for moment in ("snapshot:7", "event-tested:2"):
+        crash(moment, results, TRIALS)
+    go_on(results, TRIALS)
+    assert_same(results, straight, costs=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_once(moment: str, straight: Path, tmp_path: Path) -> None:
+    results = new_search(tmp_path, SPACE)
+    crash(moment, results, TRIALS)
+    go_on(results, TRIALS)
+    assert_same(results, straight, costs=False)
+
+
+@pytest.mark.slow
+def test_killed_twelve_times(straight: Path, tmp_path: Path) -> None:
+    """Each session gets further than the one before it, so that every part of the search is killed once."""
+    results = new_search(tmp_path, SPACE)
+    for _ in range(12):
+        crash("line-half:11", results, TRIALS)
+    go_on(results, TRIALS)
+    assert_same(results, straight, costs=False)
+    assert ExperimentState.read(results / "crash" / "journal.jsonl").sessions == 13
+
+
+@pytest.mark.slow
+def test_shared_trunks_change_no_score(straight: Path, tmp_path: Path) -> None:
+    alone = never_interrupted(tmp_path, TRIALS, SPACE.replace("sampler: tpe", "sampler: tpe, share: false"))
+    found, expected = results_of(straight), results_of(alone)
+    assert found["epochs.parquet"].shared_from.notna().any()
+    assert expected["epochs.parquet"].shared_from.isna().all()
+    assert_same_tables(found, expected, COSTS)
+    assert read_predictions(straight) == read_predictions(alone)
+    weights = [(folder / "crash" / "best_model.pt").read_bytes() for folder in (straight, alone)]
+    assert weights[0] == weights[1]
