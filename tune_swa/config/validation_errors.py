@@ -24,7 +24,7 @@ _WORDS = {
     "dict_type": "settings of its own (KEY: VALUE)",
     "model_type": "settings of its own (KEY: VALUE)",
     "model_attributes_type": "settings of its own (KEY: VALUE)",
-    "union_tag_invalid": "one of {expected_tags} as {discriminator}",
+    "union_tag_invalid": "one of {expected_tags} as {discriminator}, not '{tag}'",
     "union_tag_not_found": "{discriminator} among its settings, which names the kind",
     "literal_error": "{expected}",
     "greater_than": "a number greater than {gt:g}",

@@ -1,0 +1,182 @@
+"""Wrong requests about averages and what belongs to them: exit code 2, one message, nothing written.
+
+Each row has what the message says to do, done: it is a right request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.called_search import call_search
+from tune_swa import signals
+from tune_swa.config.yaml_file import load_experiment
+from tune_swa.experiment.events import FORMAT
+
+GOOD = """\
+name: wrong
+data: {dataset: digits, image_size: 8, train_images: 50}
+train: {epochs: 20, optimizer: sgd}
+averages: []
+space:
+  lr: 1e-3
+  swa_start: {choice: [5, 10]}
+  swa_lr: {log_uniform: [1e-4, 1e-2]}
+search: {trials: 4}
+baseline: {averages: []}
+confirm: {seeds: 5}
+averaging: {score: rungs}
+"""
+SWA = "averages: []\nspace"
+PLAIN = "baseline: {averages: []}"
+TRAIN = "optimizer: sgd}"
+SEEDS = "{seeds: 5}"
+TAIL = "{score: rungs}"
+
+
+def listed(averages: str) -> str:
+    return f"averages: {averages}\nspace"
+
+
+def plain(averages: str) -> str:
+    return f"baseline: {{averages: {averages}}}"
+
+
+ROWS: list[tuple[str, str, str, str, str]] = [
+    # what is changed, the wrong text, the place that the message names, the remedy, the remedy taken
+    # -------------------------------------------------------------------------------- methods
+    (SWA, listed("[{method: swq}]"), "f.yaml:4: averages.0", "expected one of 'swa', 'ema'", listed("[{method: swa}]")),
+    (SWA, listed("[{method: EMA}]"), "f.yaml:4: averages.0", "not 'EMA'", listed("[{method: ema}]")),
+    (SWA, listed("[{horizon: 2}]"), "f.yaml:4: averages.0", "expected 'method' among its settings", listed("[{method: ema, horizon: 2}]")),
+    (SWA, listed("[ema]"), "averages.0: 'ema'", "expected settings of its own (KEY: VALUE)", listed("[{method: ema}]")),
+    (SWA, listed("ema"), "averages: 'ema'", "expected a list", listed("[{method: ema}]")),
+    (SWA, listed("{method: ema}"), "f.yaml:4: averages", "expected a list", listed("[{method: ema}]")),
+    (SWA, "average: [{method: ema}]\nspace", "f.yaml:4: average: unknown key", "Did you mean averages?", listed("[{method: ema}]")),
+    (SWA, listed("[{method: ema}, {method: ema, horizon: 2}]"), "averages", "ema-2 is listed twice; leave one out", listed("[{method: ema}, {method: ema, horizon: 3}]")),
+    (SWA, listed("[{method: swa}, {method: swa}]"), "averages", "swa is listed twice; leave one out", listed("[{method: swa}]")),
+    # ------------------------------------------------------------------------------- settings
+    (SWA, listed("[{method: ema, horizn: 2}]"), "averages.0.horizn: unknown key", "Did you mean horizon?", listed("[{method: ema, horizon: 2}]")),
+    (SWA, listed("[{method: swa, horizon: 2}]"), "averages.0.horizon: unknown key", "Allowed: method", listed("[{method: swa}]")),
+    (SWA, listed("[{method: ema, horizon: -1}]"), "averages.0.horizon: -1", "a number greater than 0", listed("[{method: ema, horizon: 0.1}]")),
+    (SWA, listed("[{method: ema, horizon: .inf}]"), "averages.0.horizon: inf", "a finite number", listed("[{method: ema, horizon: 1e9}]")),
+    (SWA, listed("[{method: ema, horizon: two}]"), "averages.0.horizon: 'two'", "expected a number", listed("[{method: ema, horizon: 2}]")),
+    (SWA, listed("[{method: ema, statistics: averaged}]"), "averages.0.statistics: 'averaged'", "'refresh' or 'average'", listed("[{method: ema, statistics: average}]")),
+    (SWA, listed("[{method: lawa, last: 1}]"), "averages.0.last: 1", "at least 2", listed("[{method: lawa, last: 2}]")),
+    (SWA, listed("[{method: lawa, last: 2.5}]"), "averages.0.last: 2.5", "a whole number", listed("[{method: lawa, last: 3}]")),
+    (SWA, listed("[{method: power_ema, length: 2}]"), "averages.0.length: 2", "a number of at most 0.15", listed("[{method: power_ema, length: 0.15}]")),
+    (SWA, listed("[{method: swad, ratio: 0}]"), "averages.0.ratio: 0", "a number greater than 0", listed("[{method: swad, ratio: 0.1}]")),
+    # ------------------------------------------------------------------- what the space is short of
+    (SWA, listed("[{method: lawa, last: 10}]"), "averages.0.last: 10: last needs 10 models", "give last 9 or less", listed("[{method: lawa, last: 9}]")),
+    (SWA, listed("[{method: swag}]"), "rank needs 20 models, but with swa_start 10 of 20 epochs 9 are averaged", "give rank 9 or less", listed("[{method: swag, rank: 9}]")),
+    (SWA, listed("[{method: swag, rank: 1}]"), "averages.0: rank 1", "give 2 or more, or diagonal: true", listed("[{method: swag, diagonal: true}]")),
+    (SWA, listed("[{method: swag, rank: 4, diagonal: true}]"), "averages.0: rank 4", "take one of the two out", listed("[{method: swag, rank: 4}]")),
+    # ------------------------------------------------------------------------------- baselines
+    (PLAIN, plain("[{method: swa}]"), "f.yaml:10: baseline.averages", "list ema or lawa", plain("[{method: lawa}]")),
+    (PLAIN, plain("[{method: swag, rank: 3}]"), "baseline.averages", "list ema or lawa", plain("[{method: ema}]")),
+    (PLAIN, plain("[{method: lawa, last: 30}]"), "baseline.averages.0.last: 30", "a baseline has 20 (train.epochs); give 20 or less", plain("[{method: lawa, last: 20}]")),
+    (PLAIN, plain("[{method: emma}]"), "baseline.averages.0", "expected one of", plain("[{method: ema}]")),
+    (PLAIN, plain("[{method: ema, horizons: 3}]"), "baseline.averages.0.horizons", "Did you mean horizon?", plain("[{method: ema, horizon: 3}]")),
+    # ------------------------------------------------------------------- ensembles, objective, tails
+    (SEEDS, "{seeds: 5, ensemble: 30}", "confirm.ensemble: 30", "give confirm.seeds 30 or more", "{seeds: 30, ensemble: 30}"),
+    (SEEDS, "{seeds: 5, ensemble: 1}", "confirm.ensemble: 1", "at least 2", "{seeds: 5, ensemble: 2}"),
+    (TAIL, "{score: rungs}\nobjective: {metric: acuracy}", "objective.metric: 'acuracy'", "'accuracy' or 'nll'", "{score: rungs}\nobjective: {metric: accuracy}"),
+    (TAIL, "{score: rungs}\nobjective: nll", "f.yaml:13: objective: 'nll'", "settings of its own (KEY: VALUE)", "{score: rungs}\nobjective: {metric: nll}"),
+    (TAIL, "{score: never}", "averaging.score: 'never'", "'rungs' or 'every'", "{score: every}"),
+    (TAIL, "{tail: cylic}", "averaging.tail: 'cylic'", "'constant', 'cyclic' or 'base'", "{tail: cyclic}"),
+    (TAIL, "{cycle_epochs: 4}", "averaging.cycle_epochs: 4: has no effect", "give averaging.tail cyclic", "{tail: cyclic, cycle_epochs: 4}"),
+    (TAIL, "{tail: cyclic, cycle_epochs: 9}", "swa_start 10 leaves 8 of 20 epochs", "take swa_start up to 9", "{tail: cyclic, cycle_epochs: 8}"),
+    ("  swa_lr: {log_uniform: [1e-4, 1e-2]}", "  swa_lr: 1e-3\n  averages: {choice: [1, 2]}", "space.averages: unknown parameter", "Allowed: lr, swa_start", "  swa_lr: 1e-3"),
+    # --------------------------------------------------------------- low precision, schedule-free
+    (TRAIN, "optimizer: adam, arithmetic: {bits: 8}}", "train.arithmetic", "give train.optimizer=sgd", "optimizer: sgd, arithmetic: {bits: 8}}"),
+    (TRAIN, "optimizer: sgd, arithmetic: {bits: 2}}", "train.arithmetic.bits: 2", "at least 3", "optimizer: sgd, arithmetic: {bits: 3}}"),
+    (TRAIN, "optimizer: sgd, arithmetic: 8}", "train.arithmetic: 8", "settings of its own (KEY: VALUE)", "optimizer: sgd, arithmetic: {bits: 8}}"),
+    (TRAIN, "optimizer: schedulefree}", "train.optimizer: 'schedulefree'", "'schedulefree_sgd' or 'schedulefree_adamw'", "optimizer: schedulefree_sgd}"),
+    (TRAIN, "optimizer: schedulefree_sgd, schedule: cosine}", "train.schedule: 'cosine'", "give train.schedule: constant", "optimizer: schedulefree_sgd, schedule: constant}"),
+    (TRAIN, "optimizer: schedulefree_sgd, momentum: 0}", "train.momentum: 0", "0.9 is usual", "optimizer: schedulefree_sgd, momentum: 0.9}"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signal handlers stay the tests' own."""
+    monkeypatch.setattr(signals, "interrupt_once", lambda: None)
+
+
+def write_space(folder: Path, old: str, new: str) -> Path:
+    """The good space file with one change."""
+    assert GOOD.count(old) == 1
+    path = folder / "f.yaml"
+    path.write_text(GOOD.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(("old", "new", "place", "remedy", "right"), ROWS, ids=[row[1][:60] for row in ROWS])
+def test_a_wrong_request(
+    old: str,
+    new: str,
+    place: str,
+    remedy: str,
+    right: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = write_space(tmp_path, old, new)
+    code, out, err = call_search(capfd, "--space", path, "--results-dir", tmp_path / "results")
+    assert (code, out) == (2, ""), err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert place in err
+    assert remedy in err
+    assert os.listdir(tmp_path) == ["f.yaml"]  # noqa: PTH208
+    load_experiment(write_space(tmp_path, old, right))
+
+
+def begin_search(folder: Path) -> list[Any]:
+    """The journal of a search with the good space file; returns how to resume it."""
+    path = write_space(folder, SWA, listed("[{method: swa}, {method: ema}]"))
+    experiment = load_experiment(path)
+    events = [
+        {
+            "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0,
+            "spec": experiment.model_dump(mode="json", by_alias=True), "identity": experiment.fixed_settings(),
+            "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
+            "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": "0.0"},
+        },
+        {"event": "session", "time": 2.0, "number": 1, "storage": None},
+    ]  # fmt: skip
+    journal = folder / "results" / "wrong" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return ["--space", path, "--results-dir", folder / "results", "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("averages", "[{method: swa}, {method: ema, horizon: 3}]"),
+        ("averages", "[{method: ema}, {method: swa}]"),
+        ("averages", "[]"),
+        ("baseline.averages", "[{method: ema}]"),
+        ("averaging.tail", "cyclic"),
+        ("objective.metric", "nll"),
+        ("train.arithmetic", "{bits: 8}"),
+    ],
+)
+def test_what_may_not_change_on_a_resume(
+    setting: str, value: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = begin_search(tmp_path)
+    journal = tmp_path / "results" / "wrong" / "journal.jsonl"
+    before = journal.read_bytes()
+    code, out, err = call_search(capfd, *request, "--set", f"{setting}={value}")
+    assert (code, out) == (2, ""), err
+    assert setting.split(".")[0] in err
+    assert "was" in err
+    assert "another --name" in err
+    assert "Traceback" not in err
+    assert journal.read_bytes() == before
