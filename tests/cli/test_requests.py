@@ -258,7 +258,7 @@ ROWS: list[tuple[Make, str, str]] = [
     (written("epochs: 20", "epochs: 1"), "f.yaml:3: train.epochs: 1", "a number of at least 2"),
     (written("epochs: 20", "epochs: 20, warmup_epochs: 20"), "train.warmup_epochs: 20", "fewer than train.epochs"),
     (written("epochs: 20", "epochs: 20, weight_decay: .nan"), "weight_decay: nan", "finite number"),
-    (written("epochs: 20", "epochs: 20, optimizer: adm"), "train.optimizer: 'adm'", "'adam', 'adamw' or 'sgd'"),
+    (written("epochs: 20", "epochs: 20, optimizer: adm"), "train.optimizer: 'adm'", "'sgd', 'schedulefree_sgd' or 'schedulefree_adamw'"),
     (written("lr: 1e-3", "lr: 0"), "f.yaml:5: space.lr: 0", "greater than 0"),
     (written("lr: 1e-3", "lr: {choice: []}"), "f.yaml:5: space.lr.choice", "at least 1"),
     (written("lr: 1e-3", "lr: {choice: [1, 1]}"), "space.lr.choice", "is listed twice"),
