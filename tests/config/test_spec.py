@@ -148,8 +148,8 @@ def test_numbers_of_trials(changes: dict[str, object], baselines: int, swa: int)
 # ------------------------------------------------------------------------------ shipped space files
 
 
-def test_there_are_four_shipped_files() -> None:
-    assert [p.stem for p in SHIPPED] == ["digits", "swa_grid", "swa_tpe", "tutorial_table"]
+def test_the_shipped_files() -> None:
+    assert [p.stem for p in SHIPPED] == ["digits", "family", "swa_grid", "swa_tpe", "tutorial_table"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

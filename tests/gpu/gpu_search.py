@@ -28,7 +28,7 @@ def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
     from tune_swa.execution import trainable
 
     trainable._describe_device = lambda context: f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
-    if "WORKERS" not in os.environ:
+    if "WORKERS" not in os.environ or config["trial"] is None:  # warms up: nobody misses such a worker
         trainable.train_trial(config, context)
         return
     note = Path(os.environ["WORKERS"]) / str(os.getpid())
