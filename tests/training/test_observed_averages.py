@@ -35,7 +35,14 @@ SWAGS: list[dict[str, object]] = [
     {"method": "swag", "rank": 5, "search_samples": 2, "scale": 1},
     {"method": "swag", "diagonal": True, "search_samples": 2},
 ]
-ALL = [{"method": "swa"}, *OBSERVERS, *SWAGS]
+SUBSPACE: dict[str, object] = {
+    "method": "subspace",
+    "rank": 2,
+    "search_samples": 3,
+    "temperature": 1,
+    "fit_batches": 2,
+}
+ALL = [{"method": "swa"}, *OBSERVERS, *SWAGS, SUBSPACE]
 
 
 def make_settings(

@@ -12,6 +12,7 @@ from tune_swa.averaging.lawa import Lawa
 from tune_swa.averaging.observers import Observer
 from tune_swa.averaging.power_ema import PowerEma, PowerTracker
 from tune_swa.averaging.snapshots import Snapshots
+from tune_swa.averaging.subspace import Subspace
 from tune_swa.averaging.swad import Swad
 from tune_swa.averaging.swag import Swag
 from tune_swa.config import AverageSpec, EmaAverage
@@ -65,6 +66,9 @@ def build_observers(
             )
         elif average.method == "swad":
             found.append(Swad(average.label, average.converge, average.tolerance, average.ratio))
+        elif average.method == "subspace":
+            samples = average.samples if all_draws else average.search_samples
+            found.append(Subspace(average, model, snapshots, samples=samples, seed=seed))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,6 +19,22 @@ class Member:
     """In the order of `model.parameters()`; on any device."""
     statistics: Sequence[Tensor] | None = None
     """Running means and variances in the order of `list_statistics`; None: they are to be refreshed."""
+
+
+class Likelihood(Protocol):
+    """The likelihood of the training images' labels as a function of a model's weights."""
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+
+    def __call__(self, parameters: Sequence[Tensor], max_batches: int | None) -> float:
+        """Sum the log-likelihoods of all training images' labels, in nats.
+
+        Args:
+            parameters: in the order of `model.parameters()`.
+            max_batches: estimate the sum from so many batches, the same ones each time; None: all.
+        """
 
 
 class Observer(ABC):
@@ -46,6 +62,9 @@ class Observer(ABC):
 
     def after_validation(self, loss: float) -> None:  # noqa: B027 - few methods look at it
         """Take in the live model's loss on the validation images, right after `after_epoch`."""
+
+    def finish(self, likelihood: Likelihood) -> None:  # noqa: B027 - few methods need the images
+        """Prepare the members of the end of a run, before the first time they are asked for."""
 
     @abstractmethod
     def members(self, *, final: bool) -> Iterator[Member]:

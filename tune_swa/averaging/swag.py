@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from tune_swa.averaging.mean_trajectory import MeanTrajectory, copy_to_cpu
 from tune_swa.averaging.observers import Member, Observer, list_parameters
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.seeds import derive_seed
@@ -73,28 +73,22 @@ class Swag(Observer):
         seed: int,
     ) -> None:
         super().__init__(label)
-        self._snapshots, self._rank = snapshots, rank
-        self._samples, self._scale, self._seed = samples, scale, seed
-        self._mean = _RunningMean(list_parameters(model))
+        self._rank, self._samples, self._scale, self._seed = rank, samples, scale, seed
+        self._mean = MeanTrajectory(model, snapshots, rank)
         self._squares = [torch.zeros_like(tensor, device="cpu") for tensor in self._mean.tensors]
         """Sums of squared deviations from the mean."""
-        self._base: list[Tensor] = []
-        """Mean of the models before the last `rank`, on the CPU: with them it gives the later means."""
 
     def after_epoch(self, model: nn.Module) -> None:
         live = list_parameters(model)
-        before = _copy_to_cpu(self._mean.tensors)
+        before = copy_to_cpu(self._mean.tensors)
         self._mean.take_in(live)
-        self.count += 1
+        self.count = self._mean.count
         if self.count == 1:
             return
         for square, old, new, tensor in zip(
-            self._squares, before, _copy_to_cpu(self._mean.tensors), _copy_to_cpu(live), strict=True
+            self._squares, before, copy_to_cpu(self._mean.tensors), copy_to_cpu(live), strict=True
         ):
             square.add_((tensor - old) * (tensor - new))
-        if self._rank and self.count > self._rank:
-            left = self._snapshots.list_last(self._rank + 1)[0].parameters
-            self._base = _copy_to_cpu(self._rebuild_mean(self.count - 1 - self._rank, left).tensors)
 
     def compute_moments(self, least_variance: float = LEAST_VARIANCE) -> Moments:
         """Moments of the models taken in so far.
@@ -102,19 +96,9 @@ class Swag(Observer):
         Args:
             least_variance: of every weight.
         """
-        mean = _copy_to_cpu(self._mean.tensors)
+        mean = copy_to_cpu(self._mean.tensors)
         variance = [(square / self.count).clamp_(min=least_variance) for square in self._squares]
-        return Moments(mean, variance, self._compute_deviations() if self._rank else [])
-
-    def _compute_deviations(self) -> list[list[Tensor]]:
-        window = self._snapshots.list_last(min(self._rank, self.count))
-        running = self._rebuild_mean(self.count - len(window))
-        deviations = []
-        for snapshot in window:
-            running.take_in(snapshot.parameters)
-            pairs = zip(snapshot.parameters, _copy_to_cpu(running.tensors), strict=True)
-            deviations.append([tensor - center for tensor, center in pairs])
-        return deviations
+        return Moments(mean, variance, self._mean.compute_deviations())
 
     def members(self, *, final: bool) -> Iterator[Member]:
         if not final or self._scale == 0:
@@ -127,49 +111,12 @@ class Swag(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """State besides the snapshots: with them it gives the mean and the deviations."""
-        base = self._base if self._rank else self._mean.tensors
-        return {"count": self.count, "base": base, "squares": self._squares}
+        return {**self._mean.state_dict(), "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = state["count"]
-        self._base = _copy_to_cpu(state["base"])
-        self._squares = _copy_to_cpu(state["squares"])
-        window = self._snapshots.list_last(min(self._rank, self.count))
-        self._mean = self._rebuild_mean(self.count - len(window), *(taken.parameters for taken in window))
-        if not self._rank:
-            self._base = []
-
-    def _rebuild_mean(self, count: int, *models: Sequence[Tensor]) -> _RunningMean:
-        """The mean after `count` models, which is `_base`, and some more, with the bits that it had then."""
-        mean = _RunningMean(self._mean.tensors)
-        if count:
-            mean.restore(self._base, count)
-        for model in models:
-            mean.take_in(model)
-        return mean
-
-
-class _RunningMean:
-    """torch's `AveragedModel` over bare tensors.
-
-    Args:
-        like: tensors on the device, of which nothing but the layout counts.
-    """
-
-    def __init__(self, like: Sequence[Tensor]) -> None:
-        self._average = AveragedModel(_hold_tensors(like))
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return list_parameters(self._average.module)
-
-    def take_in(self, model: Sequence[Tensor]) -> None:
-        self._average.update_parameters(_hold_tensors(model))
-
-    def restore(self, mean: Sequence[Tensor], count: int) -> None:
-        for tensor, value in zip(self.tensors, mean, strict=True):
-            tensor.copy_(value)
-        self._average.n_averaged.fill_(count)
+        self._mean.load_state_dict(state)
+        self.count = self._mean.count
+        self._squares = copy_to_cpu(state["squares"])
 
 
 def draw_noise(like: Sequence[Tensor], rank: int, seed: int) -> Noise:
@@ -201,11 +148,3 @@ def draw_weights(moments: Moments, noise: Noise, scale: float, divisor: int) -> 
             step.add_(deviation[index], alpha=number / math.sqrt(divisor))
         drawn.append(mean + math.sqrt(scale) * step)
     return drawn
-
-
-def _hold_tensors(tensors: Sequence[Tensor]) -> nn.ParameterList:
-    return nn.ParameterList([nn.Parameter(tensor, requires_grad=False) for tensor in tensors])
-
-
-def _copy_to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().to("cpu", copy=True) for tensor in tensors]

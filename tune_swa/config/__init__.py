@@ -5,7 +5,14 @@ Everything else in the package takes its settings from here. Reading YAML, line 
 """
 
 from tune_swa.config.arithmetic import ArithmeticSpec
-from tune_swa.config.averages import AverageSpec, EmaAverage, count_snapshots, count_tracked, count_weights
+from tune_swa.config.averages import (
+    AverageSpec,
+    EmaAverage,
+    SubspaceAverage,
+    count_snapshots,
+    count_tracked,
+    count_weights,
+)
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.objective import Metric, ObjectiveSpec
@@ -55,6 +62,7 @@ __all__ = [
     "RunSettings",
     "SchedulerSpec",
     "SearchSpec",
+    "SubspaceAverage",
     "TrainSpec",
     "Value",
     "count_snapshots",

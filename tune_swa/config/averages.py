@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from tune_swa.config.settings_model import Settings
 from tune_swa.config.values import format_value
@@ -181,8 +181,55 @@ class SwadAverage(Settings):
         return f"{self.method}-{self.converge}-{self.tolerance}-{format_value(self.ratio)}"
 
 
+class SubspaceAverage(Settings):
+    """Subspace inference (Izmailov et al. 2019): predictions averaged over samples of the weights' posterior
+    in the subspace of the trajectory's first principal components around SWA's mean."""
+
+    method: Literal["subspace"]
+    """Names the method."""
+    rank: Annotated[int, Field(ge=1, le=20)] = 5
+    """Dimensions of the subspace, at most one fewer than the models collected. 5 as its authors recommend;
+    their code's default is 2."""
+    samples: Annotated[int, Field(ge=1, le=1000)] = 30
+    """Samples of a run that predicts the test images, each with a BN refresh. 30 as in the published code."""
+    search_samples: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Samples of the other runs, after their last epoch, as for `swag`."""
+    temperature: Literal["auto"] | PositiveFloat = "auto"
+    """Divides the log-likelihood. At 1 it is the posterior itself, which in so few dimensions thousands of
+    images make very narrow. `auto`: a tenth of the number of training images, as its authors' 5,000 for
+    CIFAR's 50,000."""
+    prior: PositiveFloat = 1.0
+    """Standard deviation of the prior of each coordinate, in units of the trajectory's standard deviation
+    along that component. 1 as in the published code."""
+    last: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Number of epochs at whose ends deviations are taken, the last ones. 20 as in the published code."""
+    fit_batches: PositiveInt | None = 16
+    """Batches of the training images, without augmentation, from which the likelihood of all is estimated, of
+    the size of the BN refresh's; null: all. A sample takes a few passes over them. 16 keep that small beside
+    the refresh of each sample."""
+
+    @model_validator(mode="after")
+    def _fewer_than_models(self) -> SubspaceAverage:
+        if self.rank >= self.last:
+            raise ValueError(
+                f"rank {self.rank} needs deviations of {self.rank + 1} epochs, but last is {self.last}; "
+                f"raise last to {self.rank + 1}, or lower rank to {self.last - 1}"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name of the average in tables: its rank, then whatever is not by default."""
+        parts = [f"{self.method}-{self.rank}"]
+        for name in ("samples", "temperature", "prior", "last", "fit_batches"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                parts.append(f"{name}-{'all' if value is None else format_value(value)}")
+        return "-".join(parts)
+
+
 AverageSpec: TypeAlias = Annotated[
-    SwaAverage | EmaAverage | PowerEmaAverage | LawaAverage | SwadAverage | SwagAverage,
+    SwaAverage | EmaAverage | PowerEmaAverage | LawaAverage | SwadAverage | SwagAverage | SubspaceAverage,
     Field(discriminator="method"),
 ]
 """Settings of an average."""
@@ -204,9 +251,9 @@ def check_averages(averages: Sequence[AverageSpec]) -> tuple[AverageSpec, ...]:
 def count_snapshots(averages: Sequence[AverageSpec]) -> int:
     """Number of models at the ends of epochs that averages look back at."""
     lengths = [
-        average.last if average.method == "lawa" else average.rank
+        average.rank if average.method == "swag" else average.last
         for average in averages
-        if average.method in ("lawa", "swag")
+        if average.method in ("lawa", "swag", "subspace")
     ]
     return max(lengths, default=0)
 
@@ -223,6 +270,8 @@ def count_weights(averages: Sequence[AverageSpec]) -> int:
             kept += max(average.converge, average.tolerance) + 2
         elif average.method == "swag":  # its mean and the squares
             kept += 2
+        elif average.method == "subspace":  # its mean
+            kept += 1
     return kept
 
 

@@ -267,7 +267,7 @@ class BaselineSpec(Settings):
     @field_validator("averages", mode="after")
     @classmethod
     def _none_needs_constant_rate(cls, value: tuple[AverageSpec, ...]) -> tuple[AverageSpec, ...]:
-        if any(average.method in ("swa", "swag") for average in value):  # SWAG's mean is SWA's
+        if any(average.method in ("swa", "swag", "subspace") for average in value):  # around SWA's mean
             raise ValueError("a baseline has no SWA phase; list ema or lawa, or search swa_start")
         return value
 

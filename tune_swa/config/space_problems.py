@@ -88,17 +88,18 @@ def check_averages(spec: SpaceFile, parameters: list[Parameter], constants: Para
     models = (epochs - 2 - latest) // cycle + 1
     cycles = f" and cycles of {cycle}," if cycle > 1 else ""
     for index, average in enumerate(spec.averages):
-        field, needed = _count_needed(average)
+        field, needed, beyond = _count_needed(average)
         if needed > models:
+            most = models - beyond if models > 1 else None
             yield SpaceProblem(
                 f"{field} needs {needed} models, but with swa_start {latest} of {epochs} epochs{cycles} "
                 f"{models} {'is' if models == 1 else 'are'} averaged; "
-                f"{_advise_length(field, models, epochs - 2 - (needed - 1) * cycle)}",
-                needed,
+                f"{_advise_length(field, most, epochs - 2 - (needed - 1) * cycle)}",
+                needed - beyond,
                 ("averages", index, field),
             )
     for index, average in enumerate(spec.baseline.averages):
-        field, needed = _count_needed(average)
+        field, needed, _ = _count_needed(average)
         if needed > epochs:
             yield SpaceProblem(
                 f"{field} needs {needed} models, but a baseline has {epochs} (train.epochs); "
@@ -108,28 +109,30 @@ def check_averages(spec: SpaceFile, parameters: list[Parameter], constants: Para
             )
 
 
-def _count_needed(average: AverageSpec) -> tuple[str, int]:
-    """Return the setting that asks for models, and how many."""
+def _count_needed(average: AverageSpec) -> tuple[str, int, int]:
+    """Return the setting that asks for models, how many, and how many of these are beyond its value."""
     if average.method == "lawa":
-        return "last", average.last
+        return "last", average.last, 0
     if average.method == "swad":  # with fewer losses its window cannot begin
-        return "converge", average.converge
+        return "converge", average.converge, 0
     if average.method == "swag":  # of one model there is no variance
-        return ("diagonal", 2) if average.diagonal else ("rank", average.rank)
-    return "method", 1
+        return ("diagonal", 2, 0) if average.diagonal else ("rank", average.rank, 0)
+    if average.method == "subspace":  # the first model is the mean: it has no deviation
+        return "rank", average.rank + 1, 1
+    return "method", 1, 0
 
 
-def _advise_length(field: str, models: int, latest: int) -> str:
+def _advise_length(field: str, most: int | None, latest: int) -> str:
     """Return what to give where there are fewer models than needed.
 
     Args:
         field: the setting that asks for too many.
-        models: how many there are.
+        most: value that the models are enough for; None: they are not enough for any.
         latest: the last epoch at which averaging could start with enough of them; negative: there is none.
     """
     ways = []
-    if models >= 2 and field != "diagonal":
-        ways.append(f"{field} {models} or less")
+    if most is not None and field != "diagonal":
+        ways.append(f"{field} {most} or less")
     if latest >= 0:
         ways.append(f"an swa_start of at most {latest}")
     return f"give {', or '.join(ways)}" if ways else "train more epochs (train.epochs)"

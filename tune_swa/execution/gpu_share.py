@@ -203,7 +203,8 @@ def _numbers(values: list[Value]) -> list[float]:
 
 def _count_copies(averages: Sequence[AverageSpec]) -> int:
     """Sets of weights that averages keep on the GPU, those that they are evaluated in included."""
-    kept = sum(average.method in ("ema", "swad", "swag") for average in averages) + count_tracked(averages)
+    resident = ("ema", "swad", "swag", "subspace")
+    kept = sum(average.method in resident for average in averages) + count_tracked(averages)
     return kept + (2 if averages and averages[0].method != "swa" else bool(averages))
 
 

@@ -15,8 +15,10 @@ from tune_swa.averaging.observers import Member, list_parameters, list_statistic
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.averaging.swa import Averaging
 from tune_swa.config import RunSettings, count_snapshots
-from tune_swa.training.metrics import Predictions, evaluate_logits
+from tune_swa.training.likelihood import TrainingLikelihood
+from tune_swa.training.metrics import NonFiniteError, Predictions, evaluate_logits
 from tune_swa.training.records import AverageScore
+from tune_swa.training.run_images import RunImages
 from tune_swa.training.scoring import Batches, MemberEvaluator
 from tune_swa.training.temperature import predict_calibrated
 
@@ -27,7 +29,7 @@ class ObservedAverages:
     Args:
         settings: of the run, which lists them. The first one is what it ships, but of a baseline.
         model: live model.
-        steps: optimizer steps of an epoch.
+        images: of the run.
         refresh: recomputes the batch-normalisation statistics of a model.
         autocast: makes the context of a forward pass.
         all_draws: whether methods that draw do so as often as for the test images, or as in the search.
@@ -37,7 +39,7 @@ class ObservedAverages:
         self,
         settings: RunSettings,
         model: nn.Module,
-        steps: int,
+        images: RunImages,
         refresh: Callable[[nn.Module], None],
         autocast: Callable[[], AbstractContextManager[Any]],
         *,
@@ -47,10 +49,11 @@ class ObservedAverages:
         self.labels = [average.label for average in averages]
         self._snapshots = Snapshots(count_snapshots(averages))
         observers = build_observers(
-            averages, model, self._snapshots, steps=steps, seed=settings.seed, all_draws=all_draws
+            averages, model, self._snapshots, steps=images.steps, seed=settings.seed, all_draws=all_draws
         )
         self._observers = {observer.label: observer for observer in observers}
         self._evaluator = MemberEvaluator(model, refresh, autocast)
+        self._likelihood = TrainingLikelihood(self._evaluator.scratch, images, autocast)
         self._refreshed: dict[str, list[list[torch.Tensor]]] = {}
         self._leading: MemberEvaluator | None = None
         if settings.leader is not None and settings.leader.method != "swa":
@@ -108,11 +111,21 @@ class ObservedAverages:
         scores = {}
         for label in self.labels:
             begun = time.perf_counter()
+            if final:
+                self._finish_observer(label)
             outputs, labels, members = self.compute_outputs(label, swa, batches, final=final)
             found = evaluate_logits(outputs, labels)  # reads the device, so the clock is right
             seconds = time.perf_counter() - begun
             scores[label] = AverageScore(members, found.accuracy, found.nll, found.ece, seconds)
         return scores
+
+    def _finish_observer(self, label: str) -> None:
+        if label not in self._observers:
+            return
+        try:
+            self._observers[label].finish(self._likelihood)
+        except FloatingPointError as error:
+            raise NonFiniteError(f"{label}: {error}") from None
 
     def predict_images(
         self, swa: Averaging | None, batches: Callable[[], Batches], *, validation: int

@@ -256,7 +256,7 @@ class Run:
             self.averages = ObservedAverages(
                 self.settings,
                 self.model,
-                self.images.steps,
+                self.images,
                 self._refresh_observed,
                 self.numerics.autocast,
                 all_draws=self._all_draws,

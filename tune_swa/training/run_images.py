@@ -62,6 +62,21 @@ class RunImages:
             max_batches=averaging.bn_batches if refresh else None,
         )
 
+    def draw_fit_batches(self, max_batches: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the training images without augmentation, the same ones each time.
+
+        Args:
+            max_batches: stop after this many; None: all.
+        """
+        train, averaging = self._settings.train, self._settings.averaging
+        return self.train.iterate_training(
+            averaging.bn_batch_size or train.batch_size,
+            seed=self._settings.seed,
+            epoch=0,
+            purpose="subspace",
+            max_batches=max_batches,
+        )
+
     def read_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the validation images, in order and unchanged."""
         return self.val.iterate_ordered(self._settings.train.eval_batch_size)
