@@ -92,17 +92,6 @@ def test_killed_once(moment: str, straight: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_twelve_times(straight: Path, tmp_path: Path) -> None:
-    """Each session gets further than the one before it, so that every part of the search is killed once."""
-    results = new_search(tmp_path, SPACE)
-    for _ in range(12):
-        crash("line-half:11", results, TRIALS)
-    go_on(results, TRIALS)
-    assert_same(results, straight, costs=False)
-    assert ExperimentState.read(results / "crash" / "journal.jsonl").sessions == 13
-
-
-@pytest.mark.slow
 def test_shared_trunks_change_no_score(straight: Path, tmp_path: Path) -> None:
     alone = never_interrupted(tmp_path, TRIALS, SPACE.replace("sampler: tpe", "sampler: tpe, share: false"))
     found, expected = results_of(straight), results_of(alone)
