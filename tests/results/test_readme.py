@@ -16,6 +16,7 @@ from tune_swa.results.columns import (
     ENSEMBLES,
     EPOCHS,
     PREDICTIONS,
+    SOUPS,
     Column,
     comparison_columns,
     confirm_columns,
@@ -42,6 +43,7 @@ def section(title: str) -> str:
         ("predictions.parquet", PREDICTIONS),
         ("averages.parquet", AVERAGES),
         ("ensembles.parquet", ENSEMBLES),
+        ("soups.parquet", SOUPS),
     ],
 )
 def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...]) -> None:

@@ -53,6 +53,7 @@ def print_result(console: Console, folder: Path) -> None:
         ("predictions.parquet", "one row per test image and run on a fresh seed"),
         ("averages.parquet", "one row per trial and average, where it was scored"),
         ("ensembles.parquet", "one row per ensemble of runs on fresh seeds"),
+        ("soups.parquet", "one row per trial of a soup, in the order in which they were tried"),
         ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
         ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),

@@ -15,6 +15,7 @@ from tune_swa.config.averages import (
 )
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
+from tune_swa.config.merging import SoupSpec
 from tune_swa.config.objective import Metric, ObjectiveSpec
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
 from tune_swa.config.sections import (
@@ -62,6 +63,7 @@ __all__ = [
     "RunSettings",
     "SchedulerSpec",
     "SearchSpec",
+    "SoupSpec",
     "SubspaceAverage",
     "TrainSpec",
     "Value",

@@ -15,6 +15,7 @@ from pydantic import (
 from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.domains import Domain
+from tune_swa.config.merging import SoupSpec, check_merges
 from tune_swa.config.objective import ObjectiveSpec
 from tune_swa.config.sections import (
     SCHEDULE_FREE,
@@ -54,6 +55,8 @@ class SpaceFile(Settings):
     scheduler: SchedulerSpec = SchedulerSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    merge: Annotated[tuple[SoupSpec, ...], AfterValidator(check_merges)] = ()
+    """What merges the averages of finished trials of the search into one model. Default: nothing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,9 +72,11 @@ class SpaceFile(Settings):
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the objective where it is the default, so that journals, identities and result files
-        are those of versions that knew no other."""
+        """Leave out the objective and merges where they are the default, so that journals, identities and
+        result files are those of versions that knew no other."""
         dumped: dict[str, Any] = handler(self)
         if self.objective == ObjectiveSpec():
             dumped.pop("objective", None)
+        if not self.merge:
+            dumped.pop("merge", None)
         return dumped

@@ -46,6 +46,21 @@ def check_grid(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpacePr
         yield SpaceProblem(message + OTHER_SAMPLERS, loc=("space",))
 
 
+def check_merging(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpaceProblem]:
+    """What is merged are trials of one trunk, so trunks have to recur."""
+    if not spec.merge:
+        return
+    for parameter in parameters:
+        if not parameter.swa and isinstance(parameter.domain, Range) and parameter.domain.step is None:
+            message = (
+                "a soup is made of several SWA trials of one trunk, and from a continuous range each trial "
+                "has a trunk of its own; give a choice of values or a step, or leave merge out"
+            )
+            yield SpaceProblem(message, loc=("space", parameter.name))
+    if spec.search.trials == 1:
+        yield SpaceProblem("a soup is made of several SWA trials; give 2 or more", 1, ("search", "trials"))
+
+
 def check_warmup(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
     """A warm-up as long as the run would never reach the base rate."""
     # the two units differ too much for one bound

@@ -22,6 +22,7 @@ from tune_swa.config.space_problems import (
     check_averages,
     check_cycles,
     check_grid,
+    check_merging,
     check_optimizers,
     check_point_count,
     check_scheduler,
@@ -96,6 +97,7 @@ class _Resolver:
         """Complete the points, and check what depends on several settings."""
         spec, found = self.spec, self.found
         self._report(*check_grid(spec, found.parameters))
+        self._report(*check_merging(spec, found.parameters))
         self._report(*check_warmup(spec, found.parameters, found.constants))
         self._report(*check_optimizers(spec, found.parameters, found.constants))
         cycles = list(check_cycles(spec, found.parameters, found.constants))

@@ -12,11 +12,12 @@ from tune_swa.config import Experiment, is_swa_setting
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.files import replace_file
+from tune_swa.results.soups import choose_soup, list_soups
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 
 WEIGHTS = "best_model.pt"
-DESCRIPTION = "best_model.json"
+SOUP_WEIGHTS = "best_soup.pt"
 
 
 def export_best(
@@ -36,18 +37,55 @@ def export_best(
         tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint cannot be used.
         OSError: the disk refused.
     """
-    assert state.header is not None
-    assert trial.last is not None
-    name = trial.checkpoints[-1]
+    source = _read_state(store, trial.checkpoints[-1])
+    _write_model(source, _describe_model(trial, state, experiment, preprocessing), folder)
+
+
+def export_soup(
+    state: ExperimentState, experiment: Experiment, folder: Path, store: Store, preprocessing: dict[str, Any]
+) -> None:
+    """Write the weights of the best soup, if there is one, as `export_best` does; errors as there.
+
+    The description is that of its best trial, with the soup's recipe and what it reached.
+    """
+    soups = list_soups(state)
+    if not soups:
+        return
+    soup = choose_soup(soups, state.objective)
+    description = _describe_model(state.trials[soup.recipe[0]], state, experiment, preprocessing)
+    description |= {
+        "file": SOUP_WEIGHTS,
+        "merge": soup.event.merge,
+        "recipe": list(soup.recipe),
+        "validation": {key: soup.metrics[key] for key in ("accuracy", "nll", "ece")},
+    }
+    _write_model(_read_state(store, soup.event.file), description, folder)
+
+
+def _read_state(store: Store, name: str) -> dict[str, Any]:
     try:
         with store.local(name) as path:
-            source = checkpoints.load_checkpoint(path)
+            return checkpoints.load_checkpoint(path)
     except OSError as error:
         raise checkpoints.CheckpointError(f"{name}: cannot be read ({error})") from error
+
+
+def _write_model(source: dict[str, Any], description: dict[str, Any], folder: Path) -> None:
+    weights = folder / description["file"]
+    replace_file(weights, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    replace_file(weights.with_suffix(".json"), text.encode())
+
+
+def _describe_model(
+    trial: TrialState, state: ExperimentState, experiment: Experiment, preprocessing: dict[str, Any]
+) -> dict[str, Any]:
+    assert state.header is not None
+    assert trial.last is not None
     swa = trial.kind == "swa"
     constants = {n: v for n, v in experiment.constants.items() if swa or not is_swa_setting(n)}
     data, arithmetic = state.header.data, experiment.train.arithmetic
-    description = {
+    return {
         "file": WEIGHTS,
         "arch": experiment.model.arch,
         "num_classes": data["num_classes"],
@@ -71,9 +109,6 @@ def export_best(
         "hardware": state.header.hardware,
         "versions": state.header.versions,
     }
-    replace_file(folder / WEIGHTS, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    replace_file(folder / DESCRIPTION, text.encode())
 
 
 def _describe_calibration(trial: TrialState) -> dict[str, Any] | None:

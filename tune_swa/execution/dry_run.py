@@ -210,6 +210,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     running = 2 * weights + optimizer + averages  # live model and SWA's average
     ended = 2 * weights + averages
     length = max(map(count_snapshots, (experiment.averages, experiment.baseline.averages)))
+    merged = len(experiment.merge) * (experiment.swa_trials // 2) * weights  # of two trials at least
     states = 0
     if experiment.search.share:
         # a stage begins when the states of the one before are gone
@@ -219,13 +220,15 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
         bank = (experiment.train.epochs if length else 0) * weights
-        return total_trials(experiment) * (each * running + bank) + states
+        return total_trials(experiment) * (each * running + bank) + states + merged
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested
     top = experiment.confirm.top
     kept = top + 1 + (top + max_tested_plain_arms(experiment) if confirm else 0)
+    if experiment.merge:  # whose candidates all are
+        kept += max(0, experiment.swa_trials - top)
     bank = min(3 * length, experiment.train.epochs) * weights  # of each checkpoint, most of them the same
-    return slots * (3 * running + bank) + kept * (ended + length * weights) + states
+    return slots * (3 * running + bank) + kept * (ended + length * weights) + states + merged
 
 
 def _count_averages(experiment: Experiment) -> int:

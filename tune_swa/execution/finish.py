@@ -8,8 +8,8 @@ from typing import Any
 
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import Interrupted, SearchFailed
-from tune_swa.execution.best_model import export_best
-from tune_swa.execution.request import Outcome, Request
+from tune_swa.execution.best_model import export_best, export_soup
+from tune_swa.execution.request import Outcome, Request, print_note
 from tune_swa.experiment.events import SearchFinished
 from tune_swa.experiment.moved_journal import JournalMovedError
 from tune_swa.experiment.state import ExperimentState
@@ -48,6 +48,8 @@ def finish_search(
     if not interrupted:
         coordinator.record_event(SearchFinished(reason="completed" if best else "no trial completed"))
     check_recorded(coordinator)
+    for line in coordinator.merging.describe_failures():
+        print_note(request, line)
     _write_results(request, state, best, data, result_writer)
     if interrupted:
         raise Interrupted("interrupted")
@@ -93,6 +95,7 @@ def _write_results(
         if best is not None and best.checkpoints:
             preprocessing = _describe_preprocessing(request, data)
             export_best(best, state, request.experiment, request.folder, request.store, preprocessing)
+            _write_soup(request, state, preprocessing)
             result_writer.mirror_files()
     except CheckpointError as error:
         assert best is not None
@@ -106,6 +109,18 @@ def _write_results(
             f"the trials are done and recorded, but the results cannot be written: {error}. Free space or "
             "restore access, then write them again with --resume"
         ) from None
+
+
+def _write_soup(request: Request, state: ExperimentState, preprocessing: dict[str, Any]) -> None:
+    """Write the model of the best soup; weights that cannot be used spoil nothing else."""
+    try:
+        export_soup(state, request.experiment, request.folder, request.store, preprocessing)
+    except CheckpointError as error:
+        print_note(
+            request,
+            f"The best soup is not written: its weights in {request.store.where} cannot be used ({error}). "
+            "Restore that file, then write the model with --resume",
+        )
 
 
 def _describe_preprocessing(request: Request, data: Dataset) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.data.gather import release_resident_images
 from tune_swa.errors import RequestError
 from tune_swa.execution.gpu_share import MARGIN
+from tune_swa.execution.merge_job import compute_merge
 from tune_swa.execution.training_thread import run_in_training_thread
 from tune_swa.execution.trial_checkpoints import (
     CheckpointSchedule,
@@ -108,9 +109,12 @@ def _run_trial(config: dict[str, Any], context: TrialContext) -> None:
 
 
 def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, Any] | None:
-    """Run the trial, or warm the worker up; returns what to report if that failed."""
+    """Run the trial or merge, or warm the worker up; returns what to report if that failed."""
     try:
-        if config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
+        if "merge" in config:
+            run = _build_run(config, context, stream_images=False)
+            compute_merge(run, config["merge"], context.store)
+        elif config["trial"] is None:  # the worker is wanted, for a trial that waits for its trunk
             limit, data = _prepare_device(config, context), _open_dataset(context)
             settings = RunSettings.model_validate(config["settings"])
             warm_up(settings, data, context.numerics, stream_images=not _holds_images(data, context, limit))
@@ -133,7 +137,7 @@ def _explain_failure(
     """Turn an error into a report; None if it concerns neither a trial nor a machine."""
     if isinstance(error, MachineError):
         return {"event": "halted", "error": str(error)}
-    if isinstance(error, NonFiniteError):
+    if isinstance(error, NonFiniteError) and config["trial"] is not None:
         return {"event": "failed", "error": str(error), "trunk_epoch": error.trunk_epoch}
     if is_gpu_lost(error, on_gpu=context.on_gpu):
         logger.exception("the GPU cannot be used any more")
@@ -142,6 +146,9 @@ def _explain_failure(
         return {"event": "exhausted", "reason": f"{type(error).__name__}: {first_line(error, 200)}"}
     if is_machine_short(error):
         return {"event": "halted", "error": f"on {os.uname().nodename}: {first_line(error, 300)}"}
+    if "merge" in config:
+        logger.exception("a merge failed")
+        return {"event": "unmerged", "error": f"{type(error).__name__}: {error}"[:500]}
     logger.exception("trial %s failed", config["trial"])
     if config["trial"] is None:
         return None  # a trial that needs this will say so itself

@@ -265,6 +265,30 @@ class LookJudged(Event, tag="judged", kw_only=True):
     """Why no more seeds follow; None: the next look does."""
 
 
+class TriedSoup(Fields, kw_only=True):
+    """A mean of what was kept before and one model more, evaluated on the validation images."""
+
+    trial: str
+    """Of the one more."""
+    accuracy: Share
+    nll: Number
+    ece: Number
+    kept: bool
+
+
+class ModelsMerged(Event, tag="merged", kw_only=True):
+    """The averages of several trials of one trunk were merged; the weights are in `file` of the store."""
+
+    merge: str
+    """Its label: `greedy soup` or `uniform soup`."""
+    trunk: str
+    candidates: Sequence[str]
+    """Completed trials of the trunk, in the order in which they were tried."""
+    tried: Sequence[TriedSoup]
+    """From the second candidate on: the first one alone is its trial."""
+    file: str
+
+
 class TrialTested(Event, tag="tested", kw_only=True):
     """A run was evaluated on the test images; its predictions are in `predictions/TRIAL.npz`."""
 

@@ -23,6 +23,7 @@ from tune_swa.experiment.events import (
     Kind,
     LookJudged,
     LookPlanned,
+    ModelsMerged,
     RacePlanned,
     SearchFinished,
     SessionStarted,
@@ -41,7 +42,7 @@ from tune_swa.experiment.events import (
 )
 from tune_swa.experiment.field_types import EpochFields, Metrics, convert_checked
 from tune_swa.experiment.journal import describe_damage, read_events
-from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, state_name
+from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, MERGES, state_name
 from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
 
@@ -63,6 +64,8 @@ class ExperimentState:
     """Every look at fresh seeds that was planned, in their order."""
     stops: dict[int, Stop | None] = field(default_factory=dict)
     """For each look that was judged, why no more seeds follow; None: they do."""
+    merges: dict[tuple[str, str], ModelsMerged] = field(default_factory=dict)
+    """The last of each trunk, by label and trunk."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -257,6 +260,22 @@ class ExperimentState:
     def _remove_test(self, event: TrialUntested) -> None:
         self._find_trial(event.trial).tested = None
 
+    def _merge(self, event: ModelsMerged) -> None:
+        if len(event.candidates) < 2:
+            raise DamagedError(f"{event.candidates!r} were merged, which are fewer than two")
+        for name in event.candidates:
+            trial = self._find_trial(name)
+            if (
+                trial.trunk != event.trunk
+                or trial.status != "completed"
+                or trial.records[-1].get("nll") is None
+            ):
+                raise DamagedError(f"{name} is no candidate of the trunk {event.trunk!r}"[:200])
+        if [tried.trial for tried in event.tried] != list(event.candidates[1:]):
+            raise DamagedError(f"what was tried are not the candidates {event.candidates!r}"[:200])
+        check_name("file", event.file.removeprefix(f"{MERGES}/"))
+        self.merges[event.merge, event.trunk] = event
+
     def _collect_states(self, event: TrunkCollected) -> None:
         self.trunks[event.trunk].published.difference_update(event.epochs)
 
@@ -313,6 +332,7 @@ _HANDLERS: dict[type[Event], Callable[[ExperimentState, Any], None]] = {
     TrialTested: ExperimentState._add_test,
     TrialUntested: ExperimentState._remove_test,
     TrunkCollected: ExperimentState._collect_states,
+    ModelsMerged: ExperimentState._merge,
     TrialEnded: ExperimentState._end,
     TrialReopened: ExperimentState._reopen,
     WorkerLost: ExperimentState._lose_worker,

@@ -82,6 +82,8 @@ class Results:
     """Scores of every average that the space file lists; empty where it lists none."""
     ensembles: pd.DataFrame
     """Ensembles of the runs on fresh seeds; empty where none were asked for."""
+    soups: pd.DataFrame
+    """Steps of every soup; empty where none were asked for."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
     store: Store = field(repr=False)
@@ -279,6 +281,7 @@ def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | 
         predictions=pd.DataFrame() if tables.predictions is None else _to_frame(tables.predictions),
         averages=pd.DataFrame() if tables.averages is None else _to_frame(tables.averages),
         ensembles=pd.DataFrame() if tables.ensembles is None else _to_frame(tables.ensembles),
+        soups=pd.DataFrame() if tables.soups is None else _to_frame(tables.soups),
         state=state,
         store=store,
         _copy=copy,

@@ -328,6 +328,22 @@ ENSEMBLES = (
 )
 """Columns of ensembles.parquet: one row for each ensemble of runs on fresh seeds."""
 
+SOUPS = (
+    Column("merge", "string", "`greedy soup` or `uniform soup`."),
+    Column("trunk", "string", "Trunk of its trials; there is a soup for each of two trials or more."),
+    Column("step", "int64", "Counts the trials of a soup in the order in which they were tried, from 0."),
+    Column("trial", "string", "Trial whose average was tried."),
+    Column("configuration", "string", "Its configuration in words."),
+    Column("kept", "bool", "Whether it stayed in the soup; the first one does."),
+    Column("size", "int64", "Number of averages in the mean that was evaluated, this one included."),
+    Column("accuracy", "float64", "Fraction of validation images that this mean has right, 0 to 1."),
+    Column("nll", "float64", "Its negative log-likelihood per validation image, nats."),
+    Column("ece", "float64", "Its expected calibration error on the validation images, 0 to 1."),
+    Column("own_accuracy", "float64", "Fraction of validation images right by the trial alone, 0 to 1."),
+    Column("own_nll", "float64", "Negative log-likelihood per validation image of the trial alone, nats."),
+)
+"""Columns of soups.parquet: one row for each trial of a soup, in the order in which they were tried."""
+
 
 def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
     """Columns of confirm.parquet: one row for each tested run on a fresh seed."""

@@ -15,9 +15,9 @@ from tune_swa.results.tables import build_tables
 
 
 def write_tables(state: ExperimentState, folder: Path) -> None:
-    """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`, averages.parquet if
-    averages are listed, confirm.parquet and predictions.parquet once fresh seeds are planned, and
-    ensembles.parquet if ensembles of their runs are asked for.
+    """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`, averages.parquet and
+    soups.parquet if the space file asks for them, confirm.parquet and predictions.parquet once fresh seeds
+    are planned, and ensembles.parquet if ensembles of their runs are asked for.
 
     All are complete on the disk before the first one takes its name, so a full disk or a kill
     while writing leaves the old ones as they were.

@@ -10,6 +10,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import count_within_one_error
 from tune_swa.results.comparison import Comparison, Entry, compare_configurations, last_race, race_values
 from tune_swa.results.metric_format import MetricFormat
+from tune_swa.results.soups import describe_soups
 
 _STATUSES = ("completed", "running", "interrupted", "pruned", "failed")
 
@@ -32,6 +33,7 @@ def summary_text(state: ExperimentState) -> str:
         *_caution_sentence(compared),
         close_text(compared),
         _race_sentence(state),
+        *describe_soups(state),
     ]
     return "\n".join(line for line in lines if line)
 

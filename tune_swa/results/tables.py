@@ -24,6 +24,7 @@ from tune_swa.results.columns import (
     EPOCHS,
     MODEL_METRICS,
     PREDICTIONS,
+    SOUPS,
     Column,
     comparison_columns,
     confirm_columns,
@@ -36,6 +37,7 @@ from tune_swa.results.contrasts import interval_columns
 from tune_swa.results.ensembles import build_ensembles, ensemble_records
 from tune_swa.results.predictions import CALIBRATED, SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
+from tune_swa.results.soups import soup_records
 from tune_swa.results.verdict import analyse_confirmation
 from tune_swa.text import escape_controls
 
@@ -55,6 +57,8 @@ class Tables(NamedTuple):
     """None: the space file lists no averages."""
     ensembles: pa.Table | None
     """None: none are asked for, or no run was tested."""
+    soups: pa.Table | None
+    """None: the space file asks for none."""
 
 
 def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
@@ -92,6 +96,9 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
         if found is not None and folder is not None and compared.experiment.confirm.ensemble is not None:
             rows = ensemble_records(build_ensembles(found, predictions, state, folder))
             ensembles = _from_rows(ENSEMBLES, rows, about)
+        soups = None
+        if compared.experiment.merge:
+            soups = _from_rows(SOUPS, soup_records(state, compared.experiment), about)
         return Tables(
             trials=_from_rows(trials_columns(parameters, metric), trials, about),
             epochs=_from_columns(EPOCHS, _epoch_columns(list(state.trials.values())), about),
@@ -100,6 +107,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             predictions=tested,
             averages=averages,
             ensembles=ensembles,
+            soups=soups,
         )
     except DamagedError as error:
         raise state.damaged(error) from None

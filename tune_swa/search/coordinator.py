@@ -39,6 +39,7 @@ from tune_swa.results.look_evaluation import read_and_evaluate_look
 from tune_swa.search.asha import PhaseAsha, RungDecision
 from tune_swa.search.confirmation import ConfirmPlanner, Step, next_step
 from tune_swa.search.event_recorder import EventRecorder
+from tune_swa.search.merging import MergeJob, Merging
 from tune_swa.search.planner import Later, Planner, Suggestion
 from tune_swa.search.proposer import Proposer
 from tune_swa.search.retention import Retention
@@ -84,9 +85,10 @@ class Coordinator(EventRecorder):
         self._waiting: deque[str] | None = None
         """Trials that have begun or were suggested and do not run, oldest first; None: not looked for yet."""
         self.retention = Retention(experiment, state, self.store, self.record_event, self.sync_journal)
+        self.merging = Merging(experiment, state, self.record_event)
         self._begin_stage("search", Proposer(experiment))
 
-    def next_trial(self, live: Collection[str | None], slots: int) -> str | Later | None:
+    def next_trial(self, live: Collection[str | None], slots: int) -> str | MergeJob | Later | None:
         """Choose the trial that begins, or goes on after a resume.
 
         Args:
@@ -94,12 +96,14 @@ class Coordinator(EventRecorder):
             slots: trials that run at once. At most this many sampler suggestions wait.
 
         Returns:
-            Its name, why there is none yet, or None when there is nothing left to run.
+            Its name, a merge of ended trials, why there is none yet, or None when nothing is left to run.
         """
         if self._waiting is None:
             self._waiting = deque(self.unfinished_trials())
         running = [name for name in live if name is not None]
         name = self._next_of_stage(self._waiting, running, slots)
+        if name is None and self.has_searched and (job := self.merging.take_job()) is not None:
+            return job
         if name is None and live and self.may_confirm:
             return Later.UNDECIDED
         while name is None and self.begin_next_step():

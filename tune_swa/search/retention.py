@@ -127,14 +127,16 @@ class Retention:
     def _rank_trial(self, trial: TrialState) -> list[str]:
         """Rank a completed trial among the best of its group; return those that drop out.
 
-        Of the search as many are kept as there are finalists, and the best baseline; of each tested
-        configuration the best run; of the race none, since it only chooses.
+        Of the search as many are kept as there are finalists, or all that may be merged, and the best
+        baseline; of each tested configuration the best run; of the race none, since it only chooses.
         """
         if trial.stage == "race":
             return [trial.name]
         if trial.stage == "search":
             group: object = trial.kind
             most = self._experiment.confirm.top if trial.kind == "swa" else 1
+            if trial.kind == "swa" and self._experiment.merge:  # all, which a longer search merges anew
+                most = len(self._state.trials)
         else:
             group, most = (trial.kind, params_key(trial.params)), 1
         best = self._best.setdefault(group, [])

@@ -12,6 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from tune_swa.execution.worker_deaths import WorkerDeaths
 from tune_swa.experiment.layout import PAYLOAD
 from tune_swa.search.coordinator import Coordinator
+from tune_swa.search.merging import MergeJob
 
 
 class PhaseScheduler(FIFOScheduler):
@@ -59,6 +60,9 @@ class PhaseScheduler(FIFOScheduler):
         if message["event"] == "exhausted":
             self.deaths.note_exhausted_memory(name, message["reason"])
             return str(TrialScheduler.CONTINUE)  # as above
+        if message["event"] in ("merged", "unmerged"):
+            self.coordinator.merging.take_report(MergeJob(**trial.config["job"]), message)
+            return str(TrialScheduler.CONTINUE)
         if message["event"] == "tested":
             del message["event"]
             self.coordinator.record_test(

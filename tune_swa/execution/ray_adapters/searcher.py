@@ -11,6 +11,7 @@ from tune_swa.execution.slots import Placement
 from tune_swa.execution.worker_deaths import WorkerDeaths
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.coordinator import Coordinator
+from tune_swa.search.merging import MergeJob
 from tune_swa.search.planner import Later
 
 
@@ -42,6 +43,8 @@ class TrialSearcher(Searcher):
         self.deaths = deaths
         self._tick = tick
         self._live: dict[str, str | None] = {}  # Ray's trial id to our name; None: warms up a worker
+        self._jobs: dict[str, MergeJob] = {}
+        """Merges that are out, by Ray's ids."""
         self._workers = 0
         """Highest number of trials handed out at once, and so of workers started."""
         self._whole: set[str] = set()
@@ -77,6 +80,10 @@ class TrialSearcher(Searcher):
             like = self._settings(self.live[0])
             self._go_out(trial_id, None)
             return {"trial": None, "gpus": self.placement.gpus_per_trial, "settings": like}
+        if isinstance(name, MergeJob):
+            self._jobs[trial_id] = name
+            self._go_out(trial_id, None)
+            return self._describe_merge(name)
         self._go_out(trial_id, name)
         trial = self.coordinator.state.trials[name]
         config = {
@@ -110,6 +117,8 @@ class TrialSearcher(Searcher):
         """
         self._whole.discard(trial_id)
         name = self._live.pop(trial_id, None)
+        if trial_id in self._jobs:
+            self.coordinator.merging.return_job(self._jobs.pop(trial_id))
         if error:
             self._workers = len(self._live)
         elif name is not None and not self.stopping and not self.coordinator.is_stopping:
@@ -178,6 +187,25 @@ class TrialSearcher(Searcher):
             epoch > trial.next_epoch
             for epoch in self.coordinator.sharing.epochs_to_publish(trial.trunk, trial.fork_epoch)
         )
+
+    def _describe_merge(self, job: MergeJob) -> dict[str, Any]:
+        """Return what the worker of a merge needs: the run of its first trial, and what is merged."""
+        trials = [self.coordinator.state.trials[name] for name in job.candidates]
+        first = trials[0].last or {}
+        return {
+            "trial": None,
+            "job": vars(job),
+            "merge": {
+                **vars(job),
+                "checkpoints": [trial.checkpoints[-1] for trial in trials],
+                "first": {key: first[key] for key in ("accuracy", "nll", "ece")},
+                "metric": self.coordinator.objective.metric,
+            },
+            "settings": self._settings(trials[0].name),
+            "gpus": self.placement.gpus_per_trial,
+            "score": [],
+            "test": False,
+        }
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Return a trial's settings in the form sent to the worker."""

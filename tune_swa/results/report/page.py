@@ -42,6 +42,7 @@ from tune_swa.results.report.search_figures import (
     draw_expected_best,
     draw_importance,
 )
+from tune_swa.results.report.soups import tabulate_soups
 from tune_swa.results.report.start_figure import draw_starts
 from tune_swa.results.report.style import Figure
 from tune_swa.results.report.temperature_figure import draw_temperatures, list_scored_models
@@ -154,6 +155,9 @@ def _draw_figures(
     averages = tabulate_averages(state.trials.values())
     if averages:
         yield averages
+    soups = tabulate_soups(state)
+    if soups:
+        yield soups
     race = draw_race(state, compared)
     if race:
         yield race

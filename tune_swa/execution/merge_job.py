@@ -1,0 +1,54 @@
+"""Compute one merge in a worker: load the averages of its trials, merge them, keep and report the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from tune_swa.execution.trial_checkpoints import write_state
+from tune_swa.execution.trial_reports import report_message
+from tune_swa.experiment.layout import MERGES
+from tune_swa.storage import Store
+from tune_swa.training.checkpoint import extract_shipped_weights, load_checkpoint
+from tune_swa.training.merging import merge_runs
+from tune_swa.training.metrics import Evaluation
+from tune_swa.training.run import Run
+
+
+def compute_merge(run: Run, job: dict[str, Any], store: Store) -> None:
+    """Merge the trials of a job and report it.
+
+    Args:
+        run: of the first trial's settings, not begun.
+        job: fields of `MergeJob`, with `checkpoints` (the last one of each trial), `first` (metrics that the
+            first one reported) and `metric`.
+        store: holds the checkpoints, and gets the merged weights.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged or gone.
+        NonFiniteError: an output of a mean is NaN or infinite.
+        MachineError: the disk refuses the result.
+    """
+    soup, weights = merge_runs(
+        run,
+        _load_averages(store, job["checkpoints"]),
+        Evaluation(**job["first"]),
+        job["metric"],
+        greedy=job["rule"] == "greedy",
+    )
+    file = f"{MERGES}/{job['rule']}-{job['trunk']}.pt"
+    write_state({"model": weights}, store, file)
+    tried = [
+        {"trial": trial, **vars(step.score), "kept": step.kept}
+        for trial, step in zip(job["candidates"][1:], soup.tried, strict=True)
+    ]
+    report_message(event="merged", tried=tried, file=file)
+
+
+def _load_averages(store: Store, checkpoints: list[str]) -> Iterator[dict[str, Tensor]]:
+    """Read what each trial ships, one at a time."""
+    for name in checkpoints:
+        with store.local(name) as path:
+            yield extract_shipped_weights(load_checkpoint(path))

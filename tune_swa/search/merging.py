@@ -1,0 +1,122 @@
+"""Plan what merges the averages of finished trials, once the search has nothing more to train."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tune_swa.config import Experiment
+from tune_swa.experiment.events import Event, ModelsMerged, TriedSoup
+from tune_swa.experiment.state import ExperimentState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """One merge that a worker computes."""
+
+    merge: str
+    """Its label."""
+    rule: str
+    """`greedy` or `uniform`."""
+    trunk: str
+    candidates: tuple[str, ...]
+    """Names of trials, in the order in which they are tried: the best by the objective first."""
+
+    def build_event(self, tried: list[dict[str, Any]], file: str) -> ModelsMerged:
+        """Build the event of its result: each mean that was tried, and where the weights are."""
+        return ModelsMerged(
+            merge=self.merge,
+            trunk=self.trunk,
+            candidates=list(self.candidates),
+            tried=[TriedSoup(**step) for step in tried],
+            file=file,
+        )
+
+
+class Merging:
+    """Hands out the merges that are not recorded yet, each to one worker.
+
+    A merge whose worker fails is not recorded, so the next session tries it again.
+
+    Args:
+        experiment: the settings.
+        state: the fold of the journal, which goes on.
+        record_event: writes an event to the journal.
+    """
+
+    def __init__(
+        self, experiment: Experiment, state: ExperimentState, record_event: Callable[[Event], None]
+    ) -> None:
+        self._experiment, self._state, self._record_event = experiment, state, record_event
+        self._out: set[MergeJob] = set()
+        self._deaths: Counter[MergeJob] = Counter()
+        self.failures: dict[MergeJob, str] = {}
+        """Why merges could not be computed in this session."""
+
+    def plan_jobs(self) -> list[MergeJob]:
+        """Every merge of the completed trials, in the order of the space file and of the trunks."""
+        jobs = []
+        for spec in self._experiment.merge:
+            for trunk in self._state.trunks:
+                candidates = self._list_candidates(trunk)
+                if len(candidates) > 1:
+                    jobs.append(MergeJob(spec.label, spec.rule, trunk, candidates))
+        return jobs
+
+    def take_job(self) -> MergeJob | None:
+        """Hand out the next merge; None where all are recorded, handed out or failed.
+
+        To be called when all trials of the search have ended.
+        """
+        if not self._experiment.merge:
+            return None
+        for job in self.plan_jobs():
+            if job not in self._out and job not in self.failures and not self._is_recorded(job):
+                self._out.add(job)
+                return job
+        return None
+
+    def take_report(self, job: MergeJob, report: dict[str, Any]) -> None:
+        """Record what the worker of a merge reports, or take note of why it could not be computed."""
+        if report["event"] == "unmerged":
+            self.fail_job(job, report["error"])
+        else:
+            self._record_event(job.build_event(report["tried"], report["file"]))
+
+    def return_job(self, job: MergeJob) -> None:
+        """Take note that the worker of a merge has ended, or died."""
+        self._out.discard(job)
+        if self._is_recorded(job) or job in self.failures:
+            return
+        self._deaths[job] += 1
+        if self._deaths[job] > self._experiment.search.max_failures:
+            times = self._deaths[job]
+            self.fail_job(job, f"its worker process died ({times} time{'s' * (times > 1)})")
+
+    def fail_job(self, job: MergeJob, reason: str) -> None:
+        """Take note of why a merge cannot be computed now."""
+        self.failures[job] = reason
+        logger.warning("%s of %s: %s", job.merge, ", ".join(job.candidates), reason)
+
+    def describe_failures(self) -> list[str]:
+        """One line on each merge that could not be computed."""
+        return [
+            f"The {job.merge} of {len(job.candidates)} trials ({job.candidates[0]}, ...) could not be "
+            f"computed: {reason}. Its trials are done; --resume tries it again"
+            for job, reason in self.failures.items()
+        ]
+
+    def _list_candidates(self, trunk: str) -> tuple[str, ...]:
+        trials = [self._state.trials[name] for name in self._state.trunks[trunk].trials]
+        wanted = ("search", "swa", "completed")
+        found = [t for t in trials if (t.stage, t.kind, t.status) == wanted and t.checkpoints]
+        return tuple(trial.name for trial in sorted(found, key=self._state.objective.rank_trial))
+
+    def _is_recorded(self, job: MergeJob) -> bool:
+        recorded = self._state.merges.get((job.merge, job.trunk))
+        return recorded is not None and tuple(recorded.candidates) == job.candidates
