@@ -149,7 +149,7 @@ def test_numbers_of_trials(changes: dict[str, object], baselines: int, swa: int)
 
 
 def test_the_shipped_files() -> None:
-    assert [p.stem for p in SHIPPED] == ["digits", "family", "swa_grid", "swa_tpe", "tutorial_table"]
+    assert [p.stem for p in SHIPPED] == ["digits", "family", "swa_grid", "swa_tpe", "swag", "tutorial_table"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

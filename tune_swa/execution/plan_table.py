@@ -41,6 +41,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("space", _describe_space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _describe_trials(experiment)),
+        *([("averages", _describe_averages(experiment))] if experiment.averages else []),
         *([("objective", "nll, lower is better")] if experiment.objective.metric == "nll" else []),
         ("epochs", _describe_epochs(plan)),
         ("early stopping", _describe_stopping(experiment)),
@@ -99,6 +100,13 @@ def _describe_space(experiment: Experiment) -> str:
     if size is not None:
         lines.append(f"{size:,} combination{'s' if size > 1 else ''}")
     return "\n".join(lines)
+
+
+def _describe_averages(experiment: Experiment) -> str:
+    first, *others = (average.label for average in experiment.averages)
+    listed = f"{first}, which leads" + "".join(f", {label}" for label in others)
+    of_baselines = ", ".join(average.label for average in experiment.baseline.averages)
+    return f"{listed}; of baselines {of_baselines}" if of_baselines else listed
 
 
 def _describe_trials(experiment: Experiment) -> str:

@@ -46,7 +46,7 @@ def report_test(run: Run, *, probabilities: bool = False) -> None:
     models = {"shipped": run.predict_test_images()}
     if run.averaging is None:
         models["refreshed"] = run.predict_test_images(refresh=True)
-    averages = run.predict_with_averages()
+    averages = run.predict_with_averages(models["shipped"])
     models.update(averages)
     metrics = {name: predictions.compute_metrics() for name, predictions in models.items()}
     report_message(

@@ -22,6 +22,9 @@ from tune_swa.training.run_images import RunImages
 from tune_swa.training.scoring import Batches, MemberEvaluator
 from tune_swa.training.temperature import predict_calibrated
 
+DRAWING = ("swag", "subspace")
+"""Methods that draw members at the end of a run; before, and as what is shipped, they are SWA's mean."""
+
 
 class ObservedAverages:
     """Averages besides SWA's own, from the fork on, or of a baseline from its first step on.
@@ -55,6 +58,8 @@ class ObservedAverages:
         self._evaluator = MemberEvaluator(model, refresh, autocast)
         self._likelihood = TrainingLikelihood(self._evaluator.scratch, images, autocast)
         self._refreshed: dict[str, list[list[torch.Tensor]]] = {}
+        leads = settings.leader is not None and settings.leader.method not in DRAWING
+        self._point_leader = self.labels[0] if leads else None
         self._leading: MemberEvaluator | None = None
         if settings.leader is not None and settings.leader.method != "swa":
             self._leading = MemberEvaluator(model, refresh, autocast)
@@ -96,13 +101,15 @@ class ObservedAverages:
         return self._evaluator.compute_outputs(members, batches)
 
     def score_averages(
-        self, swa: Averaging | None, batches: Callable[[], Batches], *, final: bool
+        self, swa: Averaging | None, batches: Callable[[], Batches], leader: AverageScore, *, final: bool
     ) -> dict[str, AverageScore]:
         """Score every average, by its label, in the order of the settings.
 
         Args:
             swa: SWA's own average; None: a baseline.
             batches: begins a pass over the validation images.
+            leader: score of what the run ships, which is known; it counts where an average leads, unless that
+                one draws its members.
             final: at the end of the run.
 
         Raises:
@@ -110,6 +117,9 @@ class ObservedAverages:
         """
         scores = {}
         for label in self.labels:
+            if label == self._point_leader:
+                scores[label] = leader
+                continue
             begun = time.perf_counter()
             if final:
                 self._finish_observer(label)
@@ -128,20 +138,23 @@ class ObservedAverages:
             raise NonFiniteError(f"{label}: {error}") from None
 
     def predict_images(
-        self, swa: Averaging | None, batches: Callable[[], Batches], *, validation: int
+        self, swa: Averaging | None, batches: Callable[[], Batches], shipped: Predictions, *, validation: int
     ) -> dict[str, Predictions]:
         """Predict labelled images with every average of a finished run, by its label.
 
         Args:
             swa: SWA's own average; None: a baseline.
             batches: begins a pass over the images.
+            shipped: of the model to ship, which an average that leads is.
             validation: the first so many of them are for the temperature, and are not predicted.
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
         return {
-            label: predict_calibrated(*self.compute_outputs(label, swa, batches, final=True)[:2], validation)
+            label: shipped
+            if label == self._point_leader
+            else predict_calibrated(*self.compute_outputs(label, swa, batches, final=True)[:2], validation)
             for label in self.labels
         }
 

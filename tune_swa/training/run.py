@@ -22,7 +22,7 @@ from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.observed_averages import ObservedAverages
 from tune_swa.training.optimizers import build_optimizer, move_to_average, move_to_gradient_point
-from tune_swa.training.records import AverageScore, EpochRecord
+from tune_swa.training.records import AverageScore, EpochRecord, score_leader
 from tune_swa.training.run_images import RunImages
 from tune_swa.training.schedule import step_rate
 from tune_swa.training.temperature import predict_calibrated
@@ -272,9 +272,10 @@ class Run:
         """Score all averages, if that is due after this epoch."""
         last = self.epoch == self.settings.train.epochs - 1
         due = last or self.epoch in self._score_epochs or self.settings.averaging.score == "every"
-        if self.averages is None or not due:
+        if self.averages is None or self.record is None or self.live_record is None or not due:
             return {}
-        return self.averages.score_averages(self.averaging, self.images.read_validation, final=last)
+        leader = score_leader(self.record, self.live_record)
+        return self.averages.score_averages(self.averaging, self.images.read_validation, leader, final=last)
 
     def predict_test_images(self, *, refresh: bool = False) -> Predictions:
         """Predict the test images with the finished run's model; the temperature is fitted to the same model
@@ -296,17 +297,18 @@ class Run:
             outputs, labels = compute_logits(model, self.images.read_held_out(), self.numerics.autocast())
         return predict_calibrated(outputs, labels, len(self.images.val))
 
-    def predict_with_averages(self) -> dict[str, Predictions]:
+    def predict_with_averages(self, shipped: Predictions | None = None) -> dict[str, Predictions]:
         """Predict the test images with each of the finished run's averages, by label, each at a temperature
-        of its own as well.
+        of its own as well; `shipped` are the predictions of the model to ship, if they are known.
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
         if self.averages is None:
             return {}
+        shipped = shipped or self.predict_test_images()
         return self.averages.predict_images(
-            self.averaging, self.images.read_held_out, validation=len(self.images.val)
+            self.averaging, self.images.read_held_out, shipped, validation=len(self.images.val)
         )
 
     def state_dict(self) -> dict[str, Any]:
