@@ -66,12 +66,14 @@ def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_dry_run_prints_the_plan(path: Path, intel: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [] if path.stem == "digits" else ["--data-dir", str(intel)]
+    arguments = [] if path.stem in ("digits", "family") else ["--data-dir", str(intel)]
     code, out, err = call(capsys, "--space", str(path), "--dry-run", "--gpus", "0", *arguments)
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     expected = {
         "digits": ["16 with SWA", "3 baselines, one for each lr", "at most 228 to train", "450 to test"],
+        "family": ["8 with SWA", "swa, which leads, ema-1", "of baselines ema-1, lawa-3", "450 to test"],
+        "swag": ["24 with SWA", "swag-20, swag-diagonal; of baselines ema-2", "nll, lower is better"],
         "swa_grid": [
             "45 with SWA",
             "3 baselines",
