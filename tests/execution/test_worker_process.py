@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.local_worker import Worker
-from tune_swa.execution import trainable
+from tune_swa.execution import trial_reports
 from tune_swa.execution.training_thread import TrainingThread, run_in_training_thread
 from tune_swa.training.run import Run
 
@@ -70,7 +70,7 @@ def test_a_trial_that_ray_stops_leaves_nothing_behind(
             raise SystemExit(0)
 
     monkeypatch.setattr(Run, "__init__", build_watched)
-    monkeypatch.setattr(trainable.tune, "report", stop_second_epoch)
+    monkeypatch.setattr(trial_reports.tune, "report", stop_second_epoch)
     with pytest.raises(SystemExit):
         worker.train()
     gc.collect()
