@@ -20,8 +20,14 @@ class Search:
         self.now, self.nodes = 0.0, 2
         self.live: list[str] = []
         self.said: list[str] = []
+        self.merges: list[str] = []
         self.dog = Watchdog(
-            self.said.append, lambda: self.live, lambda: self.nodes, least=100, clock=lambda: self.now
+            self.said.append,
+            lambda: self.live,
+            lambda: self.nodes,
+            merges=lambda: self.merges,
+            least=100,
+            clock=lambda: self.now,
         )
 
     def event(self, kind: str, trial: str) -> None:
@@ -92,3 +98,12 @@ def test_it_repeats_itself_rarely_and_stops_when_something_moves(search: Search)
     search.event("started", "swa-0")
     search.wait(99)
     assert len(search.said) == 2
+
+
+def test_a_merge_is_waited_for_like_a_trial(search: Search) -> None:
+    search.merges = ["greedy soup of 4 trials"]
+    search.wait(200)
+    assert search.said == [
+        "nothing has happened for 3 min: waiting for the greedy soup of 4 trials. Ctrl-C stops the search, "
+        "and --resume goes on with it"
+    ]

@@ -55,7 +55,7 @@ class TrialLoop:
             self._warn_of_memory,
         )
         self._searcher = TrialSearcher(coordinator, placement, self._deaths, self._tick)
-        self._stop = threading.Event()
+        self._stop, self._merging = threading.Event(), False
         self._progress = Progress(
             request.console,
             request.experiment,
@@ -69,8 +69,10 @@ class TrialLoop:
             lambda: self._searcher.live,
             ray_runtime.count_nodes,
             first_worker.describe_dead_workers,
+            lambda: self._searcher.merges,
         )
         self._displays: list[Callable[[], object]] = [
+            self._show_merges,
             self._progress.tick,
             lambda: watchdog.tick(coordinator.state),
         ]
@@ -143,6 +145,13 @@ class TrialLoop:
             except Exception:  # a display that fails must not end a search of days
                 self._displays.remove(display)
                 logger.exception("a display failed and is not drawn any more")
+
+    def _show_merges(self) -> None:
+        """Show what workers merge, which reports nothing until it is done."""
+        merges = self._searcher.merges
+        if merges or self._merging:
+            self._progress.show_waiting(f"computing the {' and the '.join(merges)}" if merges else "")
+        self._merging = bool(merges)
 
     def _warn_of_memory(self, text: str) -> None:
         self._progress.set_slots(self._deaths.slots)

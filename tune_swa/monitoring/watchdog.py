@@ -31,6 +31,7 @@ class Watchdog:
         live: names of the trials that are out with Ray.
         nodes: nodes that Ray has now.
         dead_workers: a clause on worker processes that could not start, if there are any.
+        merges: what workers merge now, in words.
         least: seconds of silence that are nothing to speak of.
         clock: seconds that only go up.
     """
@@ -41,12 +42,13 @@ class Watchdog:
         live: Callable[[], list[str]],
         nodes: Callable[[], int],
         dead_workers: Callable[[], str | None] = lambda: None,
+        merges: Callable[[], list[str]] = list,
         *,
         least: float = LEAST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report, self._live, self._nodes = say, live, nodes
-        self._dead_workers = dead_workers
+        self._dead_workers, self._merges = dead_workers, merges
         self._least = least
         self._clock = clock
         self._moved = clock()
@@ -97,7 +99,10 @@ class Watchdog:
             parts.append(f"waiting for a slot to run {name_first(waiting, SHOWN)}")
             if dead := self._dead_workers():
                 parts.append(dead)
-        if not live:
+        merges = self._merges()
+        if merges:
+            parts.append(f"waiting for the {name_first(merges, SHOWN)}")
+        if not live and not merges:
             parts.append("no trial is running, which is a fault of the search itself")
         nodes = self._nodes()
         if nodes < self._most_nodes:

@@ -153,6 +153,11 @@ class TrialSearcher(Searcher):
         """Names of the trials that are out."""
         return [name for name in self._live.values() if name is not None]
 
+    @property
+    def merges(self) -> list[str]:
+        """What workers merge now, in words."""
+        return [f"{job.merge} of {len(job.candidates)} trials" for job in self._jobs.values()]
+
     def _waits_for_memory(self) -> bool:
         """Whether no worker should be started now; stops the search if that lasts and nothing else runs."""
         if self.deaths is None or not self.deaths.memory.is_waiting():
