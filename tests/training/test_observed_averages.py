@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.same_tensors import same_tensors
 from tune_swa.averaging.observers import list_parameters
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
@@ -70,16 +71,6 @@ def describe_epoch(run: Run, record: EpochRecord) -> dict[str, Any]:
 
 def finish_run(run: Run) -> list[dict[str, Any]]:
     return [describe_epoch(run, record) for record in run]
-
-
-def same_tensors(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same_tensors(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same_tensors, one, other))
-    return bool(one == other)
 
 
 def describe_state(run: Run) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 from torch.optim.swa_utils import AveragedModel
 
+from helpers.same_tensors import same_tensors
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.search.trunk_names import TrunkNamer
@@ -231,13 +232,3 @@ def describe_state(run: Run) -> dict[str, Any]:
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     return all(torch.equal(left, right) for left, right in pairs)
-
-
-def same_tensors(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same_tensors(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same_tensors, one, other))
-    return bool(one == other)

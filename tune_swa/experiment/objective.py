@@ -34,7 +34,7 @@ class Objective:
         metric = spec.get("objective", {}).get("metric", "accuracy")
         if metric not in METRICS:
             raise ValueError(f"objective.metric is {metric!r}"[:100])
-        return cls(metric)
+        return _KNOWN[metric]  # a journal asks for it at each of its epochs
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
@@ -77,3 +77,6 @@ class Objective:
         keys = -last["accuracy"], math.inf if nll is None else nll
         first, second = keys[::-1] if self.metric == "nll" else keys
         return first, second, trial.name
+
+
+_KNOWN = {metric: Objective(metric) for metric in METRICS}
