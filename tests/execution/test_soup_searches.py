@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import TUNE_SWA, run_program
 from helpers.serial_search import crash, go_on, new_search
 from tune_swa.training.checkpoint import extract_shipped_weights, load_checkpoint
 
@@ -42,6 +44,11 @@ def test_a_killed_search_cooks_the_same_soups(tmp_path: Path) -> None:
     assert len(soups) == 16  # of two trunks by two rules, four trials each
     _check_rules(soups)
     _check_weights(here, soups)
+    given = ["export-model", here, "--soup", "--format", "state_dict"]
+    exported = run_program([TUNE_SWA, *given], env=narrow_environment())
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert "That is the recorded accuracy." in exported.stdout
+    assert (here / "export-soup" / "model.pt").is_file()
 
 
 def _check_rules(soups: pd.DataFrame) -> None:

@@ -21,22 +21,28 @@ def export_model_command(options: argparse.Namespace) -> int:
     from tune_swa.results.provenance import restore_experiment
     from tune_swa.results.report.images import find_images
 
-    folder, output = options.folder, options.output or options.folder / "export"
+    name, usual = ("best_soup", "export-soup") if options.soup else ("best_model", "export")
+    folder, output = options.folder, options.output or options.folder / usual
     state = ExperimentState.read(journal_of(folder))
+    if options.soup and not state.merges:
+        raise RequestError(
+            f"{folder}: its search has made no soup. The section merge of a space file asks for them, in a "
+            "new search; without --soup the best model is exported"
+        )
     if not options.output:
         refuse_strange_files(folder)
     experiment = restore_experiment(state)
     console = NamesConsole(highlight=False)
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over
-    model, about = load_handed_over(folder)
+    model, about = load_handed_over(folder, name)
     try:
         params = params_of(about)
         experiment.check_configuration(params, swa=about["kind"] == "swa")
         run = experiment.run_settings(about["kind"], params)
     except (ValueError, DamagedError):
         raise RequestError(
-            f"{folder / 'best_model.json'}: its params are not those of a {about['kind']} run of this "
+            f"{folder / name}.json: its params are not those of a {about['kind']} run of this "
             "search. Write it again: the command of the search with --resume"
         ) from None
     data, why = find_images(experiment, options.data_dir, state)

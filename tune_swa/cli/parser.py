@@ -209,6 +209,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
         help="can be repeated; default: all of them",
     )
     add("--output", metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
+    add("--soup", action="store_true", help="the best soup instead; default folder: export-soup")
     add("--data-dir", metavar="DIR", help="where the images are, to compare the accuracy")
 
 

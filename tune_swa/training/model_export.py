@@ -177,13 +177,17 @@ FORMATS = {
 """Writers by the name that `--format` takes."""
 
 
-def load_handed_over(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of an experiment's folder in eval mode, and what `best_model.json` says of it.
+def load_handed_over(folder: Path, name: str = "best_model") -> tuple[nn.Module, dict[str, Any]]:
+    """The model of an experiment's folder in eval mode, and what its description says of it.
+
+    Args:
+        folder: of the experiment.
+        name: of the two files, without their suffixes.
 
     Raises:
         RequestError: it is not there (yet), or damaged.
     """
-    weights, description = folder / "best_model.pt", folder / "best_model.json"
+    weights, description = folder / f"{name}.pt", folder / f"{name}.json"
     for path in (weights, description):
         if not path.is_file():
             raise RequestError(
@@ -257,7 +261,7 @@ def _export_compared(
     expected = {"validation": about["validation"]["accuracy"]}
     if about["test"] is not None:
         expected["test"] = about["test"]["accuracy"]
-    outcomes = []
+    outcomes, source = [], "best_soup.pt" if "recipe" in about else "best_model.pt"
     with _use_threads(numerics.threads), tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
         reference = _Evaluator(data, size, numerics, train.eval_batch_size)
         # two copies, as tensors are saved in the memory format that they are in
@@ -275,12 +279,11 @@ def _export_compared(
                 not torch.equal(a, b) for a, b in zip(outputs, reference.compute_outputs(again), strict=True)
             ):
                 raise SearchFailed(
-                    f"{chosen.file}: read again, it does not give what best_model.pt gives, so nothing was "
-                    "written"
+                    f"{chosen.file}: read again, it does not give what {source} gives, so nothing was written"
                 )
             accuracy = reference.measure_accuracy(again)
             if not differences:
-                reference.check_recorded(accuracy, expected)
+                reference.check_recorded(accuracy, expected, source)
             outcomes.append(Outcome(chosen.name, output / chosen.file, path.stat().st_size, accuracy))
         for file in sorted(Path(scratch).iterdir()):
             file.replace(output / file.name)
@@ -330,7 +333,7 @@ class _Evaluator:
             found[part] = said.compute_metrics()["accuracy"]
         return found
 
-    def check_recorded(self, found: Mapping[str, float], recorded: Mapping[str, float]) -> None:
+    def check_recorded(self, found: Mapping[str, float], recorded: Mapping[str, float], source: str) -> None:
         """Compare accuracies that have every reason to be equal.
 
         Raises:
@@ -342,7 +345,7 @@ class _Evaluator:
             allowed = max(1, MAY_CHANGE_SIDES * images) if self._numerics.device == "cuda" else 0
             if round(abs(found[part] - recorded[part]) * images) > allowed:
                 raise SearchFailed(
-                    f"best_model.pt: {100 * found[part]:.4f} % on the {part} images, recorded were "
+                    f"{source}: {100 * found[part]:.4f} % on the {part} images, recorded were "
                     f"{100 * recorded[part]:.4f} %, on a machine like this one; nothing was written. The "
                     "file is not what the search has written: write it again with the search's command and "
                     "--resume"
