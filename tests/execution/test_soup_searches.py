@@ -48,6 +48,9 @@ def test_a_killed_search_cooks_the_same_soups(tmp_path: Path) -> None:
     exported = run_program([TUNE_SWA, *given], env=narrow_environment())
     assert exported.returncode == 0, exported.stdout + exported.stderr
     assert "That is the recorded accuracy." in exported.stdout
+    about = json.loads((here / "export-soup" / "model.json").read_text())
+    assert f"{about['merge']} of {', '.join(about['recipe'])}, each file" in exported.stdout
+    assert f"validation {100 * about['validation']['accuracy']:.2f} %" in exported.stdout
     assert (here / "export-soup" / "model.pt").is_file()
 
 

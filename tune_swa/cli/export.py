@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
@@ -24,14 +26,19 @@ def export_model_command(options: argparse.Namespace) -> int:
     name, usual = ("best_soup", "export-soup") if options.soup else ("best_model", "export")
     folder, output = options.folder, options.output or options.folder / usual
     state = ExperimentState.read(journal_of(folder))
+    experiment = restore_experiment(state)
+    if options.soup and not experiment.merge:
+        raise RequestError(
+            f"{folder}: its search makes no soups. The section merge of a space file asks for them, in a "
+            "new search; without --soup the best model is exported"
+        )
     if options.soup and not state.merges:
         raise RequestError(
-            f"{folder}: its search has made no soup. The section merge of a space file asks for them, in a "
-            "new search; without --soup the best model is exported"
+            f"{folder}: there is no soup yet. They are made when the search has ended, of two completed "
+            "trials of one trunk or more: let it end (--resume)"
         )
     if not options.output:
         refuse_strange_files(folder)
-    experiment = restore_experiment(state)
     console = NamesConsole(highlight=False)
     with console.status("loading torch"):
         from tune_swa.training.model_export import export_model, load_handed_over
@@ -59,7 +66,7 @@ def export_model_command(options: argparse.Namespace) -> int:
     except OSError as error:
         raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
     say = partial(console.print, markup=False, soft_wrap=True)
-    say(f"{about['configuration']} ({about['trial']}), each file read again:")
+    say(f"{_name_model(about)}, each file read again:")
     for outcome in report.outcomes:
         found = ", ".join(f"{part} {100 * value:.2f} %" for part, value in outcome.accuracy.items())
         say(f"  {outcome.path}  {format_bytes(outcome.size)}  {found}")
@@ -74,3 +81,10 @@ def export_model_command(options: argparse.Namespace) -> int:
     else:
         say("That is the recorded accuracy.")
     return 0
+
+
+def _name_model(about: Mapping[str, Any]) -> str:
+    """Name a model by its configuration and trial, or by what it is the mean of."""
+    if "recipe" in about:
+        return f"{about['merge']} of {', '.join(about['recipe'])}"
+    return f"{about['configuration']} ({about['trial']})"

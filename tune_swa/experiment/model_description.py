@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from tune_swa.experiment.event_lines import decode_json
 from tune_swa.experiment.events import DamagedError, Kind
@@ -56,7 +56,8 @@ class RecordedMetrics(TypedDict, total=False):
 
 
 class ModelDescription(NetworkShape):
-    """What whoever uses `best_model.pt` has to know. Further keys are for people, and for newer versions."""
+    """What whoever uses `best_model.pt`, or the weights of a merge, has to know. Further keys are for people,
+    and for newer versions."""
 
     class_names: list[str]
     preprocessing: Preprocessing
@@ -69,6 +70,10 @@ class ModelDescription(NetworkShape):
     numerics: RecordedNumerics
     hardware: RecordedHardware
     versions: dict[str, str]
+    merge: str | UnsetType = UNSET
+    """What merged them, of weights that are a merge."""
+    recipe: list[str] | UnsetType = UNSET
+    """Names of the trials whose mean they are."""
 
 
 def read_description(path: Path) -> dict[str, Any]:

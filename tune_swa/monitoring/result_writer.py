@@ -19,7 +19,7 @@ from tune_swa.storage import Store
 
 logger = logging.getLogger(__name__)
 
-MIRRORED = ("*.jsonl", "*.yaml", "*.parquet", "*.html", "best_model.*", "*.log")
+MIRRORED = ("*.jsonl", "*.yaml", "*.parquet", "*.html", "best_*.pt", "best_*.json", "*.log")
 """Files copied to the store: all that people read, and what a resume elsewhere needs."""
 FILES_SHARE, FILES_SECONDS = 0.05, 5.0
 """Share of the time that all files may take while the search runs, and least seconds between two times."""
