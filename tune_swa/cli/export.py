@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_strange_files
 from tune_swa.text import format_bytes
+
+if TYPE_CHECKING:
+    from tune_swa.config import Experiment
+    from tune_swa.experiment.state import ExperimentState
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 """Formats of `tune_swa.training.model_export`, which imports torch."""
@@ -27,16 +32,8 @@ def export_model_command(options: argparse.Namespace) -> int:
     folder, output = options.folder, options.output or options.folder / usual
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)
-    if options.soup and not experiment.merge:
-        raise RequestError(
-            f"{folder}: its search makes no soups. The section merge of a space file asks for them, in a "
-            "new search; without --soup the best model is exported"
-        )
-    if options.soup and not state.merges:
-        raise RequestError(
-            f"{folder}: there is no soup yet. They are made when the search has ended, of two completed "
-            "trials of one trunk or more: let it end (--resume)"
-        )
+    if options.soup:
+        _check_soups(folder, experiment, state)
     if not options.output:
         refuse_strange_files(folder)
     console = NamesConsole(highlight=False)
@@ -81,6 +78,24 @@ def export_model_command(options: argparse.Namespace) -> int:
     else:
         say("That is the recorded accuracy.")
     return 0
+
+
+def _check_soups(folder: Path, experiment: Experiment, state: ExperimentState) -> None:
+    """Check that a search has made soups.
+
+    Raises:
+        RequestError: it has not, or not yet.
+    """
+    if not experiment.merge:
+        raise RequestError(
+            f"{folder}: its search makes no soups. The section merge of a space file asks for them, in a "
+            "new search; without --soup the best model is exported"
+        )
+    if not state.merges:
+        raise RequestError(
+            f"{folder}: there is no soup yet. They are made when the search has ended, of two completed "
+            "trials of one trunk or more: let it end (--resume)"
+        )
 
 
 def _name_model(about: Mapping[str, Any]) -> str:
