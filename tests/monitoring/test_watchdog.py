@@ -33,7 +33,12 @@ class Search:
     def event(self, kind: str, trial: str) -> None:
         fields = {
             "started": {"device": "cpu", "attempt": 1},
-            "epoch": {"record": {}, "decision": "continue", "rung": None, "checkpoint": None},
+            "epoch": {
+                "record": {"epoch": 0, "accuracy": 0.5},
+                "decision": "continue",
+                "rung": None,
+                "checkpoint": None,
+            },
             "ended": {"status": "completed", "error": None},
         }
         self.dog(make_event(kind, trial=trial, **fields.get(kind, {})), STATE)

@@ -10,12 +10,22 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tune_swa.experiment.field_types import Count, Epoch, Metrics, Number, ScoreFields, Seed, Share, Time
+from tune_swa.experiment.field_types import (
+    Count,
+    Epoch,
+    EpochFields,
+    Metrics,
+    Number,
+    ScoreFields,
+    Seed,
+    Share,
+    Time,
+)
 
 FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
@@ -32,6 +42,11 @@ Stop = Literal["success", "futility", "seeds"]
 
 EpochRecord = dict[str, Any]
 """Report of an epoch: numbers, `phase` and `shared_from`."""
+if TYPE_CHECKING:
+    CheckedRecord = EpochRecord
+else:
+    CheckedRecord = EpochFields
+    """For msgspec, which checks the fields while it reads a line: a second pass would take as long again."""
 
 
 class DamagedError(Exception):
@@ -160,11 +175,11 @@ class EpochReported(Event, tag="epoch", kw_only=True):
     """A trial has finished an epoch, and the scheduler has decided."""
 
     trial: str
-    record: dict[str, float | int | str | None]
+    record: CheckedRecord
     decision: Decision
     rung: Epoch | None
     checkpoint: str | None
-    published: dict[str, float | int | str | None] | UnsetType | None = UNSET
+    published: CheckedRecord | UnsetType | None = UNSET
     """The epoch's record before any average, where the trunk's state was published with it."""
     scores: Mapping[str, ScoreFields] | UnsetType = UNSET
     """Of all averages by their labels, where they were scored."""

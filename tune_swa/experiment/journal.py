@@ -16,10 +16,12 @@ from typing import Any
 from tune_swa.errors import RequestError
 from tune_swa.experiment.event_lines import decode_event, encode_event
 from tune_swa.experiment.events import FORMAT, DamagedError, Event
-from tune_swa.experiment.moved_journal import check_in_place
+from tune_swa.experiment.moved_journal import PlaceCheck
 
 SYNC_SECONDS = 1.0
 """A power cut loses events of this long at most; a kill loses none."""
+CHECK_SECONDS = 0.1
+"""Between two looks at whether the file is still at its path. A moved one keeps what is written meanwhile."""
 
 
 class Journal:
@@ -32,9 +34,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._place: PlaceCheck | None = None
         self._synced = -math.inf
         self._dirty = False
         """Whether something was written since."""
+        self._checked = -math.inf
 
     def append(self, event: Event) -> None:
         """Write one event.
@@ -45,16 +49,17 @@ class Journal:
             ValueError: a field is NaN or infinite, which JSON cannot hold.
         """
         data = encode_event(event)
-        if self._descriptor is None:
+        if self._descriptor is None or self._place is None:
             self._descriptor = _open_repaired(self.path)
-        else:
-            check_in_place(self.path, self._descriptor)
+            self._place = PlaceCheck(self.path, self._descriptor)
+        elif time.monotonic() - self._checked >= CHECK_SECONDS:
+            self._check_place(self._place)
         written = os.write(self._descriptor, data)
         if written != len(data):  # a full disk can take half a line
             self.close()  # whoever opens it again cuts that off
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written")
         self._dirty = True
-        self.sync(older=SYNC_SECONDS)
+        self._flush(older=SYNC_SECONDS)
 
     def sync(self, *, older: float = 0.0) -> None:
         """See to it that what was written is on the disk, unless that was done in the last `older` seconds.
@@ -63,9 +68,17 @@ class Journal:
             JournalMovedError: the file is not at its path any more.
             OSError: the disk refused.
         """
-        if self._descriptor is None:
-            return
-        check_in_place(self.path, self._descriptor)
+        if self._place is not None:
+            self._check_place(self._place)
+            self._flush(older)
+
+    def _check_place(self, place: PlaceCheck) -> None:
+        self._checked = -math.inf  # where it fails, the next event is not written either
+        place.check_in_place()
+        self._checked = time.monotonic()
+
+    def _flush(self, older: float) -> None:
+        assert self._descriptor is not None
         if self._dirty and time.monotonic() - self._synced >= older:
             os.fsync(self._descriptor)
             self._synced, self._dirty = time.monotonic(), False
@@ -73,10 +86,10 @@ class Journal:
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = self._place = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_descriptor": None, "_synced": -math.inf, "_dirty": False}
+        return Journal(self.path).__dict__
 
 
 def _open_repaired(path: Path) -> int:

@@ -20,21 +20,44 @@ class JournalMovedError(OSError):
     """The journal is not at its path any more; says where it is, and what to do."""
 
 
-def check_in_place(path: Path, descriptor: int) -> None:
-    """Check that an open file is still the one at its path. One that was removed is written back.
+class PlaceCheck:
+    """Checks that an open file is still the one at its path.
 
-    Raises:
-        JournalMovedError: it is not.
+    Args:
+        path: where it was opened.
+        descriptor: the open file.
     """
-    own, taken = os.fstat(descriptor), False
-    try:
-        if os.path.samestat(path.stat(), own):
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._file_name = os.fspath(path)
+        self._own = identify_file(os.fstat(descriptor))
+
+    def check_in_place(self) -> None:
+        """Do nothing if it is, at the cost of one call of the system. One that was removed is written back.
+
+        Raises:
+            JournalMovedError: it is not at its path any more.
+        """
+        taken = False
+        try:
+            if identify_file(os.stat(self._file_name)) == self._own:  # noqa: PTH116 - a Path costs as much again
+                return
+            taken = True
+        except _GONE:
+            pass
+        except OSError:  # no access, or a server that does not answer: nothing is known
             return
-        taken = True
-    except _GONE:
-        pass
-    except OSError:  # no access, or a server that does not answer: nothing is known
-        return
+        _refuse_moved(self._path, self._descriptor, taken=taken)
+
+
+def identify_file(stat: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from all others of the machine."""
+    return stat.st_dev, stat.st_ino
+
+
+def _refuse_moved(path: Path, descriptor: int, *, taken: bool) -> None:
+    own = os.fstat(descriptor)
     if own.st_nlink == 0:
         raise JournalMovedError(_keep_removed(path, descriptor, taken=taken))
     try:

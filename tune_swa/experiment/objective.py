@@ -34,7 +34,7 @@ class Objective:
         metric = spec.get("objective", {}).get("metric", "accuracy")
         if metric not in METRICS:
             raise ValueError(f"objective.metric is {metric!r}"[:100])
-        return _KNOWN[metric]  # a journal asks for it at each of its epochs
+        return _KNOWN[metric]
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import get_args
 
 from rich.console import Console
 from rich.live import Live
@@ -49,6 +50,9 @@ DRAWING_SHARE = 0.05
 """Share of the driver's time that drawing may take: many slots and slow connections take longer."""
 STATUS_SECONDS = 60.0
 """Seconds between two status lines where there is no live region."""
+CountedEvent = EpochReported | TrialSuggested | TrunkShared | TrialStarted | TrialEnded
+COUNTED_EVENTS = get_args(CountedEvent)
+"""Kinds that change the totals; a union that is written in a check is made anew at each of them."""
 WAITING_SECONDS = 10.0
 """Seconds between two lines about waiting where there is no live region: a counter in them changes fast."""
 
@@ -125,14 +129,19 @@ class Progress:
             self.begin_step(state, Look.from_event(event))
         elif isinstance(event, LookJudged):
             self._print_line(Text(look_line(event, Look.from_event(state.confirmations[event.look - 1]))))
-        if not isinstance(event, TrialSuggested | TrunkShared | TrialStarted | EpochReported | TrialEnded):
-            return
+        elif isinstance(event, COUNTED_EVENTS):
+            self._count_event(event, state)
+
+    def _count_event(self, event: CountedEvent, state: ExperimentState) -> None:
         trial = state.trials[event.trial]
         now, counts = self._clock(), self._counts
         if trial.stage != counts.stage:
             return
         self._changed = True
-        if isinstance(event, TrialSuggested):
+        if isinstance(event, EpochReported):
+            self._waiting = ""
+            counts.report_epoch(trial, now)
+        elif isinstance(event, TrialSuggested):
             counts.suggest_trial(trial)
         elif isinstance(event, TrunkShared):
             counts.share_epochs(trial, event.epochs)
@@ -142,9 +151,6 @@ class Progress:
                 self._print_line(restart_line(trial, event, counts.epochs))
             if event.damaged:
                 self._print_line(damaged_line(trial, event.damaged, event.from_epoch or 0, counts.epochs))
-        elif isinstance(event, EpochReported):
-            self._waiting = ""
-            counts.report_epoch(trial, now)
         else:
             baseline = counts.best.get("baseline")
             counts.end_trial(trial, now)

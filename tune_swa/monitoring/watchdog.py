@@ -60,9 +60,10 @@ class Watchdog:
     def __call__(self, event: Event, state: ExperimentState) -> None:
         now = self._clock()
         self._moved, self._reported = now, None
-        if isinstance(event, EpochReported) and event.trial in self._since:
-            self._longest = max(self._longest, now - self._since[event.trial])
-        if isinstance(event, TrialStarted | EpochReported):
+        if isinstance(event, EpochReported):
+            self._longest = max(self._longest, now - self._since.get(event.trial, now))
+            self._since[event.trial] = now
+        elif isinstance(event, TrialStarted):
             self._since[event.trial] = now
         elif isinstance(event, TrialEnded):
             self._since.pop(event.trial, None)

@@ -95,20 +95,19 @@ class Proposer:
             self._sources[kind].report_value(index, record["epoch"], self._objective.read_value(record))
 
     def apply_event(self, event: Event) -> None:
-        if isinstance(event, TrialSuggested) and event.stage == "search":
-            self._apply_suggestion(event)
-        if not isinstance(event, EpochReported | TrialEnded | TrialReopened):
-            return
-        if event.trial not in self._trials:
-            return
-        kind, index = self._trials[event.trial]
-        source = self._sources[kind]
         if isinstance(event, EpochReported):
             self.report_epoch(event.trial, event.record)
-        elif isinstance(event, TrialReopened):
-            source.reopen_trial(index)
-        elif event.status in OUTCOMES:
-            source.finish_trial(index, event.status, None if event.value is UNSET else event.value)
+        elif isinstance(event, TrialSuggested):
+            if event.stage == "search":
+                self._apply_suggestion(event)
+        elif isinstance(event, TrialEnded):
+            if event.trial in self._trials and event.status in OUTCOMES:
+                kind, index = self._trials[event.trial]
+                value = None if event.value is UNSET else event.value
+                self._sources[kind].finish_trial(index, event.status, value)
+        elif isinstance(event, TrialReopened) and event.trial in self._trials:
+            kind, index = self._trials[event.trial]
+            self._sources[kind].reopen_trial(index)
 
     def _apply_suggestion(self, event: TrialSuggested) -> None:
         kind, index = event.kind, event.index
