@@ -159,8 +159,11 @@ class EventRecorder:
                 self.record_event(TrialEnded(trial=trial.name, status="interrupted", value=None, error=None))
 
     def halt_search(self, reason: str) -> None:
-        """End the search: a machine cannot go on. The trials that run now go on after a resume."""
-        if self.halt_reason is None:
+        """End the search: a machine cannot go on. The trials that run now go on after a resume.
+
+        Where the folder was moved, a worker often meets it first; the journal can say where it is now.
+        """
+        if self.halt_reason is None and self.sync_journal():
             self.halt_reason = reason
             logger.error("the search stops: %s", reason)
 
