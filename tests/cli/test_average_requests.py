@@ -42,6 +42,10 @@ def listed(averages: str) -> str:
     return f"averages: {averages}\nspace"
 
 
+def best(averages: str) -> str:
+    return f"averages: {averages}\nobjective: {{of: best}}\nspace"
+
+
 def plain(averages: str) -> str:
     return f"baseline: {{averages: {averages}}}"
 
@@ -85,6 +89,11 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     (SEEDS, "{seeds: 5, ensemble: 1}", "confirm.ensemble: 1", "at least 2", "{seeds: 5, ensemble: 2}"),
     (TAIL, "{score: rungs}\nobjective: {metric: acuracy}", "objective.metric: 'acuracy'", "'accuracy' or 'nll'", "{score: rungs}\nobjective: {metric: accuracy}"),
     (TAIL, "{score: rungs}\nobjective: nll", "f.yaml:13: objective: 'nll'", "settings of its own (KEY: VALUE)", "{score: rungs}\nobjective: {metric: nll}"),
+    (TAIL, "{score: rungs}\nobjective: {of: bset}", "objective.of: 'bset'", "'first' or 'best'", "{score: rungs}\nobjective: {of: first}"),
+    (TAIL, "{score: rungs}\nobjective: best", "f.yaml:13: objective: 'best'", "settings of its own (KEY: VALUE)", "{score: rungs}\nobjective: {of: first}"),
+    (SWA, best("[]"), "f.yaml:5: objective.of: 'best'", "there is none: list two or more under averages", best("[{method: swa}, {method: ema}]")),
+    (SWA, best("[{method: swa}, {method: swad}]"), "objective.of: 'best'", "there is swa alone: list two or more", best("[{method: swa}, {method: swad}, {method: lawa}]")),
+    (SWA, best("[{method: swag, rank: 4}, {method: ema}, {method: swa}]"), "f.yaml:4: averages.0: swag-4", "list ema-2 before it", best("[{method: ema}, {method: swag, rank: 4}, {method: swa}]")),
     (TAIL, "{score: never}", "averaging.score: 'never'", "'rungs' or 'every'", "{score: every}"),
     (TAIL, "{tail: cylic}", "averaging.tail: 'cylic'", "'constant', 'cyclic' or 'base'", "{tail: cyclic}"),
     (TAIL, "{cycle_epochs: 4}", "averaging.cycle_epochs: 4: has no effect", "give averaging.tail cyclic", "{tail: cyclic, cycle_epochs: 4}"),

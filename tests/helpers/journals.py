@@ -81,9 +81,14 @@ class Writer:
         )
 
     def suggest(
-        self, name: str, params: dict[str, Any], stage: str = "search", seed: int | None = None
+        self,
+        name: str,
+        params: dict[str, Any],
+        stage: str = "search",
+        seed: int | None = None,
+        average: str | None = None,
     ) -> None:
-        """A trial is a baseline where its name says so."""
+        """A trial is a baseline where its name says so; `average`: was chosen for it before."""
         baseline = name.startswith("base")
         start = None if baseline else params.get("swa_start", self.spec.constants.get("swa_start"))
         append_event(
@@ -98,6 +103,7 @@ class Writer:
             index=int("".join(c for c in name if c.isdigit()) or 0),
             trunk="t",
             first_average=None if start is None else start + 1,
+            **({} if average is None else {"average": average}),
         )
 
     def start(self, name: str) -> None:
@@ -113,7 +119,10 @@ class Writer:
         shared_from: str | None = None,
         averaged: int = 0,
         checkpoint: str | None = None,
+        average: str | None = None,
+        scores: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
+        """With the average that it reports, where one is chosen, and what all of them score."""
         own = shared_from is None
         append_event(
             self.journal,
@@ -134,10 +143,12 @@ class Writer:
                 "eval_seconds": 0.25 if own else None,
                 "images_per_second": 200.0 if own else None,
                 "shared_from": shared_from,
+                **({} if average is None else {"average": average}),
             },
             decision="continue",
             rung=None,
             checkpoint=checkpoint,
+            **({} if scores is None else {"scores": scores}),
         )
 
     def end(
@@ -217,11 +228,11 @@ class Writer:
         averages are on those of `averages`; `probabilities`: of both classes are kept; `nll` (nats): of each
         image, or a usual one. Without a temperature it is of a version that fitted none."""
         name = f"{arm['name']}-seed{seed}"
-        self.suggest(name, arm["params"], "confirm", seed)
+        self.suggest(name, arm["params"], "confirm", seed, arm.get("average"))
         self.start(name)
         for number in range(3):
             self.epoch(name, number, 0.5)
-        self.epoch(name, 3, validation)
+        self.epoch(name, 3, validation, averaged=int("average" in arm))
         label = np.arange(len(right)) % 2
         variants = {"shipped": right, **({"refreshed": right} if arm["kind"] == "baseline" else {})}
         variants.update(averages or {})

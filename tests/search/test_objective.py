@@ -192,7 +192,10 @@ def write_space(folder: Path, objective: str) -> Path:
     [
         ("{metric: loss}", "space.yaml:3: objective.metric: 'loss': expected 'accuracy' or 'nll'"),
         ("{metric: [nll]}", "space.yaml:3: objective.metric: ['nll']: expected 'accuracy' or 'nll'"),
-        ("{metrc: nll}", "space.yaml:3: objective.metrc: unknown key. Did you mean metric? Allowed: metric"),
+        (
+            "{metrc: nll}",
+            "space.yaml:3: objective.metrc: unknown key. Did you mean metric? Allowed: metric, of",
+        ),
         ("nll", "space.yaml:3: objective: 'nll': expected settings of its own (KEY: VALUE)"),
     ],
 )

@@ -70,6 +70,22 @@ def test_every_trial_has_its_curves_and_settings(tmp_path: Path) -> None:
     assert "swa_lr" not in session(logs, "base-0", "session_start_info").hparams
 
 
+def test_the_scores_of_every_average_are_curves_of_their_own(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.suggest("swa-0", {"lr": 1e-3, "swa_start": 1, "swa_lr": 5e-4}, average="ema-1")
+    scores = {"swa": {"accuracy": 0.5, "nll": 0.25, "ece": 0.125, "members": 1, "seconds": 1.0}}
+    for epoch in range(4):
+        writer.epoch("swa-0", epoch, 0.5, scores=scores if epoch == 2 else None)
+    logs = write(writer)
+    found = curves(logs, "swa-0")
+    assert [set(values) - set(SCALARS) for values in found] == [
+        set(), set(), {"swa/accuracy", "swa/nll", "swa/ece"}, set(),
+    ]  # fmt: skip
+    assert [found[2][f"swa/{key}"] for key in ("accuracy", "nll", "ece")] == [0.5, 0.25, 0.125]
+    settings = session(logs, "swa-0", "session_start_info").hparams
+    assert settings["average"].string_value == "ema-1"
+
+
 def test_how_a_trial_ended(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     for status in ("completed", "pruned", "failed", "interrupted", None):

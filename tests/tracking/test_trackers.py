@@ -43,6 +43,7 @@ name: tiny
 data: {dataset: digits, image_size: 8, train_images: 40, val_fraction: 0.2, test_fraction: 0.9}
 train: {epochs: 4, batch_size: 20}
 averaging: {anneal_epochs: 1}
+averages: [{method: swa}, {method: ema, horizon: 1}]
 space: {lr: 1e-2, swa_start: {choice: [1, 2]}, swa_lr: 1e-2}
 search: {sampler: grid}
 scheduler: {asha: false}
@@ -142,6 +143,28 @@ def test_mlflow_and_wandb_have_every_epoch_of_every_trial(searched: tuple[Path, 
     assert len(expected) == 3
     assert in_mlflow(folder) == {name: ("FINISHED", epochs) for name, epochs in expected.items()}
     assert in_wandb(folder) == {name: [epochs] for name, epochs in expected.items()}
+
+
+def test_mlflow_and_wandb_have_the_scores_of_every_average(searched: tuple[Path, str]) -> None:
+    folder, _ = searched
+    state = ExperimentState.read(folder / "journal.jsonl")
+    expected = {
+        (name, epoch, f"{label}/{metric}"): score[metric]  # type: ignore[literal-required]
+        for name, trial in state.trials.items()
+        for epoch, scores in trial.scores.items()
+        for label, score in scores.items()
+        for metric in ("accuracy", "nll", "ece")
+    }
+    assert {key[2] for key in expected} >= {"swa/accuracy", "ema-1/nll"}
+    client, found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}"), {}
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    for tracked in client.search_runs([experiment.experiment_id]):
+        for key in (key for key in tracked.data.metrics if "/" in key):
+            for metric in client.get_metric_history(tracked.info.run_id, key):
+                found[str(tracked.info.run_name), metric.step, key] = metric.value
+    assert found == expected
+    logged = b"".join(path.read_bytes() for path in folder.glob("wandb/offline-run-*/*.wandb"))
+    assert logged.count(b"ema-1/nll") == sum(key[2] == "ema-1/nll" for key in expected)
 
 
 @contextmanager

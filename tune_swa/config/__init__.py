@@ -12,6 +12,7 @@ from tune_swa.config.averages import (
     count_snapshots,
     count_tracked,
     count_weights,
+    list_choosable,
 )
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
@@ -77,5 +78,6 @@ __all__ = [
     "format_short",
     "format_value",
     "is_swa_setting",
+    "list_choosable",
     "params_key",
 ]

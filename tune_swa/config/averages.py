@@ -248,6 +248,27 @@ def check_averages(averages: Sequence[AverageSpec]) -> tuple[AverageSpec, ...]:
     return tuple(averages)
 
 
+CHOOSABLE = ("swa", "ema", "lawa", "power_ema")
+"""Methods among which `objective.of: best` chooses: those of one set of weights, whose scores on the
+validation images owe nothing to these. Not swad, whose window they choose, nor those that draw members."""
+
+
+def list_choosable(averages: Sequence[AverageSpec]) -> list[str]:
+    """Return the labels of the averages among which `objective.of: best` chooses."""
+    return [average.label for average in averages if average.method in CHOOSABLE]
+
+
+def move_first(averages: Sequence[AverageSpec], label: str) -> tuple[AverageSpec, ...]:
+    """Return the averages with the one of this label first, so that it leads.
+
+    Raises:
+        ValueError: none has it, or it cannot be chosen.
+    """
+    if label not in list_choosable(averages):
+        raise ValueError(f"no average {label!r} can be chosen"[:200])
+    return tuple(sorted(averages, key=lambda average: average.label != label))
+
+
 def count_snapshots(averages: Sequence[AverageSpec]) -> int:
     """Number of models at the ends of epochs that averages look back at."""
     lengths = [

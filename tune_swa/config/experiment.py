@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from tune_swa.config.averages import AverageSpec, SwaAverage, count_snapshots
+from tune_swa.config.averages import AverageSpec, SwaAverage, count_snapshots, move_first
+from tune_swa.config.objective import Metric
 from tune_swa.config.search_space import Choices, Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
     AveragingSpec,
@@ -50,6 +51,8 @@ class RunSettings(Settings):
     averaging: AveragingSpec = AveragingSpec()
     averages: tuple[AverageSpec, ...] = ()
     """Averages that the run observes, the leading one first; none: SWA alone, or of a baseline none."""
+    chosen_by: Metric | None = None
+    """Metric by which an epoch that scores all averages reports the best one. None: it reports the first."""
 
     @field_validator("train", mode="after")
     @classmethod
@@ -205,9 +208,9 @@ class Experiment(SpaceFile):
         core = {n: known[n] for n in CORE_PARAMETERS if n in known and (swa or n not in SWA_CORE)}
         return {**core, **{name: value for name, value in params.items() if name not in core}}
 
-    def format_label(self, params: Mapping[str, Value], *, swa: bool) -> str:
+    def format_label(self, params: Mapping[str, Value], average: str | None = None, *, swa: bool) -> str:
         """Name a configuration in the tutorial's notation (see `format_label`)."""
-        return format_label(self.complete_configuration(params, swa=swa))
+        return format_label(self.complete_configuration(params, swa=swa), average)
 
     def list_extremes(self, name: str) -> list[Value]:
         """The values of a setting that a trial can have: all that are listed, or the ends of a range."""
@@ -257,7 +260,8 @@ class Experiment(SpaceFile):
             del dumped["baseline"]["averages"]
         if dumped["train"]["arithmetic"] is None:
             del dumped["train"]["arithmetic"]
-        del dumped["averaging"]["score"]  # what is evaluated changes no result
+        if self.objective.of == "first":  # what is evaluated changes no result, where nothing is chosen by it
+            del dumped["averaging"]["score"]
         for key in ("tail", "cycle_epochs", "cycle_low"):
             if dumped["averaging"][key] == AveragingSpec.model_fields[key].default:
                 del dumped["averaging"][key]
@@ -266,7 +270,11 @@ class Experiment(SpaceFile):
         return dumped
 
     def run_settings(
-        self, kind: Literal["baseline", "swa"], params: Mapping[str, Value], seed: int | None = None
+        self,
+        kind: Literal["baseline", "swa"],
+        params: Mapping[str, Value],
+        seed: int | None = None,
+        average: str | None = None,
     ) -> RunSettings:
         """Build the settings of a run.
 
@@ -274,7 +282,13 @@ class Experiment(SpaceFile):
             kind: of the run. A baseline has no SWA settings.
             params: every searched parameter of that kind.
             seed: of the training; None: the search's.
+            average: label of the average that leads; None: the first one, or the best where one is chosen.
+
+        Raises:
+            ValueError: the settings, or the average, cannot be.
         """
+        averages = self.averages if kind == "swa" else self.baseline.averages
+        chooses = kind == "swa" and average is None and self.objective.of == "best"
         merged = {**self.constants, **params}
         sections: dict[str, dict[str, Value]] = {"train": {}, "averaging": {}}
         core: dict[str, Value] = {}
@@ -291,6 +305,7 @@ class Experiment(SpaceFile):
                 "model": self.model,
                 "train": self.train.model_copy(update=sections["train"]),
                 "averaging": self.averaging.model_copy(update=sections["averaging"]),
-                "averages": self.averages if kind == "swa" else self.baseline.averages,
+                "averages": averages if average is None else move_first(averages, average),
+                "chosen_by": self.objective.metric if chooses else None,
             }
         )

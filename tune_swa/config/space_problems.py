@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tune_swa.config.averages import AverageSpec
+from tune_swa.config.averages import CHOOSABLE, AverageSpec, list_choosable
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space
 from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE, SchedulerSpec, describe_misplaced
 from tune_swa.config.space_file import SpaceFile
@@ -122,6 +122,26 @@ def check_averages(spec: SpaceFile, parameters: list[Parameter], constants: Para
                 needed,
                 ("baseline", "averages", index, field),
             )
+
+
+def check_objective(spec: SpaceFile) -> Iterator[SpaceProblem]:
+    """What chooses the best average needs several that it can choose among, one of them first."""
+    if spec.objective.of != "best":
+        return
+    choosable, methods = list_choosable(spec.averages), f"{', '.join(CHOOSABLE[:-1])} or {CHOOSABLE[-1]}"
+    if len(choosable) < 2:
+        listed = f"there is {choosable[0]} alone" if choosable else "there is none"
+        message = (
+            f"the best is chosen among averages of one set of weights that nothing but training has chosen "
+            f"({methods}), and {listed}: list two or more under averages, or take `of` out"
+        )
+        yield SpaceProblem(message, "best", ("objective", "of"))
+    elif spec.averages[0].label not in choosable:
+        message = (
+            f"{spec.averages[0].label} cannot lead where objective.of is best, which chooses {methods}; list "
+            f"{choosable[0]} before it"
+        )
+        yield SpaceProblem(message, loc=("averages", 0))
 
 
 def _count_needed(average: AverageSpec) -> tuple[str, int, int]:

@@ -23,6 +23,7 @@ from tune_swa.config.space_problems import (
     check_cycles,
     check_grid,
     check_merging,
+    check_objective,
     check_optimizers,
     check_point_count,
     check_scheduler,
@@ -98,6 +99,7 @@ class _Resolver:
         spec, found = self.spec, self.found
         self._report(*check_grid(spec, found.parameters))
         self._report(*check_merging(spec, found.parameters))
+        self._report(*check_objective(spec))
         self._report(*check_warmup(spec, found.parameters, found.constants))
         self._report(*check_optimizers(spec, found.parameters, found.constants))
         cycles = list(check_cycles(spec, found.parameters, found.constants))

@@ -51,12 +51,13 @@ def format_value(value: Value) -> str:
     return f"{'-' * sign}{first}{'.' * bool(rest)}{rest}e{int(exponent) + len(digits) - 1}"
 
 
-def format_label(params: Mapping[str, Value]) -> str:
+def format_label(params: Mapping[str, Value], average: str | None = None) -> str:
     """A configuration in the tutorial's notation: `SWA_90_5e-5 lr=1e-4`, `SWA_90 lr=1e-4` where averaging
     has no rate of its own, or `baseline lr=1e-4`.
 
     Args:
         params: as `Experiment.configuration` gives them; those of a baseline have no `swa_start`.
+        average: label of the one that was chosen for it; None: none is.
     """
     swa = params.get("swa_start") is not None
     head = "baseline"
@@ -69,7 +70,7 @@ def format_label(params: Mapping[str, Value]) -> str:
         for name, value in params.items()
         if name not in SWA_CORE
     ]
-    return " ".join([head, *rest])
+    return " ".join([head, *rest, *([] if average is None else [f"average={average}"])])
 
 
 def format_short(value: Value) -> str:

@@ -93,11 +93,11 @@ def _describe_model(
         "preprocessing": preprocessing,
         "trial": trial.name,
         "kind": trial.kind,
-        "configuration": experiment.format_label(trial.params, swa=swa),
+        "configuration": experiment.format_label(trial.params, trial.chosen_average, swa=swa),
         "params": {**constants, **trial.params},
         "seed": trial.seed,
         "epoch": trial.last["epoch"],
-        **({"average": experiment.averages[0].label} if swa and experiment.averages else {}),
+        **({"average": _name_average(trial, experiment)} if swa and experiment.averages else {}),
         "n_averaged": trial.last.get("n_averaged"),
         "validation": {key: trial.last.get(key) for key in ("accuracy", "nll", "ece")},
         "validation_images": data["val"],
@@ -109,6 +109,10 @@ def _describe_model(
         "hardware": state.header.hardware,
         "versions": state.header.versions,
     }
+
+
+def _name_average(trial: TrialState, experiment: Experiment) -> str:
+    return trial.chosen_average or experiment.averages[0].label
 
 
 def _describe_calibration(trial: TrialState) -> dict[str, Any] | None:

@@ -233,7 +233,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
 
 def _count_averages(experiment: Experiment) -> int:
     """Sets of weights in a checkpoint beside the live model and SWA's average: what averages keep
-    besides the bank, and of a leader other than SWA what is shipped."""
+    besides the bank, and of a leader other than SWA, or of a choice, what is shipped."""
     led = experiment.averages
-    shipped = bool(led and led[0].method != "swa")
+    shipped = bool(led and (led[0].method != "swa" or experiment.objective.of == "best"))
     return max(count_weights(led) + shipped, count_weights(experiment.baseline.averages))

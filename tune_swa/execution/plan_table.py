@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from tune_swa.config import Choices, Experiment, Params, count_space, format_value
+from tune_swa.config import Choices, Experiment, Params, count_space, format_value, list_choosable
 from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Estimate
 from tune_swa.data.folder_names import name_classes
@@ -105,6 +105,11 @@ def _describe_space(experiment: Experiment) -> str:
 def _describe_averages(experiment: Experiment) -> str:
     first, *others = (average.label for average in experiment.averages)
     listed = f"{first}, which leads" + "".join(f", {label}" for label in others)
+    if experiment.objective.of == "best":
+        choosable = list_choosable(experiment.averages)
+        listed = f"the best of {', '.join(choosable)} on the validation images, chosen in each trial"
+        beside = [label for label in (first, *others) if label not in choosable]
+        listed += f"; beside them {', '.join(beside)}" if beside else ""
     of_baselines = ", ".join(average.label for average in experiment.baseline.averages)
     return f"{listed}; of baselines {of_baselines}" if of_baselines else listed
 

@@ -146,6 +146,8 @@ class TrialSuggested(Event, tag="suggested", kw_only=True):
     """Hash of everything that influences its epochs before averaging."""
     first_average: Epoch | None
     """The fork epoch; None for a baseline."""
+    average: str | None = None
+    """Label of the average that was chosen before, of a run on a fresh seed."""
 
 
 class TrialStarted(Event, tag="started", kw_only=True):
@@ -233,6 +235,8 @@ class PlannedArm(Fields, kw_only=True):
     kind: Kind
     params: dict[str, Any]
     roles: Sequence[str]
+    average: str | None = None
+    """Label of the average that was chosen for it; None: none was."""
 
 
 class PlannedRound(Fields, kw_only=True):

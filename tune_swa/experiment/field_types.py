@@ -41,6 +41,8 @@ class EpochFields(TypedDict, total=False):
     eval_seconds: Seconds | None
     images_per_second: Number | None
     shared_from: str | None
+    average: str
+    """Of which it reports the scores, where an objective chooses among several; absent in the trunk."""
 
 
 class ScoreFields(TypedDict, total=False):

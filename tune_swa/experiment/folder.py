@@ -181,10 +181,8 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    # the default is in no identity, but a line that says what changed names it
-    default = {"objective": ObjectiveSpec().model_dump()}
-    after = {**default, **experiment.fixed_settings()}
-    before = {**default, **_forget_weights_file(state.header.identity, after)}
+    after = _name_objective(experiment.fixed_settings())
+    before = _name_objective(_forget_weights_file(state.header.identity, after))
     changed = list(list_differences(before, after))
     if changed:
         raise RequestError(
@@ -193,6 +191,12 @@ def load_earlier_events(
             + f"\nUse the space file it keeps ({folder / 'space.yaml'}), or give this one another --name"
         )
     return events, state
+
+
+def _name_objective(identity: dict[str, Any]) -> dict[str, Any]:
+    """Add the objective's defaults: they are in no identity, but a line that says what changed names them."""
+    default = {name: field.default for name, field in ObjectiveSpec.model_fields.items()}
+    return {**identity, "objective": {**default, **identity.get("objective", {})}}
 
 
 def _forget_weights_file(before: Any, after: Any) -> Any:

@@ -72,11 +72,13 @@ class Objective:
 
         Everything that looks for the best trial uses this order, so ties have one answer.
         """
-        last = trial.records[-1]
-        nll = last.get("nll")
-        keys = -last["accuracy"], math.inf if nll is None else nll
-        first, second = keys[::-1] if self.metric == "nll" else keys
-        return first, second, trial.name
+        return *self.rank_record(trial.records[-1]), trial.name
+
+    def rank_record(self, record: Mapping[str, Any]) -> tuple[float, float]:
+        """Sort key of records, the best first: by the objective, then the other metric."""
+        nll = record.get("nll")
+        keys = -record["accuracy"], math.inf if nll is None else nll
+        return keys[::-1] if self.metric == "nll" else keys
 
 
 _KNOWN = {metric: Objective(metric) for metric in METRICS}

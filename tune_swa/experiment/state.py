@@ -171,6 +171,7 @@ class ExperimentState:
             event.index,
             event.trunk,
             event.first_average,
+            event.average,
             suggested=event.time,
             session=self.sessions,
         )

@@ -32,6 +32,8 @@ class TrialState:
     """Hash of everything that influences its epochs before averaging."""
     fork_epoch: int | None
     """Epoch of the first average (swa_start + 1; `first_average` in the journal), None for a baseline."""
+    average: str | None = None
+    """Label of the average that was chosen before, of a run on a fresh seed; None: none was."""
     status: Status = "running"
     records: list[EpochRecord] = field(default_factory=list)
     """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
@@ -65,6 +67,16 @@ class TrialState:
     @property
     def last(self) -> EpochRecord | None:
         return self.records[-1] if self.records else None
+
+    @property
+    def chosen_average(self) -> str | None:
+        """Label of the average that its last epoch reports, where one is chosen among several; else None."""
+        return self.average or (self.last or {}).get("average")
+
+    def read_average(self, record: EpochRecord) -> str | None:
+        """Return the label of the average that a record of its reports, where one is chosen; else None."""
+        found: str | None = record.get("average")
+        return found or (self.average if record.get("phase") == "branch" else None)
 
     @property
     def ended(self) -> bool:

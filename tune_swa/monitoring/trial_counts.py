@@ -96,8 +96,10 @@ class TrialCounts:
         return max(self._planned[kind], self._suggested[kind])
 
     def label_trial(self, trial: TrialState) -> str:
-        """Return a trial's configuration, with what the space fixes."""
-        return self._experiment.format_label(trial.params, swa=trial.kind == "swa")
+        """Return a trial's configuration, with what the space fixes, and the average that was chosen for it;
+        while it runs, that may still change."""
+        average = trial.chosen_average if trial.ended else trial.average
+        return self._experiment.format_label(trial.params, average, swa=trial.kind == "swa")
 
     @property
     def trials(self) -> int:

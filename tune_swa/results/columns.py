@@ -11,6 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tune_swa.results.objective_meanings import (
+    CHOSEN_AVERAGE,
+    COMPARISON_BY_NLL,
+    REPORTED_AVERAGE,
+    TRIALS_BY_NLL,
+)
+
 if TYPE_CHECKING:
     from tune_swa.config import Metric, Parameter
 
@@ -172,27 +179,6 @@ _COMPARISON_TAIL = (
     ),
 )
 
-_TRIALS_BY_NLL = {
-    "accuracy": "Fraction of validation images right, 0 to 1, at the last reported epoch.",
-    "nll": "Negative log-likelihood per validation image, nats, last epoch; the objective where status is "
-    "`completed`.",
-    "delta_vs_baseline": "Nats by which `nll` is lower than that of the best completed baseline, same stage "
-    "and seed; null unless completed.",
-    "delta_vs_same_lr": "Nats by which `nll` is lower than that of the completed baseline with the same "
-    "settings apart from SWA's, same stage and seed; null where there is none.",
-}
-"""Columns of trials.parquet that mean something else where nll is the objective."""
-_COMPARISON_BY_NLL = {
-    "rank": "1 is best: by nll, then accuracy, then trial; null unless completed.",
-    "delta_vs_baseline": "Nats by which `nll` is lower than `baseline_nll`; null unless completed.",
-    "delta_vs_same_lr": "Nats by which `nll` is lower than that of the completed baseline with the same "
-    "settings apart from SWA's; null where there is none.",
-    "mean": "Mean test nll over fresh seeds, nats; null: not tested.",
-    "sd": "Standard deviation of the test nll over fresh seeds, nats; null: fewer than two.",
-    "delta": "Mean difference in test nll to `against`, paired by seed: nats by which it is lower; null "
-    "where that is.",
-}
-"""The same of comparison.parquet."""
 _ONLY_BY_NLL = (
     Column("baseline_nll", "float64", "Nll of the best completed baseline, nats; null without one."),
     Column("race_nll", "float64", "Mean validation nll over the race's seeds, nats; null without any."),
@@ -345,9 +331,25 @@ SOUPS = (
 """Columns of soups.parquet: one row for each trial of a soup, in the order in which they were tried."""
 
 
-def confirm_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
+CHOSEN = Column("average", "string", CHOSEN_AVERAGE)
+"""Last column of trials, comparison and confirm.parquet where the objective is of the best average."""
+REPORTED = Column("average", "string", REPORTED_AVERAGE)
+"""The same of epochs.parquet."""
+
+
+def epochs_columns(*, chooses: bool = False) -> tuple[Column, ...]:
+    """Columns of epochs.parquet.
+
+    Args:
+        chooses: whether the objective is of the best average.
+    """
+    return (*EPOCHS, REPORTED) if chooses else EPOCHS
+
+
+def confirm_columns(parameters: Iterable[Parameter], *, chooses: bool = False) -> tuple[Column, ...]:
     """Columns of confirm.parquet: one row for each tested run on a fresh seed."""
-    return (*_CONFIRM_HEAD, *parameter_columns(parameters), *_CONFIRM_TAIL)
+    columns = (*_CONFIRM_HEAD, *parameter_columns(parameters), *_CONFIRM_TAIL)
+    return (*columns, CHOSEN) if chooses else columns
 
 
 def parameter_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
@@ -365,21 +367,30 @@ def parameter_columns(parameters: Iterable[Parameter]) -> tuple[Column, ...]:
     return (*CORE, *searched)
 
 
-def trials_columns(parameters: Iterable[Parameter], metric: Metric = "accuracy") -> tuple[Column, ...]:
+def trials_columns(
+    parameters: Iterable[Parameter], metric: Metric = "accuracy", *, chooses: bool = False
+) -> tuple[Column, ...]:
     """Columns of trials.parquet: one row for each trial.
 
     Args:
         parameters: what is searched.
         metric: of the objective.
+        chooses: whether the objective is of the best average.
     """
     columns = (*_TRIALS_HEAD, *parameter_columns(parameters), *_TRIALS_TAIL)
-    return _replace_meanings(columns, _TRIALS_BY_NLL) if metric == "nll" else columns
+    if metric == "nll":
+        columns = _replace_meanings(columns, TRIALS_BY_NLL)
+    return (*columns, CHOSEN) if chooses else columns
 
 
-def comparison_columns(parameters: Iterable[Parameter], metric: Metric = "accuracy") -> tuple[Column, ...]:
+def comparison_columns(
+    parameters: Iterable[Parameter], metric: Metric = "accuracy", *, chooses: bool = False
+) -> tuple[Column, ...]:
     """Columns of comparison.parquet: one row for each configuration. Arguments as of `trials_columns`."""
     columns = (*_COMPARISON_HEAD, *parameter_columns(parameters), *_COMPARISON_TAIL)
-    return (*_replace_meanings(columns, _COMPARISON_BY_NLL), *_ONLY_BY_NLL) if metric == "nll" else columns
+    if metric == "nll":
+        columns = (*_replace_meanings(columns, COMPARISON_BY_NLL), *_ONLY_BY_NLL)
+    return (*columns, CHOSEN) if chooses else columns
 
 
 def _replace_meanings(columns: Iterable[Column], meanings: Mapping[str, str]) -> tuple[Column, ...]:

@@ -95,10 +95,11 @@ def is_completed(trial: TrialState) -> bool:
 def best_trial(state: ExperimentState) -> TrialState | None:
     """The trial whose model is handed over, or None without a completed one.
 
-    With fresh seeds, the configuration with the best mean over them, baselines included, and of its runs
-    the best one: test images choose nothing. Without, the best completed trial of the search. Best is the
-    highest validation accuracy at the last epoch (not the best over the epochs, which would be a second
-    selection), then the lowest nll, then the first name; with nll as the objective the lowest nll first.
+    With fresh seeds, the configuration (with its average, where that was chosen) with the best mean over
+    them, baselines included, and of its runs the best one: test images choose nothing. Without, the best
+    completed trial of the search. Best is the highest validation accuracy at the last epoch (not the best
+    over the epochs, which would be a second selection), then the lowest nll, then the first name; with nll as
+    the objective the lowest nll first.
     """
     return _best_confirmed(state) or _best_of(
         state, (t for t in state.trials.values() if t.stage == "search")
@@ -127,8 +128,9 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     if not complete:
         return None
     chosen = min(complete, key=lambda arm: _mean_ranking(state.objective, arm.name, runs[arm.name]))
-    configuration = (chosen.kind, params_key(params_of(chosen)))
-    same = [t for t in state.trials.values() if (t.kind, params_key(t.params)) == configuration]
+    configuration = (chosen.kind, params_key(params_of(chosen)), chosen.average)
+    trials = state.trials.values()
+    same = [t for t in trials if (t.kind, params_key(t.params), t.chosen_average) == configuration]
     return _best_of(state, (t for t in same if t.checkpoints))
 
 
@@ -245,7 +247,7 @@ def _build_entry(
         if baseline is not None:
             tuned = _subtract(score, references.get(_reference_key(trial, baseline)))
         same = _subtract(score, references.get(_reference_key(trial, trial)))
-    return Entry(trial, params, format_label(params), tuned, same)
+    return Entry(trial, params, format_label(params, trial.chosen_average), tuned, same)
 
 
 def _subtract(score: float, reference: float | None) -> float | None:

@@ -35,6 +35,14 @@ class TestedArm:
     """Completed and tested, by seed."""
     missing: tuple[int, ...]
     """Seeds without a completed run."""
+    average: str | None = None
+    """Label of the average that was chosen for it, which its label names as well; None: none was."""
+    configuration: str = ""
+    """The configuration alone, beside which any of its averages is named."""
+
+    def name_average(self, average: str) -> str:
+        """Name one of its averages in a table of all."""
+        return f"{average} (chosen)" if average == self.average else average
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def ensemble_records(ensembles: Sequence[Ensemble]) -> list[dict[str, Any]]:
     """Rows of ensembles.parquet."""
     return [
         {
-            "configuration": ensemble.arm.label,
+            "configuration": ensemble.arm.configuration,
             "arm": ensemble.arm.name,
             "method": ensemble.method,
             "group": ensemble.group,

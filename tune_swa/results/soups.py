@@ -64,7 +64,7 @@ def _list_steps(
             "trunk": event.trunk,
             "step": step,
             "trial": name,
-            "configuration": experiment.format_label(trial.params, swa=True),
+            "configuration": experiment.format_label(trial.params, trial.chosen_average, swa=True),
             "kept": tried is None or tried.kept,
             "size": size + 1,
             **_read_metrics(measured),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from tune_swa.config import list_choosable
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.checks import count_within_one_error
@@ -91,7 +92,8 @@ def _caution_sentence(compared: Comparison) -> list[str]:
     metric = compared.objective.metric
     caution = (
         f"Caution: this is one seed, and the same {compared.images} validation images chose the best of "
-        f"{len(compared.ranked)} completed configurations, so its {metric} is optimistic."
+        f"{len(compared.ranked)} completed configurations{_describe_choice(compared)}, so its {metric} is "
+        "optimistic."
     )
     if metric == "nll":
         return [caution]
@@ -100,6 +102,12 @@ def _caution_sentence(compared: Comparison) -> list[str]:
         f"{caution} An accuracy of {_format_percent(best.accuracy)} on {compared.images} images has a "
         f"binomial standard error of {error:.2f} points."
     ]
+
+
+def _describe_choice(compared: Comparison) -> str:
+    choosable = list_choosable(compared.experiment.averages)
+    chooses = compared.experiment.objective.of == "best"
+    return f", and of {len(choosable)} averages in each SWA trial" if chooses else ""
 
 
 def close_text(compared: Comparison) -> str:

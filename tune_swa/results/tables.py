@@ -28,6 +28,7 @@ from tune_swa.results.columns import (
     Column,
     comparison_columns,
     confirm_columns,
+    epochs_columns,
     parameter_columns,
     trials_columns,
 )
@@ -76,6 +77,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
     """
     compared = compare_configurations(state)
     parameters, metric = compared.experiment.parameters, compared.objective.metric
+    chooses = compared.experiment.objective.of == "best"
     about = build_metadata(state)
     predictions = {} if folder is None else read_predictions(state, folder)
     shipped = {name: variants[SHIPPED] for name, variants in predictions.items()}
@@ -91,7 +93,9 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
         if state.header is not None and lists_averages(state.header.spec):
             averages = _from_rows(AVERAGES, average_records(state.trials.values()), about)
         if looks:
-            confirm = _from_rows(confirm_columns(parameters), _confirm_records(compared, state), about)
+            confirm = _from_rows(
+                confirm_columns(parameters, chooses=chooses), _confirm_records(compared, state), about
+            )
             tested = _from_columns(PREDICTIONS, _prediction_columns(predictions), about)
         if found is not None and folder is not None and compared.experiment.confirm.ensemble is not None:
             rows = ensemble_records(build_ensembles(found, predictions, state, folder))
@@ -100,9 +104,13 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
         if compared.experiment.merge:
             soups = _from_rows(SOUPS, soup_records(state, compared.experiment), about)
         return Tables(
-            trials=_from_rows(trials_columns(parameters, metric), trials, about),
-            epochs=_from_columns(EPOCHS, _epoch_columns(list(state.trials.values())), about),
-            comparison=_from_rows(comparison_columns(parameters, metric), comparison, about),
+            trials=_from_rows(trials_columns(parameters, metric, chooses=chooses), trials, about),
+            epochs=_from_columns(
+                epochs_columns(chooses=chooses),
+                _epoch_columns(list(state.trials.values()), chooses=chooses),
+                about,
+            ),
+            comparison=_from_rows(comparison_columns(parameters, metric, chooses=chooses), comparison, about),
             confirm=confirm,
             predictions=tested,
             averages=averages,
@@ -140,7 +148,7 @@ def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Map
 # ----------------------------------------------------------------------------------- the tables
 
 
-def _epoch_columns(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
+def _epoch_columns(trials: list[TrialState], *, chooses: bool) -> dict[str, Sequence[Any]]:
     """Columns, one sequence each: there can be hundreds of thousands of epochs."""
     records = [record for trial in trials for record in trial.records]
     names = [c.name for c in EPOCHS if c.name != "trial"]
@@ -149,6 +157,8 @@ def _epoch_columns(trials: list[TrialState]) -> dict[str, Sequence[Any]]:
     except (KeyError, ValueError):  # a record without one of them, or no records
         columns = {name: tuple(record.get(name) for record in records) for name in names}
     trial = list(itertools.chain.from_iterable([t.name] * len(t.records) for t in trials))
+    if chooses:
+        columns["average"] = tuple(t.read_average(record) for t in trials for record in t.records)
     return {"trial": trial, **columns}
 
 
@@ -179,6 +189,7 @@ def _trial_record(entry: Entry, parameters: Sequence[Parameter]) -> dict[str, An
         "device": _printable(trial.device),
         "checkpoint": trial.checkpoints[-1] if trial.checkpoints else None,
         "error": _printable(trial.error),
+        "average": trial.chosen_average,
     }
 
 
@@ -213,6 +224,7 @@ def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, An
         "mean": row.test_mean,
         "sd": row.test_sd,
         **interval_columns(row.contrast),
+        "average": entry.trial.chosen_average,
     }
 
 
@@ -254,6 +266,7 @@ def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[
                     for of, values in metrics.items()
                     for name in MODEL_METRICS
                 },
+                "average": trial.average,
             }
         )
     return rows

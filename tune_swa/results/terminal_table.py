@@ -74,8 +74,8 @@ def averages_table(compared: Sequence[AverageContrast], what: Literal["average",
         table.add_column(heading, justify="right", overflow="fold")
     for c in compared:
         table.add_row(
-            Text(c.arm.label),
-            Text(c.average),
+            Text(c.arm.configuration),
+            Text(c.arm.name_average(c.average)),
             Text(f"{100 * c.accuracy.mean:.2f}"),
             color_gain(c.accuracy.interval.mean, MetricFormat("accuracy")).append(_mark_claim(c.accuracy)),
             Text(f"{c.nll.mean:.4f}"),

@@ -155,9 +155,11 @@ def _build_arm(
     return TestedArm(
         name=entry.name,
         kind=entry.kind,
-        label=experiment.format_label(params, swa=swa),
+        label=experiment.format_label(params, entry.average, swa=swa),
         params=params,
         roles=tuple(entry.roles),
         runs=done,
         missing=tuple(seed for seed in seeds if seed not in have),
+        average=entry.average,
+        configuration=experiment.format_label(params, swa=swa),
     )

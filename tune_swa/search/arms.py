@@ -21,22 +21,30 @@ SHARED_BASELINES, OTHER_BASELINES = 8, 3
 
 @dataclass(frozen=True)
 class Arm:
-    """A configuration that is run on fresh seeds."""
+    """A configuration that is run on fresh seeds, with its average where that was chosen among several."""
 
     name: str
     """Name of the search's trial that put it forward, or of an SWA trial followed by `-trunk`."""
     kind: Kind
     params: Params
     roles: tuple[str, ...]
+    average: str | None = None
+    """Label of the average that the search chose for it; None: it chose none."""
 
     @classmethod
     def from_event(cls, planned: PlannedArm) -> Arm:
         """An arm of a `race` or `confirm` event."""
-        return cls(planned.name, planned.kind, params_of(planned), tuple(planned.roles))
+        return cls(planned.name, planned.kind, params_of(planned), tuple(planned.roles), planned.average)
 
     def to_event(self) -> PlannedArm:
         """The arm as events record it."""
-        return PlannedArm(name=self.name, kind=self.kind, params=dict(self.params), roles=list(self.roles))
+        return PlannedArm(
+            name=self.name,
+            kind=self.kind,
+            params=dict(self.params),
+            roles=list(self.roles),
+            average=self.average,
+        )
 
 
 def max_baselines(experiment: Experiment) -> int:
@@ -66,9 +74,9 @@ def rank_searched(state: ExperimentState) -> list[TrialState]:
 
 
 def choose_swa(ranked: Iterable[TrialState], number: int, role: str = FINALIST) -> tuple[Arm, ...]:
-    """Return the best SWA configurations of the search."""
+    """Return the best SWA configurations of the search, each with its average where that is chosen, too."""
     chosen = [t for t in ranked if t.kind == "swa"][:number]
-    return tuple(Arm(t.name, t.kind, t.params, (role,)) for t in chosen)
+    return tuple(Arm(t.name, t.kind, t.params, (role,), t.chosen_average) for t in chosen)
 
 
 def choose_plain(ranked: Sequence[TrialState], number: int) -> tuple[Arm, ...]:

@@ -74,7 +74,7 @@ class Step:
         numbers = enumerate((arm, seed) for seed in self.seeds for arm in arms)
         for number, (arm, seed) in numbers:
             name = fresh_run_name(arm.name, self.stage, seed)
-            yield Suggestion(arm.kind, number, arm.params, self.stage, stage=self.stage, seed=seed, name=name)
+            yield Suggestion(arm.kind, number, arm.params, self.stage, self.stage, seed, name, arm.average)
 
     def to_event(self) -> Event:
         """Return the event that records it."""
@@ -360,7 +360,7 @@ def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int)
     everyone = rounds[0].arms
     arms = {arm.name: arm for arm in everyone}
     won = [arms[name] for name in halve_race(_race_scores(state, rounds, everyone, "swa"), top)]
-    swa = tuple(Arm(arm.name, arm.kind, arm.params, (FINALIST,)) for arm in won)
+    swa = tuple(replace(arm, roles=(FINALIST,)) for arm in won)
     # only what is clearly worse is not tested; of nll there is no variance between images to tell by
     images = state.header.data["val"] if state.header and state.objective.metric == "accuracy" else None
     best = keep_plain(_race_scores(state, rounds, everyone, "baseline"), len(everyone), images)

@@ -159,7 +159,8 @@ class Coordinator(EventRecorder):
 
     def add_trial(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
-        settings = self.experiment.run_settings(suggestion.kind, suggestion.params, suggestion.seed)
+        average = suggestion.average
+        settings = self.experiment.run_settings(suggestion.kind, suggestion.params, suggestion.seed, average)
         self.record_event(
             TrialSuggested(
                 trial=suggestion.trial,
@@ -171,6 +172,7 @@ class Coordinator(EventRecorder):
                 index=suggestion.index,
                 trunk=self.namer.name_trunk(settings),
                 first_average=settings.fork_epoch,
+                average=average,
             )
         )
 
@@ -221,7 +223,7 @@ class Coordinator(EventRecorder):
         if isinstance(event, TrialSuggested):
             params = self.state.trials[event.trial].params
             self.experiment.check_configuration(params, swa=event.kind == "swa")
-            self.experiment.run_settings(event.kind, params)
+            self.experiment.run_settings(event.kind, params, average=event.average)
         self._inform_planner(event)
         if isinstance(event, EpochReported):
             self._judge_epoch(self.state.trials[event.trial], event.record)

@@ -26,6 +26,8 @@ class Suggestion:
     """Seed of the training; None: the search's."""
     name: str = ""
     """Name of the trial; by default its kind and number."""
+    average: str | None = None
+    """Label of the average that leads; None: the search's."""
 
     @property
     def trial(self) -> str:

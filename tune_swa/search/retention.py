@@ -138,7 +138,7 @@ class Retention:
             if trial.kind == "swa" and self._experiment.merge:  # all, which a longer search merges anew
                 most = len(self._state.trials)
         else:
-            group, most = (trial.kind, params_key(trial.params)), 1
+            group, most = (trial.kind, params_key(trial.params), trial.average), 1
         best = self._best.setdefault(group, [])
         best.append(trial.name)
         best.sort(key=lambda name: self._state.objective.rank_trial(self._state.trials[name]))
@@ -162,7 +162,7 @@ class Retention:
         """List the weights in a trial's folder that its kept checkpoints name."""
         if not kept:
             return set()
-        settings = self._experiment.run_settings(trial.kind, trial.params, trial.seed)
+        settings = self._experiment.run_settings(trial.kind, trial.params, trial.seed, trial.average)
         span = settings.snapshot_span
         return select_snapshots(self._store.names(folder), kept, span) if span else set()
 

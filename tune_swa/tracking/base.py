@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tune_swa.config import Experiment, Value
+from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import SCALARS
 
 
@@ -39,6 +41,28 @@ class RunLogger(Protocol):
         """Return the first epoch that a started run lacks."""
 
 
-def select_scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return an epoch's numbers that trackers show, without those it does not have."""
-    return {name: record[name] for name in SCALARS if record.get(name) is not None}
+SCORES = ("accuracy", "nll", "ece")
+"""Fields of an average's scores that trackers show, under its label: `ema-2/accuracy`."""
+
+
+def select_scalars(record: Mapping[str, Any], trial: TrialState) -> dict[str, float]:
+    """Return an epoch's numbers that trackers show, without those it does not have.
+
+    Args:
+        record: of the epoch.
+        trial: which has the scores of its averages.
+    """
+    scalars = {name: record[name] for name in SCALARS if record.get(name) is not None}
+    for label, score in trial.scores.get(record["epoch"], {}).items():
+        scores = {name: score.get(name) for name in SCORES}
+        scalars |= {f"{label}/{name}": value for name, value in scores.items() if value is not None}
+    return scalars
+
+
+def describe_settings(trial: TrialState, experiment: Experiment) -> dict[str, Value]:
+    """Return what trackers show of a trial's settings."""
+    swa = trial.kind == "swa"
+    settings: dict[str, Value] = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed}
+    if trial.average is not None:
+        settings["average"] = trial.average
+    return settings | experiment.complete_configuration(trial.params, swa=swa)

@@ -11,7 +11,7 @@ from mlflow.entities import Metric
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from tune_swa.experiment.updates import SCALARS
-from tune_swa.tracking.base import TrackedRun, select_scalars
+from tune_swa.tracking.base import TrackedRun
 
 STORE = "mlflow.db"
 """Place of the runs in the experiment's folder, unless MLFLOW_TRACKING_URI is set."""
@@ -74,5 +74,5 @@ class MlflowRuns(MLflowLoggerCallback):
     def log_trial_result(self, iteration: int, trial: TrackedRun, result: dict[str, Any]) -> None:
         """Log an epoch in one request, with its own time; Ray's makes two requests for each number."""
         time = int(1000 * result["timestamp"])
-        metrics = [Metric(name, value, time, iteration) for name, value in select_scalars(result).items()]
+        metrics = [Metric(name, value, time, iteration) for name, value in result["scalars"].items()]
         self._client.log_batch(self._trial_runs[trial], metrics=metrics)

@@ -226,7 +226,12 @@ def _list_values(trial: TrialState, objective: Objective) -> list[float] | None:
 
 
 def _describe_end(trial: TrialState) -> dict[str, str]:
-    return {"status": trial.status} | ({"error": trial.error} if trial.error else {})
+    chosen = trial.chosen_average
+    return (
+        {"status": trial.status}
+        | ({"average": chosen} if chosen else {})
+        | ({"error": trial.error} if trial.error else {})
+    )
 
 
 def _label_trial(trial: TrialState, experiment: Experiment) -> str:

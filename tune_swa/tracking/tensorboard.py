@@ -18,12 +18,12 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from tune_swa.config import Experiment, Value, format_value
+from tune_swa.config import Experiment, format_value
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import TrialUpdate, UpdateCursor
 from tune_swa.results.provenance import restore_experiment
-from tune_swa.tracking.base import select_scalars
+from tune_swa.tracking.base import describe_settings, select_scalars
 
 FOLDER = "tensorboard"
 """Inside the experiment's folder; `tensorboard --logdir` takes it."""
@@ -114,7 +114,7 @@ def _make_events(update: TrialUpdate, experiment: Experiment) -> Iterator[Event]
         yield Event(wall_time=trial.suggested, file_version="brain.Event:2")
         yield _describe_settings(trial, experiment)
     for record, time in zip(trial.records[update.since :], trial.reported[update.since :], strict=True):
-        scalars = select_scalars(record)
+        scalars = select_scalars(record, trial)
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         yield Event(wall_time=time, step=record["epoch"], summary=Summary(value=values))
     if update.ends:
@@ -125,12 +125,9 @@ def _make_events(update: TrialUpdate, experiment: Experiment) -> Iterator[Event]
 
 def _describe_settings(trial: TrialState, experiment: Experiment) -> Event:
     """Return the trial's settings for the HPARAMS tab, which takes its results from the curves."""
-    swa = trial.kind == "swa"
-    settings: dict[str, Value] = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed}
-    settings |= experiment.complete_configuration(trial.params, swa=swa)
     about = HParamsPluginData()
     about.session_start_info.start_time_secs = trial.suggested or 0.0
-    for name, value in settings.items():
+    for name, value in describe_settings(trial, experiment).items():
         target = about.session_start_info.hparams[name]
         if isinstance(value, bool):
             target.bool_value = value

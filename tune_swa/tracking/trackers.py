@@ -20,7 +20,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.experiment.updates import UpdateCursor
 from tune_swa.text import first_line
-from tune_swa.tracking.base import RunLogger, TrackedRun, select_scalars
+from tune_swa.tracking.base import RunLogger, TrackedRun, describe_settings, select_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,11 @@ class TrackerThread:
             trial = update.trial
             new = slice(update.since, None)
             results = [
-                {"training_iteration": record["epoch"], "timestamp": time, **select_scalars(record)}
+                {
+                    "training_iteration": record["epoch"],
+                    "timestamp": time,
+                    "scalars": select_scalars(record, trial),
+                }
                 for record, time in zip(trial.records[new], trial.reported[new], strict=True)
             ]
             status = trial.status if update.ends else None
@@ -97,9 +101,9 @@ class TrackerThread:
             logger.warning("%s are not complete: they were too slow for the end of the search", self.what)
 
     def _describe_run(self, trial: TrialState, state: ExperimentState) -> TrackedRun:
-        params = self._experiment.complete_configuration(trial.params, swa=trial.kind == "swa")
-        config = {"kind": trial.kind, "stage": trial.stage, "seed": trial.seed} | {
-            name: format_value(value) if isinstance(value, tuple) else value for name, value in params.items()
+        config = {
+            name: format_value(value) if isinstance(value, tuple) else value
+            for name, value in describe_settings(trial, self._experiment).items()
         }
         begun = int(state.header.time if state.header else 0)
         name = self._experiment.name

@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 from ray.air.integrations.wandb import WandbLoggerCallback
 
-from tune_swa.tracking.base import TrackedRun, select_scalars
+from tune_swa.tracking.base import TrackedRun
 
 PROJECT = "tune_swa"
 """Unless WANDB_PROJECT says otherwise."""
@@ -61,7 +61,7 @@ class WandbRuns(WandbLoggerCallback):
         self._runs[trial] = wandb.init(**settings)
 
     def log_trial_result(self, iteration: int, trial: TrackedRun, result: dict[str, Any]) -> None:
-        self._runs[trial].log(select_scalars(result), step=iteration)
+        self._runs[trial].log(result["scalars"], step=iteration)
 
     def log_trial_end(self, trial: TrackedRun, failed: bool = False) -> None:
         self._runs.pop(trial).finish(exit_code=int(failed))

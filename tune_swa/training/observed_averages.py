@@ -15,9 +15,10 @@ from tune_swa.averaging.observers import Member, list_parameters, list_statistic
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.averaging.swa import Averaging
 from tune_swa.config import RunSettings, count_snapshots
+from tune_swa.training.average_choice import AverageChoice
 from tune_swa.training.likelihood import TrainingLikelihood
 from tune_swa.training.metrics import NonFiniteError, Predictions, evaluate_logits
-from tune_swa.training.records import AverageScore
+from tune_swa.training.records import AverageScore, EpochRecord
 from tune_swa.training.run_images import RunImages
 from tune_swa.training.scoring import Batches, MemberEvaluator
 from tune_swa.training.temperature import predict_calibrated
@@ -63,11 +64,25 @@ class ObservedAverages:
         self._leading: MemberEvaluator | None = None
         if settings.leader is not None and settings.leader.method != "swa":
             self._leading = MemberEvaluator(model, refresh, autocast)
+        self._choice: AverageChoice | None = None
+        if settings.chosen_by is not None:
+            self._choice = AverageChoice(settings, settings.chosen_by, model)
 
     @property
     def shipped_model(self) -> nn.Module | None:
-        """The leading average with its statistics, after an epoch; None: SWA or the live model leads."""
+        """The leading average with its statistics, after an epoch, or the one that was chosen; None: SWA or
+        the live model is shipped."""
+        if self._choice is not None and self._choice.model is not None:
+            return self._choice.model
         return None if self._leading is None else self._leading.scratch
+
+    @property
+    def _shipped_label(self) -> str | None:
+        return self._point_leader if self._choice is None else self._choice.label
+
+    def report_choice(self, record: EpochRecord) -> EpochRecord:
+        """Return what an epoch of the branch reports: its record, or that of the average that was chosen."""
+        return record if self._choice is None else self._choice.report_epoch(record)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
@@ -85,7 +100,10 @@ class ObservedAverages:
 
     @torch.no_grad()
     def prepare_leader(self) -> None:
-        """Load the leading average into `shipped_model` and refresh its statistics."""
+        """Load the leading average into `shipped_model` and refresh its statistics; it is shipped until
+        another one is chosen."""
+        if self._choice is not None:
+            self._choice.begin_epoch()
         if self._leading is not None:
             leader = self._observers[self.labels[0]]
             self._leading.load_refreshed(next(leader.members(final=False)))
@@ -103,7 +121,7 @@ class ObservedAverages:
     def score_averages(
         self, swa: Averaging | None, batches: Callable[[], Batches], leader: AverageScore, *, final: bool
     ) -> dict[str, AverageScore]:
-        """Score every average, by its label, in the order of the settings.
+        """Score every average, by its label, in the order of the settings, and choose one if one is chosen.
 
         Args:
             swa: SWA's own average; None: a baseline.
@@ -117,17 +135,21 @@ class ObservedAverages:
         """
         scores = {}
         for label in self.labels:
-            if label == self._point_leader:
-                scores[label] = leader
-                continue
-            begun = time.perf_counter()
-            if final:
-                self._finish_observer(label)
-            outputs, labels, members = self.compute_outputs(label, swa, batches, final=final)
-            found = evaluate_logits(outputs, labels)  # reads the device, so the clock is right
-            seconds = time.perf_counter() - begun
-            scores[label] = AverageScore(members, found.accuracy, found.nll, found.ece, seconds)
+            leads = label == self._point_leader
+            scores[label] = leader if leads else self._score_average(label, swa, batches, final=final)
+            if self._choice is not None:
+                self._choice.offer_average(label, scores[label], self._evaluator.scratch)
         return scores
+
+    def _score_average(
+        self, label: str, swa: Averaging | None, batches: Callable[[], Batches], *, final: bool
+    ) -> AverageScore:
+        begun = time.perf_counter()
+        if final:
+            self._finish_observer(label)
+        outputs, labels, members = self.compute_outputs(label, swa, batches, final=final)
+        found = evaluate_logits(outputs, labels)  # reads the device, so the clock is right
+        return AverageScore(members, found.accuracy, found.nll, found.ece, time.perf_counter() - begun)
 
     def _finish_observer(self, label: str) -> None:
         if label not in self._observers:
@@ -145,7 +167,7 @@ class ObservedAverages:
         Args:
             swa: SWA's own average; None: a baseline.
             batches: begins a pass over the images.
-            shipped: of the model to ship, which an average that leads is.
+            shipped: of the model to ship, which an average that leads, or was chosen, is.
             validation: the first so many of them are for the temperature, and are not predicted.
 
         Raises:
@@ -153,17 +175,19 @@ class ObservedAverages:
         """
         return {
             label: shipped
-            if label == self._point_leader
+            if label == self._shipped_label
             else predict_calibrated(*self.compute_outputs(label, swa, batches, final=True)[:2], validation)
             for label in self.labels
         }
 
     def state_dict(self) -> dict[str, Any]:
         """State of the observers, what they look back at, and the shipped model, if that is one of theirs."""
+        shipped = self.shipped_model
         return {
             "observers": {label: observer.state_dict() for label, observer in self._observers.items()},
             "snapshots": self._snapshots.state_dict(),
-            "shipped": None if self._leading is None else self._leading.scratch.state_dict(),
+            "shipped": None if shipped is None else shipped.state_dict(),
+            **({} if self._choice is None else {"chosen": self._choice.label}),
         }
 
     @torch.no_grad()
@@ -171,8 +195,10 @@ class ObservedAverages:
         self._snapshots.load_state_dict(state["snapshots"])
         for label, observer in self._observers.items():
             observer.load_state_dict(state["observers"][label])
-        if self._leading is not None:
-            self._leading.scratch.load_state_dict(state["shipped"])
+        if self._choice is not None:
+            self._choice.label = state["chosen"]
+        if self.shipped_model is not None:
+            self.shipped_model.load_state_dict(state["shipped"])
 
     def _refresh_once(self, label: str, members: Iterator[Member]) -> Iterator[Member]:
         """Keep the statistics of a finished run's members: the test images follow the validation images."""

@@ -26,9 +26,15 @@ class EpochRecord:
     eval_seconds: float
     images_per_second: float
     """Training images over `train_seconds`."""
+    average: str | None = None
+    """Label of the average that it reports, where the best of several is; else None."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As the journal has it: without an average that was not chosen."""
+        fields = asdict(self)
+        if self.average is None:
+            del fields["average"]
+        return fields
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,7 @@ class Run:
         """Epoch `self.epoch` of the live model alone, between `begin_epoch` and `finish_epoch`."""
         # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
         # of any batch size for both, which is slower
-        compiled = self.numerics.compile
-        self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self._forward = torch.compile(self.model, dynamic=False) if self.numerics.compile else self.model
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
         self.images = RunImages(
             settings, data, self.device, channels_last=self.numerics.channels_last, stream=stream_images
@@ -178,7 +177,7 @@ class Run:
                 bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
-        self.scores = self._score_averages()
+        self._score_averages(self.record)
         self.live_record = None
         self.epoch += 1
         return self.record
@@ -268,14 +267,16 @@ class Run:
         with self.numerics.autocast():
             refresh_bn(model, (images for images, _ in self.images.draw_batches("bn", epoch)))
 
-    def _score_averages(self) -> dict[str, AverageScore]:
-        """Score all averages, if that is due after this epoch."""
+    def _score_averages(self, record: EpochRecord) -> None:
+        """Score all averages, if that is due after this epoch, and report the best where one is chosen."""
+        self.scores = {}
+        if self.averages is None or self.live_record is None:
+            return
         last = self.epoch == self.settings.train.epochs - 1
-        due = last or self.epoch in self._score_epochs or self.settings.averaging.score == "every"
-        if self.averages is None or self.record is None or self.live_record is None or not due:
-            return {}
-        leader = score_leader(self.record, self.live_record)
-        return self.averages.score_averages(self.averaging, self.images.read_validation, leader, final=last)
+        if last or self.epoch in self._score_epochs or self.settings.averaging.score == "every":
+            leader, read = score_leader(record, self.live_record), self.images.read_validation
+            self.scores = self.averages.score_averages(self.averaging, read, leader, final=last)
+        self.record = self.averages.report_choice(record)
 
     def predict_test_images(self, *, refresh: bool = False) -> Predictions:
         """Predict the test images with the finished run's model; the temperature is fitted to the same model

@@ -215,7 +215,8 @@ class TrialSearcher(Searcher):
     def _settings(self, name: str) -> dict[str, Any]:
         """Return a trial's settings in the form sent to the worker."""
         trial = self.coordinator.state.trials[name]
-        settings = self.coordinator.experiment.run_settings(trial.kind, trial.params, trial.seed)
+        experiment = self.coordinator.experiment
+        settings = experiment.run_settings(trial.kind, trial.params, trial.seed, trial.average)
         return settings.model_dump(mode="json")
 
     def _go_out(self, trial_id: str, name: str | None) -> None:

@@ -26,12 +26,14 @@ def draw_averages(compared: Sequence[AverageContrast]) -> Figure:
     Args:
         compared: at least one.
     """
+    chosen = any(c.arm.average is not None for c in compared)
+    of = "the average that it chose for each configuration" if chosen else "the leading average"
     return _draw_contrasts(
         compared,
         "average",
         "Averages on fresh seeds",
         f"Every average of the same runs against the last model of {compared[0].against.label}, the best "
-        "plain training found. The verdict of the search is that of the leading average.",
+        f"plain training found. The verdict of the search is that of {of}.",
     )
 
 
@@ -76,7 +78,7 @@ def _draw_panels(compared: Sequence[AverageContrast]) -> go.Figure:
     for column, title in ((1, "accuracy, points"), (2, "nll, nats")):
         figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=column)
         figure.update_xaxes(title=title, automargin=True, zeroline=False, row=1, col=column)
-    names = [f"{c.average}<br>{c.arm.label}" for c in compared]
+    names = [f"{c.arm.name_average(c.average)}<br>{c.arm.configuration}" for c in compared]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, autorange="reversed", automargin=True
     )
@@ -103,7 +105,7 @@ def _add_difference(figure: go.Figure, found: Difference, row: int, column: int,
 def _tabulate_contrast(c: AverageContrast) -> list[object]:
     accuracy = c.accuracy
     return [
-        c.arm.label, c.average, len(c.repetitions), format_percent(accuracy.mean),
+        c.arm.configuration, c.arm.name_average(c.average), len(c.repetitions), format_percent(accuracy.mean),
         format_points(accuracy.interval.mean), format_range(accuracy.interval.low, accuracy.interval.high),
         f"{accuracy.p_value:.3g}", accuracy.outcome, *_tabulate_nll(c.nll), *_tabulate_nll(c.calibrated),
     ]  # fmt: skip

@@ -68,7 +68,7 @@ def _list_entrants(state: ExperimentState, compared: Comparison) -> list[_Entran
     tested = {arm.name for arm in look.arms} if look is not None and after else set()
     entrants = [
         _Entrant(
-            label=compared.experiment.format_label(params_of(arm), swa=arm.kind == "swa"),
+            label=compared.experiment.format_label(params_of(arm), arm.average, swa=arm.kind == "swa"),
             kind=arm.kind,
             values=values[arm.name],
             tested=arm.name in tested,

@@ -30,12 +30,15 @@ def tabulate_averages(trials: Iterable[TrialState]) -> Figure | None:
     if not rows:
         return None
     optimistic = any(str(row[2]).endswith("*") for row in rows)
+    shipped = (
+        "the average that was chosen" if any(t.chosen_average for t in scored) else "the leading average"
+    )
     note = " (*) Chooses its epochs on these images as well: its values are optimistic." if optimistic else ""
     return Figure(
         "search-averages",
         "Averages in the search",
         "Validation images, after the last epoch of the completed trials: means over trials, and of the "
-        "difference to what the trial ships (the leading average, or a baseline's last model). One seed, and "
+        f"difference to what the trial ships ({shipped}, or a baseline's last model). One seed, and "
         f"the images that chose the configurations: read it as a hint.{note}",
         None,
         ["trials", "number", "average", "validation %", "points", "of trials ahead", "nll", "nll difference"],

@@ -60,6 +60,13 @@ def draw_curves(compared: Comparison) -> Figure:
     if any(reported):
         figure.update_yaxes(range=focus_on_end(reported, 0.005 if written.is_nll else 0.5))
         text += " The range is that of the second half; a double click shows all of it."
+    first = (
+        next((record["average"] for record in swa.trial.records if "average" in record), None)
+        if swa
+        else None
+    )
+    if swa is not None and first is not None:
+        text += f" The model to ship is {first}, and where all averages were scored the best of them."
     return Figure(
         "curves",
         f"Validation {written.metric} by epoch",

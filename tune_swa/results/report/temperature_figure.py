@@ -29,8 +29,13 @@ class ScoredModel:
     """Metrics on the test images, of the runs that have a temperature; at least one."""
 
     @property
+    def configuration(self) -> str:
+        """The arm, with its chosen average where the model is of that."""
+        return self.arm.label if self.name == SHIPPED else self.arm.configuration
+
+    @property
     def title(self) -> str:
-        return self.arm.label if self.name == SHIPPED else f"{self.arm.label}, {self.name}"
+        return self.configuration if self.name == SHIPPED else f"{self.configuration}, {self.name}"
 
     def read_metric(self, metric: str) -> list[float]:
         """Return a metric of each run."""
@@ -117,7 +122,7 @@ def _draw_pairs(models: Sequence[ScoredModel]) -> go.Figure:
 
 def _tabulate_model(model: ScoredModel) -> list[object]:
     return [
-        model.arm.label, model.name, len(model.runs), model.format_mean("nll"),
+        model.configuration, model.name, len(model.runs), model.format_mean("nll"),
         model.format_mean("nll_calibrated"), model.format_mean("ece", scale=100, digits=2),
         model.format_mean("ece_calibrated", scale=100, digits=2), model.format_mean("brier"),
         model.format_mean("brier_calibrated"), model.format_mean("temperature", digits=2),
