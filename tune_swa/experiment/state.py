@@ -171,9 +171,9 @@ class ExperimentState:
             event.index,
             event.trunk,
             event.first_average,
-            event.average,
             suggested=event.time,
             session=self.sessions,
+            average=event.average,
         )
         self.trunks.setdefault(event.trunk, TrunkState()).trials.append(event.trial)
 

@@ -32,8 +32,6 @@ class TrialState:
     """Hash of everything that influences its epochs before averaging."""
     fork_epoch: int | None
     """Epoch of the first average (swa_start + 1; `first_average` in the journal), None for a baseline."""
-    average: str | None = None
-    """Label of the average that was chosen before, of a run on a fresh seed; None: none was."""
     status: Status = "running"
     records: list[EpochRecord] = field(default_factory=list)
     """Epoch records in the order of epochs; `records[i]["epoch"] == i`."""
@@ -59,6 +57,8 @@ class TrialState:
     """The last one in which it was suggested or started."""
     exhausted: float | None = None
     """The share of a GPU, in [0, 1], with which it failed for want of memory; 0: of the machine's memory."""
+    average: str | None = None
+    """Label of the average that was chosen before, of a run on a fresh seed; None: none was."""
 
     @property
     def next_epoch(self) -> int:
