@@ -24,6 +24,7 @@ from tune_swa.execution.training_thread import run_in_training_thread
 from tune_swa.execution.trial_checkpoints import (
     CheckpointSchedule,
     MachineError,
+    read_live_record,
     restore,
     save_checkpoint,
     write_state,
@@ -269,7 +270,9 @@ def _train(
         is_checkpoint = is_checkpoint and run.averages is None  # nor has it a baseline's averages
         if run.done or (schedule.is_due(run.epoch) and not is_checkpoint):
             with schedule.time_saving():
-                saved = save_checkpoint(run, context.store, folder, keep_all=context.keep_all)
+                saved = save_checkpoint(
+                    run, context.store, folder, keep_all=context.keep_all, taken_over=taken_over
+                )
         if run.done and config["test"]:  # before the report of the last epoch, which ends the trial
             report_test(run, probabilities=config["ensemble"])
         report_epoch(run, saved, state, taken_over=taken_over)
@@ -297,6 +300,7 @@ def _resume_run(
     name = config["trial"]
     folder, trunk = f"{CHECKPOINTS}/{name}", f"{TRUNKS}/{config['trunk']}"
     observes_trunk = run.averages is not None  # a baseline, whose averages no state of the trunk has
+    published = None
     try:
         restored = restore(
             run,
@@ -308,6 +312,12 @@ def _resume_run(
             recorded.checkpoints,
             () if observes_trunk else recorded.published,
         )
+        own = restored.checkpoint if (restored.checkpoint or "").startswith(f"{folder}/") else None
+        epoch = run.epoch - 1
+        if own is None:
+            published = run.record
+        elif recorded.epochs <= epoch and epoch in set(config["publish"]) - recorded.published:
+            published = read_live_record(context.store, trunk, epoch, run.device)
     except OSError as error:
         raise MachineError(
             f"{context.store.where}: checkpoints of {name} cannot be read now ({error}). If one of them "
@@ -321,9 +331,8 @@ def _resume_run(
         # the worker may have died between saving this epoch and reporting it
         if run.done and config["test"]:
             report_test(run, probabilities=config["ensemble"])
-        own = restored.checkpoint if restored.checkpoint.startswith(f"{folder}/") else None
-        report_epoch(run, own, None if own else run.record)
-        recorded.add_epoch(run.epoch - 1, own, published=own is None, keep_all=context.keep_all)
+        report_epoch(run, own, published, taken_over=restored.taken_over)
+        recorded.add_epoch(epoch, own, published=published is not None, keep_all=context.keep_all)
 
 
 def _open_dataset(context: TrialContext) -> Dataset:

@@ -14,6 +14,7 @@ from tune_swa.execution.snapshot_bank import fetch_snapshots, remove_snapshots, 
 from tune_swa.experiment.layout import KEPT_WHILE_RUNNING, epoch_of, state_name
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.records import EpochRecord
 from tune_swa.training.run import Run
 
 SAVING_SHARE = 0.02
@@ -56,10 +57,18 @@ class CheckpointSchedule:
         self._took = self._saved - begun
 
 
-def save_checkpoint(run: Run, store: Store, folder: str, *, keep_all: bool) -> str:
+def save_checkpoint(run: Run, store: Store, folder: str, *, keep_all: bool, taken_over: bool = False) -> str:
     """Save the state after the last epoch, remove what is too old, and return the file's name.
 
     The weights that averages look back at are written once, beside the checkpoints that name them.
+
+    Args:
+        run: of the trial.
+        store: holds the states.
+        folder: the trial's checkpoints.
+        keep_all: whether those before stay.
+        taken_over: whether the training of the epoch came with the trunk's state. A worker that dies before
+            it has reported the epoch leaves that to be reported from the checkpoint.
 
     Raises:
         MachineError: the disk refuses.
@@ -67,6 +76,8 @@ def save_checkpoint(run: Run, store: Store, folder: str, *, keep_all: bool) -> s
     name = state_name(folder, run.epoch - 1)
     with _blame_disk(store, folder):
         state = store_snapshots(run.state_dict(), store, folder)
+    if taken_over:
+        state["taken_over"] = True
     write_state(state, store, name)
     if not keep_all:
         with _blame_disk(store, folder):
@@ -105,6 +116,8 @@ class Restored:
     """The file's name in the store; None for a fresh start."""
     damaged: list[str]
     """Why newer checkpoints could not be used: a line for each, and one for those that are gone."""
+    taken_over: bool = False
+    """Whether the training of its last epoch came with the trunk's state."""
 
 
 @dataclass
@@ -116,6 +129,7 @@ class _Search:
     trunk: dict[int, str]
     """States of its trunk by epoch, known or listed."""
     found: str | None = None
+    taken_over: bool = False
     damaged: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     """Names from the journal under which there is nothing."""
@@ -167,7 +181,20 @@ def restore(
         if epoch > newest:
             store.remove(name)
     begins = epoch_of(search.found) if search.found else -1
-    return Restored(search.found, search.damaged + _describe_missing(search, store, folder, begins))
+    damaged = search.damaged + _describe_missing(search, store, folder, begins)
+    return Restored(search.found, damaged, search.taken_over)
+
+
+def read_live_record(store: Store, trunk: str, epoch: int, device: torch.device) -> EpochRecord | None:
+    """Read what the live model reported after an epoch from its trunk's state; None: that cannot be used.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    try:
+        return EpochRecord(**_load(store, state_name(trunk, epoch), device)["record"])
+    except checkpoints.CheckpointError:
+        return None
 
 
 def _find_states(
@@ -187,8 +214,9 @@ def _find_states(
 def _try_state(run: Run, store: Store, name: str, search: _Search, known: Collection[str]) -> None:
     """Load a state into the run, or note why that cannot be done."""
     try:
-        run.load_state_dict(fetch_snapshots(_load(store, name, run.device), store, name))
-        search.found = name
+        state = _load(store, name, run.device)
+        run.load_state_dict(fetch_snapshots(state, store, name))
+        search.found, search.taken_over = name, state.get("taken_over", False)
     except checkpoints.CheckpointError as error:
         if name in known and isinstance(error.__cause__, FileNotFoundError):
             search.missing.add(name)

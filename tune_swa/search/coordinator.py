@@ -177,16 +177,16 @@ class Coordinator(EventRecorder):
         )
 
     def take_over_trunk(self, name: str) -> bool:
-        """Give a trial that begins the epochs of its trunk that others trained.
+        """Give a trial that begins the epochs of its trunk that others trained, unless a session before did.
 
         Returns:
             Whether there is still something to do: it ends here if its trunk was found too low, or
             diverges before the trial leaves it.
         """
         trial = self.state.trials[name]
-        if self.sharing is None or trial.ended or trial.records:
+        if self.sharing is None or trial.ended or (trial.records and trial.attempts):
             return not trial.ended
-        epochs = self.sharing.count_shared_epochs(trial)
+        epochs = 0 if trial.records else self.sharing.count_shared_epochs(trial)
         diverged = self.sharing.find_divergence(trial.trunk, trial.fork_epoch)
         stopped: list[int] = []
         if epochs > 0:

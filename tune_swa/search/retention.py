@@ -13,7 +13,7 @@ from tune_swa.config import Experiment, params_key
 from tune_swa.experiment.events import CheckpointsRemoved, Event, Stage, TrunkCollected
 from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, select_snapshots, state_name
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.experiment.trial_state import TrialState
+from tune_swa.experiment.trial_state import TrialState, TrunkState
 from tune_swa.search.planner import Planner
 from tune_swa.search.trunk_sharing import TrunkSharing
 from tune_swa.storage import Store
@@ -92,14 +92,26 @@ class Retention:
         self.remove_stray_states()
 
     def remove_stray_states(self) -> None:
-        """Remove files in the trunk folders that are not published states. Nothing may be running."""
+        """Remove files in the trunk folders that are not published states. Nothing may be running.
+
+        A state may be one epoch ahead of the journal: its trial goes on from it, and has it recorded.
+        """
         with _tolerate_leftovers():
+            kept_any = False
             for trunk in self._store.folders(TRUNKS):
                 known = self._state.trunks.get(trunk)
-                epochs = known.published if known else ()
-                self._store.keep_only(f"{TRUNKS}/{trunk}", {state_name("", e)[1:] for e in epochs})
-            if not any(known.published for known in self._state.trunks.values()):
+                epochs = known.published | self._list_next_epochs(known) if known else set()
+                folder = f"{TRUNKS}/{trunk}"
+                kept = {state_name("", e)[1:] for e in epochs}.intersection(self._store.names(folder))
+                self._store.keep_only(folder, kept)
+                kept_any = kept_any or bool(kept)
+            if not kept_any:
                 self._store.keep_only(TRUNKS, set())
+
+    def _list_next_epochs(self, trunk: TrunkState) -> set[int]:
+        """The epochs that the trials of a trunk which have not ended report next."""
+        trials = (self._state.trials[name] for name in trunk.trials)
+        return {trial.next_epoch for trial in trials if not trial.ended}
 
     def _collect_trunk(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""
