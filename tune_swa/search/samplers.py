@@ -119,6 +119,7 @@ class SampledSource:
         self._storage = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(storage=self._storage, direction=direction)
         """The Optuna study that the sampler learns from."""
+        self._study_id = self._storage.get_study_id_from_name(self.study.study_name)
         self._numbers: dict[int, int] = {}  # our index to Optuna's trial number
         self._tried: set[tuple[tuple[str, Value], ...]] = set()
         self._size = count_space(parameters)
@@ -174,7 +175,8 @@ class SampledSource:
 
     def report_value(self, index: int, epoch: int, value: float) -> None:
         """Give the study the value of an epoch."""
-        trial_id = self._frozen_trial(index)._trial_id
+        number = self._numbers[index]  # `study.trials` would be a copy of the list, at every epoch
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_intermediate_value(trial_id, epoch, value)
 
     def finish_trial(self, index: int, status: str, value: float | None) -> None:
