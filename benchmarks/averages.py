@@ -1,12 +1,15 @@
-"""What averages cost that observe a run: in an epoch and in memory.
+"""What averages cost that observe a run: in an epoch, in memory, and in a whole search.
 
     python benchmarks/averages.py                       # 400 digits at 32 px, batch 64, one thread
-    python benchmarks/averages.py --rounds 8
+    python benchmarks/averages.py --rounds 8 --searches 5
 
 Runs that observe 1, 4 and 8 averages besides SWA's take turns in one process with a run that observes none:
 each trains the same epochs of its branch, and the first one changes from round to round. The processor's
 seconds stand beside the clock's, since other programs disturb them less. Memory is the peak of a process for
 each number.
+
+Then one search that observes four averages takes turns with four searches of one each, from the start of
+their processes to the end. All five train the same trials: the same grid and seeds, without early stopping.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, spread, table, where
+import pandas as pd
+from common import ROOT, spread, table, time_search, where
 
 IMAGES, SIZE, BATCH = 400, 32, 64
 OBSERVERS: list[dict[str, Any]] = [
@@ -37,6 +42,16 @@ OBSERVERS: list[dict[str, Any]] = [
 COUNTS = (0, 1, 4, 8)
 RUNGS = 3
 """At rungs, one epoch in so many is scored: of ten epochs two are rungs and one is the last."""
+
+FOUR: list[dict[str, Any]] = [
+    {"method": "swa"},
+    {"method": "ema", "horizon": 2},
+    {"method": "lawa", "last": 3},
+    {"method": "swag", "rank": 5},
+]
+"""Of the searches."""
+EPOCHS, START, RATES = 9, 3, (3e-4, 1e-3, 3e-3, 1e-2)
+CPUS = 2
 
 
 def build_run(observers: int) -> Any:
@@ -145,11 +160,58 @@ def count_bytes(state: Any) -> int:
     return sum(map(count_bytes, items))
 
 
+def run_search(averages: list[dict[str, Any]], seed: int) -> tuple[float, int]:
+    """Seconds of a search of four SWA trials and a baseline, and the epochs that it trained."""
+    space = {
+        "data": {"dataset": "digits", "image_size": SIZE, "train_images": IMAGES, "val_fraction": 0.25},
+        "train": {"epochs": EPOCHS, "batch_size": BATCH, "weight_decay": 1e-4, "seed": seed},
+        "averaging": {"anneal_epochs": 2, "score": "rungs"},
+        "averages": averages,
+        "space": {"lr": 1e-3, "swa_start": START, "swa_lr": {"choice": RATES}},
+        "search": {"sampler": "grid"},
+        "scheduler": {"asha": False},
+    }
+    seconds, folder, _ = time_search(space, CPUS)
+    trained = int(pd.read_parquet(folder / "trials.parquet").epochs_trained.sum())
+    shutil.rmtree(folder.parent)
+    return seconds, trained
+
+
+def measure_searches(rounds: int) -> None:
+    """Print what a search with four averages takes, against four searches with one each."""
+    one: list[tuple[float, int]] = []
+    four: list[list[tuple[float, int]]] = []
+    for turn in range(rounds):
+        for together in (turn % 2 == 0, turn % 2 == 1):
+            if together:
+                one.append(run_search(FOUR, turn))
+            else:
+                four.append([run_search([average], turn) for average in FOUR])
+    seconds = [sum(search[0] for search in searches) for searches in four]
+    rows = [["one search", one[0][1], spread([search[0] for search in one], " s"), "1"]]
+    for number, average in enumerate(FOUR):
+        alone = [searches[number] for searches in four]
+        ratios = [a[0] / b[0] for a, b in zip(alone, one, strict=True)]
+        rows.append([f"{average['method']} alone", alone[0][1], spread([a[0] for a in alone], " s"),
+                     spread(ratios)])  # fmt: skip
+    ratios = [a / b[0] for a, b in zip(seconds, one, strict=True)]
+    rows.append(
+        ["four searches", sum(search[1] for search in four[0]), spread(seconds, " s"), spread(ratios)]
+    )
+    methods = ", ".join(average["method"] for average in FOUR)
+    print(
+        f"A search with four averages ({methods}) against four with one each: {len(RATES)} SWA trials and a "
+        f"baseline of {EPOCHS} epochs, {CPUS} at a time; a new seed for every round.\n"
+    )
+    print(table(["", "epochs trained", "clock", "times one search, by rounds"], rows))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each kind")
+    parser.add_argument("--searches", type=int, default=3, help="rounds of five searches; 0: none")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory is not None:
@@ -159,3 +221,6 @@ if __name__ == "__main__":
         measure_epochs(given.rounds)
         print(flush=True)
         measure_memory()
+        if given.searches:
+            print(flush=True)
+            measure_searches(given.searches)

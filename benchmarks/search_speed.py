@@ -16,14 +16,12 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import ROOT, spread, table, where
+from common import ROOT, spread, table, time_search, where
 
 DATA = {"dataset": "digits", "image_size": 32, "train_images": 400, "val_fraction": 0.25}
 ANNEAL = 3
@@ -48,19 +46,6 @@ def peer(name: str, given: dict[str, Any]) -> tuple[float, Any]:
     if result.returncode:
         sys.exit(f"{name}: {result.stdout}{result.stderr}")
     return seconds, json.loads(result.stdout.splitlines()[-1])
-
-
-def ours(space: dict[str, Any], cpus: int) -> tuple[float, Path, float]:
-    """Run our search; seconds from outside, its folder, and when it began (seconds since 1970)."""
-    folder = Path(tempfile.mkdtemp(prefix="search-speed-"))
-    (folder / "space.yaml").write_text(json.dumps({"name": "speed", **space}))  # JSON is YAML
-    began, begun = time.time(), time.perf_counter()
-    subprocess.run(
-        [sys.executable, str(ROOT / "run_search.py"), "--space", str(folder / "space.yaml"), "--gpus", "0",
-         "--cpus", str(cpus), "--results-dir", str(folder), "--quiet", "--no-confirm"],
-        check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    return time.perf_counter() - begun, folder / "speed", began
 
 
 def space_file(epochs: int, space: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -128,7 +113,7 @@ def grid(repeat: int, cpus: int, epochs: int) -> None:
     mine, theirs, trained, bounds, waits = [], [], [], [], []
     loop: list[float] = []
     for _ in range(repeat):
-        seconds, folder, _ = ours(space, cpus)
+        seconds, folder, _ = time_search(space, cpus)
         trials = pd.read_parquet(folder / "trials.parquet")
         events = [json.loads(line) for line in (folder / "journal.jsonl").open()]
         mine.append(seconds)
@@ -185,7 +170,7 @@ def tpe(seeds: int, cpus: int, epochs: int, trials: int, grace: int) -> None:
             search={"sampler": "tpe", "trials": trials, "seed": seed},
         )
         space["train"]["seed"] = 0
-        seconds, folder, began = ours(space, cpus)
+        seconds, folder, began = time_search(space, cpus)
         events = [json.loads(line) for line in (folder / "journal.jsonl").open()]
         hits = [
             e["time"] - began for e in events if e["event"] == "epoch" and e["record"]["accuracy"] >= target
