@@ -75,13 +75,15 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     (SWA, listed("[{method: swad, ratio: 0}]"), "averages.0.ratio: 0", "a number greater than 0", listed("[{method: swad, ratio: 0.1}]")),
     # ------------------------------------------------------------------- what the space is short of
     (SWA, listed("[{method: lawa, last: 10}]"), "averages.0.last: 10: last needs 10 models", "give last 9 or less", listed("[{method: lawa, last: 9}]")),
-    (SWA, listed("[{method: swag}]"), "rank needs 20 models, but with swa_start 10 of 20 epochs 9 are averaged", "give rank 9 or less", listed("[{method: swag, rank: 9}]")),
+    (SWA, listed("[{method: swag}]"), "averages.0: rank is 20 by default and needs 20 models, but with swa_start 10 of 20 epochs 9 are averaged", "give rank 9 or less", listed("[{method: swag, rank: 9}]")),
     (SWA, listed("[{method: swag, rank: 1}]"), "averages.0: rank 1", "give 2 or more, or diagonal: true", listed("[{method: swag, diagonal: true}]")),
     (SWA, listed("[{method: swag, rank: 4, diagonal: true}]"), "averages.0: rank 4", "take one of the two out", listed("[{method: swag, rank: 4}]")),
     # ------------------------------------------------------------------------------- baselines
-    (PLAIN, plain("[{method: swa}]"), "f.yaml:10: baseline.averages", "list ema or lawa", plain("[{method: lawa}]")),
-    (PLAIN, plain("[{method: swag, rank: 3}]"), "baseline.averages", "list ema or lawa", plain("[{method: ema}]")),
-    (PLAIN, plain("[{method: lawa, last: 30}]"), "baseline.averages.0.last: 30", "a baseline has 20 (train.epochs); give 20 or less", plain("[{method: lawa, last: 20}]")),
+    (PLAIN, plain("[{method: swa}]"), "f.yaml:10: baseline.averages", "list ema, power_ema, lawa or swad", plain("[{method: lawa}]")),
+    (PLAIN, plain("[{method: swag, rank: 3}]"), "baseline.averages", "list ema, power_ema, lawa or swad", plain("[{method: ema}]")),
+    (PLAIN, plain("[{method: subspace}]"), "baseline.averages", "list ema, power_ema, lawa or swad", plain("[{method: power_ema}]")),
+    (PLAIN, plain("[{method: swa}, {method: ema}]"), "baseline.averages", "list ema, power_ema, lawa or swad", plain("[{method: swad}]")),
+    (PLAIN, plain("[{method: lawa, last: 30}]"), "baseline.averages.0.last: 30", "a baseline has 20 (train.epochs); give last 20 or less", plain("[{method: lawa, last: 20}]")),
     (PLAIN, plain("[{method: emma}]"), "baseline.averages.0", "expected one of", plain("[{method: ema}]")),
     (PLAIN, plain("[{method: ema, horizons: 3}]"), "baseline.averages.0.horizons", "Did you mean horizon?", plain("[{method: ema, horizon: 3}]")),
     # ------------------------------------------------------------------- ensembles, objective, tails

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tune_swa.config import Experiment, RunSettings, count_snapshots, yaml_file
+from tune_swa.config.averages import EmaAverage, PowerEmaAverage, check_averages
 from tune_swa.errors import RequestError
 from tune_swa.execution.dry_run import _checkpoint_bytes
 from tune_swa.execution.gpu_share import largest_workload
@@ -38,8 +40,8 @@ def read_space(
 @pytest.mark.parametrize(
     ("average", "swa_start", "message", "ways"),
     [
-        (SWAG, RANGE, "averages.0: 20: rank needs 20 models, but with swa_start 15 of 20 epochs 4 are "
-         "averaged; give rank 4 or less", [({"rank": 4}, RANGE)]),
+        (SWAG, RANGE, "averages.0: rank is 20 by default and needs 20 models, but with swa_start 15 of 20 "
+         "epochs 4 are averaged; give rank 4 or less", [({"rank": 4}, RANGE)]),
         ({**SWAG, "rank": 12}, {"choice": [3, 9, 8]}, "averages.0.rank: 12: rank needs 12 models, but with "
          "swa_start 9 of 20 epochs 10 are averaged; give rank 10 or less, or an swa_start of at most 7",
          [({"rank": 10}, 9), ({}, 7)]),
@@ -49,6 +51,12 @@ def read_space(
          "averaged; give an swa_start of at most 17", [({}, 17)]),
         ({**SWAG, "rank": 5}, 0.8, "with swa_start 16 of 20 epochs 3 are averaged; give rank 3 or less, or "
          "an swa_start of at most 14", [({"rank": 3}, 0.8), ({}, 14)]),
+        ({"method": "lawa"}, RANGE, "averages.0: last is 5 by default and needs 5 models, but with swa_start "
+         "15 of 20 epochs 4 are averaged; give last 4 or less, or an swa_start of at most 14",
+         [({"last": 4}, RANGE), ({}, {"int": [5, 14]})]),
+        ({"method": "subspace"}, RANGE, "averages.0: rank is 5 by default and needs 6 models, but with "
+         "swa_start 15 of 20 epochs 4 are averaged; give rank 3 or less, or an swa_start of at most 13",
+         [({"rank": 3}, RANGE), ({}, {"int": [5, 13]})]),
         ({"method": "lawa", "last": 12}, RANGE, "averages.0.last: 12: last needs 12 models, but with "
          "swa_start 15 of 20 epochs 4 are averaged; give last 4 or less, or an swa_start of at most 7",
          [({"last": 4}, RANGE), ({}, {"int": [5, 7]})]),
@@ -102,10 +110,12 @@ def test_models_of_cycles(tmp_path: Path) -> None:
 
 
 def test_averages_of_a_baseline(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="last needs 21 models, but a baseline has 20 .*; give 20 or less"):
+    with pytest.raises(
+        RequestError, match="last needs 21 models, but a baseline has 20 .*; give last 20 or less"
+    ):
         read_space(tmp_path, [], baseline=[{"method": "lawa", "last": 21}])
     read_space(tmp_path, [], baseline=[{"method": "lawa", "last": 20}])
-    with pytest.raises(RequestError, match="a baseline has no SWA phase; list ema or lawa"):
+    with pytest.raises(RequestError, match="a baseline has no SWA phase; list ema, power_ema, lawa or swad"):
         read_space(tmp_path, [], baseline=[{**SWAG, "rank": 3}])
 
 
@@ -176,3 +186,16 @@ def test_models_that_averages_look_back_at(tmp_path: Path) -> None:
         [{**SWAG, "diagonal": True}],
     ]
     assert [count_snapshots(read_space(tmp_path, averages).averages) for averages in lists] == [0, 4, 0]
+
+
+def test_names_tell_averages_apart_by_every_digit() -> None:
+    above = math.nextafter(2.0, 3.0)
+    averages = check_averages(
+        [EmaAverage(method="ema", horizon=horizon) for horizon in (2, above, 2.0000001, 2e6, 2e6 + 0.1, 2e-9)]
+        + [PowerEmaAverage(method="power_ema", length=length) for length in (0.1, math.nextafter(0.1, 1))]
+    )
+    labels = [average.label for average in averages]
+    assert labels[:3] == ["ema-2", f"ema-{above!r}", "ema-2.0000001"]
+    assert len({*labels}) == len(labels)
+    with pytest.raises(ValueError, match="ema-2 is listed twice"):
+        check_averages([EmaAverage(method="ema", horizon=2), EmaAverage(method="ema", horizon=2.0)])

@@ -69,5 +69,5 @@ def test_one_model_has_no_rank_to_lower_to(tmp_path: Path) -> None:
 
 
 def test_a_baseline_has_no_such_mean(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="a baseline has no SWA phase; list ema or lawa"):
+    with pytest.raises(RequestError, match="a baseline has no SWA phase; list ema, power_ema, lawa or swad"):
         read_space(tmp_path, "baseline: {averages: [{method: subspace}]}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -233,6 +233,15 @@ AverageSpec: TypeAlias = Annotated[
     Field(discriminator="method"),
 ]
 """Settings of an average."""
+
+AROUND_SWA = ("swa", "swag", "subspace")
+"""Methods whose mean is SWA's: they need the epochs after a fork."""
+
+
+def name_methods() -> list[str]:
+    """Return the names of all methods, in the order of their types."""
+    types = get_args(get_args(AverageSpec)[0])
+    return [name for each in types for name in get_args(each.model_fields["method"].annotation)]
 
 
 def check_averages(averages: Sequence[AverageSpec]) -> tuple[AverageSpec, ...]:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from tune_swa.config.arithmetic import ArithmeticSpec, check_arithmetic
-from tune_swa.config.averages import AverageSpec, check_averages
+from tune_swa.config.averages import AROUND_SWA, AverageSpec, check_averages, name_methods
 from tune_swa.config.settings_model import Settings
 
 
@@ -267,8 +267,10 @@ class BaselineSpec(Settings):
     @field_validator("averages", mode="after")
     @classmethod
     def _none_needs_constant_rate(cls, value: tuple[AverageSpec, ...]) -> tuple[AverageSpec, ...]:
-        if any(average.method in ("swa", "swag", "subspace") for average in value):  # around SWA's mean
-            raise ValueError("a baseline has no SWA phase; list ema or lawa, or search swa_start")
+        if any(average.method in AROUND_SWA for average in value):
+            allowed = [name for name in name_methods() if name not in AROUND_SWA]
+            names = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+            raise ValueError(f"a baseline has no SWA phase; list {names}, or search swa_start")
         return value
 
     @model_validator(mode="after")

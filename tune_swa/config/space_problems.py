@@ -106,21 +106,21 @@ def check_averages(spec: SpaceFile, parameters: list[Parameter], constants: Para
         field, needed, beyond = _count_needed(average)
         if needed > models:
             most = models - beyond if models > 1 else None
-            yield SpaceProblem(
-                f"{field} needs {needed} models, but with swa_start {latest} of {epochs} epochs{cycles} "
-                f"{models} {'is' if models == 1 else 'are'} averaged; "
-                f"{_advise_length(field, most, epochs - 2 - (needed - 1) * cycle)}",
-                needed - beyond,
-                ("averages", index, field),
+            yield _name_shortage(
+                average,
+                f"with swa_start {latest} of {epochs} epochs{cycles} {models} "
+                f"{'is' if models == 1 else 'are'} averaged",
+                _advise_length(field, most, epochs - 2 - (needed - 1) * cycle),
+                ("averages", index),
             )
     for index, average in enumerate(spec.baseline.averages):
         field, needed, _ = _count_needed(average)
         if needed > epochs:
-            yield SpaceProblem(
-                f"{field} needs {needed} models, but a baseline has {epochs} (train.epochs); "
-                f"give {epochs} or less",
-                needed,
-                ("baseline", "averages", index, field),
+            yield _name_shortage(
+                average,
+                f"a baseline has {epochs} (train.epochs)",
+                f"give {field} {epochs} or less",
+                ("baseline", "averages", index),
             )
 
 
@@ -155,6 +155,18 @@ def _count_needed(average: AverageSpec) -> tuple[str, int, int]:
     if average.method == "subspace":  # the first model is the mean: it has no deviation
         return "rank", average.rank + 1, 1
     return "method", 1, 0
+
+
+def _name_shortage(average: AverageSpec, have: str, advice: str, loc: Loc) -> SpaceProblem:
+    """Say that an average needs more models than there are; of a default, which the file does not have, its
+    value too."""
+    field, needed, beyond = _count_needed(average)
+    value = needed - beyond
+    if field in average.model_fields_set:
+        return SpaceProblem(f"{field} needs {needed} models, but {have}; {advice}", value, (*loc, field))
+    return SpaceProblem(
+        f"{field} is {value} by default and needs {needed} models, but {have}; {advice}", loc=loc
+    )
 
 
 def _advise_length(field: str, most: int | None, latest: int) -> str:
