@@ -53,3 +53,6 @@ def test_the_model_of_the_lowest_nll_is_handed_over(tmp_path: Path) -> None:
     assert best.delta_vs_baseline == gain > 0
     assert f"nll {gain:.4f} lower on" in " ".join(result.stdout.split())
     assert "lower vs baseline" in result.stdout  # the line of the trial as it ended
+    # by which the race would tell whether plain training is clearly worse
+    events = [json.loads(line) for line in (folder / "journal.jsonl").open()]
+    assert all(event["record"]["nll_sd"] > 0 for event in events if event["event"] == "epoch")

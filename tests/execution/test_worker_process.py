@@ -41,6 +41,22 @@ def test_all_trials_of_a_process_are_trained_in_one_thread(
     assert run_in_training_thread(threading.get_ident) == used[0]
 
 
+def test_the_deviation_of_nll_is_all_that_asking_for_it_adds(worker: Worker) -> None:
+    """Also of the last epoch, where it was saved but not reported before a kill."""
+    worker.train()
+    plain = facts(worker)
+    assert all("nll_sd" not in record for record in plain)
+    worker.messages.clear()
+    worker.train(trial="swa-0001", nll_sd=True)
+    spread = facts(worker)
+    assert all(record["nll_sd"] > 0 for record in spread)
+    assert [{k: v for k, v in record.items() if k != "nll_sd"} for record in spread] == plain
+    saved = [message["checkpoint"] for message in worker.messages if message["event"] == "epoch"]
+    worker.messages.clear()
+    worker.train(trial="swa-0001", nll_sd=True, recorded_epochs=2, checkpoints=saved[:2])
+    assert facts(worker) == spread[2:]
+
+
 @pytest.mark.parametrize(
     "error", [SystemExit(0), SystemExit(3), KeyboardInterrupt(), ValueError("x")], ids=repr
 )

@@ -206,7 +206,7 @@ def test_a_trial_after_one_that_exhausted_the_memory(
         config = {
             "trial": name, "settings": RunSettings(lr=1e-3, train=train).model_dump(mode="json"),
             "trunk": name, "gpus": gpus, "recorded_epochs": 0, "checkpoints": [], "published": [],
-            "publish": [], "test": False, "score": [], "ensemble": False,
+            "publish": [], "test": False, "score": [], "ensemble": False, "nll_sd": False,
         }  # fmt: skip
         trainable.train_trial(config, context)
         return [message["event"] for message in reports]

@@ -52,6 +52,7 @@ class Worker:
             "trunk": "t",
             "publish": [],
             "score": [],
+            "nll_sd": False,
             "ensemble": False,
             "published": [],
             "gpus": 0.0,

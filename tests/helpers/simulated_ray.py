@@ -84,6 +84,8 @@ class Driver:
         self._asked = 0
         self._ids: dict[str, str] = {}
         self.nll = 1.0
+        self.nll_sd: float | None = None
+        """Between validation images; None: not reported."""
 
     def suggest(self) -> dict[str, Any] | None:
         """The next trial; None if it has to wait. A worker that only warms up is at once done."""
@@ -110,6 +112,8 @@ class Driver:
             "n_averaged": averaged, "train_seconds": 1.0, "bn_seconds": 0.0, "eval_seconds": 0.0,
             "images_per_second": 1.0,
         }  # fmt: skip
+        if self.nll_sd is not None:
+            record["nll_sd"] = self.nll_sd
         unaveraged = averaged <= 1 and epoch in config["publish"] and epoch not in config["published"]
         self.coordinator.record_epoch(
             trial.name, record, None, taken_over=epoch in config["published"] and averaged == 1,

@@ -113,6 +113,27 @@ def test_the_truly_best_arm_is_hardly_ever_dropped() -> None:
     assert dropped[:, 0].mean() <= 1.5 * DROP_LEVEL
 
 
+@pytest.mark.parametrize(("shape", "scale"), [(0.3, 0.4), (0.1, 1.0)])
+def test_the_arm_of_the_lowest_nll_is_hardly_ever_dropped(shape: float, scale: float) -> None:
+    """As above with losses of images: most are near 0, a few are large."""
+    drawn = np.random.default_rng(3)
+    images = drawn.gamma(shape, scale, (1000, 8, 300))
+    runs = drawn.normal(images.mean(2, keepdims=True), 0.01, (1000, 8, 5))
+    dropped = find_clearly_worse(-runs.mean(2), runs.var(2, ddof=1), 5, 300, images.var(2, ddof=1))
+    assert dropped.mean() <= 1.5 * DROP_LEVEL
+
+
+def test_what_differs_between_images_decides_what_is_clear() -> None:
+    """Two arms, no spread between seeds: the normal test of two independent means."""
+    runs = {"a": {1: -0.2, 2: -0.2}, "b": {1: -0.5, 2: -0.5}}
+    error = 0.3 / stats.norm.isf(DROP_LEVEL)  # of the difference, at which it is just clear
+    for factor, kept in ((0.99, ("a",)), (1.01, ("a", "b"))):
+        variance = 100 * (factor * error) ** 2 / 2
+        assert keep_plain(runs, 8, 100, {"a": variance, "b": variance}) == kept
+    assert keep_plain(runs, 8, 100, {"a": 0.0, "b": np.nan}) == ("a", "b")
+    assert keep_plain(runs, 8, 100, {"a": np.nan, "b": 0.0}) == ("a", "b")
+
+
 def test_hopeless_arms_are_dropped_and_close_ones_are_kept() -> None:
     scores = {
         "best": {1: 0.90, 2: 0.91, 3: 0.90},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,12 @@ def experiment(**changes: Any) -> Experiment:
 class NllDriver(Driver):
     """Plays Ray to a search whose accuracies say the opposite of its nll."""
 
+    spreads: Mapping[str, float] = {}
+    """Between validation images, by the trial's kind; none: not reported, as by older versions."""
+
     def epoch(self, config: dict[str, Any]) -> int:
-        self.nll = nll_of(self.coordinator.state.trials[config["trial"]])
+        trial = self.coordinator.state.trials[config["trial"]]
+        self.nll, self.nll_sd = nll_of(trial), self.spreads.get(trial.kind)
         self.accuracy = lambda trial: min(1.0, self.nll / 10)
         return super().epoch(config)
 
@@ -164,6 +169,25 @@ def test_race_finalists_and_baselines_are_chosen_by_nll(tmp_path: Path) -> None:
     assert [arm.params["lr"] for arm in plain] == [1e-3, 1e-2]
     handed = best_trial(state)
     assert handed is None or handed.params == finalist.params
+
+
+@pytest.mark.parametrize(
+    ("spreads", "tested"),
+    [
+        ({"baseline": 0.5}, [1e-3]),  # of three images: sqrt(2 x 0.25 / 3) = 0.41, and the other is 2 higher
+        ({"baseline": 2.0}, [1e-3, 1e-2]),
+        ({"swa": 0.5}, [1e-3, 1e-2]),
+        ({"baseline": 0.0}, [1e-3]),
+    ],
+)
+def test_the_race_drops_a_baseline_whose_nll_is_clearly_higher(
+    spreads: dict[str, float], tested: list[float], tmp_path: Path
+) -> None:
+    confirm = {"top": 1, "seeds": 2, "race": {"configurations": 4, "seeds": 2}}
+    driver = NllDriver(experiment(confirm=confirm), tmp_path, 1, confirm=True)
+    driver.spreads = spreads
+    _, *plain = run_all(driver).confirmations[0].arms
+    assert [arm.params["lr"] for arm in plain] == tested
 
 
 def test_the_checkpoints_that_stay_are_those_of_the_lowest_nll() -> None:

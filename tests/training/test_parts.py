@@ -94,6 +94,17 @@ def test_metrics_by_hand() -> None:
     assert found.ece == pytest.approx((0.3 + 0.2 + 0.4 + 0.9) / 4, rel=1e-5)
 
 
+def test_the_deviation_between_images_is_there_where_it_is_asked_for() -> None:
+    logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(3)) * 4
+    labels = torch.arange(40) % 3
+    plain, spread = evaluate_logits(logits, labels), evaluate_logits(logits, labels, spread=True)
+    losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none").numpy()
+    assert plain.nll_sd is None
+    assert spread.nll_sd == pytest.approx(losses.std(ddof=1), rel=1e-6)
+    assert {**spread.as_dict(), "nll_sd": None} == {**plain.as_dict(), "nll_sd": None}
+    assert evaluate_logits(logits[:1], labels[:1], spread=True).nll_sd is None
+
+
 def reference_ece(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
     total = 0.0
     index = np.minimum((confidence * bins).astype(int), bins - 1)

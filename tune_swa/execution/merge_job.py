@@ -41,7 +41,7 @@ def compute_merge(run: Run, job: dict[str, Any], store: Store) -> None:
     file = f"{MERGES}/{job['rule']}-{job['trunk']}.pt"
     write_state({"model": weights}, store, file)
     tried = [
-        {"trial": trial, **vars(step.score), "kept": step.kept}
+        {"trial": trial, **step.score.as_dict(), "kept": step.kept}
         for trial, step in zip(job["candidates"][1:], soup.tried, strict=True)
     ]
     report_message(event="merged", tried=tried, file=file)

@@ -290,6 +290,7 @@ def _build_run(config: dict[str, Any], context: TrialContext, *, stream_images: 
         stream_images=stream_images or not _holds_images(data, context, limit),
         score_epochs=config["score"],
         all_draws=config["test"],
+        record_spread=config["nll_sd"],
     )
 
 

@@ -34,6 +34,7 @@ class EpochFields(TypedDict, total=False):
     train_loss: Number | None
     live_accuracy: Share | None
     nll: Number | None
+    nll_sd: Annotated[float, Meta(ge=0, le=3.5e38)] | None
     ece: Number | None
     n_averaged: Count | None
     train_seconds: Seconds | None

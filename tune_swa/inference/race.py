@@ -82,40 +82,55 @@ def halve_race(scores: Mapping[str, Mapping[int, float]], keep: int) -> tuple[st
 
 
 def keep_plain(
-    scores: Mapping[str, Mapping[int, float]], most: int, images: int | None = None
+    scores: Mapping[str, Mapping[int, float]],
+    most: int,
+    images: int | None = None,
+    image_variances: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
     """Return the plain arms that go on to the test images, best first: all that are not clearly worse.
 
     Clearly worse is an arm whose mean lies further below the best than a one-sided t-test at DROP_LEVEL
-    (Bonferroni over the arms) allows for. The variance of a mean accuracy is that of its seeds plus that
-    of the validation images, for which p (1 - p) / images is used: which images are wrong is not known
-    here, and two arms that err on the same images differ by less. So few validation images drop hardly
-    any arm. The degrees of freedom are Satterthwaite's (1946).
+    (Bonferroni over the arms) allows for. The variance of a mean score is that of its seeds plus that of
+    the validation images, for which that of one run's images is used, of accuracies p (1 - p) / images:
+    how each image fares is not known here, and two arms that err on the same images differ by less. So
+    few validation images drop hardly any arm. The degrees of freedom are Satterthwaite's (1946).
 
     Args:
-        scores: validation accuracy of each plain arm (0 to 1) by seed; without `images` any score.
+        scores: validation score of each plain arm by seed, higher is better.
         most: arms that are kept at most.
-        images: validation images; None: the images' part of the variance is unknown, as it is where the
-            scores are no accuracies, and only `most` limits.
+        images: validation images; None: the images' part of the variance is unknown, and only `most`
+            limits.
+        image_variances: of one image's score, for each arm; nan where unknown, and then the arm is not
+            dropped. None: the scores are accuracies (0 to 1), whose variance follows from them.
     """
     order = halve_race(scores, most)
     if images is None or not order:
         return order
     runs = [np.array(list(scores[name].values())) for name in order]
     spreads = [float(np.var(r, ddof=1)) if len(r) > 1 else math.nan for r in runs]
-    worse = find_clearly_worse([r.mean() for r in runs], spreads, [len(r) for r in runs], images)
+    one_image = None if image_variances is None else [image_variances[name] for name in order]
+    seeds = [len(r) for r in runs]
+    worse = find_clearly_worse([r.mean() for r in runs], spreads, seeds, images, one_image)
     return tuple(name for name, dropped in zip(order, worse, strict=True) if not dropped)
 
 
-def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike, images: int) -> Any:
+def find_clearly_worse(
+    means: ArrayLike,
+    variances: ArrayLike,
+    seeds: ArrayLike,
+    images: int,
+    image_variances: ArrayLike | None = None,
+) -> Any:
     """Find the arms that are clearly worse than the best one (`keep_plain`), in many races at once.
 
     Args:
-        means: shape (..., P), mean accuracy of each arm; -inf for one that does not take part.
-        variances: shape (..., P), of its accuracy between seeds; nan where unknown, and then it is not
+        means: shape (..., P), mean score of each arm; -inf for one that does not take part.
+        variances: shape (..., P), of its score between seeds; nan where unknown, and then it is not
             dropped.
         seeds: number of its seeds, of a shape that goes with these.
         images: validation images.
+        image_variances: shape (..., P), of one image's score; nan where unknown, and then it is not
+            dropped. None: p (1 - p), as of accuracies.
 
     Returns:
         Shape (..., P), bool; False for the best arm, and for one that does not take part.
@@ -124,10 +139,11 @@ def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike,
     part = np.isfinite(mean)
     best = np.expand_dims(mean.argmax(axis=-1), -1)
     level = DROP_LEVEL / np.maximum(1, part.sum(axis=-1, keepdims=True) - 1)
-    accuracy = np.where(part, mean, 0.5)
+    score = np.where(part, mean, 0.5)
     count = np.broadcast_to(count, mean.shape)
     by_seeds = np.asarray(variances, dtype=np.float64) / count
-    by_images = accuracy * (1 - accuracy) / images
+    by_image = score * (1 - score) if image_variances is None else np.asarray(image_variances)
+    by_images = np.broadcast_to(by_image, mean.shape) / images
 
     def add_best(values: Any) -> Any:
         return values + np.take_along_axis(values, best, -1)
@@ -136,7 +152,7 @@ def find_clearly_worse(means: ArrayLike, variances: ArrayLike, seeds: ArrayLike,
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = variance**2 / add_best(by_seeds**2 / (count - 1))
         critical = scipy.stats.t.isf(level, np.where(np.isnan(degrees), np.inf, degrees))
-        behind = np.take_along_axis(accuracy, best, -1) - accuracy
+        behind = np.take_along_axis(score, best, -1) - score
         return part & (behind > critical * np.sqrt(variance))
 
 

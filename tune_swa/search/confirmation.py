@@ -45,6 +45,7 @@ from tune_swa.search.arms import (
 )
 from tune_swa.search.confirm_cost import race_configurations
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
+from tune_swa.search.race_results import average_variances, collect_scores
 
 Judge = Callable[[LookPlanned], Stop | None]
 """Judges a recorded look whose runs have all ended: why no more seeds follow; None: they do."""
@@ -249,8 +250,8 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
         return _first_look(experiment, state, last.searched)
     planned = last.rounds[last.number]
     stay = [
-        *halve_race(_race_scores(state, rounds, last.arms, "swa"), planned.swa),
-        *halve_race(_race_scores(state, rounds, last.arms, "baseline"), planned.plain),
+        *halve_race(collect_scores(state, rounds, last.arms, "swa"), planned.swa),
+        *halve_race(collect_scores(state, rounds, last.arms, "baseline"), planned.plain),
     ]
     arms = {arm.name: arm for arm in last.arms}
     if not any(arms[name].kind == "swa" for name in stay):
@@ -258,20 +259,6 @@ def _after_round(experiment: Experiment, state: ExperimentState, rounds: Sequenc
     more = planned.seeds - last.rounds[last.number - 1].seeds
     seeds = _fresh_seeds(experiment, state, more)
     return Round(tuple(arms[name] for name in stay), seeds, last.searched, last.number + 1, last.rounds)
-
-
-def _race_scores(
-    state: ExperimentState, rounds: Sequence[Round], arms: Sequence[Arm], kind: str
-) -> dict[str, dict[int, float]]:
-    """Collect the objective of completed runs of a race, by arm and seed, in the order of `arms`."""
-    scores: dict[str, dict[int, float]] = {arm.name: {} for arm in arms if arm.kind == kind}
-    for each in rounds:
-        for arm in each.arms:
-            for seed in each.seeds:
-                run = state.trials.get(fresh_run_name(arm.name, "race", seed))
-                if arm.name in scores and run is not None and run.status == "completed" and run.last:
-                    scores[arm.name][seed] = state.objective.score_record(run.last)
-    return scores
 
 
 # --------------------------------------------------------------------------------------- the looks
@@ -359,11 +346,12 @@ def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int)
         return (*swa, *add_trunks(choose_plain(ranked, max_baselines(experiment)), swa, ranked))
     everyone = rounds[0].arms
     arms = {arm.name: arm for arm in everyone}
-    won = [arms[name] for name in halve_race(_race_scores(state, rounds, everyone, "swa"), top)]
+    won = [arms[name] for name in halve_race(collect_scores(state, rounds, everyone, "swa"), top)]
     swa = tuple(replace(arm, roles=(FINALIST,)) for arm in won)
-    # only what is clearly worse is not tested; of nll there is no variance between images to tell by
-    images = state.header.data["val"] if state.header and state.objective.metric == "accuracy" else None
-    best = keep_plain(_race_scores(state, rounds, everyone, "baseline"), len(everyone), images)
+    images = state.header.data["val"] if state.header else None
+    scores = collect_scores(state, rounds, everyone, "baseline")
+    # only what is clearly worse is not tested
+    best = keep_plain(scores, len(everyone), images, average_variances(state, rounds))
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
     return (*swa, *add_trunks(plain, swa, ranked))
 

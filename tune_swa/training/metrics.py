@@ -32,6 +32,13 @@ class Evaluation:
     """Mean negative log-likelihood of the labels, in nats."""
     ece: float
     """Expected calibration error, in [0, 1]."""
+    nll_sd: float | None = None
+    """Standard deviation of the images' negative log-likelihoods, in nats; None: not asked for, or of one
+    image."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is known."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,8 @@ def evaluate_model(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[Any],
+    *,
+    spread: bool = False,
 ) -> Evaluation:
     """Evaluate `model` in eval mode and put it back into the mode it was in.
 
@@ -155,11 +164,12 @@ def evaluate_model(
         model: maps [B, 3, H, W] to logits [B, C].
         batches: pairs of images [B, 3, H, W] float32 and labels [B] int64, on the model's device.
         autocast: context of the forward pass. Everything after the logits is fp32.
+        spread: whether the deviation between images is wanted.
 
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
-    return evaluate_logits(*compute_logits(model, batches, autocast))
+    return evaluate_logits(*compute_logits(model, batches, autocast), spread=spread)
 
 
 def compute_logits(
@@ -181,20 +191,23 @@ def compute_logits(
     return torch.cat(logits), torch.cat(labels)
 
 
-def evaluate_logits(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Metrics of logits [N, C] against labels [N] int64.
+def evaluate_logits(logits: Tensor, labels: Tensor, *, spread: bool = False) -> Evaluation:
+    """Metrics of logits [N, C] against labels [N] int64; with `spread` the deviation between images, too.
 
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
     log_probability = torch.log_softmax(logits, dim=1)
-    nll = -log_probability.gather(1, labels[:, None])[:, 0].double().mean()
+    losses = -log_probability.gather(1, labels[:, None])[:, 0].double()
     log_confidence, predicted = log_probability.max(dim=1)
     correct = predicted == labels
-    right, loss, gap = _read_numbers(correct.sum(), nll, _calibration_gap(log_confidence.exp(), correct))
+    scalars = [correct.sum(), losses.mean(), _calibration_gap(log_confidence.exp(), correct)]
+    if spread and len(labels) > 1:
+        scalars.append(losses.std())
+    right, loss, gap, *deviation = _read_numbers(*scalars)
     if not math.isfinite(loss):
         raise NonFiniteError("the model's outputs on the validation images are not finite")
-    return Evaluation(accuracy=right / len(labels), nll=loss, ece=gap / len(labels))
+    return Evaluation(right / len(labels), loss, gap / len(labels), *deviation)
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:

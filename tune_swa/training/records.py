@@ -28,12 +28,15 @@ class EpochRecord:
     """Training images over `train_seconds`."""
     average: str | None = None
     """Label of the average that it reports, where the best of several is; else None."""
+    nll_sd: float | None = None
+    """Standard deviation of the validation images' nll, in nats, in searches by nll; None: not recorded."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As the journal has it: without an average that was not chosen."""
+        """As the journal has it: without an average that was not chosen, or a deviation that there is not."""
         fields = asdict(self)
-        if self.average is None:
-            del fields["average"]
+        for name in ("average", "nll_sd"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
 

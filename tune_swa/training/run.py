@@ -47,6 +47,7 @@ class Run:
             there; changes no result.
         score_epochs: after these epochs and the last one, all averages are scored.
         all_draws: whether averages that draw do so as often as for the test images, or as in the search.
+        record_spread: whether records have the deviation of the nll between images.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Run:
         stream_images: bool = False,
         score_epochs: Collection[int] = (),
         all_draws: bool = False,
+        record_spread: bool = False,
     ) -> None:
         self.settings = settings
         self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
@@ -88,6 +90,7 @@ class Run:
             settings, data, self.device, channels_last=self.numerics.channels_last, stream=stream_images
         )
         self._score_epochs, self._all_draws = frozenset(score_epochs), all_draws
+        self._record_spread = record_spread
         if settings.leader is None:
             self._begin_observing()
 
@@ -143,10 +146,8 @@ class Run:
             phase="trunk",
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             train_loss=loss,
-            accuracy=live.accuracy,
             live_accuracy=live.accuracy,
-            nll=live.nll,
-            ece=live.ece,
+            **live.as_dict(),
             n_averaged=0,
             train_seconds=trained_at - start,
             bn_seconds=refreshed_at - trained_at,
@@ -170,9 +171,7 @@ class Run:
             self.record = replace(
                 self.live_record,
                 phase="branch",
-                accuracy=shipped.accuracy,
-                nll=shipped.nll,
-                ece=shipped.ece,
+                **shipped.as_dict(),
                 n_averaged=self.averaging.n_averaged,
                 bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
@@ -392,7 +391,8 @@ class Run:
         return self.images.draw_batches(purpose, self.epoch)
 
     def _evaluate_on_validation(self, model: nn.Module) -> Evaluation:
-        return evaluate_model(model, self.images.read_validation(), self.numerics.autocast())
+        batches, autocast = self.images.read_validation(), self.numerics.autocast()
+        return evaluate_model(model, batches, autocast, spread=self._record_spread)
 
     def _read_clock(self) -> float:
         if self.device.type == "cuda":

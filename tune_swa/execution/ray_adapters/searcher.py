@@ -98,6 +98,7 @@ class TrialSearcher(Searcher):
             "test": trial.stage == "confirm",
             "ensemble": self.coordinator.experiment.confirm.ensemble is not None,
             "score": sorted(self.coordinator.asha.branch_rungs) if trial.stage == "search" else [],
+            "nll_sd": self.coordinator.objective.metric == "nll",
         }
         if (sharing := self.coordinator.sharing) is not None:
             known = self.coordinator.state.trunks[trial.trunk].published
@@ -209,6 +210,7 @@ class TrialSearcher(Searcher):
             "settings": self._settings(trials[0].name),
             "gpus": self.placement.gpus_per_trial,
             "score": [],
+            "nll_sd": False,
             "test": False,
         }
 

@@ -47,7 +47,7 @@ def draw_race(state: ExperimentState, compared: Comparison) -> Figure | None:
         f"{written.metric.capitalize()} of the search's best SWA configurations and the baselines on "
         f"{compared.images} validation images, on fresh seeds. Diamonds are means, filled for configurations "
         "that went on to the test images: after each round the better half of the SWA configurations stays, "
-        f"and all plain training{'' if written.is_nll else ' that is not clearly worse'}.",
+        "and all plain training that is not clearly worse.",
         _draw_chart(entrants, written),
         ["configuration", "kind", "seeds", f"mean validation {written.short}", "after the race"],
         [
