@@ -65,7 +65,9 @@ class AverageChoice:
         if self._best is None:
             return replace(record, average=self.label)
         best = self._best
-        return replace(record, average=self.label, accuracy=best.accuracy, nll=best.nll, ece=best.ece, nll_sd=None)
+        return replace(
+            record, average=self.label, accuracy=best.accuracy, nll=best.nll, ece=best.ece, nll_sd=None
+        )
 
     def _rank_score(self, score: AverageScore) -> tuple[float, float]:
         return self._objective.rank_record(score.as_dict())
