@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from helpers.called_search import call_search
+from helpers.journals import first_events
 from tune_swa import signals
 from tune_swa.config.yaml_file import load_experiment
-from tune_swa.experiment.events import FORMAT
 
 GOOD = """\
 name: wrong
@@ -150,16 +150,7 @@ def test_a_wrong_request(
 def begin_search(folder: Path) -> list[Any]:
     """The journal of a search with the good space file; returns how to resume it."""
     path = write_space(folder, SWA, listed("[{method: swa}, {method: ema}]"))
-    experiment = load_experiment(path)
-    events = [
-        {
-            "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0,
-            "spec": experiment.model_dump(mode="json", by_alias=True), "identity": experiment.fixed_settings(),
-            "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
-            "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": "0.0"},
-        },
-        {"event": "session", "time": 2.0, "number": 1, "storage": None},
-    ]  # fmt: skip
+    events = first_events(load_experiment(path))
     journal = folder / "results" / "wrong" / "journal.jsonl"
     journal.parent.mkdir(parents=True)
     journal.write_text("".join(json.dumps(event) + "\n" for event in events))

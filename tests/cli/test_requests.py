@@ -22,6 +22,7 @@ import torchvision
 from PIL import Image
 
 from helpers.called_search import call_search
+from helpers.journals import first_events
 from tune_swa import signals
 from tune_swa.config.yaml_file import load_experiment
 from tune_swa.experiment.events import FORMAT
@@ -136,20 +137,13 @@ def begun(change: Callable[[list[bytes]], list[bytes]], *arguments: str) -> Make
 
     def make(folder: Path) -> list[str]:
         request = given("--resume", *arguments)(folder)
-        experiment = load_experiment(request[1])
         record = {"epoch": 0, "accuracy": 0.5, "phase": "trunk", "nll": None}
         suggested = {
             "trial": "baseline-0000", "kind": "baseline", "stage": "search", "params": {}, "seed": 0,
             "source": "baseline", "index": 0, "trunk": "abc", "first_average": None,
         }  # fmt: skip
-        events: list[dict[str, Any]] = [
-            {
-                "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0,
-                "spec": experiment.model_dump(mode="json", by_alias=True), "identity": experiment.fixed_settings(),
-                "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, "train": 4, "val": 3, "test": 2},
-                "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": "0.0"},
-            },
-            {"event": "session", "time": 2.0, "number": 1, "storage": None},
+        events = [
+            *first_events(load_experiment(request[1])),
             {"event": "suggested", "time": 3.0, **suggested},
             {"event": "started", "time": 4.0, "trial": "baseline-0000", "device": "cpu", "attempt": 1},
             {"event": "epoch", "time": 5.0, "trial": "baseline-0000", "record": record, "rung": None,

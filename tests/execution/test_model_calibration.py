@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from helpers.journals import SWA_ARM, usual
+from helpers.resumed_runs import NUMERICS
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution.best_model import export_best
 from tune_swa.storage import FolderStore
 from tune_swa.training.checkpoint import save_checkpoint
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
-
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
 
 @pytest.mark.usefixtures("narrow_network")

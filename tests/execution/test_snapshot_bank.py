@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.resumed_runs import NUMERICS
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution.trial_checkpoints import restore, save_checkpoint
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
 
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 pytestmark = pytest.mark.usefixtures("narrow_network")
 AVERAGES = [
     {"method": "swa"},

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.resumed_runs import NUMERICS, facts
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution.trial_checkpoints import CheckpointSchedule, Restored, restore, stored
 from tune_swa.storage import FolderStore
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.numerics import Numerics
-from tune_swa.training.records import EpochRecord
 from tune_swa.training.run import Run
 
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 pytestmark = pytest.mark.usefixtures("narrow_network")
 SETTINGS = RunSettings(lr=1e-3, swa_start=1, swa_lr=1e-3, train=TrainSpec(epochs=5, batch_size=16))
 
@@ -154,10 +152,6 @@ def test_a_branch_is_bit_for_bit_what_it_would_have_been(
     assert [facts(record) for record in run] == expected[begins:]
     for name, tensor in alone.shipped_model.state_dict().items():
         assert torch.equal(run.shipped_model.state_dict()[name], tensor), name
-
-
-def facts(record: EpochRecord) -> dict[str, object]:
-    return {k: v for k, v in record.as_dict().items() if "second" not in k}
 
 
 def test_a_state_beyond_the_fork_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:

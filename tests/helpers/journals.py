@@ -12,7 +12,7 @@ import numpy as np
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.event_lines import decode_event
-from tune_swa.experiment.events import Event
+from tune_swa.experiment.events import FORMAT, Event
 from tune_swa.experiment.journal import Journal
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import spend_alpha
@@ -38,6 +38,20 @@ def make_event(event: str, **fields: Any) -> Event:
 def append_event(journal: Journal, event: str, **fields: Any) -> None:
     """Write one event."""
     journal.append(make_event(event, **fields))
+
+
+def first_events(spec: Experiment) -> list[dict[str, Any]]:
+    """The events with which the journal of an experiment on ten made-up classes begins, in this format."""
+    images = {"train": 4, "val": 3, "test": 2}
+    return [
+        {
+            "event": "created", "time": 1.0, "format": FORMAT, "version": "0.1", "seed": 0,
+            "spec": spec.model_dump(mode="json", by_alias=True), "identity": spec.fixed_settings(),
+            "data": {"fingerprint": "f", "class_names": [], "num_classes": 10, **images},
+            "weights": "none", "numerics": {}, "hardware": {}, "versions": {"torch": "0.0"},
+        },
+        {"event": "session", "time": 2.0, "number": 1, "storage": None},
+    ]  # fmt: skip
 
 
 class Writer:

@@ -138,5 +138,13 @@ class Driver:
             self.epoch(config)
         self.end(config)
 
+    def run_all(self) -> list[str]:
+        """Every trial to its end, until there are no more; returns their names."""
+        names = []
+        while (config := self.suggest()) is not None:
+            names.append(config["trial"])
+            self.run(config)
+        return names
+
     def states(self) -> list[list[int]]:
         return [sorted(trunk.published) for trunk in self.coordinator.state.trunks.values()]

@@ -232,19 +232,11 @@ def test_after_a_longer_search_the_seeds_are_new() -> None:
 # -------------------------------------------------------------------------------- without training
 
 
-def run_all(driver: Driver) -> list[str]:
-    names = []
-    while (config := driver.suggest()) is not None:
-        names.append(config["trial"])
-        driver.run(config)
-    return names
-
-
 @pytest.mark.parametrize("share", [True, False])
 def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share: bool) -> None:
     search = {"sampler": "grid", "seed": 10, "share": share}
     driver = Driver(experiment(confirm={"top": 2, "seeds": 3}, search=search), tmp_path, 2, confirm=True)
-    names = run_all(driver)
+    names = driver.run_all()
     found = driver.coordinator.state
     assert names[:10] == [t.name for t in found.trials.values() if t.stage == "search"]
     # all accuracies are the same here, so the first names win
@@ -262,7 +254,7 @@ def test_the_search_is_followed_by_every_arm_on_every_seed(tmp_path: Path, share
 
 def test_nothing_follows_where_nobody_wants_it(tmp_path: Path) -> None:
     driver = Driver(experiment(), tmp_path, 2)
-    assert len(run_all(driver)) == 10
+    assert len(driver.run_all()) == 10
     assert driver.coordinator.state.confirmations == []
 
 
@@ -282,7 +274,7 @@ def test_what_follows_waits_for_the_last_trials_of_the_search(tmp_path: Path) ->
 def test_runs_on_fresh_seeds_are_never_stopped_early(tmp_path: Path) -> None:
     strict = {"asha": True, "branch_rungs": [6], "trunk_rungs": [2], "reduction_factor": 2}
     driver = Driver(experiment(scheduler=strict, confirm={"seeds": 2}), tmp_path, 1, confirm=True)
-    run_all(driver)
+    driver.run_all()
     confirmed = [t for t in driver.coordinator.state.trials.values() if t.stage == "confirm"]
     assert confirmed
     assert all(t.status == "completed" and not t.rungs for t in confirmed)
@@ -292,7 +284,7 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
     """After each prefix of the journal that ends between two trials of the confirm stage."""
     spec = experiment(confirm={"top": 1, "seeds": 2})
     driver = Driver(spec, tmp_path / "a", 1, confirm=True)
-    names = run_all(driver)
+    names = driver.run_all()
     events = list(read_events(tmp_path / "a" / "journal.jsonl"))
     expected = driver.coordinator.state
     for name in names[10:]:

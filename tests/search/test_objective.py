@@ -58,8 +58,7 @@ def nll_of(trial: TrialState) -> float:
 
 
 def run_all(driver: Driver) -> ExperimentState:
-    while (config := driver.suggest()) is not None:
-        driver.run(config)
+    driver.run_all()
     return driver.coordinator.state
 
 

@@ -54,18 +54,10 @@ def right_with(gain: float) -> Any:
     return right
 
 
-def run_all(driver: Driver) -> list[str]:
-    names = []
-    while (config := driver.suggest()) is not None:
-        names.append(config["trial"])
-        driver.run(config)
-    return names
-
-
 def test_the_race_finds_what_one_run_of_the_search_hid(tmp_path: Path) -> None:
     spec = experiment({"top": 2, "seeds": 5, "race": RACE})
     driver = Driver(spec, tmp_path, 2, confirm=True, accuracy=accuracy_of)
-    run_all(driver)
+    driver.run_all()
     state = driver.coordinator.state
     searched = sorted((t for t in state.trials.values() if t.stage == "search"), key=accuracy_of)
     assert searched[-1].params["lr"] == 1e-2
@@ -84,7 +76,7 @@ def test_the_race_finds_what_one_run_of_the_search_hid(tmp_path: Path) -> None:
 def test_both_sides_of_the_look_are_those_that_won(tmp_path: Path) -> None:
     spec = experiment({"top": 1, "seeds": 5, "race": {"configurations": 8, "seeds": 4}})
     driver = Driver(spec, tmp_path, 2, confirm=True, accuracy=accuracy_of)
-    run_all(driver)
+    driver.run_all()
     (look,) = driver.coordinator.state.confirmations
     swa, *plain = look["arms"]
     assert (swa["kind"], swa["params"]["lr"], swa["roles"]) == ("swa", 1e-3, ["finalist"])
@@ -147,7 +139,7 @@ def test_where_all_fail_in_the_race_it_is_said_why_there_is_no_verdict(tmp_path:
 def test_trunks_are_shared_in_the_race(tmp_path: Path, share: bool) -> None:
     search = {"sampler": "grid", "seed": 10, "share": share}
     driver = Driver(experiment({"race": RACE}, search=search), tmp_path, 2, confirm=True)
-    run_all(driver)
+    driver.run_all()
     state = driver.coordinator.state
     first = state.races[0]
     for arm in first["arms"]:
@@ -160,7 +152,7 @@ def test_trunks_are_shared_in_the_race(tmp_path: Path, share: bool) -> None:
 
 def test_a_race_of_equals_keeps_the_order_of_the_search(tmp_path: Path) -> None:
     driver = Driver(experiment({"top": 2, "race": RACE}), tmp_path, 1, confirm=True)
-    run_all(driver)
+    driver.run_all()
     (look,) = driver.coordinator.state.confirmations
     assert [arm["name"] for arm in look["arms"] if arm["kind"] == "swa"] == ["swa-0000", "swa-0001"]
 
@@ -180,7 +172,7 @@ def test_ties_of_the_search_are_broken_by_nll(tmp_path: Path) -> None:
 def test_one_candidate_and_one_baseline_need_no_race(tmp_path: Path) -> None:
     space = {"lr": 1e-2, "swa_start": {"choice": [1, 4]}, "swa_lr": 1e-2}
     driver = Driver(experiment({"top": 2, "race": {}}, space=space), tmp_path, 1, confirm=True)
-    run_all(driver)
+    driver.run_all()
     assert driver.coordinator.state.races == []
     assert len(driver.coordinator.state.confirmations) == 1
 
@@ -195,7 +187,7 @@ def planned(folder: Path, gain: float, **confirm: Any) -> Driver:
 
 def test_a_clear_gain_ends_with_the_first_look(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.2)
-    run_all(driver)
+    driver.run_all()
     state = driver.coordinator.state
     assert [len(event["seeds"]) for event in state.confirmations] == [5]
     assert state.stops == {1: "success"}
@@ -203,14 +195,14 @@ def test_a_clear_gain_ends_with_the_first_look(tmp_path: Path) -> None:
 
 def test_a_hopeless_one_ends_early_too(tmp_path: Path) -> None:
     driver = planned(tmp_path, -0.2)
-    run_all(driver)
+    driver.run_all()
     assert driver.coordinator.state.stops == {1: "futility"}
     assert len(driver.coordinator.state.confirmations) == 1
 
 
 def test_an_open_answer_is_looked_at_again_as_planned(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.008)
-    run_all(driver)
+    driver.run_all()
     state = driver.coordinator.state
     looks = state.confirmations
     assert len(looks) > 1
@@ -229,7 +221,7 @@ def test_other_settings_change_nothing_of_what_was_planned(tmp_path: Path) -> No
     looks = driver.coordinator.state.confirmations[0].looks
     spec = experiment({"top": 1, "race": False, "seeds": 5})
     again = Driver.resume(spec, tmp_path / "a", 2, right=right_with(0.008))
-    run_all(again)
+    again.run_all()
     assert again.coordinator.state.confirmations[-1].looks == looks
     assert again.coordinator.state.stops[len(again.coordinator.state.confirmations)] is not None
 
@@ -262,7 +254,7 @@ def test_a_kill_at_any_line_changes_nothing(tmp_path: Path) -> None:
     spec = experiment({"top": 1, "seeds": 5, "max_seeds": 10, "race": {"configurations": 3, "seeds": 2}})
     right = right_with(0.02)
     whole = Driver(spec, tmp_path / "whole", 1, confirm=True, accuracy=accuracy_of, right=right)
-    run_all(whole)
+    whole.run_all()
     expected = outcome(whole.coordinator.state)
     assert len(whole.coordinator.state.confirmations) == 2
     lines = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines(keepends=True)
@@ -281,18 +273,18 @@ def test_a_kill_at_any_line_changes_nothing(tmp_path: Path) -> None:
             file = f"predictions/{name}.npz"
             (folder / file).write_bytes((tmp_path / "whole" / file).read_bytes())
         again = Driver.resume(spec, folder, 1, accuracy=accuracy_of, right=right)
-        run_all(again)
+        again.run_all()
         assert outcome(again.coordinator.state) == expected, f"killed after line {number}"
         assert again.states() == [[]] * len(again.states())
 
 
 def test_a_judgement_that_was_recorded_stands_without_its_predictions(tmp_path: Path) -> None:
     driver = planned(tmp_path, 0.2)
-    run_all(driver)
+    driver.run_all()
     for path in (tmp_path / "predictions").iterdir():
         path.unlink()
     again = Driver.resume(driver.coordinator.experiment, tmp_path, 2)
-    assert run_all(again) == []
+    assert again.run_all() == []
     assert again.coordinator.state.stops == {1: "success"}
 
 
@@ -320,11 +312,11 @@ def test_after_a_longer_search_there_is_a_new_race(tmp_path: Path) -> None:
     search = {"sampler": "random", "trials": 6, "seed": 10}
     spec = experiment({"top": 1, "race": RACE}, space=space, search=search)
     driver = Driver(spec, tmp_path, 2, confirm=True)
-    run_all(driver)
+    driver.run_all()
     rounds = len(driver.coordinator.state.races)
     longer = experiment({"top": 1, "race": RACE}, space=space, search={**search, "trials": 8})
     again = Driver.resume(longer, tmp_path, 2)
-    run_all(again)
+    again.run_all()
     state = again.coordinator.state
     assert state.races[rounds].round == 1
     assert [e["plan"] for e in state.confirmations] == [1, 2]
@@ -358,7 +350,7 @@ def test_the_cost_is_foreseen(tmp_path: Path, confirm: dict[str, Any], share: bo
     search = {"sampler": sampler, "seed": 10, "share": share, "trials": 8}
     spec = experiment(confirm, search=search, space=space)
     driver = Driver(spec, tmp_path, 1, confirm=True)
-    run_all(driver)
+    driver.run_all()
     for stage, cost in (("race", race_cost(spec)), ("confirm", looks_cost(spec))):
         runs, epochs = count_runs(driver.coordinator.state, stage)
         assert cost.runs[0] <= runs <= cost.runs[1]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.resumed_runs import NUMERICS, assert_same_weights, facts, resume_everywhere
 from tune_swa.config import ArithmeticSpec, AveragingSpec, RunSettings, TrainSpec
 from tune_swa.config.averages import EmaAverage, LawaAverage, SwaAverage
 from tune_swa.data.dataset import Dataset
@@ -23,11 +24,9 @@ from tune_swa.training.arithmetic import ACCUMULATOR
 from tune_swa.training.block_rounding import round_blocks
 from tune_swa.training.metrics import evaluate_model
 from tune_swa.training.model import build_model
-from tune_swa.training.numerics import Numerics, decide_numerics
-from tune_swa.training.records import EpochRecord
+from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 pytestmark = pytest.mark.usefixtures("narrow_network")
 
 
@@ -44,15 +43,6 @@ def settings(
         ),
         averaging=AveragingSpec(anneal_epochs=2),
     )
-
-
-def facts(record: EpochRecord) -> dict[str, object]:
-    return {name: value for name, value in record.as_dict().items() if "second" not in name}
-
-
-def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
-    for name, tensor in left.state_dict().items():
-        assert torch.equal(tensor, right.state_dict()[name]), name
 
 
 def list_blocks(values: Tensor) -> list[Tensor]:
@@ -132,18 +122,7 @@ def test_the_live_model_is_evaluated_as_it_trains(tiny_data: Dataset) -> None:
 def test_resuming_at_every_boundary_changes_nothing(
     swa_start: int | None, tiny_data: Dataset, tmp_path: Path
 ) -> None:
-    wanted = settings({}, swa_start)
-    straight = Run(wanted, tiny_data, NUMERICS)
-    expected = [facts(record) for record in straight]
-    run = Run(wanted, tiny_data, NUMERICS)
-    for epoch in range(5):
-        path = tmp_path / f"{epoch}.pt"
-        assert facts(run.run_epoch()) == expected[epoch]
-        checkpoints.save_checkpoint(run.state_dict(), path)
-        run = Run(wanted, tiny_data, NUMERICS)
-        run.load_state_dict(checkpoints.load_checkpoint(path))
-    assert_same_weights(run.shipped_model, straight.shipped_model)
-    assert_same_weights(run.model, straight.model)
+    run, straight = resume_everywhere(settings({}, swa_start), tiny_data, tmp_path)
     assert torch.equal(run.predict_test_images().nll, straight.predict_test_images().nll)
 
 

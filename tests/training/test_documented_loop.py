@@ -15,17 +15,16 @@ import torchvision
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+from helpers.resumed_runs import NUMERICS
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.seeds import derive_seed
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.optimizers import build_optimizer
 from tune_swa.training.run import Run
 from tune_swa.training.schedule import base_factor
 
 EPOCHS = 7
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,14 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from helpers.resumed_runs import NUMERICS
 from tune_swa.averaging.observers import list_parameters
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.training.likelihood import TrainingLikelihood, sum_log_likelihood
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_network")
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from helpers.resumed_runs import NUMERICS, facts, resume_everywhere
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
@@ -21,12 +22,9 @@ from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training import model as model_module
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.records import EpochRecord
 from tune_swa.training.run import Run
 
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 NARROW = pytest.mark.usefixtures("narrow_network")
-TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second"}
 
 
 def settings(epochs: int = 5, swa_start: int | None = 1, **changes: object) -> RunSettings:
@@ -38,11 +36,6 @@ def settings(epochs: int = 5, swa_start: int | None = 1, **changes: object) -> R
         "averaging": AveragingSpec(anneal_epochs=2),
     }
     return RunSettings.model_validate({**values, **changes})
-
-
-def facts(record: EpochRecord) -> dict[str, object]:
-    """A record without its times."""
-    return {k: v for k, v in record.as_dict().items() if k not in TIMES}
 
 
 @NARROW
@@ -98,20 +91,7 @@ def test_resuming_at_every_boundary_changes_nothing(
     swa_start: int | None, optimizer: str, tiny_data: Dataset, tmp_path: Path
 ) -> None:
     wanted = settings(5, swa_start, train=TrainSpec(epochs=5, batch_size=8, optimizer=optimizer))
-    straight = Run(wanted, tiny_data, NUMERICS)
-    expected = [facts(record) for record in straight]
-    run = Run(wanted, tiny_data, NUMERICS)
-    for epoch in range(5):
-        path = tmp_path / f"{epoch}.pt"
-        assert facts(run.run_epoch()) == expected[epoch]
-        checkpoints.save_checkpoint(run.state_dict(), path)
-        run = Run(wanted, tiny_data, NUMERICS)
-        run.load_state_dict(checkpoints.load_checkpoint(path))
-        assert run.record is not None
-        assert facts(run.record) == expected[epoch]
-    for left, right in ((run.shipped_model, straight.shipped_model), (run.model, straight.model)):
-        for name, tensor in left.state_dict().items():
-            assert torch.equal(tensor, right.state_dict()[name]), name
+    resume_everywhere(wanted, tiny_data, tmp_path)
 
 
 @NARROW

@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.resumed_runs import NUMERICS
 from helpers.same_tensors import same_tensors
 from tune_swa.averaging.observers import list_parameters
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.records import EpochRecord
 from tune_swa.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_network")
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second", "seconds"}
 OBSERVERS: list[dict[str, object]] = [
     {"method": "ema", "horizon": 1},

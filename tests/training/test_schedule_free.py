@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +14,17 @@ import torch
 from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch.optim.swa_utils import update_bn
 
+from helpers.resumed_runs import NUMERICS, facts, resume_everywhere
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import checkpoint as checkpoints
 from tune_swa.training.model import build_model
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.optimizers import build_optimizer, move_to_average, move_to_gradient_point
-from tune_swa.training.run import EpochRecord, Run
+from tune_swa.training.run import Run
 from tune_swa.training.schedule import base_factor
 
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "schedulefree.npz")
-TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second"}
 EPOCHS = 4
 OBSERVED = {
     "swa": {"method": "swa"},
@@ -49,12 +46,6 @@ def settings(optimizer: str, swa_start: int | None = None, lr: float = 5e-3, **t
         train=TrainSpec.model_validate(given),
         averaging=AveragingSpec(anneal_epochs=1),
     )
-
-
-def facts(record: EpochRecord | None) -> dict[str, object]:
-    """A record without its times."""
-    assert record is not None
-    return {k: v for k, v in record.as_dict().items() if k not in TIMES}
 
 
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -212,24 +203,11 @@ def test_resuming_at_every_boundary_changes_nothing(
     listed = [OBSERVED[name] for name in averages if name != "swa" or swa_start is not None]
     plain = settings(optimizer, swa_start, warmup_epochs=1)
     wanted = RunSettings.model_validate({**plain.model_dump(), "averages": listed})
-    straight = Run(wanted, tiny_data, NUMERICS)
-    expected = [facts(record) for record in straight]
-    run = Run(wanted, tiny_data, NUMERICS)
-    for epoch in range(EPOCHS):
-        path = tmp_path / f"{epoch}.pt"
-        assert facts(run.run_epoch()) == expected[epoch]
-        checkpoints.save_checkpoint(run.state_dict(), path)
-        # as a worker gets its settings
-        again = RunSettings.model_validate(json.loads(json.dumps(wanted.model_dump(mode="json"))))
-        run = Run(again, tiny_data, NUMERICS)
-        run.load_state_dict(checkpoints.load_checkpoint(path))
-        assert facts(run.record) == expected[epoch]
+    run, straight = resume_everywhere(wanted, tiny_data, tmp_path)
     assert {n: s.accuracy for n, s in run.scores.items()} == {
         n: s.accuracy for n, s in straight.scores.items()
     }
     assert len(run.scores) == len(listed)
-    assert_same(run.shipped_model.state_dict(), straight.shipped_model.state_dict())
-    assert_same(run.model.state_dict(), straight.model.state_dict())
 
 
 @both

@@ -11,16 +11,15 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 from torch.optim.swa_utils import AveragedModel
 
+from helpers.resumed_runs import NUMERICS
 from helpers.same_tensors import same_tensors
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_network")
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 TIMES = {"train_seconds", "bn_seconds", "eval_seconds", "images_per_second", "seconds"}
 EPOCHS, START, STEPS = 9, 1, 4
 """`tiny_data` has 28 training images, which are four batches of eight."""

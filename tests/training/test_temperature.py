@@ -11,16 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.resumed_runs import NUMERICS
 from tune_swa.config import RunSettings, TrainSpec
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import temperature as module
 from tune_swa.training.metrics import NonFiniteError, compute_logits, predict_logits
-from tune_swa.training.numerics import Numerics
 from tune_swa.training.prediction_file import pack_predictions
 from tune_swa.training.run import Run
 from tune_swa.training.temperature import HIGHEST, LOWEST, fit_temperature
-
-NUMERICS = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
 
 
 def draw_logits(
