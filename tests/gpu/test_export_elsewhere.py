@@ -112,6 +112,6 @@ def test_on_a_gpu_an_image_on_the_border_may_change_sides(
     found = {**recorded, "test": recorded["test"] - images / len(handed.data.test)}
     if refused:
         with pytest.raises(SearchFailed, match="on the test images, recorded were"):
-            judge.check_recorded(found, recorded)
+            judge.check_recorded(found, recorded, "best_model.pt")
     else:
-        judge.check_recorded(found, recorded)
+        judge.check_recorded(found, recorded, "best_model.pt")

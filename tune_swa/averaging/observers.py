@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tune_swa.averaging.posterior import Posterior
+
 
 @dataclass(frozen=True)
 class Member:
@@ -73,6 +75,10 @@ class Observer(ABC):
         Args:
             final: at the end of a run. Before, a method that draws many gives the one it draws around.
         """
+
+    def describe_posterior(self) -> Posterior | None:
+        """What the members of the end of a run are drawn from; None: they are the weights themselves."""
+        return None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

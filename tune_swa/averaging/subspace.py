@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tune_swa.averaging.elliptical_slice import sample_elliptical_slices
 from tune_swa.averaging.mean_trajectory import MeanTrajectory, copy_to_cpu
 from tune_swa.averaging.observers import Likelihood, Member, Observer, list_parameters
+from tune_swa.averaging.posterior import Posterior
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.averaging.subspace_basis import compute_principal_components, locate_weights
 from tune_swa.config import SubspaceAverage
@@ -79,6 +80,10 @@ class Subspace(Observer):
         mean, basis = copy_to_cpu(self._mean.tensors), self._find_basis()
         for point in self._chain:
             yield Member(locate_weights(mean, basis, point))
+
+    def describe_posterior(self) -> Posterior:
+        weights = {"mean": copy_to_cpu(self._mean.tensors), "basis": copy_to_cpu(self._find_basis())}
+        return Posterior("mean + sum_i samples[k, i] basis[i]", {}, weights, self._chain)
 
     def state_dict(self) -> dict[str, Any]:
         """State besides the snapshots: with them it gives the mean and the basis."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tune_swa.averaging.mean_trajectory import MeanTrajectory, copy_to_cpu
 from tune_swa.averaging.observers import Member, Observer, list_parameters
+from tune_swa.averaging.posterior import Posterior
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.seeds import derive_seed
 
@@ -108,6 +109,16 @@ class Swag(Observer):
         for draw in range(self._samples):
             noise = draw_noise(moments.mean, self._rank, derive_seed(self._seed, "swag", draw))
             yield Member(draw_weights(moments, noise, self._scale, divisor=self._rank - 1))
+
+    def describe_posterior(self) -> Posterior:
+        moments = self.compute_moments()
+        weights = {"mean": moments.mean, "variance": moments.variance}
+        drawn, numbers = "sqrt(variance) z1", {"scale": self._scale}
+        if self._rank:
+            weights["deviations"] = [torch.stack(rows) for rows in zip(*moments.deviations, strict=True)]
+            drawn += " + sum_k deviations[k] z2[k] / sqrt(rank - 1)"
+            numbers["rank"] = self._rank
+        return Posterior(f"mean + sqrt(scale) ({drawn}), z standard normal", numbers, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """State besides the snapshots: with them it gives the mean and the deviations."""

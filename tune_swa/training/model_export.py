@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import string
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_swa.averaging.posterior import Posterior
 from tune_swa.config import TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
@@ -23,29 +23,15 @@ from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.experiment.events import DamagedError
 from tune_swa.experiment.model_description import read_description
 from tune_swa.text import first_line
+from tune_swa.training.export_formats import ABOUT, EXAMPLE, FORMATS, read_state_dict, write_example
 from tune_swa.training.export_numerics import choose_numerics, list_differences, resolve_on_cpu
+from tune_swa.training.mean_probability import build_networks, list_networks
 from tune_swa.training.metrics import predict_images
-from tune_swa.training.model import build_model
 from tune_swa.training.numerics import Numerics
 
-ABOUT = "model.json"
-EXAMPLE = "classify.py"
-
-
-@dataclass(frozen=True)
-class Format:
-    """A file format, with what writes and reads it."""
-
-    name: str
-    file: str
-    write: Callable[[nn.Module, str, Tensor, Path], None]
-    """Gets the model in eval mode, the text of `model.json`, images [2, 3, H, W], and the path."""
-    read: Callable[[Path, int], nn.Module]
-    """Gets the path and the number of classes; gives a model in eval mode on the CPU."""
-    imports: str
-    """Lines of `classify.py`."""
-    load: str
-    """Lines of `classify.py` that make `model` of it."""
+POSTERIOR = "posterior.safetensors"
+WRITTEN_BY_SEARCH = ("best_model.pt", "best_soup.pt")
+"""Weights that a resumed search writes again."""
 
 
 @dataclass(frozen=True)
@@ -72,111 +58,6 @@ class Report:
     between two classes may change sides."""
 
 
-def _write_state_dict(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
-    torch.save(model.state_dict(), path)
-
-
-def _read_state_dict(path: Path, classes: int) -> nn.Module:
-    model = build_model(classes, seed=0)
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return model.eval()
-
-
-def _write_safetensors(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    # the format has no place for values, so its own convention is text under free names
-    save_file(dict(model.state_dict()), path, metadata={"format": "pt", ABOUT: about})
-
-
-def _read_safetensors(path: Path, classes: int) -> nn.Module:
-    from safetensors.torch import load_file
-
-    model = build_model(classes, seed=0)
-    model.load_state_dict(load_file(path))
-    return model.eval()
-
-
-def _write_program(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
-    # from two images, as torch takes a dimension of one for a constant
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path, extra_files={ABOUT: about})
-
-
-def _read_program(path: Path, classes: int) -> nn.Module:
-    program: nn.Module = torch.export.load(path).module()
-    return program
-
-
-_CLASSIFY = string.Template("""\
-\"\"\"Classify images: python classify.py IMAGE...\"\"\"
-
-import json
-import sys
-from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-$imports
-here = Path(__file__).parent
-about = json.loads((here / "model.json").read_text(encoding="utf-8"))
-want = about["preprocessing"]
-$load
-for name in sys.argv[1:]:
-    image = Image.open(name)
-    image = ImageOps.exif_transpose(image) if want["exif_rotation"] else image
-    if image.mode.startswith("I"):  # 16-bit greyscale, which convert() turns white: its high byte
-        image = Image.fromarray((np.asarray(image) >> want.get("grey_bits", 16) - 8).astype("uint8"))
-    image = image.convert("RGB")
-    size = [want["image_size"]] * 2
-    if want["resize"] == "crop":
-        image = functional.center_crop(functional.resize(image, size[:1]), size)
-    pixels = functional.to_tensor(functional.resize(image, size))
-    pixels = functional.normalize(pixels, want["mean"], want["std"])
-    with torch.no_grad():
-        probability, index = model(pixels[None]).softmax(dim=1)[0].max(dim=0)
-    print(f"{name}: {about['class_names'][index]} ({100 * probability:.1f} %)")
-""")
-
-_NETWORK = """\
-model = resnet18(num_classes=about["num_classes"]).eval()
-model.load_state_dict({})
-"""
-
-FORMATS = {
-    f.name: f
-    for f in (
-        Format(
-            "state_dict",
-            "model.pt",
-            _write_state_dict,
-            _read_state_dict,
-            "from torchvision.models import resnet18\nfrom torchvision.transforms import functional\n",
-            _NETWORK.format('torch.load(here / "model.pt", weights_only=True)'),
-        ),
-        Format(
-            "safetensors",
-            "model.safetensors",
-            _write_safetensors,
-            _read_safetensors,
-            "from safetensors.torch import load_file\nfrom torchvision.models import resnet18\n"
-            "from torchvision.transforms import functional\n",
-            _NETWORK.format('load_file(here / "model.safetensors")'),
-        ),
-        Format(
-            "torch.export",
-            "model.pt2",
-            _write_program,
-            _read_program,
-            "from torchvision.transforms import functional\n",
-            'model = torch.export.load(here / "model.pt2").module()\n',
-        ),
-    )
-}
-"""Writers by the name that `--format` takes."""
-
-
 def load_handed_over(folder: Path, name: str = "best_model") -> tuple[nn.Module, dict[str, Any]]:
     """The model of an experiment's folder in eval mode, and what its description says of it.
 
@@ -196,7 +77,7 @@ def load_handed_over(folder: Path, name: str = "best_model") -> tuple[nn.Module,
     remedy = "Write it again: the command of the search with --resume"
     try:
         about = read_description(description)
-        return _read_state_dict(weights, about["num_classes"]), about
+        return read_state_dict(weights, build_networks(about["num_classes"], 1)), about
     except OSError as error:
         raise RequestError(f"{error.filename or weights}: cannot be read ({error.strerror})") from None
     except DamagedError as error:
@@ -212,6 +93,7 @@ def export_model(
     formats: Sequence[str],
     output: Path,
     data: Dataset | None,
+    posterior: Posterior | None = None,
 ) -> Report:
     """Write a model in each format, read every file again, and compare its predictions.
 
@@ -222,72 +104,113 @@ def export_model(
 
     Args:
         model: in eval mode, on the CPU.
-        about: the content of `best_model.json`.
+        about: the content of `best_model.json`, or the same of another model, whose `file` says what it was
+            read from. Accuracies that it has none of are not compared.
         train: settings of its run: batch size and number formats of the evaluation.
         formats: names of `FORMATS`.
         output: an existing folder.
         data: the images of the search; None: they are not at hand, and drawn ones are used to compare
             the files with `model`.
+        posterior: what the networks are drawn from, for a file of its own.
 
     Raises:
         SearchFailed: a file does not give what the model gave. Nothing is written.
         OSError: the disk refused. Nothing is written.
     """
     numerics, why_not = choose_numerics(about["numerics"], train, about["preprocessing"]["image_size"])
+    job = _Job(model, about, train, formats, output, data, posterior)
     if numerics.device == "cuda":
         try:
-            return _export_compared(model, about, train, formats, output, data, numerics, None)
+            return _export_compared(job, numerics, None)
         except RuntimeError as error:  # no memory free, no kernels for this GPU, a GPU that fails
             why_not = first_line(error)
             numerics = resolve_on_cpu(about["numerics"], train, about["preprocessing"]["image_size"])
-    return _export_compared(model, about, train, formats, output, data, numerics, why_not)
+    return _export_compared(job, numerics, why_not)
 
 
-def _export_compared(
-    model: nn.Module,
-    about: Mapping[str, Any],
-    train: TrainSpec,
-    formats: Sequence[str],
-    output: Path,
-    data: Dataset | None,
-    numerics: Numerics,
-    why_not: str | None,
-) -> Report:
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `export_model`."""
+
+    model: nn.Module
+    about: Mapping[str, Any]
+    train: TrainSpec
+    formats: Sequence[str]
+    output: Path
+    data: Dataset | None
+    posterior: Posterior | None
+
+    @property
+    def source(self) -> str:
+        """The file that the model was read from."""
+        usual = "best_soup.pt" if "recipe" in self.about else "best_model.pt"
+        return str(self.about.get("file", usual))
+
+    def list_recorded(self) -> dict[str, float]:
+        """Accuracies by part."""
+        parts = ("validation", "test")
+        return {part: self.about[part]["accuracy"] for part in parts if self.about[part] is not None}
+
+
+def _export_compared(job: _Job, numerics: Numerics, why_not: str | None) -> Report:
     """What `export_model` does, with the numerics given; `why_not`: why these are not a GPU's."""
+    about, train, networks = job.about, job.train, list_networks(job.model)
     size = about["preprocessing"]["image_size"]
     differences = list_differences(about, numerics, why_not)
     if train.arithmetic and about["kind"] == "baseline":  # an average is evaluated in fp32
         differences.append(f"arithmetic was of {train.arithmetic.bits} bits, is fp32")
-    expected = {"validation": about["validation"]["accuracy"]}
-    if about["test"] is not None:
-        expected["test"] = about["test"]["accuracy"]
-    outcomes, source = [], "best_soup.pt" if "recipe" in about else "best_model.pt"
-    with _use_threads(numerics.threads), tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
-        reference = _Evaluator(data, size, numerics, train.eval_batch_size)
+    expected, outcomes = job.list_recorded(), []
+    prefix = ".model-"
+    with (
+        _use_threads(numerics.threads),
+        tempfile.TemporaryDirectory(prefix=prefix, dir=job.output) as scratch,
+    ):
+        folder = Path(scratch)
+        reference = _Evaluator(job.data, size, numerics, train.eval_batch_size)
         # two copies, as tensors are saved in the memory format that they are in
-        outputs = reference.compute_outputs(copy.deepcopy(model))
-        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        described = _format_description(about, formats)
-        (Path(scratch) / ABOUT).write_text(described, encoding="utf-8")
-        (Path(scratch) / EXAMPLE).write_text(_format_example(FORMATS[formats[0]]), encoding="utf-8")
-        for chosen in (FORMATS[name] for name in formats):
-            path = Path(scratch) / chosen.file
+        outputs = reference.compute_outputs(copy.deepcopy(job.model))
+        plain = copy.deepcopy(job.model).to(memory_format=torch.contiguous_format)
+        described = _format_description(job)
+        (folder / ABOUT).write_text(described, encoding="utf-8")
+        example = write_example(FORMATS[job.formats[0]], len(networks))
+        (folder / EXAMPLE).write_text(example, encoding="utf-8")
+        for chosen in (FORMATS[name] for name in job.formats):
+            path = folder / chosen.file
             chosen.write(plain, described, torch.zeros(2, 3, size, size), path)
-            path.chmod((Path(scratch) / ABOUT).stat().st_mode)  # safetensors lets only the owner read it
-            again = chosen.read(path, about["num_classes"])
+            again = chosen.read(path, build_networks(about["num_classes"], len(networks)))
             if any(
                 not torch.equal(a, b) for a, b in zip(outputs, reference.compute_outputs(again), strict=True)
             ):
                 raise SearchFailed(
-                    f"{chosen.file}: read again, it does not give what {source} gives, so nothing was written"
+                    f"{chosen.file}: read again, it does not give what {job.source} gives, so nothing was "
+                    "written"
                 )
             accuracy = reference.measure_accuracy(again)
             if not differences:
-                reference.check_recorded(accuracy, expected, source)
-            outcomes.append(Outcome(chosen.name, output / chosen.file, path.stat().st_size, accuracy))
-        for file in sorted(Path(scratch).iterdir()):
-            file.replace(output / file.name)
+                reference.check_recorded(accuracy, expected, job.source)
+            outcomes.append(Outcome(chosen.name, job.output / chosen.file, path.stat().st_size, accuracy))
+        if job.posterior is not None:
+            _write_posterior(job.posterior, networks[0], described, folder / POSTERIOR)
+        mode = (folder / ABOUT).stat().st_mode
+        for file in sorted(folder.iterdir()):
+            file.chmod(mode)  # safetensors lets only the owner read it
+            file.replace(job.output / file.name)
     return Report(tuple(outcomes), expected, tuple(differences))
+
+
+def _write_posterior(posterior: Posterior, network: nn.Module, about: str, path: Path) -> None:
+    """Write a posterior, and read it again.
+
+    Raises:
+        SearchFailed: it is another one when it is read.
+    """
+    from safetensors.torch import load_file, save_file
+
+    tensors = posterior.name_tensors([name for name, _ in network.named_parameters()])
+    save_file(tensors, path, metadata={"format": "pt", ABOUT: about})
+    again = load_file(path)
+    if any(not torch.equal(tensor, again[name]) for name, tensor in tensors.items()):
+        raise SearchFailed(f"{path.name}: read again, it holds other numbers, so nothing was written")
 
 
 MAY_CHANGE_SIDES = 0.002
@@ -344,11 +267,13 @@ class _Evaluator:
             images = len(self._list_parts(self._data)[part])
             allowed = max(1, MAY_CHANGE_SIDES * images) if self._numerics.device == "cuda" else 0
             if round(abs(found[part] - recorded[part]) * images) > allowed:
+                remedy = "restore it from a copy"
+                if source in WRITTEN_BY_SEARCH:
+                    remedy = "write it again with the search's command and --resume"
                 raise SearchFailed(
                     f"{source}: {100 * found[part]:.4f} % on the {part} images, recorded were "
                     f"{100 * recorded[part]:.4f} %, on a machine like this one; nothing was written. The "
-                    "file is not what the search has written: write it again with the search's command and "
-                    "--resume"
+                    f"file is not what the search has written: {remedy}"
                 )
 
     @staticmethod
@@ -378,17 +303,23 @@ def _use_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _format_description(about: Mapping[str, Any], formats: Sequence[str]) -> str:
-    size = about["preprocessing"]["image_size"]
-    rest = {key: value for key, value in about.items() if key != "file"}
+def _format_description(job: _Job) -> str:
+    about = job.about
+    size, members = about["preprocessing"]["image_size"], len(list_networks(job.model))
+    what = "logits, in the order of class_names"
+    if members > 1:
+        what = (
+            "logarithms of the members' mean probability, in the order of class_names; softmax gives that "
+            "probability"
+        )
     description = {
-        "files": {name: FORMATS[name].file for name in formats},
+        "files": {name: FORMATS[name].file for name in job.formats},
         "input": {"shape": ["batch", 3, size, size], "type": "float32"},
-        "output": {"shape": ["batch", about["num_classes"]], "what": "logits, in the order of class_names"},
-        **rest,
+        "output": {"shape": ["batch", about["num_classes"]], "what": what},
+        **{key: value for key, value in about.items() if key != "file"},
+        **({"members": members} if members > 1 else {}),
     }
+    if job.posterior is not None:
+        draw = {"draw": job.posterior.formula, **job.posterior.numbers}
+        description["posterior"] = {"file": POSTERIOR, **draw}
     return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-
-
-def _format_example(chosen: Format) -> str:
-    return _CLASSIFY.substitute(imports=chosen.imports, load=chosen.load)

@@ -1,0 +1,156 @@
+"""The files that a model is exported to: what writes and reads each, and the example that uses it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ABOUT = "model.json"
+EXAMPLE = "classify.py"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format, with what writes and reads it."""
+
+    name: str
+    file: str
+    write: Callable[[nn.Module, str, Tensor, Path], None]
+    """Gets the model in eval mode, the text of `model.json`, images [2, 3, H, W], and the path."""
+    read: Callable[[Path, nn.Module], nn.Module]
+    """Gets the path and a model of the same networks in eval mode, into which weights are loaded; gives a
+    model in eval mode on the CPU."""
+    imports: str
+    """Lines of `classify.py`."""
+    load: str
+    """Expression of `classify.py`: the file's weights, or of a program the model itself."""
+    program: bool = False
+    """Whether it holds the network as well as its weights."""
+
+
+def _write_state_dict(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    torch.save(model.state_dict(), path)
+
+
+def read_state_dict(path: Path, model: nn.Module) -> nn.Module:
+    """Load a state_dict that torch.save has written, and return the model."""
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model
+
+
+def _write_safetensors(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    # the format has no place for values, so its own convention is text under free names
+    save_file(dict(model.state_dict()), path, metadata={"format": "pt", ABOUT: about})
+
+
+def _read_safetensors(path: Path, model: nn.Module) -> nn.Module:
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def _write_program(model: nn.Module, about: str, images: Tensor, path: Path) -> None:
+    # from two images, as torch takes a dimension of one for a constant
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path, extra_files={ABOUT: about})
+
+
+def _read_program(path: Path, model: nn.Module) -> nn.Module:
+    program: nn.Module = torch.export.load(path).module()
+    return program
+
+
+_CLASSIFY = string.Template("""\
+\"\"\"Classify images: python classify.py IMAGE...\"\"\"
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+$imports
+here = Path(__file__).parent
+about = json.loads((here / "model.json").read_text(encoding="utf-8"))
+want = about["preprocessing"]
+$load
+for name in sys.argv[1:]:
+    image = Image.open(name)
+    image = ImageOps.exif_transpose(image) if want["exif_rotation"] else image
+    if image.mode.startswith("I"):  # 16-bit greyscale, which convert() turns white: its high byte
+        image = Image.fromarray((np.asarray(image) >> want.get("grey_bits", 16) - 8).astype("uint8"))
+    image = image.convert("RGB")
+    size = [want["image_size"]] * 2
+    if want["resize"] == "crop":
+        image = functional.center_crop(functional.resize(image, size[:1]), size)
+    pixels = functional.to_tensor(functional.resize(image, size))
+    pixels = functional.normalize(pixels, want["mean"], want["std"])
+    with torch.no_grad():
+        probability, index = model(pixels[None]).softmax(dim=1)[0].max(dim=0)
+    print(f"{name}: {about['class_names'][index]} ({100 * probability:.1f} %)")
+""")
+
+_NETWORK = """\
+model = resnet18(num_classes=about["num_classes"]).eval()
+model.load_state_dict({})
+"""
+
+_NETWORKS = """\
+networks = torch.nn.ModuleList(resnet18(num_classes=about["num_classes"]) for _ in range(about["members"]))
+networks.eval().load_state_dict({})
+
+
+def model(images):
+    # softmax gives the mean probability back: that of its logarithm
+    return torch.stack([network(images).softmax(dim=1) for network in networks]).mean(dim=0).log()
+
+
+"""
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format(
+            "state_dict",
+            "model.pt",
+            _write_state_dict,
+            read_state_dict,
+            "from torchvision.models import resnet18\nfrom torchvision.transforms import functional\n",
+            'torch.load(here / "model.pt", weights_only=True)',
+        ),
+        Format(
+            "safetensors",
+            "model.safetensors",
+            _write_safetensors,
+            _read_safetensors,
+            "from safetensors.torch import load_file\nfrom torchvision.models import resnet18\n"
+            "from torchvision.transforms import functional\n",
+            'load_file(here / "model.safetensors")',
+        ),
+        Format(
+            "torch.export",
+            "model.pt2",
+            _write_program,
+            _read_program,
+            "from torchvision.transforms import functional\n",
+            'torch.export.load(here / "model.pt2").module()',
+            program=True,
+        ),
+    )
+}
+"""Writers by the name that `--format` takes."""
+
+
+def write_example(chosen: Format, members: int) -> str:
+    """The text of `classify.py`, for a format and a number of networks."""
+    lines = "model = {}\n" if chosen.program else _NETWORK if members == 1 else _NETWORKS
+    return _CLASSIFY.substitute(imports=chosen.imports, load=lines.format(chosen.load))

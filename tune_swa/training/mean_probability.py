@@ -1,0 +1,59 @@
+"""Several networks as one model, which gives their mean probability."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tune_swa.training.model import build_model
+
+
+class MeanProbability(nn.ModuleList):
+    """Networks whose probabilities are averaged; in a state_dict the names of network k begin with `k.`.
+
+    The outputs are the logarithms of the mean probability p. Softmax gives p back, since exp(log p) = p and p
+    sums to 1 over the classes: whatever takes a network's logits can take them as well, and a temperature
+    divides them as it divides logits.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logarithms [B, C] float32 of the mean probability of images [B, 3, H, W].
+
+        They are added in fp64, in the order of the networks, as `MemberEvaluator` does.
+        """
+        total: Tensor | None = None
+        for network in self:
+            said = torch.log_softmax(network(images).float().double(), dim=1)
+            total = said if total is None else torch.logaddexp(total, said)
+        assert total is not None
+        return (total - math.log(len(self))).float()
+
+
+def build_networks(num_classes: int, count: int) -> nn.Module:
+    """A model of so many networks in eval mode, on the CPU, whose weights are still to be loaded.
+
+    Args:
+        num_classes: of each network.
+        count: of networks; of one it is that network itself.
+    """
+    network = build_model(num_classes, seed=0).eval()
+    if count == 1:
+        return network
+    return MeanProbability(copy.deepcopy(network) for _ in range(count)).eval()
+
+
+def load_networks(weights: Sequence[Mapping[str, Tensor]], num_classes: int) -> nn.Module:
+    """`build_networks` with a state_dict for each of them, at least one."""
+    model = build_networks(num_classes, len(weights))
+    for network, state in zip(list_networks(model), weights, strict=True):
+        network.load_state_dict(dict(state))
+    return model
+
+
+def list_networks(model: nn.Module) -> list[nn.Module]:
+    """The networks of a model that `build_networks` made."""
+    return list(model) if isinstance(model, MeanProbability) else [model]
