@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,10 @@ from tune_swa.text import format_bytes
 
 if TYPE_CHECKING:
     from tune_swa.config import Experiment
+    from tune_swa.data.dataset import Dataset
+    from tune_swa.execution.average_export import RequestedModel
     from tune_swa.experiment.state import ExperimentState
+    from tune_swa.training.model_export import Report
 
 MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 """Formats of `tune_swa.training.model_export`, which imports torch."""
@@ -23,13 +27,12 @@ MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 
 def export_model_command(options: argparse.Namespace) -> int:
     from tune_swa.cli.terminal import NamesConsole
-    from tune_swa.experiment.events import DamagedError, params_of
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import restore_experiment
     from tune_swa.results.report.images import find_images
 
-    name, usual = ("best_soup", "export-soup") if options.soup else ("best_model", "export")
-    folder, output = options.folder, options.output or options.folder / usual
+    _check_options(options)
+    folder, output = options.folder, options.output or options.folder / _name_folder(options)
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)
     if options.soup:
@@ -38,35 +41,120 @@ def export_model_command(options: argparse.Namespace) -> int:
         refuse_strange_files(folder)
     console = NamesConsole(highlight=False)
     with console.status("loading torch"):
-        from tune_swa.training.model_export import export_model, load_handed_over
+        from tune_swa.training.model_export import export_model
+    data, why = find_images(experiment, options.data_dir, state)
+    with console.status("loading weights"):
+        chosen = _load_model(options, experiment, state, data, why)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        report = export_model(
+            chosen.model,
+            chosen.about,
+            chosen.settings.train,
+            tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
+            output,
+            data,
+            chosen.posterior,
+        )
+    except OSError as error:
+        raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
+    _print_report(partial(console.print, markup=False, soft_wrap=True), chosen, report, output, why)
+    return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options of other exports than the one that is asked for.
+
+    Raises:
+        RequestError: naming the option that is missing.
+    """
+    for name, of in (("trial", "average"), ("arm", "ensemble"), ("group", "ensemble")):
+        given = getattr(options, name)
+        if given is not None and getattr(options, of) is None:
+            raise RequestError(f"--{name} {given}: is only for --{of}, which is not given. Add it")
+
+
+def _name_folder(options: argparse.Namespace) -> str:
+    """Name the folder inside the experiment's that an export goes to."""
+    which = options.average or options.ensemble
+    if which is not None:
+        return f"export-{re.sub('[^a-z0-9.]+', '-', which.casefold()).strip('-.')}"
+    return "export-soup" if options.soup else "export"
+
+
+def _load_model(
+    options: argparse.Namespace,
+    experiment: Experiment,
+    state: ExperimentState,
+    data: Dataset | None,
+    why: str,
+) -> RequestedModel:
+    """Load the model that is asked for.
+
+    Raises:
+        RequestError: it is not there, or damaged.
+    """
+    from tune_swa.training.model_export import load_handed_over
+
+    if options.average is None and options.ensemble is None:
+        return _load_handed_over(options.folder, "best_soup" if options.soup else "best_model", experiment)
+    from tune_swa.execution.average_export import load_average
+    from tune_swa.execution.ensemble_export import load_ensemble
+    from tune_swa.execution.kept_runs import KeptRuns
+    from tune_swa.experiment.folder import choose_storage
+    from tune_swa.results.provenance import require_header
+    from tune_swa.storage import FolderStore, open_store
+
+    _, best = load_handed_over(options.folder)
+    storage = choose_storage(state, options.storage, options.folder)
+    store = FolderStore(options.folder) if storage is None else open_store(storage, experiment.name)
+    kept = KeptRuns(experiment, require_header(state), store, data, why)
+    if options.ensemble is None:
+        return load_average(kept, state, options.average, options.trial, best["preprocessing"])
+    which = options.ensemble, options.arm, options.group
+    return load_ensemble(kept, state, options.folder, *which, best["preprocessing"])
+
+
+def _load_handed_over(folder: Path, name: str, experiment: Experiment) -> RequestedModel:
+    """Load the best model or soup, which the search has written; errors as in `_load_model`."""
+    from tune_swa.execution.average_export import RequestedModel
+    from tune_swa.experiment.events import DamagedError, params_of
+    from tune_swa.training.model_export import load_handed_over
+
     model, about = load_handed_over(folder, name)
     try:
         params = params_of(about)
         experiment.check_configuration(params, swa=about["kind"] == "swa")
-        run = experiment.run_settings(about["kind"], params)
+        settings = experiment.run_settings(about["kind"], params)
     except (ValueError, DamagedError):
         raise RequestError(
             f"{folder / name}.json: its params are not those of a {about['kind']} run of this "
             "search. Write it again: the command of the search with --resume"
         ) from None
-    data, why = find_images(experiment, options.data_dir, state)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        report = export_model(
-            model,
-            about,
-            run.train,
-            tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
-            output,
-            data,
-        )
-    except OSError as error:
-        raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
-    say = partial(console.print, markup=False, soft_wrap=True)
-    say(f"{_name_model(about)}, each file read again:")
+    return RequestedModel(model, about, settings, _name_model(about))
+
+
+def _print_report(
+    say: Callable[[str], None], chosen: RequestedModel, report: Report, output: Path, why: str
+) -> None:
+    """Print what was written, and whether it gives what the search recorded.
+
+    Args:
+        say: prints a line.
+        chosen: what was exported.
+        report: of its files.
+        output: where they are.
+        why: why there were no images to compare with.
+    """
+    from tune_swa.training.model_export import POSTERIOR
+
+    say(f"{chosen.title}, each file read again:")
     for outcome in report.outcomes:
         found = ", ".join(f"{part} {100 * value:.2f} %" for part, value in outcome.accuracy.items())
         say(f"  {outcome.path}  {format_bytes(outcome.size)}  {found}")
+    if chosen.posterior is not None:
+        size = format_bytes((output / POSTERIOR).stat().st_size)
+        say(f"  {output / POSTERIOR}  {size}  what the members were drawn from")
     for file, what in (("model.json", "what images it takes"), ("classify.py", "an example that uses it")):
         say(f"  {output / file}  {what}")
     recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())
@@ -77,7 +165,6 @@ def export_model_command(options: argparse.Namespace) -> int:
         say(f"Recorded: {recorded}. Single images may differ, as this machine does: {other}.")
     else:
         say("That is the recorded accuracy.")
-    return 0
 
 
 def _check_soups(folder: Path, experiment: Experiment, state: ExperimentState) -> None:

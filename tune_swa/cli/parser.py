@@ -209,7 +209,30 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
         help="can be repeated; default: all of them",
     )
     add("--output", metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
-    add("--soup", action="store_true", help="the best soup instead; default folder: export-soup")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--soup", action="store_true", help="the best soup instead; default folder: export-soup"
+    )
+    other.add_argument(
+        "--average",
+        metavar="LABEL",
+        help="an average of one run instead, as averages.parquet names it (swag-20, subspace-5); of one that "
+        "draws its members all of them, and what they were drawn from; default folder: export-LABEL",
+    )
+    other.add_argument(
+        "--ensemble",
+        metavar="METHOD",
+        help="an ensemble of runs on fresh seeds instead, as ensembles.parquet names it (MultiSWA, 'deep "
+        "ensemble'); default folder: export-METHOD",
+    )
+    add("--trial", metavar="NAME", help="the run of --average; default: the best model's")
+    add(
+        "--arm",
+        metavar="NAME",
+        help="the arm of --ensemble; default: the first finalist, or the best baseline",
+    )
+    add("--group", type=int, metavar="N", help="the group of --ensemble; default: the first one")
+    add("--storage", metavar="URI", help="where the checkpoints are, if the search was given that")
     add("--data-dir", metavar="DIR", help="where the images are, to compare the accuracy")
 
 

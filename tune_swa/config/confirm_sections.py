@@ -42,6 +42,9 @@ class ConfirmSpec(Settings):
     """Runs in an ensemble: those on fresh seeds are independent, so disjoint groups of so many give deep
     ensembles of plain training, and of averages (MultiSWA, MultiSWAG), at no further training. Five groups
     give a verdict, fewer a description. Default: none."""
+    keep_weights: bool = False
+    """Keep the last checkpoint of every run on fresh seeds, from which `export-model --ensemble` takes the
+    members. By default only that of each configuration's best run is, since all take many times its room."""
 
     @field_validator("max_seeds", mode="after")
     @classmethod

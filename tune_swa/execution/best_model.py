@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def export_best(
         tune_swa.training.checkpoint.CheckpointError: the trial's last checkpoint cannot be used.
         OSError: the disk refused.
     """
-    source = _read_state(store, trial.checkpoints[-1])
-    _write_model(source, _describe_model(trial, state, experiment, preprocessing), folder)
+    source = read_state(store, trial.checkpoints[-1])
+    _write_model(source, describe_model(trial, state, experiment, preprocessing), folder)
 
 
 def export_soup(
@@ -52,17 +53,22 @@ def export_soup(
     if not soups:
         return
     soup = choose_soup(soups, state.objective)
-    description = _describe_model(state.trials[soup.recipe[0]], state, experiment, preprocessing)
+    description = describe_model(state.trials[soup.recipe[0]], state, experiment, preprocessing)
     description |= {
         "file": SOUP_WEIGHTS,
         "merge": soup.event.merge,
         "recipe": list(soup.recipe),
         "validation": {key: soup.metrics[key] for key in ("accuracy", "nll", "ece")},
     }
-    _write_model(_read_state(store, soup.event.file), description, folder)
+    _write_model(read_state(store, soup.event.file), description, folder)
 
 
-def _read_state(store: Store, name: str) -> dict[str, Any]:
+def read_state(store: Store, name: str) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, damaged or cannot be read.
+    """
     try:
         with store.local(name) as path:
             return checkpoints.load_checkpoint(path)
@@ -77,9 +83,10 @@ def _write_model(source: dict[str, Any], description: dict[str, Any], folder: Pa
     replace_file(weights.with_suffix(".json"), text.encode())
 
 
-def _describe_model(
+def describe_model(
     trial: TrialState, state: ExperimentState, experiment: Experiment, preprocessing: dict[str, Any]
 ) -> dict[str, Any]:
+    """Describe what a completed trial ships, as `best_model.json` does."""
     assert state.header is not None
     assert trial.last is not None
     swa = trial.kind == "swa"
@@ -103,7 +110,7 @@ def _describe_model(
         "validation_images": data["val"],
         "test": trial.tested.shipped if trial.tested else None,
         "test_images": data["test"],
-        "calibration": _describe_calibration(trial),
+        "calibration": describe_calibration(trial.tested.shipped if trial.tested else None),
         "numerics": state.header.numerics,
         **({"arithmetic": arithmetic.model_dump()} if arithmetic else {}),
         "hardware": state.header.hardware,
@@ -115,9 +122,16 @@ def _name_average(trial: TrialState, experiment: Experiment) -> str:
     return trial.chosen_average or experiment.averages[0].label
 
 
-def _describe_calibration(trial: TrialState) -> dict[str, Any] | None:
-    """The temperature that was fitted for a tested run; None: it was not tested, or by an older version."""
-    temperature = trial.tested.shipped.get("temperature") if trial.tested else None
+def describe_calibration(metrics: Mapping[str, float] | None) -> dict[str, Any] | None:
+    """The temperature that was fitted for a model.
+
+    Args:
+        metrics: of the model on the test images; None: it was not tested.
+
+    Returns:
+        None where there is no temperature: not tested, or by an older version.
+    """
+    temperature = None if metrics is None else metrics.get("temperature")
     if temperature is None:
         return None
     return {

@@ -24,7 +24,7 @@ from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.folder import NameTakenError, lock_experiment
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
-from tune_swa.search.confirm_cost import max_fresh_states, max_tested_plain_arms
+from tune_swa.search.confirm_cost import looks_cost, max_fresh_states, max_tested_plain_arms
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
 from tune_swa.training.model import StateDict, resolve_weights
@@ -222,9 +222,12 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
         bank = (experiment.train.epochs if length else 0) * weights
         return total_trials(experiment) * (each * running + bank) + states + merged
     # a running trial has two, and a third while it is written; of those that have ended as many as there
-    # are finalists are kept, the best baseline, and the best run of each arm that is tested
+    # are finalists are kept, the best baseline, and the best run of each arm that is tested, or all of them
     top = experiment.confirm.top
-    kept = top + 1 + (top + max_tested_plain_arms(experiment) if confirm else 0)
+    kept = top + 1
+    if confirm:
+        arms = top + max_tested_plain_arms(experiment)
+        kept += looks_cost(experiment).runs[1] if experiment.confirm.keep_weights else arms
     if experiment.merge:  # whose candidates all are
         kept += max(0, experiment.swa_trials - top)
     bank = min(3 * length, experiment.train.epochs) * weights  # of each checkpoint, most of them the same

@@ -35,7 +35,9 @@ def store_snapshots(state: dict[str, Any], store: Store, folder: str) -> dict[st
     return {**state, "averages": {**averages, "snapshots": named}}
 
 
-def fetch_snapshots(state: dict[str, Any], store: Store, checkpoint: str) -> dict[str, Any]:
+def fetch_snapshots(
+    state: dict[str, Any], store: Store, checkpoint: str, *, keep_damaged: bool = False
+) -> dict[str, Any]:
     """Read the snapshots that a state names, and return the state with them.
 
     One that is damaged is removed: the trial writes it again when it has trained that epoch once more.
@@ -44,6 +46,7 @@ def fetch_snapshots(state: dict[str, Any], store: Store, checkpoint: str) -> dic
         state: of a checkpoint, or of a trunk, which names none.
         store: holds both.
         checkpoint: the state's name in it.
+        keep_damaged: of a trial that does not go on.
 
     Raises:
         CheckpointError: one of them is missing or damaged.
@@ -61,7 +64,8 @@ def fetch_snapshots(state: dict[str, Any], store: Store, checkpoint: str) -> dic
         try:
             found.append(_read_snapshot(store, name, named))
         except CheckpointError as error:
-            store.remove(name)
+            if not keep_damaged:
+                store.remove(name)
             raise CheckpointError(f"{own}: names a snapshot that cannot be used ({error})") from None
     return {**state, "averages": {**averages, "snapshots": found}}
 

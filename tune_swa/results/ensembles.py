@@ -35,6 +35,8 @@ class Ensemble:
     method: str
     """`deep ensemble` of plain training (Lakshminarayanan et al. 2017), `MultiSWA` and `MultiSWAG` (Wilson
     and Izmailov 2020), or `ensemble of` another average."""
+    variant: str
+    """Of the runs' models, as their files of predictions name it."""
     group: int
     """From 0."""
     seeds: tuple[int, ...]
@@ -84,7 +86,9 @@ def build_ensembles(
             having = {seed: said[variant] for seed, said in runs.items() if variant in said}
             for group, seeds in enumerate(_split_evenly(tuple(having), size)):
                 mean = np.stack([having[seed] for seed in seeds]).mean(axis=0, dtype=np.float64)
-                ensembles.append(Ensemble(arm, method, group, seeds, predict_classes(mean, labels[0])))
+                ensembles.append(
+                    Ensemble(arm, method, variant, group, seeds, predict_classes(mean, labels[0]))
+                )
     return ensembles
 
 

@@ -140,7 +140,8 @@ class Retention:
         """Rank a completed trial among the best of its group; return those that drop out.
 
         Of the search as many are kept as there are finalists, or all that may be merged, and the best
-        baseline; of each tested configuration the best run; of the race none, since it only chooses.
+        baseline; of each tested configuration the best run, or all if that is asked for; of the race none,
+        since it only chooses.
         """
         if trial.stage == "race":
             return [trial.name]
@@ -151,6 +152,8 @@ class Retention:
                 most = len(self._state.trials)
         else:
             group, most = (trial.kind, params_key(trial.params), trial.average), 1
+            if self._experiment.confirm.keep_weights:  # all, of which ensembles are exported
+                most = len(self._state.trials)
         best = self._best.setdefault(group, [])
         best.append(trial.name)
         best.sort(key=lambda name: self._state.objective.rank_trial(self._state.trials[name]))

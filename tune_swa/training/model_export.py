@@ -162,7 +162,7 @@ def _export_compared(job: _Job, numerics: Numerics, why_not: str | None) -> Repo
     expected, outcomes = job.list_recorded(), []
     prefix = ".model-"
     with (
-        _use_threads(numerics.threads),
+        use_threads(numerics.threads),
         tempfile.TemporaryDirectory(prefix=prefix, dir=job.output) as scratch,
     ):
         folder = Path(scratch)
@@ -294,7 +294,8 @@ class _Frozen(nn.Module):
 
 
 @contextmanager
-def _use_threads(count: int) -> Iterator[None]:
+def use_threads(count: int) -> Iterator[None]:
+    """Have torch compute with so many threads on the CPU: results depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

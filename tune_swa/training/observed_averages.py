@@ -12,6 +12,7 @@ from torch import nn
 
 from tune_swa.averaging.build_observers import build_observers
 from tune_swa.averaging.observers import Member, list_parameters, list_statistics
+from tune_swa.averaging.posterior import Posterior
 from tune_swa.averaging.snapshots import Snapshots
 from tune_swa.averaging.swa import Averaging
 from tune_swa.config import RunSettings, count_snapshots
@@ -179,6 +180,17 @@ class ObservedAverages:
             else predict_calibrated(*self.compute_outputs(label, swa, batches, final=True)[:2], validation)
             for label in self.labels
         }
+
+    @torch.no_grad()
+    def load_members(self, label: str, swa: Averaging | None) -> Iterator[nn.Module]:
+        """Load the members of a finished run's average into one model, one after the other, with statistics
+        that fit their weights."""
+        for member in self._list_members(label, swa, final=True):
+            yield self._evaluator.load_refreshed(member)
+
+    def describe_posterior(self, label: str) -> Posterior | None:
+        """What the members of a finished run's average are drawn from; None: it draws none."""
+        return self._observers[label].describe_posterior() if label in self._observers else None
 
     def state_dict(self) -> dict[str, Any]:
         """State of the observers, what they look back at, and the shipped model, if that is one of theirs."""
