@@ -29,7 +29,8 @@ AVERAGES: list[dict[str, Any]] = [
         "method": "subspace", "rank": 2, "samples": 3, "search_samples": 2, "temperature": 1, "fit_batches": 2
     },
 ]  # fmt: skip
-MEMBERS = {"swa": 1, "ema-1": 1, "lawa-2": 1, "swag-2": 4, "swag-diagonal": 3, "subspace-2": 3}
+SUBSPACE = "subspace-2-samples-3-temperature-1-fit_batches-2"
+MEMBERS = {"swa": 1, "ema-1": 1, "lawa-2": 1, "swag-2": 4, "swag-diagonal": 3, SUBSPACE: 3}
 PARAMS = {"lr": 1e-3, "swa_start": 0, "swa_lr": 1e-2}
 
 
@@ -85,7 +86,7 @@ def test_the_posterior_gives_the_members(trained: TrainedExperiment, monkeypatch
     """A run of the search, which draws as often as there."""
     folder = trained.hand_over(monkeypatch)
     seed = trained.spec.seed
-    for label in ("swag-2", "swag-diagonal", "subspace-2"):
+    for label in ("swag-2", "swag-diagonal", SUBSPACE):
         given = ["export-model", str(folder), "--average", label, "--trial", "swa-0"]
         assert main([*given, "--format", "safetensors"]) == 0
         held = load_file(folder / f"export-{label}" / "posterior.safetensors")
@@ -96,7 +97,7 @@ def test_the_posterior_gives_the_members(trained: TrainedExperiment, monkeypatch
         about = read_description(folder / f"export-{label}")
         assert about["members"] == (3 if label == "swag-2" else 2)
         for member in range(about["members"]):
-            if label == "subspace-2":
+            if label == SUBSPACE:
                 drawn = [
                     held[f"mean.{name}"]
                     + torch.tensordot(held["samples"][member].float(), held[f"basis.{name}"], dims=1)

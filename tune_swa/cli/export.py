@@ -78,7 +78,7 @@ def _name_folder(options: argparse.Namespace) -> str:
     """Name the folder inside the experiment's that an export goes to."""
     which = options.average or options.ensemble
     if which is not None:
-        return f"export-{re.sub('[^a-z0-9.]+', '-', which.casefold()).strip('-.')}"
+        return f"export-{re.sub('[^a-z0-9._]+', '-', which.casefold()).strip('-.')}"
     return "export-soup" if options.soup else "export"
 
 
