@@ -12,11 +12,13 @@ Glossary, used with these meanings in the whole package:
 - average: the `AveragedModel` over the live model after each epoch of the branch, or at the ends of cycles.
 - baseline: plain training, a trunk that runs to the last epoch.
 - rung: an epoch after which early stopping compares trials of the same phase.
+- member: of SWAP, one of several branches that differ in the order of images after the fork alone.
 - arm: a configuration that is trained on fresh seeds; a plain arm has no averaging.
 - look: an evaluation of all arms on the test images after a planned number of seeds.
 - phase: of an epoch, trunk or branch.
-- stage: of a trial, search, race or confirm. A race chooses among the search's best configurations (the
-  finalists) on fresh seeds and validation images; confirm tests them on the test images.
+- stage: of a trial, search, swap, race or confirm. Swap trains further members; a race chooses among the
+  search's best configurations (the finalists) on fresh seeds and validation images; confirm tests them on
+  the test images.
 - shipped model: the model one would use: the average once there is one, else the live model.
 - published state: a trunk's state after some epoch, kept for the branches that begin there.
 - snapshot: weights at the end of an epoch, kept beside a trial's checkpoints for averages of past models.

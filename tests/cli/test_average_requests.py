@@ -36,6 +36,8 @@ PLAIN = "baseline: {averages: []}"
 TRAIN = "optimizer: sgd}"
 SEEDS = "{seeds: 5}"
 TAIL = "{score: rungs}"
+RATES = "  swa_start: {choice: [5, 10]}\n  swa_lr: {log_uniform: [1e-4, 1e-2]}"
+END = GOOD[GOOD.index("  swa_lr") :]
 
 
 def listed(averages: str) -> str:
@@ -44,6 +46,10 @@ def listed(averages: str) -> str:
 
 def best(averages: str) -> str:
     return f"averages: {averages}\nobjective: {{of: best}}\nspace"
+
+
+def merged(merges: str) -> str:
+    return f"{TAIL}\nmerge: [{merges}]"
 
 
 def plain(averages: str) -> str:
@@ -101,6 +107,20 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     (TAIL, "{cycle_epochs: 4}", "averaging.cycle_epochs: 4: has no effect", "give averaging.tail cyclic", "{tail: cyclic, cycle_epochs: 4}"),
     (TAIL, "{tail: cyclic, cycle_epochs: 9}", "swa_start 10 leaves 8 of 20 epochs", "take swa_start up to 9", "{tail: cyclic, cycle_epochs: 8}"),
     ("  swa_lr: {log_uniform: [1e-4, 1e-2]}", "  swa_lr: 1e-3\n  averages: {choice: [1, 2]}", "space.averages: unknown parameter", "Allowed: lr, swa_start", "  swa_lr: 1e-3"),
+    # ------------------------------------------------------------------------------------ SWAP
+    (TAIL, merged("{method: swap, members: 1}"), "f.yaml:13: merge.0.members: 1", "at least 2", merged("{method: swap, members: 2}")),
+    (TAIL, merged("{method: swap, members: 0}"), "merge.0.members: 0", "at least 2", merged("{method: soup}")),
+    (TAIL, merged("{method: swap, members: 2.5}"), "merge.0.members: 2.5", "a whole number", merged("{method: swap, members: 3}")),
+    (TAIL, merged("{method: swap, member: 4}"), "merge.0.member: unknown key", "Did you mean members?", merged("{method: swap, members: 4}")),
+    (TAIL, merged("{method: swap, top: 0}"), "merge.0.top: 0", "greater than 0", merged("{method: swap, top: 1}")),
+    (TAIL, merged("{method: swap, rule: greedy}"), "merge.0.rule: unknown key", "Allowed: method, members", merged("{method: swap}")),
+    (TAIL, merged("{method: swip}"), "merge.0", "expected one of 'soup', 'swap'", merged("{method: swap}")),
+    (TAIL, merged("{method: swap}, {method: swap, members: 2}"), "merge", "swap is listed twice; leave one out", merged("{method: swap}")),
+    (TAIL, merged("{method: swap, batch_size: 1}"), "merge.0.batch_size: 1", "at least 2", merged("{method: swap, batch_size: 2}")),
+    (TAIL, merged("{method: swap, batch_size: 256}"), "merge.0.batch_size: 256: the batches of the members are larger", "give 64 or less", merged("{method: swap, batch_size: 64}")),
+    (RATES, "  swa_start: {choice: [5, 18]}\n  swa_lr: 1e-3\nmerge: [{method: swap}]", "f.yaml:7: space.swa_start: swa_start 18 of 20 epochs leaves none after the fork", "give an swa_start of at most 17", "  swa_start: {choice: [5, 17]}\n  swa_lr: 1e-3\nmerge: [{method: swap}]"),
+    (RATES, "  swa_start: 5\n  swa_lr: 1e-3\n  train.weight_decay: {log_uniform: [1e-5, 1e-3]}\nmerge: [{method: swap}]", "space.train.weight_decay: members of swap share a trunk", "give a choice of values or a step", "  swa_start: 5\n  swa_lr: 1e-3\n  train.weight_decay: {choice: [1e-5, 1e-3]}\nmerge: [{method: swap}]"),
+    (END, "averaging: {tail: base}\nmerge: [{method: swap, batch_size: 16}]", "merge.0.batch_size: 16: the base schedule goes on", "leave batch_size out", "averaging: {tail: base}\nmerge: [{method: swap}]"),
     # --------------------------------------------------------------- low precision, schedule-free
     (TRAIN, "optimizer: adam, arithmetic: {bits: 8}}", "train.arithmetic", "give train.optimizer=sgd", "optimizer: sgd, arithmetic: {bits: 8}}"),
     (TRAIN, "optimizer: sgd, arithmetic: {bits: 2}}", "train.arithmetic.bits: 2", "at least 3", "optimizer: sgd, arithmetic: {bits: 3}}"),

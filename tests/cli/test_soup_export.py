@@ -14,11 +14,11 @@ from tune_swa.cli import main
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "its search makes no soups. The section merge of a space file asks for them, in a new search"),
+        ({}, "its search has no soup in its section merge. A new search whose space file asks for it"),
         (
             {"merge": [{"method": "soup"}]},
-            "there is no soup yet. They are made when the search has ended, of two completed trials of one "
-            "trunk or more: let it end (--resume)",
+            "there is no soup yet. It is made of two completed trials of one trunk or more when the search "
+            "has ended: let it end (--resume)",
         ),
     ],
 )

@@ -35,8 +35,8 @@ def export_model_command(options: argparse.Namespace) -> int:
     folder, output = options.folder, options.output or options.folder / _name_folder(options)
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)
-    if options.soup:
-        _check_soups(folder, experiment, state)
+    if options.merged:
+        _check_merged(options.merged, folder, experiment, state)
     if not options.output:
         refuse_strange_files(folder)
     console = NamesConsole(highlight=False)
@@ -79,7 +79,7 @@ def _name_folder(options: argparse.Namespace) -> str:
     which = options.average or options.ensemble
     if which is not None:
         return f"export-{re.sub('[^a-z0-9._]+', '-', which.casefold()).strip('-.')}"
-    return "export-soup" if options.soup else "export"
+    return f"export-{options.merged}" if options.merged else "export"
 
 
 def _load_model(
@@ -97,7 +97,7 @@ def _load_model(
     from tune_swa.training.model_export import load_handed_over
 
     if options.average is None and options.ensemble is None:
-        return _load_handed_over(options.folder, "best_soup" if options.soup else "best_model", experiment)
+        return _load_handed_over(options.folder, f"best_{options.merged or 'model'}", experiment)
     from tune_swa.execution.average_export import load_average
     from tune_swa.execution.ensemble_export import load_ensemble
     from tune_swa.execution.kept_runs import KeptRuns
@@ -116,7 +116,7 @@ def _load_model(
 
 
 def _load_handed_over(folder: Path, name: str, experiment: Experiment) -> RequestedModel:
-    """Load the best model or soup, which the search has written; errors as in `_load_model`."""
+    """Load the best model or merge, which the search has written; errors as in `_load_model`."""
     from tune_swa.execution.average_export import RequestedModel
     from tune_swa.experiment.events import DamagedError, params_of
     from tune_swa.training.model_export import load_handed_over
@@ -167,21 +167,25 @@ def _print_report(
         say("That is the recorded accuracy.")
 
 
-def _check_soups(folder: Path, experiment: Experiment, state: ExperimentState) -> None:
-    """Check that a search has made soups.
+def _check_merged(method: str, folder: Path, experiment: Experiment, state: ExperimentState) -> None:
+    """Check that a search has made merges of a method.
 
     Raises:
         RequestError: it has not, or not yet.
     """
-    if not experiment.merge:
+    if not any(merge.method == method for merge in experiment.merge):
         raise RequestError(
-            f"{folder}: its search makes no soups. The section merge of a space file asks for them, in a "
-            "new search; without --soup the best model is exported"
+            f"{folder}: its search has no {method} in its section merge. A new search whose space file asks "
+            f"for it makes one; without --{method} the best model is exported"
         )
-    if not state.merges:
+    if not any(merge.rpartition(" ")[2] == method for merge in (m.merge for m in state.merges.values())):
+        needs = {
+            "soup": "two completed trials of one trunk or more",
+            "swap": "two completed members of a configuration or more",
+        }
         raise RequestError(
-            f"{folder}: there is no soup yet. They are made when the search has ended, of two completed "
-            "trials of one trunk or more: let it end (--resume)"
+            f"{folder}: there is no {method} yet. It is made of {needs[method]} when the search has ended: "
+            "let it end (--resume)"
         )
 
 

@@ -210,9 +210,14 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--output", metavar="DIR", help="where the files go; default: RESULTS_DIR/NAME/export")
     other = parser.add_mutually_exclusive_group()
-    other.add_argument(
-        "--soup", action="store_true", help="the best soup instead; default folder: export-soup"
-    )
+    for method, what in (("soup", "soup"), ("swap", "mean of SWAP's members")):
+        other.add_argument(
+            f"--{method}",
+            dest="merged",
+            action="store_const",
+            const=method,
+            help=f"the best {what} instead; default folder: export-{method}",
+        )
     other.add_argument(
         "--average",
         metavar="LABEL",

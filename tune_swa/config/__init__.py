@@ -16,7 +16,7 @@ from tune_swa.config.averages import (
 )
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
-from tune_swa.config.merging import SoupSpec
+from tune_swa.config.merging import MergeSpec, SoupSpec, SwapSpec
 from tune_swa.config.objective import Metric, ObjectiveSpec
 from tune_swa.config.search_space import Choices, Parameter, Range, count_space, enumerate_space
 from tune_swa.config.sections import (
@@ -54,6 +54,7 @@ __all__ = [
     "DataSpec",
     "EmaAverage",
     "Experiment",
+    "MergeSpec",
     "Metric",
     "ModelSpec",
     "ObjectiveSpec",
@@ -66,6 +67,7 @@ __all__ = [
     "SearchSpec",
     "SoupSpec",
     "SubspaceAverage",
+    "SwapSpec",
     "TrainSpec",
     "Value",
     "count_snapshots",

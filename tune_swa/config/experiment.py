@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Field,
     NonNegativeInt,
     PositiveFloat,
     PrivateAttr,
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from tune_swa.config.averages import AverageSpec, SwaAverage, count_snapshots, move_first
+from tune_swa.config.merging import SwapSpec
 from tune_swa.config.objective import Metric
 from tune_swa.config.search_space import Choices, Parameter, count_space, enumerate_space
 from tune_swa.config.sections import (
@@ -28,6 +30,7 @@ from tune_swa.config.space_file import SpaceFile
 from tune_swa.config.space_problems import describe_long_cycle
 from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
+from tune_swa.seeds import derive_seed
 
 MAX_COMBINATIONS = 100_000
 """Most baseline configurations that are all run; more are sampled."""
@@ -53,6 +56,10 @@ class RunSettings(Settings):
     """Averages that the run observes, the leading one first; none: SWA alone, or of a baseline none."""
     chosen_by: Metric | None = None
     """Metric by which an epoch that scores all averages reports the best one. None: it reports the first."""
+    member: NonNegativeInt = 0
+    """Of SWAP: numbers the order and augmentation of images after the fork; 0: those of a run by itself."""
+    branch_batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Images per optimizer step after the fork. None: as before it."""
 
     @field_validator("train", mode="after")
     @classmethod
@@ -91,6 +98,21 @@ class RunSettings(Settings):
     def fork_epoch(self) -> int | None:
         """Epoch whose trained weights are the first average (`swa_start + 1`); None: a baseline."""
         return None if self.swa_start is None else self.swa_start + 1
+
+    def is_after_fork(self, epoch: int) -> bool:
+        """Whether an epoch is trained after the first average; of a baseline none is."""
+        return self.fork_epoch is not None and epoch > self.fork_epoch
+
+    def choose_seed(self, epoch: int) -> int:
+        """Return the seed of an epoch's order, augmentation and layers: after the fork the member's own."""
+        if not self.member or not self.is_after_fork(epoch):
+            return self.seed
+        return derive_seed(self.seed, "member", self.member)
+
+    def choose_batch_size(self, epoch: int) -> int:
+        """Return the images per optimizer step of an epoch."""
+        own = self.branch_batch_size if self.is_after_fork(epoch) else None
+        return self.train.batch_size if own is None else own
 
     @property
     def snapshot_span(self) -> int:
@@ -148,6 +170,11 @@ class Experiment(SpaceFile):
         if self.search.sampler == "grid":
             return combinations if self.baseline.trials == "auto" else combinations[:wanted]
         return combinations if len(combinations) <= wanted else None
+
+    @property
+    def swap(self) -> SwapSpec | None:
+        """Settings of SWAP; None: no configuration gets further members."""
+        return next((merge for merge in self.merge if merge.method == "swap"), None)
 
     @property
     def every_trunk_has_a_baseline(self) -> bool:
@@ -275,6 +302,7 @@ class Experiment(SpaceFile):
         params: Mapping[str, Value],
         seed: int | None = None,
         average: str | None = None,
+        member: int = 0,
     ) -> RunSettings:
         """Build the settings of a run.
 
@@ -283,6 +311,7 @@ class Experiment(SpaceFile):
             params: every searched parameter of that kind.
             seed: of the training; None: the search's.
             average: label of the average that leads; None: the first one, or the best where one is chosen.
+            member: number among the members of SWAP.
 
         Raises:
             ValueError: the settings, or the average, cannot be.
@@ -307,5 +336,7 @@ class Experiment(SpaceFile):
                 "averaging": self.averaging.model_copy(update=sections["averaging"]),
                 "averages": averages if average is None else move_first(averages, average),
                 "chosen_by": self.objective.metric if chooses else None,
+                "member": member,
+                "branch_batch_size": self.swap.batch_size if self.swap and kind == "swa" else None,
             }
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, PositiveInt
 
 from tune_swa.config.settings_model import Settings
 
@@ -24,7 +26,34 @@ class SoupSpec(Settings):
         return f"{self.rule} {self.method}"
 
 
-def check_merges(merges: Sequence[SoupSpec]) -> tuple[SoupSpec, ...]:
+class SwapSpec(Settings):
+    """Stochastic weight averaging in parallel (Gupta et al. 2020, arXiv 2001.02312): the mean of members
+    that go on from one trunk, each with an order and augmentation of the images of its own."""
+
+    method: Literal["swap"]
+    """Names the method."""
+    members: Annotated[int, Field(ge=2, le=1000)] = 4
+    """Members of each configuration. The first one is the search's own trial. Four by default: they take
+    three quarters of what the mean of any number could take from the variance between members."""
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Images per optimizer step of SWA trials after the fork, at most `train.batch_size`, which is that of
+    the trunk: the paper's trunk has larger batches than its members. Default: `train.batch_size`."""
+    top: PositiveInt = 2
+    """How many of the search's best SWA configurations get further members. Few by default, since each takes
+    `members` - 1 branches; as many as are tested on fresh seeds."""
+    rule: ClassVar[Literal["uniform"]] = "uniform"
+
+    @property
+    def label(self) -> str:
+        """Name of the merge in tables."""
+        return self.method
+
+
+MergeSpec: TypeAlias = Annotated[SoupSpec | SwapSpec, Field(discriminator="method")]
+"""Settings of a merge."""
+
+
+def check_merges(merges: Sequence[MergeSpec]) -> tuple[MergeSpec, ...]:
     """Refuse merges that tables could not tell apart.
 
     Raises:

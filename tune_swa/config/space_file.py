@@ -15,7 +15,7 @@ from pydantic import (
 from tune_swa.config.averages import AverageSpec, check_averages
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.domains import Domain
-from tune_swa.config.merging import SoupSpec, check_merges
+from tune_swa.config.merging import MergeSpec, check_merges
 from tune_swa.config.objective import ObjectiveSpec
 from tune_swa.config.sections import (
     SCHEDULE_FREE,
@@ -55,8 +55,8 @@ class SpaceFile(Settings):
     scheduler: SchedulerSpec = SchedulerSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
-    merge: Annotated[tuple[SoupSpec, ...], AfterValidator(check_merges)] = ()
-    """What merges the averages of finished trials of the search into one model. Default: nothing."""
+    merge: Annotated[tuple[MergeSpec, ...], AfterValidator(check_merges)] = ()
+    """What merges the averages of several trials into one model, after the search. Default: nothing."""
 
     @model_validator(mode="before")
     @classmethod

@@ -46,19 +46,58 @@ def check_grid(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpacePr
         yield SpaceProblem(message + OTHER_SAMPLERS, loc=("space",))
 
 
-def check_merging(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpaceProblem]:
-    """What is merged are trials of one trunk, so trunks have to recur."""
-    if not spec.merge:
+def check_merging(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
+    """What is merged are trials of one trunk, and values of a continuous range do not recur."""
+    methods = {merge.method for merge in spec.merge}
+    if not methods:
         return
+    soups = "soup" in methods
+    what = "a soup is made of several SWA trials of one trunk" if soups else "members of swap share a trunk"
     for parameter in parameters:
         if not parameter.swa and isinstance(parameter.domain, Range) and parameter.domain.step is None:
             message = (
-                "a soup is made of several SWA trials of one trunk, and from a continuous range each trial "
-                "has a trunk of its own; give a choice of values or a step, or leave merge out"
+                f"{what}, and from a continuous range each trial has a trunk of its own; give a choice of "
+                "values or a step, or leave merge out"
             )
             yield SpaceProblem(message, loc=("space", parameter.name))
-    if spec.search.trials == 1:
+    for index, merge in enumerate(spec.merge):
+        if merge.method == "swap":
+            loc = ("merge", index, "batch_size")
+            yield from _check_swap(spec, parameters, constants, merge.batch_size, loc)
+    if soups and spec.search.trials == 1:
         yield SpaceProblem("a soup is made of several SWA trials; give 2 or more", 1, ("search", "trials"))
+
+
+def _check_swap(
+    spec: SpaceFile, parameters: list[Parameter], constants: Params, batch_size: int | None, loc: Loc
+) -> Iterator[SpaceProblem]:
+    """Members differ in the epochs after the fork, whose batches are no larger than those before it."""
+    epochs = spec.train.epochs
+    domains = {parameter.name: parameter.domain for parameter in parameters}
+    latest = _find_largest("swa_start", domains, constants, 0)
+    if latest > epochs - 3:
+        most = f"give an swa_start of at most {epochs - 3}, or " if epochs > 2 else "give "
+        yield SpaceProblem(
+            f"swa_start {latest} of {epochs} epochs leaves none after the fork, in which the members of swap "
+            f"could differ; {most}more train.epochs",
+            loc=("space", "swa_start"),
+        )
+    if batch_size is None:
+        return
+    if spec.averaging.tail == "base":
+        message = (
+            "the base schedule goes on as in plain training, with its batches; leave batch_size out, or give "
+            "averaging.tail constant or cyclic"
+        )
+        yield SpaceProblem(message, batch_size, loc)
+    _, sizes = _locate_values(spec, parameters, constants, "batch_size")
+    smallest = min(int(size) for size in sizes)  # type: ignore[arg-type]
+    if batch_size > smallest:
+        message = (
+            f"the batches of the members are larger than those before the fork, where train.batch_size is "
+            f"{smallest}; give {smallest} or less, or a larger train.batch_size"
+        )
+        yield SpaceProblem(message, batch_size, loc)
 
 
 def check_warmup(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:

@@ -98,7 +98,7 @@ class _Resolver:
         """Complete the points, and check what depends on several settings."""
         spec, found = self.spec, self.found
         self._report(*check_grid(spec, found.parameters))
-        self._report(*check_merging(spec, found.parameters))
+        self._report(*check_merging(spec, found.parameters, found.constants))
         self._report(*check_objective(spec))
         self._report(*check_warmup(spec, found.parameters, found.constants))
         self._report(*check_optimizers(spec, found.parameters, found.constants))

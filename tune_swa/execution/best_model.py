@@ -18,7 +18,8 @@ from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
 
 WEIGHTS = "best_model.pt"
-SOUP_WEIGHTS = "best_soup.pt"
+MERGED_WEIGHTS = {"soup": "best_soup.pt", "swap": "best_swap.pt"}
+"""Files of the best of each method that merges models."""
 
 
 def export_best(
@@ -42,20 +43,26 @@ def export_best(
     _write_model(source, describe_model(trial, state, experiment, preprocessing), folder)
 
 
-def export_soup(
-    state: ExperimentState, experiment: Experiment, folder: Path, store: Store, preprocessing: dict[str, Any]
+def export_merged(
+    method: str,
+    state: ExperimentState,
+    experiment: Experiment,
+    folder: Path,
+    store: Store,
+    preprocessing: dict[str, Any],
 ) -> None:
-    """Write the weights of the best soup, if there is one, as `export_best` does; errors as there.
+    """Write the weights of the best soup (`soup`), or the best mean of members (`swap`), if there is one, as
+    `export_best` does; errors as there.
 
-    The description is that of its best trial, with the soup's recipe and what it reached.
+    The description is that of its first trial, with its recipe and what it reached.
     """
-    soups = list_soups(state)
+    soups = [soup for soup in list_soups(state) if soup.method == method]
     if not soups:
         return
     soup = choose_soup(soups, state.objective)
     description = describe_model(state.trials[soup.recipe[0]], state, experiment, preprocessing)
     description |= {
-        "file": SOUP_WEIGHTS,
+        "file": MERGED_WEIGHTS[method],
         "merge": soup.event.merge,
         "recipe": list(soup.recipe),
         "validation": {key: soup.metrics[key] for key in ("accuracy", "nll", "ece")},

@@ -24,7 +24,12 @@ from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.folder import NameTakenError, lock_experiment
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
-from tune_swa.search.confirm_cost import looks_cost, max_fresh_states, max_tested_plain_arms
+from tune_swa.search.confirm_cost import (
+    count_members,
+    looks_cost,
+    max_fresh_states,
+    max_tested_plain_arms,
+)
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
 from tune_swa.training.model import StateDict, resolve_weights
@@ -210,7 +215,11 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     running = 2 * weights + optimizer + averages  # live model and SWA's average
     ended = 2 * weights + averages
     length = max(map(count_snapshots, (experiment.averages, experiment.baseline.averages)))
-    merged = len(experiment.merge) * (experiment.swa_trials // 2) * weights  # of two trials at least
+    soups = sum(merge.method == "soup" for merge in experiment.merge)
+    merged = soups * (experiment.swa_trials // 2) * weights  # of two trials at least
+    members, swap = count_members(experiment), experiment.swap
+    if swap is not None:
+        merged += min(swap.top, experiment.swa_trials) * weights
     states = 0
     if experiment.search.share:
         # a stage begins when the states of the one before are gone
@@ -220,7 +229,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
         every = experiment.search.checkpoint_every
         each = -(-experiment.train.epochs // (1 if every == "auto" else every))
         bank = (experiment.train.epochs if length else 0) * weights
-        return total_trials(experiment) * (each * running + bank) + states + merged
+        return (total_trials(experiment) + members) * (each * running + bank) + states + merged
     # a running trial has two, and a third while it is written; of those that have ended as many as there
     # are finalists are kept, the best baseline, and the best run of each arm that is tested, or all of them
     top = experiment.confirm.top
@@ -228,8 +237,8 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     if confirm:
         arms = top + max_tested_plain_arms(experiment)
         kept += looks_cost(experiment).runs[1] if experiment.confirm.keep_weights else arms
-    if experiment.merge:  # whose candidates all are
-        kept += max(0, experiment.swa_trials - top)
+    candidates = experiment.swa_trials if soups else swap.top if swap else 0
+    kept += max(0, min(candidates, experiment.swa_trials) - top) + members
     bank = min(3 * length, experiment.train.epochs) * weights  # of each checkpoint, most of them the same
     return slots * (3 * running + bank) + kept * (ended + length * weights) + states + merged
 

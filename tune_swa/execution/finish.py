@@ -8,7 +8,7 @@ from typing import Any
 
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import Interrupted, SearchFailed
-from tune_swa.execution.best_model import export_best, export_soup
+from tune_swa.execution.best_model import MERGED_WEIGHTS, export_best, export_merged
 from tune_swa.execution.request import Outcome, Request, print_note
 from tune_swa.experiment.events import SearchFinished
 from tune_swa.experiment.moved_journal import JournalMovedError
@@ -95,7 +95,7 @@ def _write_results(
         if best is not None and best.checkpoints:
             preprocessing = _describe_preprocessing(request, data)
             export_best(best, state, request.experiment, request.folder, request.store, preprocessing)
-            _write_soup(request, state, preprocessing)
+            _write_merged(request, state, preprocessing)
             result_writer.mirror_files()
     except CheckpointError as error:
         assert best is not None
@@ -111,16 +111,18 @@ def _write_results(
         ) from None
 
 
-def _write_soup(request: Request, state: ExperimentState, preprocessing: dict[str, Any]) -> None:
-    """Write the model of the best soup; weights that cannot be used spoil nothing else."""
-    try:
-        export_soup(state, request.experiment, request.folder, request.store, preprocessing)
-    except CheckpointError as error:
-        print_note(
-            request,
-            f"The best soup is not written: its weights in {request.store.where} cannot be used ({error}). "
-            "Restore that file, then write the model with --resume",
-        )
+def _write_merged(request: Request, state: ExperimentState, preprocessing: dict[str, Any]) -> None:
+    """Write the best model of each merge; weights that cannot be used spoil nothing else."""
+    experiment, folder, store = request.experiment, request.folder, request.store
+    for method, file in MERGED_WEIGHTS.items():
+        try:
+            export_merged(method, state, experiment, folder, store, preprocessing)
+        except CheckpointError as error:
+            print_note(
+                request,
+                f"{file} is not written: the weights in {store.where} cannot be used ({error}). Restore that "
+                "file, then write the model with --resume",
+            )
 
 
 def _describe_preprocessing(request: Request, data: Dataset) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tune_swa.execution.trial_checkpoints import write_state
 from tune_swa.execution.trial_reports import report_message
-from tune_swa.experiment.layout import MERGES
 from tune_swa.storage import Store
 from tune_swa.training.checkpoint import extract_shipped_weights, load_checkpoint
 from tune_swa.training.merging import merge_runs
@@ -38,13 +37,12 @@ def compute_merge(run: Run, job: dict[str, Any], store: Store) -> None:
         job["metric"],
         greedy=job["rule"] == "greedy",
     )
-    file = f"{MERGES}/{job['rule']}-{job['trunk']}.pt"
-    write_state({"model": weights}, store, file)
+    write_state({"model": weights}, store, job["file"])
     tried = [
         {"trial": trial, **step.score.as_dict(), "kept": step.kept}
         for trial, step in zip(job["candidates"][1:], soup.tried, strict=True)
     ]
-    report_message(event="merged", tried=tried, file=file)
+    report_message(event="merged", tried=tried)
 
 
 def _load_averages(store: Store, checkpoints: list[str]) -> Iterator[dict[str, Tensor]]:

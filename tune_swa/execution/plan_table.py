@@ -20,6 +20,7 @@ from tune_swa.search.confirm_cost import (
     Cost,
     looks_cost,
     max_tested_plain_arms,
+    members_cost,
     planned_rounds,
     race_configurations,
     race_cost,
@@ -45,6 +46,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         *([("objective", "nll, lower is better")] if experiment.objective.metric == "nll" else []),
         ("epochs", _describe_epochs(plan)),
         ("early stopping", _describe_stopping(experiment)),
+        *([("SWAP", _describe_members(experiment))] if experiment.swap else []),
         *(
             [("race", _describe_race(experiment)), ("fresh seeds", _describe_fresh_seeds(experiment))]
             if plan.confirm
@@ -130,6 +132,17 @@ def _describe_epochs(plan: Plan) -> str:
     if experiment.search.share and plan.stages is None and trunks_recur(experiment):
         return f"{text}; fewer, since trials share what they train before averaging"
     return text
+
+
+def _describe_members(experiment: Experiment) -> str:
+    """Describe what SWAP takes after the search."""
+    swap = experiment.swap
+    assert swap is not None
+    number = min(swap.top, experiment.swa_trials)
+    best = f"each of the {number} best SWA configurations" if number > 1 else "the best SWA configuration"
+    batches = "" if swap.batch_size is None else f"; after the fork, batches of {swap.batch_size} images"
+    cost = _describe_cost(members_cost(experiment))
+    return f"{swap.members} members of {best}, the first one a trial of the search: {cost}{batches}"
 
 
 def _describe_race(experiment: Experiment) -> str:

@@ -18,8 +18,8 @@ from tune_swa.execution.slots import Machine, Measured, Placement, plan_placemen
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
-from tune_swa.search.confirm_cost import max_runs_per_step
-from tune_swa.search.confirmation import next_step
+from tune_swa.search.confirm_cost import count_members, max_runs_per_step
+from tune_swa.search.members import plan_step
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload
 
@@ -127,12 +127,11 @@ def _count_left(request: Request, state: ExperimentState) -> int:
     searched = [has_ended(trial) for trial in state.trials.values() if trial.stage == "search"]
     total = max(total_trials(experiment), len(searched))
     left = total - sum(searched)
-    if not request.confirm:
-        return left
     if left:
-        return max(left, min(total, max_runs_per_step(experiment)))
+        after = max(max_runs_per_step(experiment) if request.confirm else 0, count_members(experiment))
+        return max(left, min(total, after))
     # whether a look that has ended is the last one is not known yet: the places do for one more
-    step = next_step(experiment, state, lambda look: state.stops.get(look.look))
+    step = plan_step(experiment, state, lambda look: state.stops.get(look.look), confirm=request.confirm)
     names = step.names if step else []
     return sum(name not in state.trials or not has_ended(state.trials[name]) for name in names)
 

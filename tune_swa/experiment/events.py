@@ -31,9 +31,10 @@ FORMAT = 1
 """Version of the events' meaning. A journal of another version is refused, not guessed at."""
 
 Kind = Literal["baseline", "swa"]
-Stage = Literal["search", "race", "confirm"]
-STAGES: tuple[Stage, ...] = ("search", "race", "confirm")
-"""Stages in their order: the search, then on fresh seeds the race (validation images) and tested runs."""
+Stage = Literal["search", "swap", "race", "confirm"]
+STAGES: tuple[Stage, ...] = ("search", "swap", "race", "confirm")
+"""Stages in their order: the search, further members of its best configurations, then on fresh seeds the race
+(validation images) and tested runs."""
 
 Decision = Literal["continue", "stop"]
 EndStatus = Literal["completed", "pruned", "failed", "interrupted"]
@@ -148,6 +149,8 @@ class TrialSuggested(Event, tag="suggested", kw_only=True):
     """The fork epoch; None for a baseline."""
     average: str | None = None
     """Label of the average that was chosen before, of a run on a fresh seed."""
+    member: Count = 0
+    """Number among the members of SWAP, from 2 on; 0: a first one, or none."""
 
 
 class TrialStarted(Event, tag="started", kw_only=True):
@@ -249,6 +252,16 @@ class PlannedRound(Fields, kw_only=True):
     """Number of arms of each side."""
 
 
+class MembersPlanned(Event, tag="swap", kw_only=True):
+    """The search's best SWA configurations get further members, which are merged with them."""
+
+    arms: Sequence[PlannedArm]
+    members: Count
+    """Of each configuration, with the trial of the search."""
+    searched: Count
+    """Trials of the search that had ended."""
+
+
 class RacePlanned(Event, tag="race", kw_only=True):
     """A round of the race: every arm is trained on every seed."""
 
@@ -299,10 +312,10 @@ class ModelsMerged(Event, tag="merged", kw_only=True):
     """The averages of several trials of one trunk were merged; the weights are in `file` of the store."""
 
     merge: str
-    """Its label: `greedy soup` or `uniform soup`."""
+    """Its label: `greedy soup`, `uniform soup` or `swap`."""
     trunk: str
     candidates: Sequence[str]
-    """Completed trials of the trunk, in the order in which they were tried."""
+    """Completed trials of the trunk, in the order in which they were tried; members of SWAP in theirs."""
     tried: Sequence[TriedSoup]
     """From the second candidate on: the first one alone is its trial."""
     file: str

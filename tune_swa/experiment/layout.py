@@ -56,6 +56,11 @@ def select_snapshots(files: Iterable[str], checkpoints: Collection[str], span: i
     return selected
 
 
+def member_name(trial: str, member: int) -> str:
+    """Name of a member of SWAP, which goes with a trial of the search."""
+    return f"{trial}-member{member}"
+
+
 def fresh_run_name(arm: str, stage: str, seed: int) -> str:
     """Name of the run of an arm on a fresh seed."""
     return f"{arm}-{'race' if stage == 'race' else 'seed'}{seed}"

@@ -23,7 +23,9 @@ from tune_swa.experiment.events import (
     Kind,
     LookJudged,
     LookPlanned,
+    MembersPlanned,
     ModelsMerged,
+    PlannedArm,
     RacePlanned,
     SearchFinished,
     SessionStarted,
@@ -58,14 +60,16 @@ class ExperimentState:
     """Folder or URI of the checkpoints, where it is not the experiment's folder."""
     trials: dict[str, TrialState] = field(default_factory=dict)
     trunks: dict[str, TrunkState] = field(default_factory=dict)
+    member_plans: list[MembersPlanned] = field(default_factory=list)
+    """Every plan of members of SWAP, in their order."""
     races: list[RacePlanned] = field(default_factory=list)
     """Every round of a race that was planned, in their order."""
     confirmations: list[LookPlanned] = field(default_factory=list)
     """Every look at fresh seeds that was planned, in their order."""
     stops: dict[int, Stop | None] = field(default_factory=dict)
     """For each look that was judged, why no more seeds follow; None: they do."""
-    merges: dict[tuple[str, str], ModelsMerged] = field(default_factory=dict)
-    """The last of each trunk, by label and trunk."""
+    merges: dict[str, ModelsMerged] = field(default_factory=dict)
+    """The last one of each, by the file of its weights."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -174,6 +178,7 @@ class ExperimentState:
             suggested=event.time,
             session=self.sessions,
             average=event.average,
+            member=event.member,
         )
         self.trunks.setdefault(event.trunk, TrunkState()).trials.append(event.trial)
 
@@ -228,18 +233,26 @@ class ExperimentState:
         trial.reported = [event.time] * len(trial.records)
         trial.rungs = dict(event.rungs)
 
+    def _plan_members(self, event: MembersPlanned) -> None:
+        if event.members < 2 or not event.arms:
+            raise DamagedError(f"{event.members} members of {len(event.arms)} configurations")
+        _check_arms(event.arms)
+        self.member_plans.append(event)
+
     def _plan_race(self, event: RacePlanned) -> None:
         due = self.races[-1].round + 1 if self.races and event.round > 1 else 1
         if event.round != due or event.round > len(event.rounds):
             raise DamagedError(f"round {event.round} of a race, where {due} was due")
-        _check_arms(event)
+        _check_seeds(event)
+        _check_arms(event.arms)
         self.races.append(event)
 
     def _plan_look(self, event: LookPlanned) -> None:
         due = len(self.confirmations) + 1
         if event.look != due:
             raise DamagedError(f"look {event.look}, where {due} was due")
-        _check_arms(event)
+        _check_seeds(event)
+        _check_arms(event.arms)
         if event.plan is not None:
             looks, levels = event.looks or (), event.levels or ()
             if len(event.seeds) not in looks or len(looks) != len(levels):
@@ -274,7 +287,7 @@ class ExperimentState:
         if [tried.trial for tried in event.tried] != list(event.candidates[1:]):
             raise DamagedError(f"what was tried are not the candidates {event.candidates!r}"[:200])
         check_name("file", event.file.removeprefix(f"{MERGES}/"))
-        self.merges[event.merge, event.trunk] = event
+        self.merges[event.file] = event
 
     def _collect_states(self, event: TrunkCollected) -> None:
         self.trunks[event.trunk].published.difference_update(event.epochs)
@@ -326,6 +339,7 @@ _HANDLERS: dict[type[Event], Callable[[ExperimentState, Any], None]] = {
     TrialStarted: ExperimentState._start,
     EpochReported: ExperimentState._add_epoch,
     TrunkShared: ExperimentState._share_trunk,
+    MembersPlanned: ExperimentState._plan_members,
     RacePlanned: ExperimentState._plan_race,
     LookPlanned: ExperimentState._plan_look,
     LookJudged: ExperimentState._judge_look,
@@ -360,10 +374,13 @@ def _check_spec(spec: dict[str, Any]) -> Objective:
     return Objective.of_spec(spec)
 
 
-def _check_arms(event: RacePlanned | LookPlanned) -> None:
+def _check_seeds(event: RacePlanned | LookPlanned) -> None:
     if not event.seeds:
         raise DamagedError("there are no seeds")
-    for arm in event.arms:
+
+
+def _check_arms(arms: Iterable[PlannedArm]) -> None:
+    for arm in arms:
         check_name("name", arm.name)
         params_of(arm)
 

@@ -55,6 +55,8 @@ class TrialState:
     """When it ended; None until it has one of the statuses that it does not leave again."""
     session: int = 0
     """The last one in which it was suggested or started."""
+    member: int = 0
+    """Number among the members of SWAP, from 2 on; 0: a first one, or none."""
     exhausted: float | None = None
     """The share of a GPU, in [0, 1], with which it failed for want of memory; 0: of the machine's memory."""
     average: str | None = None

@@ -22,6 +22,7 @@ from tune_swa.experiment.events import (
     Event,
     LookJudged,
     LookPlanned,
+    MembersPlanned,
     RacePlanned,
     TrialEnded,
     TrialStarted,
@@ -41,6 +42,7 @@ from tune_swa.monitoring.progress_lines import (
 )
 from tune_swa.monitoring.trial_counts import TrialCounts
 from tune_swa.search.confirmation import Look, Round, Step
+from tune_swa.search.members import MemberRuns
 
 REDRAW_SECONDS = 0.2
 """The live region is drawn at most this often, however fast the epochs come."""
@@ -70,7 +72,7 @@ class Progress:
         state: the fold of the journal so far; of an earlier session, when the search is resumed.
         slots: how many trials run at once.
         quiet: show nothing.
-        step: what is run on fresh seeds, where the search is over already.
+        step: what is run after the search, where that is over already.
         clock: seconds that only go up.
     """
 
@@ -123,7 +125,9 @@ class Progress:
 
     def __call__(self, event: Event, state: ExperimentState) -> None:
         """Count an event that `state` has applied, and print its line."""
-        if isinstance(event, RacePlanned):
+        if isinstance(event, MembersPlanned):
+            self.begin_step(state, MemberRuns.from_event(event))
+        elif isinstance(event, RacePlanned):
             self.begin_step(state, Round.from_event(event))
         elif isinstance(event, LookPlanned):
             self.begin_step(state, Look.from_event(event))

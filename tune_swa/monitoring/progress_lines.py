@@ -14,6 +14,7 @@ from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.trial_counts import TrialCounts
 from tune_swa.results.metric_format import MetricFormat
 from tune_swa.search.confirmation import Look, Round, Step
+from tune_swa.search.members import MemberRuns
 
 REASON_LENGTH = 160
 """Characters shown of why a trial failed; the journal has all of it."""
@@ -68,9 +69,7 @@ def opening_line(counts: TrialCounts) -> str:
     at_once = f"{counts.slots} at once" if counts.slots > 1 else "one at a time"
     if counts.step is not None:
         done = f"; {counts.ended.total()} of them done" if counts.ended.total() else ""
-        number = len(counts.step.seeds)
-        seeds = f"{number} fresh seed{'s' if number > 1 else ''}"
-        runs = f"{counts.trials} runs of {counts.epochs} epochs on {seeds}"
+        runs = f"{counts.trials} runs of {counts.epochs} epochs{_name_seeds(counts.step)}"
         return f"{counts.name}: {_name_step(counts.step)}{runs}, {at_once}{done}"
     swa = counts.count_planned("swa")
     line = (
@@ -82,8 +81,17 @@ def opening_line(counts: TrialCounts) -> str:
     return line
 
 
+def _name_seeds(step: Step) -> str:
+    """Return what comes after the number of runs."""
+    number = len(step.seeds)
+    return "" if isinstance(step, MemberRuns) else f" on {number} fresh seed{'s' if number > 1 else ''}"
+
+
 def _name_step(step: Step) -> str:
     """Return what comes before the number of runs."""
+    if isinstance(step, MemberRuns):
+        best = f"the {len(step.arms)} best configurations" if len(step.arms) > 1 else "the best configuration"
+        return f"members 2 to {step.members} of {best} for SWAP, "
     if isinstance(step, Round):
         rounds = f"round {step.number} of {len(step.rounds)}, " if len(step.rounds) > 1 else ""
         return f"race on the validation images, {rounds}"
@@ -172,6 +180,8 @@ def format_value(trial: TrialState, objective: Objective) -> str:
 def count_ended(counts: TrialCounts) -> list[str]:
     """Return how many trials of each kind have ended."""
     kinds: tuple[tuple[str, Kind], ...] = (("baseline", "baseline"), ("SWA", "swa"))
+    if isinstance(counts.step, MemberRuns):
+        kinds = kinds[1:]
     return [f"{title} {counts.ended[kind]}/{counts.count_planned(kind)}" for title, kind in kinds]
 
 

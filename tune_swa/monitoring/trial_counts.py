@@ -35,7 +35,7 @@ class TrialCounts:
         state: the fold of the journal so far.
         slots: how many trials run at once.
         now: when it begins.
-        step: the runs on fresh seeds that are counted; None: the search.
+        step: the runs after the search that are counted; None: the search.
     """
 
     def __init__(
@@ -196,5 +196,5 @@ def _fraction_done(seconds: float, pace: float) -> float:
 def _count_planned(experiment: Experiment, step: Step | None) -> dict[Kind, int]:
     if step is None:
         return {"baseline": experiment.baseline_trials, "swa": experiment.swa_trials}
-    arms = Counter[Kind](arm.kind for arm in step.arms)
-    return {kind: arms[kind] * len(step.seeds) for kind in ("baseline", "swa")}
+    runs = Counter[Kind](suggestion.kind for suggestion in step.suggestions())
+    return {kind: runs[kind] for kind in ("baseline", "swa")}

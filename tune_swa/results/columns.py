@@ -51,7 +51,7 @@ _VALUE_TYPES: dict[str, ColumnType] = {"bool": "bool", "int": "int64", "float": 
 
 _TRIALS_HEAD = (
     Column("trial", "string", "Name of the trial, stable across resumes."),
-    Column("stage", "string", "`search`; on a fresh seed `race`, or `confirm` for a run that is tested."),
+    Column("stage", "string", "`search`, `swap` (a member); on fresh seeds `race`, or tested `confirm`."),
     Column("kind", "string", "`baseline` (plain training) or `swa`."),
     Column("seed", "int64", "Training seed: initialisation, order and augmentation."),
 )
@@ -315,9 +315,9 @@ ENSEMBLES = (
 """Columns of ensembles.parquet: one row for each ensemble of runs on fresh seeds."""
 
 SOUPS = (
-    Column("merge", "string", "`greedy soup` or `uniform soup`."),
-    Column("trunk", "string", "Trunk of its trials; there is a soup for each of two trials or more."),
-    Column("step", "int64", "Counts the trials of a soup in the order in which they were tried, from 0."),
+    Column("merge", "string", "`greedy soup`, `uniform soup`, or `swap`: the mean of SWAP's members."),
+    Column("trunk", "string", "Trunk of its trials; there is a soup for each trunk of two or more."),
+    Column("step", "int64", "Counts the trials in the order in which they were tried, from 0."),
     Column("trial", "string", "Trial whose average was tried."),
     Column("configuration", "string", "Its configuration in words."),
     Column("kept", "bool", "Whether it stayed in the soup; the first one does."),
@@ -328,7 +328,7 @@ SOUPS = (
     Column("own_accuracy", "float64", "Fraction of validation images right by the trial alone, 0 to 1."),
     Column("own_nll", "float64", "Negative log-likelihood per validation image of the trial alone, nats."),
 )
-"""Columns of soups.parquet: one row for each trial of a soup, in the order in which they were tried."""
+"""Columns of soups.parquet: one row for each trial of a merge, in the order in which they were tried."""
 
 
 CHOSEN = Column("average", "string", CHOSEN_AVERAGE)

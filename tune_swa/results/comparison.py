@@ -131,7 +131,8 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     configuration = (chosen.kind, params_key(params_of(chosen)), chosen.average)
     trials = state.trials.values()
     same = [t for t in trials if (t.kind, params_key(t.params), t.chosen_average) == configuration]
-    return _best_of(state, (t for t in same if t.checkpoints))
+    # a member of SWAP is no run of plain SWA
+    return _best_of(state, (t for t in same if t.checkpoints and t.stage != "swap"))
 
 
 def _mean_ranking(objective: Objective, name: str, runs: Sequence[TrialState]) -> tuple[float, float, str]:

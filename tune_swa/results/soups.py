@@ -1,4 +1,4 @@
-"""What the soups of a search reached on the validation images, step by step."""
+"""What soups, and means of SWAP's members, reached on the validation images, step by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tune_swa.results.metric_format import MetricFormat
 
 @dataclass(frozen=True)
 class FinishedSoup:
-    """A soup, with the metrics of its first trial alone and of the mean that it is."""
+    """A soup or a mean of members, with the metrics of its first trial alone and of the mean that it is."""
 
     event: ModelsMerged
     recipe: tuple[str, ...]
@@ -25,9 +25,14 @@ class FinishedSoup:
     metrics: Mapping[str, Any]
     """`accuracy`, `nll` and `ece` of the soup on the validation images."""
 
+    @property
+    def method(self) -> str:
+        """`soup` or `swap`."""
+        return self.event.merge.rpartition(" ")[2]
+
 
 def list_soups(state: ExperimentState) -> list[FinishedSoup]:
-    """Return the soups of the search, by merge and trunk."""
+    """Return the merges of the search, in the order in which they were first made."""
     soups = []
     for event in state.merges.values():
         kept = [step for step in event.tried if step.kept]
@@ -81,10 +86,16 @@ def describe_soups(state: ExperimentState) -> list[str]:
         best = choose_soup([soup for soup in list_soups(state) if soup.event.merge == label], objective)
         written = MetricFormat(objective.metric)
         gain = objective.score_record(best.metrics) - objective.score_record(best.first)
+        first, recipe = best.recipe[0], len(best.recipe)
+        value = f"{written.format_value(objective.read_value(best.metrics))}, {written.describe_gain(gain)}"
+        if best.method == "swap":
+            lines.append(
+                f"Best SWAP: mean of {recipe} members, {value} against the first one alone, {first} of the "
+                "search. The same validation images chose it, and fresh seeds do not test it."
+            )
+            continue
         lines.append(
-            f"Best {label}: {len(best.recipe)} of {len(best.event.candidates)} trials of one trunk, "
-            f"{written.format_value(objective.read_value(best.metrics))}, {written.describe_gain(gain)} "
-            f"against its best trial, {best.recipe[0]}. The same validation images chose it, and fresh seeds "
-            "do not test it."
+            f"Best {label}: {recipe} of {len(best.event.candidates)} trials of one trunk, {value} against "
+            f"its best trial, {first}. The same validation images chose it, and fresh seeds do not test it."
         )
     return lines

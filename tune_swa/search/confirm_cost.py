@@ -1,4 +1,5 @@
-"""Count the runs and epochs that fresh seeds cost, before anything is known of the search's outcome."""
+"""Count the runs and epochs that follow a search, before anything is known of its outcome: members of SWAP,
+and fresh seeds."""
 
 from __future__ import annotations
 
@@ -84,6 +85,27 @@ def looks_cost(experiment: Experiment) -> Cost:
     return Cost((first.runs[0], last.runs[1]), (first.epochs[0], last.epochs[1]))
 
 
+def count_members(experiment: Experiment) -> int:
+    """Count the members of SWAP besides the trials of the search that they go with."""
+    swap = experiment.swap
+    return 0 if swap is None else min(swap.top, experiment.swa_trials) * (swap.members - 1)
+
+
+def members_cost(experiment: Experiment) -> Cost:
+    """Count the cost of the members of SWAP: each trains its branch, without sharing its trunk as well."""
+    runs, (shortest, longest) = count_members(experiment), _branch_epochs(experiment)
+    return Cost((runs, runs), (runs * shortest, runs * longest))
+
+
+def _branch_epochs(experiment: Experiment) -> tuple[int, int]:
+    """Return the fewest and the most epochs that an SWA trial trains where its trunk's states are there."""
+    epochs = experiment.train.epochs
+    if not experiment.search.share:
+        return epochs, epochs
+    points = fork_points(experiment)
+    return epochs - 1 - points[-1], epochs - 1 - points[0]
+
+
 def max_runs_per_step(experiment: Experiment) -> int:
     """Count the runs of a round or a look at most: so many can be run side by side."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
@@ -136,11 +158,7 @@ def _cost_of_arms(experiment: Experiment, swa: int, plain: int, covered: int | N
         covered: trunks of the space that the plain arms train; None: all that the SWA arms have.
         seeds: of every arm.
     """
-    epochs = experiment.train.epochs
-    shortest = longest = epochs
-    if experiment.search.share:
-        points = fork_points(experiment)
-        shortest, longest = epochs - 1 - points[-1], epochs - 1 - points[0]
+    epochs, (shortest, longest) = experiment.train.epochs, _branch_epochs(experiment)
     trunks = count_space(experiment.baseline_parameters)
     alone = 0
     if covered is not None:

@@ -37,8 +37,9 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.look_evaluation import read_and_evaluate_look
 from tune_swa.search.asha import PhaseAsha, RungDecision
-from tune_swa.search.confirmation import ConfirmPlanner, Step, next_step
+from tune_swa.search.confirmation import ConfirmPlanner, Step
 from tune_swa.search.event_recorder import EventRecorder
+from tune_swa.search.members import plan_step
 from tune_swa.search.merging import MergeJob, Merging
 from tune_swa.search.planner import Later, Planner, Suggestion
 from tune_swa.search.proposer import Proposer
@@ -80,8 +81,8 @@ class Coordinator(EventRecorder):
         self.asha = PhaseAsha.of_experiment(experiment)
         self.confirms = confirm
         self.step: Step | None = None
-        """The present runs on fresh seeds, once begun: a round of the race, or the runs of a look."""
-        self._confirmed = False  # whether nothing more is to be run on fresh seeds
+        """The present runs after the search, once begun: members, a round of the race, or those of a look."""
+        self._done = False  # whether nothing more is to be run after the search
         self._waiting: deque[str] | None = None
         """Trials that have begun or were suggested and do not run, oldest first; None: not looked for yet."""
         self.retention = Retention(experiment, state, self.store, self.record_event, self.sync_journal)
@@ -104,7 +105,7 @@ class Coordinator(EventRecorder):
         name = self._next_of_stage(self._waiting, running, slots)
         if name is None and self.has_searched and (job := self.merging.take_job()) is not None:
             return job
-        if name is None and live and self.may_confirm:
+        if name is None and live and self.may_go_on:
             return Later.UNDECIDED
         while name is None and self.begin_next_step():
             self._waiting.extend(self.unfinished_trials())
@@ -159,8 +160,8 @@ class Coordinator(EventRecorder):
 
     def add_trial(self, suggestion: Suggestion) -> None:
         """Record that a configuration becomes a trial."""
-        average = suggestion.average
-        settings = self.experiment.run_settings(suggestion.kind, suggestion.params, suggestion.seed, average)
+        given = suggestion.kind, suggestion.params, suggestion.seed, suggestion.average, suggestion.member
+        settings = self.experiment.run_settings(*given)
         self.record_event(
             TrialSuggested(
                 trial=suggestion.trial,
@@ -172,7 +173,8 @@ class Coordinator(EventRecorder):
                 index=suggestion.index,
                 trunk=self.namer.name_trunk(settings),
                 first_average=settings.fork_epoch,
-                average=average,
+                average=suggestion.average,
+                member=suggestion.member,
             )
         )
 
@@ -334,21 +336,21 @@ class Coordinator(EventRecorder):
         return not left and all(t.ended for t in self.state.trials.values() if t.stage == "search")
 
     @property
-    def may_confirm(self) -> bool:
-        """Whether runs on fresh seeds may follow when the present stage has nothing more to suggest."""
-        return self.confirms and not self._confirmed and not self.is_stopping
+    def may_go_on(self) -> bool:
+        """Whether other runs may follow when the present stage has nothing more to suggest."""
+        return not self._done and not self.is_stopping
 
     def begin_next_step(self) -> bool:
-        """Plan and begin the next runs on fresh seeds. Nothing may be running or left to suggest.
+        """Plan and begin the next runs after the search. Nothing may be running or left to suggest.
 
         Returns:
             Whether there is something to run.
         """
-        if not self.may_confirm:
+        if not self.may_go_on:
             return False
-        step = next_step(self.experiment, self.state, self._judge_look)
+        step = self._plan_step()
         if step is None:
-            self._confirmed = not self.is_stopping
+            self._done = not self.is_stopping
             return False
         if not self.is_stopping and not step.is_recorded(self.state):
             self.record_event(step.to_event())
@@ -358,11 +360,14 @@ class Coordinator(EventRecorder):
         return True
 
     def resume_step(self) -> None:
-        """Go on with the runs on fresh seeds that an earlier session planned, if the search has ended."""
-        if self.has_searched and self.confirms:
-            step = next_step(self.experiment, self.state, self._judge_look)
+        """Go on with the runs that an earlier session planned, if the search has ended."""
+        if self.has_searched:
+            step = self._plan_step()
             if step is not None and step.is_recorded(self.state) and not self.is_stopping:
                 self._begin_step(step)
+
+    def _plan_step(self) -> Step | None:
+        return plan_step(self.experiment, self.state, self._judge_look, confirm=self.confirms)
 
     def _begin_step(self, step: Step) -> None:
         self.step = step
@@ -377,13 +382,7 @@ class Coordinator(EventRecorder):
         self.sharing: TrunkSharing | None = None
         if self.experiment.search.share:
             self.sharing = TrunkSharing(
-                self.experiment,
-                self.namer,
-                self.state,
-                planner,
-                self.asha,
-                recur=None if stage == "search" else False,
-                stage=stage,
+                self.experiment, self.namer, self.state, planner, self.asha, stage=stage
             )
         self.retention.begin_stage(stage, planner, self.sharing)
 

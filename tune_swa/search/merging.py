@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.config import Experiment
+from tune_swa.config import Experiment, SoupSpec, SwapSpec
 from tune_swa.experiment.events import Event, ModelsMerged, TriedSoup
+from tune_swa.experiment.layout import MERGES
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.search.members import list_members, plan_members
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +26,20 @@ class MergeJob:
     rule: str
     """`greedy` or `uniform`."""
     trunk: str
+    file: str
+    """Name of the merged weights in the store, which no other merge has."""
     candidates: tuple[str, ...]
-    """Names of trials, in the order in which they are tried: the best by the objective first."""
+    """Names of trials in the order in which they are tried: of a soup the best by the objective first, of
+    SWAP by the members' numbers."""
 
-    def build_event(self, tried: list[dict[str, Any]], file: str) -> ModelsMerged:
-        """Build the event of its result: each mean that was tried, and where the weights are."""
+    def build_event(self, tried: list[dict[str, Any]]) -> ModelsMerged:
+        """Build the event of its result: each mean that was tried."""
         return ModelsMerged(
             merge=self.merge,
             trunk=self.trunk,
             candidates=list(self.candidates),
             tried=[TriedSoup(**step) for step in tried],
-            file=file,
+            file=self.file,
         )
 
 
@@ -59,13 +64,14 @@ class Merging:
         """Why merges could not be computed in this session."""
 
     def plan_jobs(self) -> list[MergeJob]:
-        """Every merge of the completed trials, in the order of the space file and of the trunks."""
-        jobs = []
+        """Every merge of the completed trials, in the order of the space file and of the trunks; of SWAP, of
+        the configurations all of whose members have ended."""
+        jobs: list[MergeJob] = []
         for spec in self._experiment.merge:
-            for trunk in self._state.trunks:
-                candidates = self._list_candidates(trunk)
-                if len(candidates) > 1:
-                    jobs.append(MergeJob(spec.label, spec.rule, trunk, candidates))
+            if spec.method == "swap":
+                jobs.extend(self._plan_swaps(spec))
+            else:
+                jobs.extend(self._plan_soups(spec))
         return jobs
 
     def take_job(self) -> MergeJob | None:
@@ -86,7 +92,7 @@ class Merging:
         if report["event"] == "unmerged":
             self.fail_job(job, report["error"])
         else:
-            self._record_event(job.build_event(report["tried"], report["file"]))
+            self._record_event(job.build_event(report["tried"]))
 
     def return_job(self, job: MergeJob) -> None:
         """Take note that the worker of a merge has ended, or died."""
@@ -111,6 +117,24 @@ class Merging:
             for job, reason in self.failures.items()
         ]
 
+    def _plan_soups(self, spec: SoupSpec) -> Iterator[MergeJob]:
+        for trunk in self._state.trunks:
+            candidates = self._list_candidates(trunk)
+            if len(candidates) > 1:
+                file = f"{MERGES}/{spec.rule}-{trunk}.pt"
+                yield MergeJob(spec.label, spec.rule, trunk, file, candidates)
+
+    def _plan_swaps(self, spec: SwapSpec) -> Iterator[MergeJob]:
+        """The mean of a configuration's members, in the order of their numbers: who ended first does not
+        matter. Members that failed are left out of it."""
+        planned = plan_members(self._experiment, self._state)
+        for arm in planned.arms if planned else ():
+            members = list_members(self._state, arm.name, spec.members) or []
+            if len(members) > 1:
+                names = tuple(trial.name for trial in members)
+                file = f"{MERGES}/{spec.label}-{arm.name}.pt"
+                yield MergeJob(spec.label, spec.rule, members[0].trunk, file, names)
+
     def _list_candidates(self, trunk: str) -> tuple[str, ...]:
         trials = [self._state.trials[name] for name in self._state.trunks[trunk].trials]
         wanted = ("search", "swa", "completed")
@@ -118,5 +142,5 @@ class Merging:
         return tuple(trial.name for trial in sorted(found, key=self._state.objective.rank_trial))
 
     def _is_recorded(self, job: MergeJob) -> bool:
-        recorded = self._state.merges.get((job.merge, job.trunk))
+        recorded = self._state.merges.get(job.file)
         return recorded is not None and tuple(recorded.candidates) == job.candidates

@@ -28,6 +28,8 @@ class Suggestion:
     """Name of the trial; by default its kind and number."""
     average: str | None = None
     """Label of the average that leads; None: the search's."""
+    member: int = 0
+    """Number among the members of SWAP, from 2 on; 0: a first one, or none."""
 
     @property
     def trial(self) -> str:

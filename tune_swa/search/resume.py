@@ -8,8 +8,8 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import Event, TrialReopened, TrialUntested
 from tune_swa.experiment.layout import PREDICTIONS
 from tune_swa.results.predictions import find_damage
-from tune_swa.search.confirmation import last_step
 from tune_swa.search.coordinator import Coordinator
+from tune_swa.search.members import find_last_step
 
 
 def replay_events(coordinator: Coordinator, events: list[Event]) -> list[str]:
@@ -43,8 +43,8 @@ def replay_events(coordinator: Coordinator, events: list[Event]) -> list[str]:
 def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
     """Reopen the trials that failed because memory was exhausted: of a GPU, if trials have more of it now.
 
-    Those of the search, until runs on fresh seeds have begun, or have to begin anew because the search
-    goes on; of these runs after that. To be called after `replay_events`.
+    Those of the search, until runs after it have begun, or have to begin anew because the search goes on;
+    of these runs after that. To be called after `replay_events`.
 
     Args:
         coordinator: of the search.
@@ -55,8 +55,8 @@ def retry_exhausted(coordinator: Coordinator, share: float) -> list[str]:
     """
     step = coordinator.step
     if step is None and coordinator.has_searched:
-        step = last_step(coordinator.state)
-        if step is not None and not coordinator.confirms:
+        step = find_last_step(coordinator.state)
+        if step is not None and step.stage != "swap" and not coordinator.confirms:
             return []
     names = None if step is None else set(step.names)
     reopened = [

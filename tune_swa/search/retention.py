@@ -140,16 +140,18 @@ class Retention:
         """Rank a completed trial among the best of its group; return those that drop out.
 
         Of the search as many are kept as there are finalists, or all that may be merged, and the best
-        baseline; of each tested configuration the best run, or all if that is asked for; of the race none,
-        since it only chooses.
+        baseline; all members of SWAP; of each tested configuration the best run, or all if that is asked
+        for; of the race none, since it only chooses.
         """
         if trial.stage == "race":
             return [trial.name]
         if trial.stage == "search":
             group: object = trial.kind
             most = self._experiment.confirm.top if trial.kind == "swa" else 1
-            if trial.kind == "swa" and self._experiment.merge:  # all, which a longer search merges anew
-                most = len(self._state.trials)
+            if trial.kind == "swa":
+                most = max(most, self._count_candidates())
+        elif trial.stage == "swap":
+            group, most = "swap", len(self._state.trials)
         else:
             group, most = (trial.kind, params_key(trial.params), trial.average), 1
             if self._experiment.confirm.keep_weights:  # all, of which ensembles are exported
@@ -160,6 +162,13 @@ class Retention:
         dropped = best[most:]
         del best[most:]
         return dropped
+
+    def _count_candidates(self) -> int:
+        """Count the SWA trials of the search that may be merged: of soups all, which a longer search merges
+        anew, and of SWAP those that get members."""
+        if any(merge.method == "soup" for merge in self._experiment.merge):
+            return len(self._state.trials)
+        return self._experiment.swap.top if self._experiment.swap else 0
 
     def _remove_checkpoints(self, trial: TrialState, checkpoints: list[str]) -> None:
         removed = list(checkpoints)

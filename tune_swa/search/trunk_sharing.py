@@ -16,6 +16,7 @@ from tune_swa.experiment.events import Kind, Stage
 from tune_swa.experiment.layout import epoch_of
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, TrunkState
+from tune_swa.search.arms import choose_swa, rank_searched
 from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.planner import Planner
 from tune_swa.search.proposer import Proposer
@@ -32,7 +33,10 @@ def fork_points(experiment: Experiment) -> tuple[int, ...]:
 
 
 def trunks_recur(experiment: Experiment) -> bool:
-    """Whether the sampler will propose trials with the same trunk: there are fewer trunks than trials."""
+    """Whether trials will have the same trunk: the sampler's, as there are fewer trunks than trials, or the
+    members of SWAP."""
+    if experiment.swap is not None:
+        return True
     trunks = count_space(experiment.baseline_parameters)
     return trunks is not None and trunks <= experiment.swa_trials
 
@@ -133,8 +137,9 @@ class TrunkSharing:
     def max_states(self) -> int:
         """Count the states that can be published at one time, if the number of trunks is known."""
         if self._recur:
+            trials = self._experiment.swa_trials + self._experiment.baseline_trials
             trunks = count_space(self._experiment.baseline_parameters) or 1
-            return trunks * len(self._fork_points)
+            return min(trunks, trials) * len(self._fork_points)
         return sum(map(len, self._fork_points_by_trunk.values()))
 
     def newest_state(self, trunk: str, last: int) -> int | None:
@@ -209,8 +214,11 @@ class TrunkSharing:
             name, last_shared = self.locate_trunk(kind, params, seed)
             if name == trunk:
                 yield from _newest_published(known, last_shared)
+        first_members = self._list_first_members(known)
         for name in known.trials:
             trial = self._state.trials[name]
+            if name in first_members:
+                yield from _newest_published(known, self.last_shared_epoch(trial.fork_epoch))
             if trial.ended and not trial.may_reopen(self._stage):
                 continue
             own = epoch_of(trial.checkpoints[-1]) if trial.checkpoints else -1
@@ -218,8 +226,19 @@ class TrunkSharing:
                 if own < epoch:
                     yield epoch
 
+    def _list_first_members(self, trunk: TrunkState) -> set[str]:
+        """Name the trials of a trunk that members of SWAP may yet go with: those that have not ended, and
+        the best so far."""
+        swap = self._experiment.swap
+        if swap is None or self._stage != "search":
+            return set()
+        best = {arm.name for arm in choose_swa(rank_searched(self._state), swap.top)}
+        trials = [self._state.trials[name] for name in trunk.trials]
+        return {t.name for t in trials if t.kind == "swa" and (t.name in best or not t.ended)}
+
     def _planned_fork_points(self) -> dict[str, tuple[int, ...]]:
-        """Return the fork points of the trunks that several trials which are planned beforehand have."""
+        """Return the fork points of the trunks that several trials which are planned beforehand have, or
+        members of SWAP will have."""
         users: Counter[str] = Counter()
         forks: dict[str, set[int]] = {}
         for kind, params, seed in self._planner.planned_trials():
@@ -227,7 +246,8 @@ class TrunkSharing:
             users[trunk] += 1
             if kind == "swa":
                 forks.setdefault(trunk, set()).add(last_shared)
-        return {trunk: _thin_out(points) for trunk, points in forks.items() if users[trunk] > 1}
+        members = self._experiment.swap is not None and self._stage == "search"
+        return {trunk: _thin_out(points) for trunk, points in forks.items() if users[trunk] > 1 or members}
 
 
 def _newest_published(trunk: TrunkState, last: int) -> list[int]:

@@ -30,7 +30,7 @@ from tune_swa.training.metrics import predict_images
 from tune_swa.training.numerics import Numerics
 
 POSTERIOR = "posterior.safetensors"
-WRITTEN_BY_SEARCH = ("best_model.pt", "best_soup.pt")
+WRITTEN_BY_SEARCH = ("best_model.pt", "best_soup.pt", "best_swap.pt")
 """Weights that a resumed search writes again."""
 
 

@@ -53,8 +53,9 @@ class ObservedAverages:
         averages = settings.averages
         self.labels = [average.label for average in averages]
         self._snapshots = Snapshots(count_snapshots(averages))
+        steps = images.count_steps(settings.train.epochs - 1)  # after a fork they see no others
         observers = build_observers(
-            averages, model, self._snapshots, steps=images.steps, seed=settings.seed, all_draws=all_draws
+            averages, model, self._snapshots, steps=steps, seed=settings.seed, all_draws=all_draws
         )
         self._observers = {observer.label: observer for observer in observers}
         self._evaluator = MemberEvaluator(model, refresh, autocast)

@@ -195,7 +195,7 @@ class Run:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             # for layers that draw; the global generators are the caller's again afterwards
-            torch.manual_seed(derive_seed(self.settings.seed, epoch, "layers"))
+            torch.manual_seed(derive_seed(self.settings.choose_seed(epoch), epoch, "layers"))
             for step, (images, labels) in enumerate(self.draw_batches("train")):
                 self._set_rate(step)
                 total += self.train_batch(images, labels).double() * len(labels)
@@ -381,7 +381,7 @@ class Run:
             self.scores = {label: AverageScore(**score) for label, score in state["scores"].items()}
 
     def _set_rate(self, step: int) -> None:
-        rate = step_rate(self.settings, self.epoch, step, self.images.steps)
+        rate = step_rate(self.settings, self.epoch, step, self.images.count_steps(self.epoch))
         if rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate

@@ -43,20 +43,20 @@ class RunImages:
         self.train = self._open_images(data.train, kept)
         self.val = self._open_images(data.val, kept)
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        return self.train.batch_count(self._settings.train.batch_size)
+    def count_steps(self, epoch: int) -> int:
+        """Count the optimizer steps of an epoch."""
+        return self.train.batch_count(self._settings.choose_batch_size(epoch))
 
     def draw_batches(self, purpose: Literal["train", "bn"], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the training images; the BN refresh draws its own order and augmentation."""
-        train, averaging = self._settings.train, self._settings.averaging
+        """Batches of the training images; the BN refresh draws its own order and augmentation, which
+        the members of SWAP have in common."""
+        settings, train, averaging = self._settings, self._settings.train, self._settings.averaging
         refresh = purpose == "bn"
         return self.train.iterate_training(
-            (averaging.bn_batch_size or train.batch_size) if refresh else train.batch_size,
+            (averaging.bn_batch_size or train.batch_size) if refresh else settings.choose_batch_size(epoch),
             augment=train.augment,
             crop_padding=train.crop_padding,
-            seed=self._settings.seed,
+            seed=settings.seed if refresh else settings.choose_seed(epoch),
             epoch=epoch,
             purpose=purpose,
             max_batches=averaging.bn_batches if refresh else None,

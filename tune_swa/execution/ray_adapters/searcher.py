@@ -218,7 +218,7 @@ class TrialSearcher(Searcher):
         """Return a trial's settings in the form sent to the worker."""
         trial = self.coordinator.state.trials[name]
         experiment = self.coordinator.experiment
-        settings = experiment.run_settings(trial.kind, trial.params, trial.seed, trial.average)
+        settings = experiment.run_settings(trial.kind, trial.params, trial.seed, trial.average, trial.member)
         return settings.model_dump(mode="json")
 
     def _go_out(self, trial_id: str, name: str | None) -> None:

@@ -33,6 +33,7 @@ from tune_swa.results.report.changed_images import Thumbnail, count_changes, lis
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
 from tune_swa.results.report.landscape import draw_landscape
+from tune_swa.results.report.members import tabulate_members
 from tune_swa.results.report.prediction_figures import draw_calibration, draw_classes
 from tune_swa.results.report.race_figure import draw_race
 from tune_swa.results.report.search_averages import tabulate_averages
@@ -158,6 +159,9 @@ def _draw_figures(
     soups = tabulate_soups(state)
     if soups:
         yield soups
+    members = tabulate_members(state, compared.experiment)
+    if members:
+        yield members
     race = draw_race(state, compared)
     if race:
         yield race

@@ -9,7 +9,7 @@ from tune_swa.results.soups import FinishedSoup, list_soups
 
 def tabulate_soups(state: ExperimentState) -> Figure | None:
     """Return a row for each soup; None where there are none."""
-    rows = [_build_row(soup) for soup in list_soups(state)]
+    rows = [_build_row(soup) for soup in list_soups(state) if soup.method == "soup"]
     if not rows:
         return None
     return Figure(
