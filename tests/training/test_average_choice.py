@@ -131,14 +131,14 @@ def test_a_resumed_run_gives_the_same_bits(first: str, tail: str, tiny_data: Dat
     settings = settings.model_copy(update={"averages": move_first(settings.averages, first)})
     straight = begin_run(settings, tiny_data)
     expected = finish_run(straight)
-    for stop in range(1, settings.train.epochs + 1):
-        run = begin_run(settings, tiny_data)
-        found = [describe_epoch(run, run.run_epoch()) for _ in range(stop)]
+    run, found = begin_run(settings, tiny_data), []
+    while not run.done:
+        found.append(describe_epoch(run, run.run_epoch()))
         checkpoints.save_checkpoint(run.state_dict(), tmp_path / "state.pt")
         resumed = begin_run(settings, tiny_data)
         resumed.load_state_dict(checkpoints.load_checkpoint(tmp_path / "state.pt"))
         assert same_tensors(resumed.shipped_model.state_dict(), run.shipped_model.state_dict())
-        assert found + finish_run(resumed) == expected, stop
+        assert found + finish_run(resumed) == expected, run.epoch
         assert same_tensors(resumed.shipped_model.state_dict(), straight.shipped_model.state_dict())
 
 
