@@ -1,6 +1,7 @@
 """A search whose runs observe averages of every kind is killed at any moment: every score comes out the same.
 
-Its baselines have averages, too, and both are trained on fresh seeds and tested.
+Its baselines have averages, too. Trials are compared by nll and made into soups; both kinds are trained on
+fresh seeds, tested and grouped into ensembles.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import pytest
 from helpers.serial_search import (
     COSTS,
     assert_same,
+    assert_same_models,
     assert_same_tables,
     crash,
+    describe_verdict,
     go_on,
     never_interrupted,
     new_search,
@@ -32,9 +35,12 @@ averages:
   - {method: swa}
   - {method: ema, horizon: 1}
   - {method: ema, horizon: 2, statistics: average}
+  - {method: power_ema, length: 0.08}
   - {method: lawa, last: 2}
+  - {method: swad, converge: 2, tolerance: 1}
   - {method: swag, rank: 2, samples: 2, search_samples: 2}
   - {method: swag, diagonal: true, samples: 2, search_samples: 2}
+  - {method: subspace, rank: 1, last: 2, samples: 2, search_samples: 2, fit_batches: 1}
 space:
   lr: {choice: [1e-2, 3e-3]}
   swa_start: {int: [0, 2]}
@@ -43,14 +49,17 @@ baseline:
   averages: [{method: ema, horizon: 0.5}, {method: lawa, last: 3, statistics: average}]
 search: {sampler: tpe, trials: 3, seed: 3, checkpoint_every: 1}
 scheduler: {reduction_factor: 2, trunk_rungs: [], branch_rungs: [3]}
-confirm: {top: 1, seeds: 2, baselines: 1, race: false}
+objective: {metric: nll}
+merge: [{method: soup}, {method: soup, rule: uniform}]
+confirm: {top: 1, seeds: 2, baselines: 1, race: false, ensemble: 2}
 """
 TRIALS = 3
-# a trunk that was published when its worker died, and not recorded, is trained again: costs may differ
 # the journal has some eighty lines
 MOMENTS = [
-    "snapshot:2", "snapshot:9", "checkpoint:4", "checkpoint:20", "trunk:2",
-    "line-half:12", "line-after:33", "training:6", "event-tested:2", "parquet:4", "rename:5", "model:1",
+    "snapshot:2", "snapshot:9", "checkpoint:1", "checkpoint:4", "checkpoint:20", "trunk:1", "trunk:2",
+    "line-half:12", "line-after:33", "training:2", "training:6", "merge:1", "event-merged:2",
+    "event-confirm:1", "event-tested:2", "event-judged:1", "parquet:4", "soups:1", "ensembles:1",
+    "rename:5", "model:1", "description:1",
 ]  # fmt: skip
 
 
@@ -73,13 +82,13 @@ def test_every_average_is_scored_and_tested(straight: Path) -> None:
             assert set(found.average) == listed
 
 
-def test_killed_twice(straight: Path, tmp_path: Path) -> None:
-    """While weights are written that an average looks back at, and after a run was tested."""
+def test_killed_thrice(straight: Path, tmp_path: Path) -> None:
+    """While weights are written that an average looks back at, and a soup; and after a run was tested."""
     results = new_search(tmp_path, SPACE)
-    for moment in ("snapshot:7", "event-tested:2"):
+    for moment in ("snapshot:7", "merge:1", "event-tested:2"):
         crash(moment, results, TRIALS)
     go_on(results, TRIALS)
-    assert_same(results, straight, costs=False)
+    assert_same(results, straight)
 
 
 @pytest.mark.slow
@@ -88,7 +97,7 @@ def test_killed_once(moment: str, straight: Path, tmp_path: Path) -> None:
     results = new_search(tmp_path, SPACE)
     crash(moment, results, TRIALS)
     go_on(results, TRIALS)
-    assert_same(results, straight, costs=False)
+    assert_same(results, straight)
 
 
 @pytest.mark.slow
@@ -99,5 +108,5 @@ def test_shared_trunks_change_no_score(straight: Path, tmp_path: Path) -> None:
     assert expected["epochs.parquet"].shared_from.isna().all()
     assert_same_tables(found, expected, COSTS)
     assert read_predictions(straight) == read_predictions(alone)
-    weights = [(folder / "crash" / "best_model.pt").read_bytes() for folder in (straight, alone)]
-    assert weights[0] == weights[1]
+    assert_same_models(straight, alone)
+    assert describe_verdict(straight) == describe_verdict(alone) != ""

@@ -135,20 +135,20 @@ def kill_before_tidying(count: Countdown) -> None:
     before(FolderStore, "keep_only", count)
 
 
-def kill_within_a_table(count: Countdown) -> None:
+def kill_within_a_table(count: Countdown, *, name: str = "") -> None:
     import pyarrow.parquet as pq
 
     def write_half(table: Any, path: Path, **_: Any) -> None:
-        if count.due():
+        if name in path.name and count.due():
             path.write_bytes(b"PAR1 and no more")
             kill()
 
     before(pq, "write_table", write_half)
 
 
-def kill_before_a_rename(count: Countdown) -> None:
+def kill_before_a_rename(count: Countdown, *, suffix: str = ".parquet") -> None:
     def rename(path: Path, target: Path) -> None:
-        if str(target).endswith(".parquet"):
+        if str(target).endswith(suffix):
             count()
 
     before(Path, "replace", rename)
@@ -194,10 +194,14 @@ MOMENTS: dict[str, Callable[[Countdown], None]] = {
     "checkpoint": partial(kill_while_a_state_is_written, "checkpoints"),  # by a worker
     "snapshot": partial(kill_while_a_state_is_written, "checkpoints", name="snapshot-"),
     "trunk": partial(kill_while_a_state_is_written, "trunks"),
+    "merge": partial(kill_while_a_state_is_written, ".", name="greedy-"),
     "tidy": kill_before_tidying,  # old checkpoints are being removed
     "parquet": kill_within_a_table,  # a result file is half written
+    "soups": partial(kill_within_a_table, name="soups"),
+    "ensembles": partial(kill_within_a_table, name="ensembles"),
     "rename": kill_before_a_rename,  # result files are written, and about to take their names
     "model": kill_before_the_model,  # best_model.pt is being written
+    "description": partial(kill_before_a_rename, suffix="best_model.json"),  # best_model.pt has its name
 }
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+import tune_swa
 from helpers.narrow_resnet import narrow_environment
 from helpers.programs import RUN_SEARCH, Program, run_program
+from tune_swa.results.verdict_sentences import verdict_text
 
 CRASHING = Path(__file__).parent / "crashing_search.py"
 SPACE = """
@@ -157,9 +159,9 @@ def assert_same(results: Path, straight: Path, *, costs: bool = True) -> None:
         costs: whether they have to have trained the same epochs, too.
     """
     assert_same_tables(results_of(results), results_of(straight), [] if costs else COSTS)
-    weights = [(folder / "crash" / "best_model.pt").read_bytes() for folder in (results, straight)]
-    assert weights[0] == weights[1]
+    assert_same_models(results, straight)
     assert read_predictions(results) == read_predictions(straight)
+    assert describe_verdict(results) == describe_verdict(straight)
     # nothing is left of the sessions that died, but lines in the log
     files = [{str(p.relative_to(folder)) for p in folder.rglob("*")} for folder in (results, straight)]
     assert files[0] - {"crash/search.log"} == files[1]
@@ -173,6 +175,26 @@ def assert_same_tables(
     for name, table in expected.items():
         pair = (one.drop(columns=ignored, errors="ignore") for one in (found[name], table))
         pd.testing.assert_frame_equal(*pair, check_exact=True, obj=name)
+
+
+def assert_same_models(found: Path, expected: Path) -> None:
+    """Assert that two searches hand over the same: best model and soup with descriptions, merged weights."""
+    kept = []
+    for results in (found, expected):
+        files = [path for pattern in ("best_*", "merged/*") for path in results.glob(f"crash/{pattern}")]
+        kept.append({path.relative_to(results): path.read_bytes() for path in files})
+    assert kept[0].keys() == kept[1].keys()
+    assert [name for name, content in kept[1].items() if kept[0][name] != content] == []
+
+
+def describe_verdict(results: Path) -> str:
+    """The verdict from the runs on fresh seeds, in words with its numbers; empty without any."""
+    verdict = tune_swa.load_results(results / "crash").verdict
+    if verdict is None:
+        return ""
+    contrasts = (*verdict.against_plain, *verdict.against_others, *verdict.against_trunk)
+    numbers = (f"{c.by_seed} {c.interval} {c.paired} {c.crossed} {c.p_value}" for c in contrasts)
+    return "\n".join([verdict_text(verdict), *numbers])
 
 
 def read_predictions(results: Path) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import torch
 from tune_swa.config import Experiment, is_swa_setting
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
-from tune_swa.files import replace_file
+from tune_swa.files import replace_files
 from tune_swa.results.soups import choose_soup, list_soups
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
@@ -85,9 +85,13 @@ def read_state(store: Store, name: str) -> dict[str, Any]:
 
 def _write_model(source: dict[str, Any], description: dict[str, Any], folder: Path) -> None:
     weights = folder / description["file"]
-    replace_file(weights, lambda path: torch.save(checkpoints.extract_shipped_weights(source), path))
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    replace_file(weights.with_suffix(".json"), text.encode())
+    replace_files(
+        {
+            weights: lambda path: torch.save(checkpoints.extract_shipped_weights(source), path),
+            weights.with_suffix(".json"): lambda path: path.write_text(text, encoding="utf-8"),
+        }
+    )
 
 
 def describe_model(
