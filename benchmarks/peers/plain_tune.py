@@ -105,8 +105,9 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         space: dict[str, Any] = {"choice": tune.grid_search(task["configurations"])}
     else:
         low, high = task["swa_lr"]
+        rates = tune.loguniform(*task["lr_range"]) if "lr_range" in task else tune.choice(task["lr"])
         space = {
-            "lr": tune.choice(task["lr"]),
+            "lr": rates,
             "swa_start": tune.randint(task["swa_start"][0], task["swa_start"][1] + 1),
             "swa_lr": tune.loguniform(low, high),
         }
@@ -127,8 +128,13 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
             storage_path=tempfile.mkdtemp(prefix="plain-tune-"), callbacks=[reports], verbose=0
         ),
     )
-    tuner.fit()
-    return {"seconds": time.time() - STARTED, "epochs": len(reports.seen), "reports": reports.seen}
+    results = tuner.fit()
+    # of the trials that came to their end: the last accuracy, as one would choose
+    ended = [(r.metrics["accuracy"], r.config) for r in results
+             if r.metrics and r.metrics.get("training_iteration") == task["epochs"]]  # fmt: skip
+    best = max(ended, key=lambda pair: pair[0], default=None)
+    return {"seconds": time.time() - STARTED, "epochs": len(reports.seen), "reports": reports.seen,
+            "best": best}  # fmt: skip
 
 
 def _train(config: dict[str, Any], sets: Any, task: dict[str, Any]) -> None:

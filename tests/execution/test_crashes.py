@@ -16,6 +16,7 @@ import pytest
 import tune_swa
 from helpers.programs import RUN_SEARCH
 from helpers.serial_search import (
+    REUSING,
     SHARING,
     SPACE,
     assert_same,
@@ -89,6 +90,32 @@ def test_killed_while_a_trunk_is_published(moment: str, tmp_path: Path, sharing:
     judged = [t for t in state.of_kind("swa") if t.rungs]
     assert len(judged) == 3
     assert all(t.records[0]["shared_from"] is not None for t in judged)
+
+
+@pytest.fixture(scope="module")
+def reusing(module_path: Path, decoded: None) -> Path:
+    """Results of the search whose suggestions go along known trunks."""
+    (module_path / "reusing").mkdir()
+    results: Path = never_interrupted(module_path / "reusing", 12, REUSING)
+    state = ExperimentState.read(results / "crash" / "journal.jsonl")
+    assert sum("reused" in trial.source for trial in state.trials.values()) > 4
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    ["suggest:4", "suggest:11", "line-half:16", "line-after:28", "line-before:41", "training:9",
+     "checkpoint:8", "trunk:4"],
+)  # fmt: skip
+def test_killed_where_trunks_are_reused(moment: str, tmp_path: Path, reusing: Path) -> None:
+    results = new_search(tmp_path, REUSING)
+    crash(moment, results, 12)
+    go_on(results, 12)
+    assert_same(results, reusing)
+    journals = [ExperimentState.read(folder / "crash" / "journal.jsonl") for folder in (results, reusing)]
+    told = [[(t.name, t.source, t.params) for t in state.trials.values()] for state in journals]
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_fresh_seeds_get_their_whole_gpus_after_a_search_that_shared_none(
 ) -> None:
     space = {"lr": {"log_uniform": [1e-3, 1e-1]}, "swa_start": 1, "swa_lr": 1e-2}
     state = search(
-        tmp_path, monkeypatch, space, confirm=True, search={"sampler": "random", "trials": 4},
+        tmp_path, monkeypatch, space, confirm=True, search={"sampler": "random", "trials": 4, "reuse": False},
         baseline={"trials": 1}
     )  # fmt: skip
     assert {t.status for t in state.trials.values()} == {"completed"}

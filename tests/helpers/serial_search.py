@@ -29,11 +29,13 @@ space:
   swa_start: {int: [0, 2]}
   swa_lr: {log_uniform: [1e-4, 1e-1]}
 baseline: {trials: 2}
-search: {sampler: tpe, trials: 12, seed: 3, checkpoint_every: 1}
+search: {sampler: tpe, trials: 12, seed: 3, checkpoint_every: 1, reuse: false}
 scheduler: {reduction_factor: 2, trunk_rungs: [0, 1], branch_rungs: [2]}
 """
 SHARING = SPACE.replace("lr: {log_uniform: [1e-4, 1e-1]}", "lr: {choice: [1e-2, 3e-3]}", 1)
 """The same with trunks that recur."""
+REUSING = SPACE.replace(", reuse: false", "")
+"""The same with suggestions that go along known trunks."""
 TIMES = ["train_seconds", "bn_seconds", "eval_seconds", "images_per_second", "seconds"]
 COSTS = ["epochs_trained", "epochs_shared", "shared_from"]
 """Columns that say who trained what."""

@@ -14,6 +14,7 @@ from helpers.journals import make_event
 from tune_swa.config import Experiment
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
 from tune_swa.execution.slots import Placement
+from tune_swa.experiment.folder import recall_reuse
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
@@ -69,6 +70,7 @@ class Driver:
         self.right = more.get("right", half_right)
         events = list(read_events(folder / "journal.jsonl"))
         state = ExperimentState.fold(events, folder / "journal.jsonl")
+        spec = recall_reuse(spec, state.header)
         self.coordinator = Coordinator(spec, folder, state, confirm=True)
         replay_events(self.coordinator, events)
         self.coordinator.record_event(make_event(

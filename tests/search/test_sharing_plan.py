@@ -74,7 +74,7 @@ def test_the_plan_counts_the_states_that_there_can_be(tmp_path: Path) -> None:
 
 def test_the_plan_counts_the_states_of_fresh_seeds_and_of_points() -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
-    search = {"sampler": "random", "trials": 6}
+    search = {"sampler": "random", "trials": 6, "reuse": False}
     spec = experiment(space, search=search, confirm={"top": 2, "seeds": 5})
     assert (max_states(spec), max_fresh_states(spec)) == (0, 10)
     adaptive = experiment(space, search=search, confirm={"top": 3, "seeds": 5, "max_seeds": 20})
@@ -102,7 +102,9 @@ def test_a_trunk_that_nobody_will_leave_is_not_published(tmp_path: Path) -> None
 def test_rates_that_do_not_recur_are_not_published(tmp_path: Path) -> None:
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-2]}}
     driver = Driver(
-        experiment(space, search={"sampler": "tpe", "trials": 6}, baseline={"trials": 1}), tmp_path, 1
+        experiment(space, search={"sampler": "tpe", "trials": 6, "reuse": False}, baseline={"trials": 1}),
+        tmp_path,
+        1,
     )
     while (config := driver.suggest()) is not None:
         assert config["publish"] == config["published"] == []
@@ -245,7 +247,7 @@ def test_no_whole_gpu_is_asked_for_where_none_may_be_free(gpus: int, share: floa
     space = {**GRID, "lr": {"log_uniform": [1e-4, 1e-1]}}
     points = [{"lr": lr, "swa_start": 1, "swa_lr": rate} for lr, rate in
               ((1e-3, 1e-3), (2e-3, 1e-3), (3e-3, 1e-3), (3e-3, 1e-2))]  # fmt: skip
-    search = {"sampler": "random", "trials": 4}
+    search = {"sampler": "random", "trials": 4, "reuse": False}
     spec = experiment(space, points=points, baseline={"trials": 1}, search=search)
     driver = Driver(spec, tmp_path, 4 * gpus, gpus)
     configs = [driver.suggest() or {} for _ in range(4)]

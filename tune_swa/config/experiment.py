@@ -27,8 +27,8 @@ from tune_swa.config.sections import (
 )
 from tune_swa.config.settings_model import Settings
 from tune_swa.config.space_file import SpaceFile
-from tune_swa.config.space_problems import describe_long_cycle
-from tune_swa.config.space_resolver import ResolvedSpace, resolve_space
+from tune_swa.config.space_problems import check_budget, describe_long_cycle
+from tune_swa.config.space_resolver import ResolvedSpace, raise_problems, resolve_space
 from tune_swa.config.values import CORE_PARAMETERS, SWA_CORE, Params, Value, format_label
 from tune_swa.seeds import derive_seed
 
@@ -36,6 +36,8 @@ MAX_COMBINATIONS = 100_000
 """Most baseline configurations that are all run; more are sampled."""
 SMALL_BASELINE = 8
 """Up to this many combinations, `baseline.trials: auto` tries every one of them."""
+REUSING_SAMPLERS = frozenset({"tpe", "gp", "random"})
+"""Samplers whose suggestions may be moved. CMA-ES and Sobol points rely on being where they are."""
 
 
 class RunSettings(Settings):
@@ -136,6 +138,7 @@ class Experiment(SpaceFile):
     @model_validator(mode="after")
     def _resolve_space(self) -> Experiment:
         self._resolved = resolve_space(self)
+        raise_problems(check_budget(self, self.baseline_trials))
         return self
 
     @property
@@ -189,6 +192,8 @@ class Experiment(SpaceFile):
             return len(self.baseline_points)
         if self.baseline.trials != "auto":
             return self.baseline.trials
+        if self.search.trials is None and self.search.epochs is not None:  # a fifth of its whole runs
+            return max(1, self.search.epochs // self.train.epochs // 5)
         return max(1, self.swa_trials // 4)
 
     @cached_property
@@ -201,9 +206,18 @@ class Experiment(SpaceFile):
         size = count_space(self.parameters)
         wanted = self.search.trials
         if wanted is None:
+            wanted = self.search.epochs
+        if wanted is None:
             wanted = size if self.search.sampler == "grid" else 24
         assert wanted is not None  # a grid is always countable
         return wanted if size is None else min(wanted, size)
+
+    @property
+    def reuses_trunks(self) -> bool:
+        """Whether suggestions of the sampler go along trunks that are trained already."""
+        if self.search.reuse is False or self.search.sampler not in REUSING_SAMPLERS:
+            return False
+        return count_space(self.baseline_parameters) is None
 
     @property
     def seed(self) -> int:
@@ -268,8 +282,10 @@ class Experiment(SpaceFile):
     def fixed_settings(self) -> dict[str, Any]:
         """Return what may not change between a run and its resumption, as plain JSON values."""
         dumped = self.model_dump(mode="json", by_alias=True, exclude={"resources", "confirm"})
-        for key in ("trials", "share", "checkpoint_every", "max_failures"):
+        for key in ("trials", "epochs", "share", "checkpoint_every", "max_failures"):
             dumped["search"].pop(key, None)
+        if not self.reuses_trunks:
+            del dumped["search"]["reuse"]
         # a default path and the same path given on the command line are one experiment
         dumped["data"].pop("path", None)
         del dumped["data"]["layout"]  # nor do two ways to read a folder differ if they find the same images

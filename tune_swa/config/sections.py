@@ -289,11 +289,20 @@ class SearchSpec(Settings):
     """`grid` (every combination), `random`, `tpe` (Optuna's tree-structured Parzen estimator),
     `qmc` (scrambled Sobol points), `gp` (Gaussian process), `cmaes`."""
     trials: PositiveInt | None = None
-    """Number of SWA trials, the points included. Default: the whole grid; 24 for other samplers."""
+    """Number of SWA trials, the points included. Default: the whole grid; 24 for other samplers, or with
+    `epochs` no more than these."""
+    epochs: PositiveInt | None = None
+    """Epochs that the search trains, baselines included and shared ones counted once. When as many are
+    trained or under way, no further trial begins; the last one may go beyond. Default: no limit."""
     seed: Seed = 0
     """Seed of the sampler, and of the training where `train.seed` is not given."""
     share: bool = True
     """Train once what trials have in common before they average. Changes no result, only the time."""
+    reuse: Literal["auto", False] = "auto"
+    """`auto`: where `tpe`, `gp` or `random` draws the base rate, or another setting that baselines have, from
+    a continuous range, suggestions go along the nearest known trunk while branches have taken fewer epochs
+    than trunks. `false`: every suggestion opens a trunk of its own, as in searches that began before there
+    was a choice."""
     checkpoint_every: Literal["auto"] | PositiveInt = "auto"
     """Epochs between checkpoints. `auto`: as often as that takes no more than a fiftieth of the time.
     The last epoch is always saved."""

@@ -46,6 +46,23 @@ def check_grid(spec: SpaceFile, parameters: list[Parameter]) -> Iterator[SpacePr
         yield SpaceProblem(message + OTHER_SAMPLERS, loc=("space",))
 
 
+def check_budget(spec: SpaceFile, baselines: int) -> Iterator[SpaceProblem]:
+    """A budget of epochs has to leave some for SWA trials; a grid is what it is."""
+    budget, needed = spec.search.epochs, baselines * spec.train.epochs
+    if budget is None:
+        return
+    loc = ("search", "epochs")
+    if spec.search.sampler == "grid":
+        message = "a grid is run as a whole; take epochs out, or use "
+        yield SpaceProblem(message + OTHER_SAMPLERS, budget, loc)
+    elif budget <= needed:
+        message = (
+            f"{baselines} baseline{'s' * (baselines > 1)} of {spec.train.epochs} epochs train {needed:,}, "
+            f"which leaves none for SWA; give more than {needed:,}, or a smaller baseline.trials"
+        )
+        yield SpaceProblem(message, budget, loc)
+
+
 def check_merging(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
     """What is merged are trials of one trunk, and values of a continuous range do not recur."""
     methods = {merge.method for merge in spec.merge}

@@ -75,6 +75,23 @@ def resolve_space(spec: SpaceFile) -> ResolvedSpace:
     return resolver.found
 
 
+def raise_problems(problems: Iterable[SpaceProblem]) -> None:
+    """Raise all of the problems as one error, if there are any.
+
+    Raises:
+        ValidationError: with every one.
+    """
+    details = [_describe_problem(problem) for problem in problems]
+    if details:
+        raise ValidationError.from_exception_data("Experiment", details)
+
+
+def _describe_problem(problem: SpaceProblem) -> InitErrorDetails:
+    # braces in a user's value must not be taken for the template's
+    escaped = problem.message.replace("{", "{{").replace("}", "}}")
+    return InitErrorDetails(type=PydanticCustomError("space", escaped), loc=problem.loc, input=problem.value)
+
+
 class _Resolver:
     def __init__(self, spec: SpaceFile) -> None:
         self.spec = spec
@@ -218,11 +235,7 @@ class _Resolver:
             self._report(SpaceProblem(problem.message, problem.value, (*loc, *problem.loc)))
 
     def _report(self, *problems: SpaceProblem) -> None:
-        for problem in problems:
-            # braces in a user's value must not be taken for the template's
-            escaped = problem.message.replace("{", "{{").replace("}", "}}")
-            kind = PydanticCustomError("space", escaped)
-            self.problems.append(InitErrorDetails(type=kind, loc=problem.loc, input=problem.value))
+        self.problems.extend(map(_describe_problem, problems))
 
 
 def _check_distinct(values: list[Value], domain: ChoiceDomain) -> None:

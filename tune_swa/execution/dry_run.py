@@ -223,7 +223,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     states = 0
     if experiment.search.share:
         # a stage begins when the states of the one before are gone
-        most = max(max_states(experiment), max_fresh_states(experiment) if confirm else 0)
+        most = max(max_states(experiment, slots), max_fresh_states(experiment) if confirm else 0)
         states = most * (weights + optimizer)
     if experiment.search.keep_checkpoints == "all":
         every = experiment.search.checkpoint_every

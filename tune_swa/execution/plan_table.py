@@ -120,17 +120,29 @@ def _describe_trials(experiment: Experiment) -> str:
     points = len({tuple(p.items()) for p in experiment.swa_points})
     given = f" ({points} of them given as points)" if points else ""
     baselines = f"{experiment.baseline_trials} baseline{_describe_tuning(experiment)}"
+    if experiment.search.epochs is not None:
+        most = "" if experiment.search.trials is None else f", at most {experiment.swa_trials}"
+        return f"as many with SWA as the epochs allow{most}{given}, {baselines}"
     return f"{experiment.swa_trials} with SWA{given}, {baselines}"
+
+
+_REUSE = "trials go on from known trunks while branches have taken fewer epochs than trunks"
 
 
 def _describe_epochs(plan: Plan) -> str:
     experiment = plan.experiment
+    budget, whole = experiment.search.epochs, experiment.train.epochs
+    if budget is not None:
+        text = f"{budget:,} to train ({whole} per trial): no trial begins once these are trained or under way"
+        return f"{text}; {_REUSE}" if experiment.search.share and experiment.reuses_trunks else text
     text = f"at most {plan.epochs:,} to train ({experiment.train.epochs} per trial)"
     if plan.stages is not None and plan.stages < plan.epochs:
         shared = f"{plan.epochs - plan.stages:,} of {plan.epochs:,}"
         return f"at most {plan.stages:,} to train, since trials share {shared}"
     if experiment.search.share and plan.stages is None and trunks_recur(experiment):
         return f"{text}; fewer, since trials share what they train before averaging"
+    if experiment.search.share and experiment.reuses_trunks:
+        return f"{text}; fewer, since {_REUSE}"
     return text
 
 

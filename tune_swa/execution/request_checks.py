@@ -15,6 +15,7 @@ from tune_swa.experiment.folder import (
     keep_suffixes,
     load_earlier_events,
     recall_order,
+    recall_reuse,
 )
 from tune_swa.experiment.state import ExperimentState
 
@@ -41,9 +42,10 @@ def check_request(request: Request) -> CheckedRequest:
         RequestError: the search cannot be resumed, or resources, cluster or storage are not there.
     """
     events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
+    experiment = recall_reuse(request.experiment, state.header)
     request = replace(
         request,
-        experiment=keep_suffixes(recall_order(request.experiment, state.header), state.header),
+        experiment=keep_suffixes(recall_order(experiment, state.header), state.header),
         storage=choose_storage(state, request.storage, request.folder),
     )
     return CheckedRequest(request, events, state, check_resources(request, state))

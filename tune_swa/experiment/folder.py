@@ -181,7 +181,7 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    after = _name_objective(experiment.fixed_settings())
+    after = _name_objective(recall_reuse(experiment, state.header).fixed_settings())
     before = _name_objective(_forget_weights_file(state.header.identity, after))
     changed = list(list_differences(before, after))
     if changed:
@@ -225,6 +225,17 @@ def recall_order(experiment: Experiment, header: ExperimentCreated | None) -> Ex
     """The experiment with the keys of its space in the order in which the search began."""
     recorded = None if header is None else header.identity.get("space")
     return experiment.order_space(recorded) if isinstance(recorded, dict) else experiment
+
+
+def recall_reuse(experiment: Experiment, header: ExperimentCreated | None) -> Experiment:
+    """The experiment, opening a trunk with every suggestion if its search began like that.
+
+    So did all searches of before there was a choice.
+    """
+    if header is None or header.identity.get("search", {}).get("reuse", False):
+        return experiment
+    search = experiment.search.model_copy(update={"reuse": False})
+    return experiment.model_copy(update={"search": search})
 
 
 UNSET = object()

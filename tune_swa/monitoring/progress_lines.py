@@ -72,10 +72,13 @@ def opening_line(counts: TrialCounts) -> str:
         runs = f"{counts.trials} runs of {counts.epochs} epochs{_name_seeds(counts.step)}"
         return f"{counts.name}: {_name_step(counts.step)}{runs}, {at_once}{done}"
     swa = counts.count_planned("swa")
+    counted = "" if counts.has_open_end else f"{swa} "
     line = (
-        f"{counts.name}: {counts.count_planned('baseline')} baseline and {swa} SWA "
-        f"trial{'s' if swa != 1 else ''} of {counts.epochs} epochs, {at_once}"
+        f"{counts.name}: {counts.count_planned('baseline')} baseline and {counted}SWA "
+        f"trial{'s' if swa != 1 or not counted else ''} of {counts.epochs} epochs, {at_once}"
     )
+    if counts.budget is not None:
+        line += f", in {counts.budget:,} epochs"
     if counts.epochs_done:
         line += f"; resumed after {counts.ended.total()} trials, {counts.epochs_done:,} epochs"
     return line

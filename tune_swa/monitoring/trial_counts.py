@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -55,6 +56,10 @@ class TrialCounts:
         self.step = step
         self.stage: Stage = "search" if step is None else step.stage
         self._planned = _count_planned(experiment, step)
+        self.budget = experiment.search.epochs if step is None else None
+        """Epochs that the search trains, if it has a limit."""
+        self.has_open_end = self.budget is not None and experiment.search.trials is None
+        """Whether the epochs alone limit the SWA trials; then as many are planned as they allow at least."""
         self._suggested: Counter[Kind] = Counter()
         self.ended: Counter[Kind] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -108,7 +113,21 @@ class TrialCounts:
     @property
     def epochs_left(self) -> int:
         """Epochs that are left if no trial is stopped early from now on."""
+        return int(min(self._planned_epochs_left, self._budget_left))
+
+    @property
+    def _planned_epochs_left(self) -> float:
+        if self.has_open_end:
+            return math.inf
         return (self.trials - self.ended.total()) * self.epochs - self._unended_epochs
+
+    @property
+    def _budget_left(self) -> float:
+        """Epochs until no further trial begins, or all that began have ended; infinite without a budget."""
+        if self.budget is None:
+            return math.inf
+        begun = (self._suggested.total() - self.ended.total()) * self.epochs - self._unended_epochs
+        return max(begun, self.budget - self.epochs_done)
 
     def suggest_trial(self, trial: TrialState) -> None:
         self._suggested[trial.kind] += 1
@@ -172,7 +191,7 @@ class TrialCounts:
         unspent = to_come * (self.epochs - self._mean_swa_length())
         # a part of the epochs in training is done
         begun = {name: _fraction_done(now - r.since, pace) for name, r in self.running.items()}
-        work = self.epochs_left - unspent - sum(begun.values())
+        work = min(self._planned_epochs_left - unspent, self._budget_left) - sum(begun.values())
         longest = max(
             (self.epochs - r.trial.next_epoch - begun[name] for name, r in self.running.items()), default=0.0
         )
@@ -195,6 +214,10 @@ def _fraction_done(seconds: float, pace: float) -> float:
 
 def _count_planned(experiment: Experiment, step: Step | None) -> dict[Kind, int]:
     if step is None:
-        return {"baseline": experiment.baseline_trials, "swa": experiment.swa_trials}
+        swa, budget = experiment.swa_trials, experiment.search.epochs
+        if budget is not None:
+            least = budget // experiment.train.epochs - experiment.baseline_trials
+            swa = max(1, least) if experiment.search.trials is None else swa
+        return {"baseline": experiment.baseline_trials, "swa": swa}
     runs = Counter[Kind](suggestion.kind for suggestion in step.suggestions())
     return {kind: runs[kind] for kind in ("baseline", "swa")}

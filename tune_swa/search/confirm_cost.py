@@ -43,7 +43,9 @@ def race_configurations(experiment: Experiment) -> int:
         return number if number > top else 0
     searched = planned_epochs(experiment) if experiment.search.share else None
     if searched is None:
-        searched = (experiment.swa_trials + experiment.baseline_trials) * experiment.train.epochs
+        searched = experiment.search.epochs or experiment.train.epochs * (
+            experiment.swa_trials + experiment.baseline_trials
+        )
     whole = searched + _cost_of_look(experiment, max_plain_arms(experiment, top)).epochs[1]
     for number in range(min(max(MAX_CONFIGURATIONS, top), experiment.swa_trials), top, -1):
         if _cost_of_race(experiment, number).epochs[1] <= SHARE_OF_RACE * whole:

@@ -377,7 +377,7 @@ class ConfirmPlanner:
         for suggestion in self._left.values():
             yield suggestion.kind, suggestion.params, suggestion.seed
 
-    def draws_more(self) -> bool:
+    def draws_more(self, trunk: str | None = None) -> bool:
         return False
 
     def report_epoch(self, trial: str, record: EpochRecord) -> None:

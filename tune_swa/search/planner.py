@@ -75,8 +75,8 @@ class Planner(Protocol):
     def unsuggested_trials(self) -> Iterator[PlannedTrial]:
         """Yield what of it was not suggested yet."""
 
-    def draws_more(self) -> bool:
-        """Whether a sampler has suggestions left to make."""
+    def draws_more(self, trunk: str | None = None) -> bool:
+        """Whether a sampler has suggestions left to make; if a trunk is named, such as may have it."""
 
     def report_epoch(self, trial: str, record: EpochRecord) -> None:
         """Take in the record of an epoch of a trial of the stage."""

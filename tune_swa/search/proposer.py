@@ -19,8 +19,10 @@ from tune_swa.experiment.events import (
     params_of,
 )
 from tune_swa.experiment.objective import Objective
+from tune_swa.search.epoch_budget import EpochBudget
 from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
-from tune_swa.search.samplers import OUTCOMES, FixedSource, SampledSource
+from tune_swa.search.samplers import OUTCOMES, FixedSource, Move, SampledSource
+from tune_swa.search.trunk_reuse import TrunkReuse
 
 
 class Proposer:
@@ -40,6 +42,8 @@ class Proposer:
             "baseline": _baseline_source(experiment),
             "swa": _swa_source(experiment),
         }
+        self._reuse = TrunkReuse.of_experiment(experiment)
+        self._budget = EpochBudget(experiment.search.epochs, experiment.train.epochs)
         self._next: dict[Kind, int] = {"baseline": 0, "swa": 0}
         self._trials: dict[str, tuple[Kind, int]] = {}
         self._taken: set[tuple[Kind, int]] = set()
@@ -48,6 +52,10 @@ class Proposer:
     def next_suggestion(self, accept: Accept = accept_any, *, draw: bool = True) -> Suggestion | Later | None:
         held_back = False
         for kind, source in self._sources.items():
+            if kind == "swa" and not self._budget.has_room:
+                # a running trial that is stopped early leaves room for another one
+                held_back = held_back or not self._budget.is_spent
+                continue
             if isinstance(source, FixedSource):
                 found = source.first_accepted(lambda params, kind=kind: accept(kind, params, None))  # type: ignore[misc]
                 if found is not None:
@@ -61,7 +69,7 @@ class Proposer:
             if not draw:
                 held_back = True
                 continue
-            proposal = source.propose_params(index)
+            proposal = source.propose_params(index, self._choose_move(kind))
             if proposal is None:  # a finite space is used up
                 self._limits[kind] = index
                 continue
@@ -74,8 +82,17 @@ class Proposer:
             for params in source.known:
                 yield kind, params, None
 
+    def _choose_move(self, kind: Kind) -> Move | None:
+        """Return what moves the next suggestion to a known trunk; None: it opens one of its own."""
+        reuse = self._reuse
+        if reuse is None or not reuse.wants_branch():
+            return None
+        return lambda params: reuse.move_params(kind, params)
+
     def unsuggested_trials(self) -> Iterator[PlannedTrial]:
         for kind, source in self._sources.items():
+            if kind == "swa" and self._budget.is_spent:
+                continue
             if isinstance(source, FixedSource):
                 left = list(source.left.values())
             else:
@@ -83,9 +100,13 @@ class Proposer:
             for params in left:
                 yield kind, params, None
 
-    def draws_more(self) -> bool:
+    def draws_more(self, trunk: str | None = None) -> bool:
+        if trunk is not None and self._reuse is not None and not self._reuse.may_return_to(trunk):
+            return False
         return any(
-            isinstance(source, SampledSource) and self._next[kind] < self._limits[kind]
+            isinstance(source, SampledSource)
+            and self._next[kind] < self._limits[kind]
+            and not (kind == "swa" and self._budget.is_spent)
             for kind, source in self._sources.items()
         )
 
@@ -93,6 +114,9 @@ class Proposer:
         if trial in self._trials:
             kind, index = self._trials[trial]
             self._sources[kind].report_value(index, record["epoch"], self._objective.read_value(record))
+            self._budget.report_epoch(trial, record)
+            if self._reuse is not None:
+                self._reuse.report_epoch(trial, record["epoch"])
 
     def apply_event(self, event: Event) -> None:
         if isinstance(event, EpochReported):
@@ -102,12 +126,20 @@ class Proposer:
                 self._apply_suggestion(event)
         elif isinstance(event, TrialEnded):
             if event.trial in self._trials and event.status in OUTCOMES:
+                self._count_event(event)
                 kind, index = self._trials[event.trial]
                 value = None if event.value is UNSET else event.value
                 self._sources[kind].finish_trial(index, event.status, value)
         elif isinstance(event, TrialReopened) and event.trial in self._trials:
+            self._count_event(event)
             kind, index = self._trials[event.trial]
             self._sources[kind].reopen_trial(index)
+
+    def _count_event(self, event: Event) -> None:
+        """Pass an event on to what counts epochs."""
+        self._budget.apply_event(event)
+        if self._reuse is not None:
+            self._reuse.apply_event(event)
 
     def _apply_suggestion(self, event: TrialSuggested) -> None:
         kind, index = event.kind, event.index
@@ -121,6 +153,7 @@ class Proposer:
         else:
             self._sources[kind].restore_suggestion(index, params_of(event))
         self._pending = None
+        self._count_event(event)
 
 
 def _baseline_source(experiment: Experiment) -> FixedSource | SampledSource:

@@ -61,8 +61,9 @@ class Retention:
         if trial.ended and not self._released and not self._planner.draws_more():
             # a sampler that has made its last suggestion releases the trunks of all others, too
             self._released = True
-            for trunk in self._state.trunks:
-                self._collect_trunk(trunk)
+            self._collect_trunks()
+        elif trial.status == "completed" and self._stage == "search" and self._experiment.reuses_trunks:
+            self._collect_trunks()  # it may have taken another trunk's place among the best
 
     def tidy_trial(self, trial: TrialState) -> None:
         """Remove a trial's checkpoints and the states of its trunk, as far as nobody needs them."""
@@ -87,8 +88,7 @@ class Retention:
                 known = self._state.trials.get(name)
                 if known is not None and known.ended:
                     self._remove_checkpoints(known, [])
-        for trunk in self._state.trunks:
-            self._collect_trunk(trunk)
+        self._collect_trunks()
         self.remove_stray_states()
 
     def remove_stray_states(self) -> None:
@@ -112,6 +112,10 @@ class Retention:
         """The epochs that the trials of a trunk which have not ended report next."""
         trials = (self._state.trials[name] for name in trunk.trials)
         return {trial.next_epoch for trial in trials if not trial.ended}
+
+    def _collect_trunks(self) -> None:
+        for trunk in self._state.trunks:
+            self._collect_trunk(trunk)
 
     def _collect_trunk(self, trunk: str) -> None:
         """Remove the published states of a trunk that nobody needs any more."""

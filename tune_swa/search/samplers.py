@@ -35,6 +35,9 @@ SOBOL_ATTEMPTS = 1024
 NUMERICAL_ERRORS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
 """What samplers raise where their arithmetic fails, in ranges of few floats for example."""
 
+Move = Callable[[Params], Params | None]
+"""Gives a configuration in place of another one; None: there is none."""
+
 OUTCOMES = {
     "completed": OptunaState.COMPLETE,
     "pruned": OptunaState.PRUNED,
@@ -125,12 +128,23 @@ class SampledSource:
         self._size = count_space(parameters)
         self._sobol_position = 0
 
-    def propose_params(self, index: int) -> tuple[Params, str] | None:
-        """Propose configuration `index` and name its source; None: the space is used up."""
+    def propose_params(self, index: int, move: Move | None = None) -> tuple[Params, str] | None:
+        """Propose configuration `index` and name its source; None: the space is used up.
+
+        Args:
+            index: number of the suggestion.
+            move: gives another configuration for what the sampler draws, or None where it has none.
+        """
         if self._size is not None and len(self._tried) >= self._size:
             return None
         source = "point" if index < len(self.known) else self._sampler
-        params = self._find_params(index)
+        params = None
+        if move is not None and index >= len(self.known):
+            params = self._ask_untried(self._sampler, index, move=move)
+        if params is not None:
+            source = f"{self._sampler}, trunk reused"
+        else:
+            params = self._find_params(index)
         if params is None:
             return None
         self._tried.add(params_key(params))
@@ -223,10 +237,13 @@ class SampledSource:
             return self._enqueue_params(index, self._draw_untried(index))
         return params or self._ask_untried("random", index, "untried")
 
-    def _ask_untried(self, sampler: str, index: int, *purpose: str) -> Params | None:
+    def _ask_untried(
+        self, sampler: str, index: int, *purpose: str, move: Move | None = None
+    ) -> Params | None:
         """Ask a sampler until it gives what was not tried; None: it repeats itself, or its arithmetic fails.
 
         The Gaussian process repeats itself in continuous spaces too, once it takes a bound for the best.
+        What is moved is a trial of the study where it was moved to; where it was drawn it counts as failed.
         """
         for attempt in range(ATTEMPTS):
             seed = derive_seed(self._seed, self._kind, *purpose, index, attempt)
@@ -239,8 +256,12 @@ class SampledSource:
                 )
                 self.study.tell(len(self.study.get_trials(deepcopy=False)) - 1, state=OptunaState.FAIL)
                 return None
-            if params_key(params) not in self._tried:
-                return params
+            moved = params if move is None else move(params)
+            if moved is not None and params_key(moved) not in self._tried:
+                if moved == params:
+                    return params
+                self.study.tell(self._numbers[index], state=OptunaState.FAIL)
+                return self._enqueue_params(index, moved)
             # runs are deterministic, so a repetition would only spend time. Samplers ignore FAIL
             self.study.tell(self._numbers[index], state=OptunaState.FAIL)
         return None

@@ -21,6 +21,7 @@ from tune_swa.search.asha import PhaseAsha
 from tune_swa.search.planner import Planner
 from tune_swa.search.proposer import Proposer
 from tune_swa.search.trunk_names import TrunkNamer
+from tune_swa.search.trunk_reuse import KNOWN_TRUNKS
 
 MAX_STATES = 8
 """Most states published per trunk. If averaging can begin at more epochs, every second or third of them is
@@ -41,9 +42,9 @@ def trunks_recur(experiment: Experiment) -> bool:
     return trunks is not None and trunks <= experiment.swa_trials
 
 
-def max_states(experiment: Experiment) -> int:
-    """Count the published states that there can be at one time in the search."""
-    return _share_before_training(experiment, ExperimentState()).max_states()
+def max_states(experiment: Experiment, slots: int = 1) -> int:
+    """Count the published states that there can be at one time in the search, with so many trials at once."""
+    return _share_before_training(experiment, ExperimentState()).max_states(slots)
 
 
 def planned_epochs(experiment: Experiment) -> int | None:
@@ -81,7 +82,7 @@ class TrunkSharing:
         asha: its decisions on trunks.
         recur: whether trunks are published wherever a run of the space could begin to average, rather
             than where one that is known beforehand will; default: if a sampler will be asked and its
-            trunks recur (see `trunks_recur`).
+            trunks recur (see `trunks_recur`) or are reused.
         stage: of the trials. Those that failed in it for GPU memory may yet be tried again.
     """
 
@@ -99,7 +100,9 @@ class TrunkSharing:
         self._experiment, self._namer, self._state = experiment, namer, state
         self._planner, self._asha, self._stage = planner, asha, stage
         self._located: dict[tuple[Kind, object, int | None], tuple[str, int]] = {}
-        self._recur = trunks_recur(experiment) and planner.draws_more() if recur is None else recur
+        if recur is None:
+            recur = planner.draws_more() and (trunks_recur(experiment) or experiment.reuses_trunks)
+        self._recur = recur
         self._fork_points = fork_points(experiment) if self._recur else ()
         self._fork_points_by_trunk = {} if self._recur else self._planned_fork_points()
 
@@ -134,11 +137,12 @@ class TrunkSharing:
         points = self._fork_points or self._fork_points_by_trunk.get(trunk, ())
         return sorted(p for p in points if fork_epoch is None or p <= fork_epoch)
 
-    def max_states(self) -> int:
-        """Count the states that can be published at one time, if the number of trunks is known."""
+    def max_states(self, slots: int) -> int:
+        """Count the states that can be published at one time: of all trunks, or of those that suggestions
+        may return to and of the running trials."""
         if self._recur:
             trials = self._experiment.swa_trials + self._experiment.baseline_trials
-            trunks = count_space(self._experiment.baseline_parameters) or 1
+            trunks = count_space(self._experiment.baseline_parameters) or KNOWN_TRUNKS + slots
             return min(trunks, trials) * len(self._fork_points)
         return sum(map(len, self._fork_points_by_trunk.values()))
 
@@ -208,7 +212,7 @@ class TrunkSharing:
         return sorted(known.published - set(self._needed_states(trunk, known))) if known.published else []
 
     def _needed_states(self, trunk: str, known: TrunkState) -> Iterator[int]:
-        if self._recur and self._planner.draws_more():
+        if self._recur and self._planner.draws_more(trunk):
             yield from known.published
         for kind, params, seed in self._planner.unsuggested_trials():
             name, last_shared = self.locate_trunk(kind, params, seed)

@@ -145,9 +145,13 @@ class TrialSearcher(Searcher):
 
     @property
     def has_whole_gpus(self) -> bool:
-        """Whether a trial that others wait for may get a GPU to itself, and the others a part of one."""
-        sharing, placement = self.coordinator.sharing is not None, self.placement
-        return sharing and placement.gpus > 1 and placement.slots_per_gpu > 1
+        """Whether a trial that others wait for may get a GPU to itself, and the others a part of one.
+
+        It holds for a session. Suggestions that are moved to known trunks wait for nobody.
+        """
+        coordinator, placement = self.coordinator, self.placement
+        waiting = coordinator.sharing is not None and not coordinator.experiment.reuses_trunks
+        return waiting and placement.gpus > 1 and placement.slots_per_gpu > 1
 
     @property
     def live(self) -> list[str]:
