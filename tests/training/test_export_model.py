@@ -136,6 +136,34 @@ def test_the_example_classifies_files(name: str, handed: Handed, tmp_path: Path)
     assert out == expected
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_the_example_of_several_networks_gives_their_mean_probability(
+    name: str, handed: Handed, tmp_path: Path
+) -> None:
+    from tune_swa.data.pixels import open_rgb
+    from tune_swa.training.mean_probability import load_networks
+
+    first = handed.model.state_dict()
+    second = {**first, "fc.weight": first["fc.weight"].flip(0)}
+    about = {**handed.about, "validation": None, "test": None}
+    model = load_networks([first, second], 3)
+    report = handed.export(tmp_path / "export", (name,), model=model, about=about)
+    assert report.recorded == {}
+    drawn = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "new.png")
+    pixels = np.asarray(open_rgb(str(tmp_path / "new.png"), exif_rotation=True).image).copy()
+    want = handed.about["preprocessing"]
+    mean, std = (torch.tensor(want[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images = ((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std)[None]
+    with torch.no_grad():
+        alone = [load_networks([state], 3)(images).softmax(dim=1) for state in (first, second)]
+        torch.testing.assert_close(model(images).softmax(dim=1), torch.stack(alone).mean(dim=0))
+    probability, index = torch.stack(alone).mean(dim=0)[0].max(dim=0)
+    assert float(probability) < max(float(p.max()) for p in alone)  # the two differ
+    out = stranger(tmp_path / "export" / "classify.py", tmp_path / "new.png")
+    assert out == f"{tmp_path / 'new.png'}: {'abc'[int(index)]} ({100 * float(probability):.1f} %)\n"
+
+
 def test_16_bits_become_the_pixels_that_the_search_sees(handed: Handed, tmp_path: Path) -> None:
     from tune_swa.data.pixels import open_rgb
 
