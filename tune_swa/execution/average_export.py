@@ -63,9 +63,8 @@ def load_average(
         "test": tested,
         "calibration": describe_calibration(tested),
     }
-    settings = kept.experiment.run_settings(run.kind, run.params, run.seed, run.average)
     title = f"{label} of {about['configuration']} ({run.name})"
-    return RequestedModel(model, about, settings, title, members.posterior)
+    return RequestedModel(model, about, kept.restore_settings(run), title, members.posterior)
 
 
 def choose_run(experiment: Experiment, state: ExperimentState, label: str, trial: str | None) -> TrialState:

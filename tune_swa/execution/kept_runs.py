@@ -57,6 +57,11 @@ class KeptRuns:
     why_none: str
     """Why they are not at hand."""
 
+    def restore_settings(self, trial: TrialState) -> RunSettings:
+        """The settings that a trial was trained with."""
+        given = trial.kind, trial.params, trial.seed, trial.average, trial.member
+        return self.experiment.run_settings(*given)
+
     def load_members(self, trial: TrialState, variant: str) -> RunMembers:
         """Load the members of one average of a completed run, as they were scored.
 
@@ -68,7 +73,7 @@ class KeptRuns:
             RequestError: the checkpoint or a file that it names cannot be used, or the images that statistics
                 are computed on are not at hand.
         """
-        settings = self.experiment.run_settings(trial.kind, trial.params, trial.seed, trial.average)
+        settings = self.restore_settings(trial)
         name = trial.checkpoints[-1]
         try:
             state = read_state(self.store, name)
