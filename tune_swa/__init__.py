@@ -13,7 +13,8 @@ Glossary, used with these meanings in the whole package:
 - baseline: plain training, a trunk that runs to the last epoch.
 - rung: an epoch after which early stopping compares trials of the same phase.
 - member: of SWAP, one of several branches that differ in the order of images after the fork alone.
-- arm: a configuration that is trained on fresh seeds; a plain arm has no averaging.
+- arm: a configuration, with its average where one was chosen, that is trained on fresh seeds; a plain arm has
+  no averaging.
 - look: an evaluation of all arms on the test images after a planned number of seeds.
 - phase: of an epoch, trunk or branch.
 - stage: of a trial, search, swap, race or confirm. Swap trains further members; a race chooses among the

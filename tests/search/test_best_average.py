@@ -10,6 +10,9 @@ import pytest
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment, Metric
 from tune_swa.errors import RequestError
+from tune_swa.execution.dry_run import _count_averages
+from tune_swa.execution.gpu_share import largest_workload
+from tune_swa.execution.plan_table import _describe_averages
 from tune_swa.experiment.events import EpochReported, TrialSuggested
 from tune_swa.experiment.folder import load_earlier_events
 from tune_swa.experiment.journal import read_events
@@ -17,6 +20,7 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.comparison import best_trial
 from tune_swa.search.arms import Arm
+from tune_swa.training.numerics import Numerics
 
 AVERAGES = [{"method": "swa"}, {"method": "ema", "horizon": 1}, {"method": "lawa", "last": 2}]
 BEST = {"of": "best"}
@@ -152,6 +156,26 @@ def test_an_average_that_the_space_does_not_list_is_refused() -> None:
     for label in ("ema-2", "swag-20"):
         with pytest.raises(ValueError, match="no average"):
             experiment().run_settings("swa", params, average=label)
+
+
+def test_the_plan_says_what_is_chosen_and_counts_its_weights() -> None:
+    swag = {"method": "swag", "rank": 2}
+    plan = _describe_averages(experiment(averages=[*AVERAGES, swag], baseline={"averages": AVERAGES[1:2]}))
+    assert plan == (
+        "the best of swa, ema-1, lawa-2 on the validation images, chosen in each trial; beside them swag-2; "
+        "of baselines ema-1"
+    )
+    of_first, of_best = (_count_averages(experiment(objective={"of": of})) for of in ("first", "best"))
+    assert of_best == of_first + 1
+
+
+def test_a_trial_that_is_measured_beforehand_chooses_where_its_averages_do() -> None:
+    numerics = Numerics("cpu", "fp32", threads=1, channels_last=False, fused=False, compile=False)
+    found = [
+        largest_workload(experiment(objective=objective), numerics, 10, 400, 100).settings.chosen_by
+        for objective in ({"metric": "nll", **BEST}, {"metric": "nll"})
+    ]
+    assert found == ["nll", None]
 
 
 # ------------------------------------------------------------------------- identity and journal

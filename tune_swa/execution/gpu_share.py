@@ -152,10 +152,9 @@ def largest_workload(
     # all tails take the same memory, and a cycle might not fit in so few epochs
     tail = {"tail": "constant", "cycle_epochs": None, "cycle_low": None}
     averaging = {"bn_batch_size": max(sizes), "bn_batches": 2, **tail}
-    chooses = experiment.objective.of == "best"
     averages = max((experiment.averages, experiment.baseline.averages), key=_count_copies)
-    if chooses:  # whose model is one copy more
-        averages = experiment.averages
+    # the chosen average is one copy more; a larger list of baselines takes as much
+    chooses = experiment.objective.of == "best" and averages is experiment.averages
     settings = RunSettings(
         lr=1e-6,  # no loss may become infinite here
         swa_start=0,
@@ -164,7 +163,7 @@ def largest_workload(
         train=experiment.train.model_copy(update=train),
         averaging=experiment.averaging.model_copy(update=averaging),
         averages=averages,
-        chosen_by=experiment.objective.metric if averages and chooses else None,
+        chosen_by=experiment.objective.metric if chooses else None,
     )
     return Workload(settings, numerics, experiment.data.image_size, num_classes, train_images, val_images)
 
