@@ -82,10 +82,10 @@ def test_every_average_is_scored_and_tested(straight: Path) -> None:
             assert set(found.average) == listed
 
 
-def test_killed_thrice(straight: Path, tmp_path: Path) -> None:
-    """While weights are written that an average looks back at, and a soup; and after a run was tested."""
+def test_killed_again_and_again(straight: Path, tmp_path: Path) -> None:
+    """While a trunk's state, weights that an average looks back at, and a soup are written; after a test."""
     results = new_search(tmp_path, SPACE)
-    for moment in ("snapshot:7", "merge:1", "event-tested:2"):
+    for moment in ("trunk:1", "snapshot:7", "merge:1", "event-tested:2"):
         crash(moment, results, TRIALS)
     go_on(results, TRIALS)
     assert_same(results, straight)

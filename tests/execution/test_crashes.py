@@ -78,9 +78,8 @@ def sharing(module_path: Path, decoded: None) -> Path:
     return results
 
 
-@pytest.mark.parametrize(
-    "moment", ["trunk:2", *(pytest.param(f"trunk:{n}", marks=pytest.mark.slow) for n in (1, 4, 5))]
-)
+@pytest.mark.slow  # test_crashed_averages.py has one that is quick
+@pytest.mark.parametrize("moment", [f"trunk:{n}" for n in (1, 2, 4, 5)])
 def test_killed_while_a_trunk_is_published(moment: str, tmp_path: Path, sharing: Path) -> None:
     results = new_search(tmp_path, SHARING)
     crash(moment, results, 3)
