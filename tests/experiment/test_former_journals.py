@@ -25,7 +25,7 @@ JOURNALS = Path(__file__).parent / "journals"
 NAMES = ["tpe", "grid", "looks"]
 FORMER_NAMES = {"first_average": "fork_epoch"}
 """Fields of the state that had other names: of each its name today."""
-LATER_FIELDS = {"scores", "merges", "average", "member", "member_plans"}
+LATER_FIELDS = {"scores", "merges", "average", "tested_merges", "member", "member_plans"}
 """Fields that came later, which are empty in a state of before."""
 FLOAT_TOLERANCE = 1e-9
 """Suggestions are computed with exp and log, whose last digit differs between processors."""

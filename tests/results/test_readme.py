@@ -16,13 +16,13 @@ from tune_swa.results.columns import (
     ENSEMBLES,
     EPOCHS,
     PREDICTIONS,
-    SOUPS,
     Column,
     comparison_columns,
     confirm_columns,
     trials_columns,
 )
 from tune_swa.results.export import write_tables
+from tune_swa.results.merge_columns import MERGES, SOUPS
 from tune_swa.results.provenance import build_metadata
 from tune_swa.tracking.optuna_log import StudyFile
 
@@ -44,6 +44,7 @@ def section(title: str) -> str:
         ("averages.parquet", AVERAGES),
         ("ensembles.parquet", ENSEMBLES),
         ("soups.parquet", SOUPS),
+        ("merges.parquet", MERGES),
     ],
 )
 def test_the_columns_are_those_of_the_code(file: str, columns: tuple[Column, ...]) -> None:

@@ -32,6 +32,20 @@ class Soup(Generic[Score]):
 
 
 @torch.no_grad()
+def average_models(models: Iterable[Weights]) -> list[Tensor]:
+    """Average the weights of models at equal parts, bit for bit as `cook_soup` where it keeps all of them.
+
+    Args:
+        models: at least one, of equal shapes. Each is looked at once.
+    """
+    iterator = iter(models)
+    weights = [tensor.clone() for tensor in next(iterator)]
+    for number, model in enumerate(iterator, start=1):
+        weights = _extend_mean(weights, model, number)
+    return weights
+
+
+@torch.no_grad()
 def cook_soup(
     models: Iterable[Weights],
     first: Score,
@@ -56,10 +70,15 @@ def cook_soup(
     weights = [tensor.clone() for tensor in next(iterator)]
     best, kept, tried = first, 1, []
     for model in iterator:
-        mean = [torch.lerp(old, new, 1 / (kept + 1)) for old, new in zip(weights, model, strict=True)]
+        mean = _extend_mean(weights, model, kept)
         score = evaluate(mean)
         keeps = is_better is None or is_better(score, best)
         tried.append(Tried(score, keeps))
         if keeps:
             weights, best, kept = mean, score, kept + 1
     return Soup(weights, tried)
+
+
+def _extend_mean(mean: Weights, model: Weights, number: int) -> list[Tensor]:
+    """Take one model more into the mean of so many."""
+    return [torch.lerp(old, new, 1 / (number + 1)) for old, new in zip(mean, model, strict=True)]

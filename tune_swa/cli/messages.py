@@ -20,9 +20,10 @@ def print_result(console: Console, folder: Path) -> None:
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.average_contrasts import compare_averages
     from tune_swa.results.ensembles import build_ensembles, compare_ensembles
+    from tune_swa.results.merges import compare_merges
     from tune_swa.results.predictions import read_predictions
     from tune_swa.results.summary import summary_text
-    from tune_swa.results.terminal_table import averages_table, comparison_table
+    from tune_swa.results.terminal_table import averages_table, comparison_table, merges_table
     from tune_swa.results.verdict import compute_verdict
     from tune_swa.results.verdict_sentences import verdict_text
 
@@ -42,6 +43,9 @@ def print_result(console: Console, folder: Path) -> None:
         if grouped:
             console.print()
             console.print(averages_table(grouped, "ensemble"))
+        if merges := compare_merges(found, predictions, state):
+            console.print()
+            console.print(merges_table(merges))
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f"\nFiles in {shown}/", markup=False)
     for name, what in (
@@ -54,6 +58,7 @@ def print_result(console: Console, folder: Path) -> None:
         ("averages.parquet", "one row per trial and average, where it was scored"),
         ("ensembles.parquet", "one row per ensemble of runs on fresh seeds"),
         ("soups.parquet", "one row per trial of a soup, or member of SWAP, in the order of the means"),
+        ("merges.parquet", "one row per merge of runs on a fresh seed"),
         ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
         ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
         ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),

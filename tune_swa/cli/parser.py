@@ -178,6 +178,11 @@ def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
     add("folder", metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     add("--seeds", metavar="N", help="fresh seeds in all; default: as in its space file")
     add("--top", metavar="N", help="number of finalists; default: as in its space file")
+    add(
+        "--merges",
+        action="store_true",
+        help="follow the recipes of the best merges on the fresh seeds, too; default: as in its space file",
+    )
     add("--gpus", type=int, metavar="N", help="as in `tune-swa search`, like all that follow")
     add("--cpus", type=int, metavar="N")
     add("--data-dir", metavar="DIR")

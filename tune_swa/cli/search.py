@@ -39,6 +39,8 @@ def confirm_command(options: argparse.Namespace) -> int:
         )
     keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
     given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
+    if options.merges:
+        given["--merges"] = "confirm.merges=true"
     # a plan of looks is the search's; whoever asks for a number of seeds later gets that number
     plain = [] if options.seeds is None else ["confirm.max_seeds=null"]
     experiment = yaml_file.load_experiment(space, plain, given)
@@ -78,6 +80,8 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = NamesConsole(highlight=False)
     _check_installed(options.log)
+    if options.no_confirm and experiment.confirm.merges and not options.quiet:
+        console.print(_explain_untested(options, experiment), markup=False, soft_wrap=True)
     if options.dry_run:
         return _print_plan(_make_request(options, experiment, console))
     if options.supervised:
@@ -91,6 +95,14 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)
     return 0
+
+
+def _explain_untested(options: argparse.Namespace, experiment: Experiment) -> str:
+    folder = Path(options.results_dir) / experiment.name
+    return (
+        "confirm.merges: with --no-confirm there are no fresh seeds on which merges could be tested. "
+        f"`tune-swa confirm {folder}` runs them later"
+    )
 
 
 def _print_plan(request: Request) -> int:

@@ -45,6 +45,10 @@ class ConfirmSpec(Settings):
     keep_weights: bool = False
     """Keep the last checkpoint of every run on fresh seeds, from which `export-model --ensemble` takes the
     members. By default only that of each configuration's best run is, since all take many times its room."""
+    merges: bool = False
+    """Follow the recipe of the best merge of each kind in `merge` on the fresh seeds, too: its members are
+    trained again, merged and tested, and the model is compared with plain training and with SWA. Off by
+    default, as it takes as many further SWA runs on each seed as the merge has members."""
 
     @field_validator("max_seeds", mode="after")
     @classmethod

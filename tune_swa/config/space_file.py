@@ -79,4 +79,6 @@ class SpaceFile(Settings):
             dumped.pop("objective", None)
         if not self.merge:
             dumped.pop("merge", None)
+        if not self.confirm.merges and "confirm" in dumped:
+            dumped["confirm"].pop("merges", None)
         return dumped

@@ -65,6 +65,12 @@ def check_budget(spec: SpaceFile, baselines: int) -> Iterator[SpaceProblem]:
 
 def check_merging(spec: SpaceFile, parameters: list[Parameter], constants: Params) -> Iterator[SpaceProblem]:
     """What is merged are trials of one trunk, and values of a continuous range do not recur."""
+    if spec.confirm.merges and not spec.merge:
+        message = (
+            "there is no merge to follow on fresh seeds: list one in merge (a soup, for one), or leave "
+            "confirm.merges out"
+        )
+        yield SpaceProblem(message, True, ("confirm", "merges"))
     methods = {merge.method for merge in spec.merge}
     if not methods:
         return

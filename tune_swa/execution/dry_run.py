@@ -29,6 +29,7 @@ from tune_swa.search.confirm_cost import (
     looks_cost,
     max_fresh_states,
     max_tested_plain_arms,
+    merges_cost,
 )
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
@@ -237,6 +238,7 @@ def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confi
     if confirm:
         arms = top + max_tested_plain_arms(experiment)
         kept += looks_cost(experiment).runs[1] if experiment.confirm.keep_weights else arms
+        kept += merges_cost(experiment).runs[1]  # until a merge on a fresh seed has all of its members
     candidates = experiment.swa_trials if soups else swap.top if swap else 0
     kept += max(0, min(candidates, experiment.swa_trials) - top) + members
     bank = min(3 * length, experiment.train.epochs) * weights  # of each checkpoint, most of them the same

@@ -21,6 +21,7 @@ from tune_swa.search.confirm_cost import (
     looks_cost,
     max_tested_plain_arms,
     members_cost,
+    merges_cost,
     planned_rounds,
     race_configurations,
     race_cost,
@@ -52,6 +53,7 @@ def print_plan(console: Console, plan: Plan) -> None:
             if plan.confirm
             else []
         ),
+        *([("merges", _describe_merges(experiment))] if plan.confirm and experiment.confirm.merges else []),
         ("machine", describe_placement(plan.placement)),
         *[("caution", text) for text in list_cautions(experiment)],
         *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
@@ -194,6 +196,16 @@ def _describe_fresh_seeds(experiment: Experiment) -> str:
     plain = max_tested_plain_arms(experiment)
     number = f"up to {plain} plain ones" if plain > 1 else "a plain one"
     return f"{finalists} and {number} on {seeds}, tested: {_describe_cost(looks_cost(experiment))}"
+
+
+def _describe_merges(experiment: Experiment) -> str:
+    cost, seeds = merges_cost(experiment), experiment.confirm.most_seeds
+    kinds = " and of the best ".join(spec.label for spec in experiment.merge)
+    return (
+        f"the recipe of the best {kinds} on {_count_things(seeds, 'fresh seed')}, tested: up to "
+        f"{cost.runs[1]:,} runs and {cost.epochs[1]:,} epochs more, at most "
+        f"{_count_things(cost.epochs[1] // seeds, 'epoch')} a seed"
+    )
 
 
 def _count_things(number: int, what: str) -> str:

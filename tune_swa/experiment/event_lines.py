@@ -8,11 +8,15 @@ from typing import Union, cast
 
 import msgspec
 
+from tune_swa.experiment import events, merge_events
 from tune_swa.experiment.events import FORMAT, DamagedError, Event, ExperimentCreated, UnknownEvent
 from tune_swa.experiment.field_types import convert_checked
 
 EVENTS: dict[str, type[Event]] = {
-    str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__() if kind is not UnknownEvent
+    str(kind.__struct_config__.tag): kind
+    for module in (events, merge_events)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind not in (Event, UnknownEvent)
 }
 """The kinds by their names in the journal."""
 

@@ -240,6 +240,8 @@ class PlannedArm(Fields, kw_only=True):
     roles: Sequence[str]
     average: str | None = None
     """Label of the average that was chosen for it; None: none was."""
+    member: Count = 0
+    """Number among the members of SWAP, as of a trial."""
 
 
 class PlannedRound(Fields, kw_only=True):
@@ -274,6 +276,13 @@ class RacePlanned(Event, tag="race", kw_only=True):
     """Trials of the search that had ended."""
 
 
+class PlannedMerge(Fields, kw_only=True):
+    """The recipe of a merged model (`tune_swa.experiment.merge_recipe`)."""
+
+    merge: str
+    members: Sequence[PlannedArm]
+
+
 class LookPlanned(Event, tag="confirm", kw_only=True):
     """A look: every arm is trained on every seed, and tested."""
 
@@ -287,6 +296,8 @@ class LookPlanned(Event, tag="confirm", kw_only=True):
     """Numbers of seeds at which the plan looks."""
     levels: Sequence[Share] | None = None
     """One-sided level of each look."""
+    merges: Sequence[PlannedMerge] | UnsetType = UNSET
+    """Recipes that are followed on every seed, too."""
 
 
 class LookJudged(Event, tag="judged", kw_only=True):
@@ -295,30 +306,6 @@ class LookJudged(Event, tag="judged", kw_only=True):
     look: Count
     stop: Stop | None
     """Why no more seeds follow; None: the next look does."""
-
-
-class TriedSoup(Fields, kw_only=True):
-    """A mean of what was kept before and one model more, evaluated on the validation images."""
-
-    trial: str
-    """Of the one more."""
-    accuracy: Share
-    nll: Number
-    ece: Number
-    kept: bool
-
-
-class ModelsMerged(Event, tag="merged", kw_only=True):
-    """The averages of several trials of one trunk were merged; the weights are in `file` of the store."""
-
-    merge: str
-    """Its label: `greedy soup`, `uniform soup` or `swap`."""
-    trunk: str
-    candidates: Sequence[str]
-    """Completed trials of the trunk, in the order in which they were tried; members of SWAP in theirs."""
-    tried: Sequence[TriedSoup]
-    """From the second candidate on: the first one alone is its trial."""
-    file: str
 
 
 class TrialTested(Event, tag="tested", kw_only=True):

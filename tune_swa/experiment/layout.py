@@ -64,3 +64,8 @@ def member_name(trial: str, member: int) -> str:
 def fresh_run_name(arm: str, stage: str, seed: int) -> str:
     """Name of the run of an arm on a fresh seed."""
     return f"{arm}-{'race' if stage == 'race' else 'seed'}{seed}"
+
+
+def fresh_merge_name(merge: str, seed: int) -> str:
+    """Name of what a recipe gives on a fresh seed."""
+    return f"{merge.replace(' ', '-')}-seed{seed}"

@@ -24,7 +24,6 @@ from tune_swa.experiment.events import (
     LookJudged,
     LookPlanned,
     MembersPlanned,
-    ModelsMerged,
     PlannedArm,
     RacePlanned,
     SearchFinished,
@@ -44,7 +43,9 @@ from tune_swa.experiment.events import (
 )
 from tune_swa.experiment.field_types import Metrics, convert_checked
 from tune_swa.experiment.journal import describe_damage, read_events
-from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, MERGES, state_name
+from tune_swa.experiment.layout import CHECKPOINTS, KEPT_WHILE_RUNNING, state_name
+from tune_swa.experiment.merge_checks import check_merge, check_merge_test
+from tune_swa.experiment.merge_events import MergeTested, MergeUntested, ModelsMerged
 from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.trial_state import OWN_COST, TrialState, TrunkState
 
@@ -70,6 +71,8 @@ class ExperimentState:
     """For each look that was judged, why no more seeds follow; None: they do."""
     merges: dict[str, ModelsMerged] = field(default_factory=dict)
     """The last one of each, by the file of its weights."""
+    tested_merges: dict[str, MergeTested] = field(default_factory=dict)
+    """Recipes that were followed on fresh seeds, by the names of the merged models."""
     finished: str | None = None
     path: Path | None = field(default=None, compare=False)
     """The journal that was read, for messages."""
@@ -252,7 +255,10 @@ class ExperimentState:
         if event.look != due:
             raise DamagedError(f"look {event.look}, where {due} was due")
         _check_seeds(event)
-        _check_arms(event.arms)
+        merges = event.merges or ()
+        _check_arms((*event.arms, *(member for planned in merges for member in planned.members)))
+        for planned in merges:
+            check_name("merge", planned.merge.replace(" ", "-"))
         if event.plan is not None:
             looks, levels = event.looks or (), event.levels or ()
             if len(event.seeds) not in looks or len(looks) != len(levels):
@@ -274,20 +280,15 @@ class ExperimentState:
         self._find_trial(event.trial).tested = None
 
     def _merge(self, event: ModelsMerged) -> None:
-        if len(event.candidates) < 2:
-            raise DamagedError(f"{event.candidates!r} were merged, which are fewer than two")
-        for name in event.candidates:
-            trial = self._find_trial(name)
-            if (
-                trial.trunk != event.trunk
-                or trial.status != "completed"
-                or trial.records[-1].get("nll") is None
-            ):
-                raise DamagedError(f"{name} is no candidate of the trunk {event.trunk!r}"[:200])
-        if [tried.trial for tried in event.tried] != list(event.candidates[1:]):
-            raise DamagedError(f"what was tried are not the candidates {event.candidates!r}"[:200])
-        check_name("file", event.file.removeprefix(f"{MERGES}/"))
+        check_merge(event, self.trials)
         self.merges[event.file] = event
+
+    def _test_merge(self, event: MergeTested) -> None:
+        check_merge_test(event, self.confirmations, self.trials)
+        self.tested_merges[event.run] = event
+
+    def _remove_merge_test(self, event: MergeUntested) -> None:
+        del self.tested_merges[event.run]
 
     def _collect_states(self, event: TrunkCollected) -> None:
         self.trunks[event.trunk].published.difference_update(event.epochs)
@@ -347,6 +348,8 @@ _HANDLERS: dict[type[Event], Callable[[ExperimentState, Any], None]] = {
     TrialUntested: ExperimentState._remove_test,
     TrunkCollected: ExperimentState._collect_states,
     ModelsMerged: ExperimentState._merge,
+    MergeTested: ExperimentState._test_merge,
+    MergeUntested: ExperimentState._remove_merge_test,
     TrialEnded: ExperimentState._end,
     TrialReopened: ExperimentState._reopen,
     WorkerLost: ExperimentState._lose_worker,

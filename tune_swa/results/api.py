@@ -84,6 +84,8 @@ class Results:
     """Ensembles of the runs on fresh seeds; empty where none were asked for."""
     soups: pd.DataFrame
     """Steps of every soup; empty where none were asked for."""
+    merges: pd.DataFrame
+    """Merges on fresh seeds; empty where none were asked for."""
     state: ExperimentState = field(repr=False)
     """The fold of the journal."""
     store: Store = field(repr=False)
@@ -282,6 +284,7 @@ def _build_results(journal: Path, store: Store, copy: TemporaryDirectory[str] | 
         averages=pd.DataFrame() if tables.averages is None else _to_frame(tables.averages),
         ensembles=pd.DataFrame() if tables.ensembles is None else _to_frame(tables.ensembles),
         soups=pd.DataFrame() if tables.soups is None else _to_frame(tables.soups),
+        merges=pd.DataFrame() if tables.merges is None else _to_frame(tables.merges),
         state=state,
         store=store,
         _copy=copy,

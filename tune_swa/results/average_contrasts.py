@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,22 @@ class AverageContrast:
         return found
 
 
+class Group(NamedTuple):
+    """What is compared with the same rivals."""
+
+    against: TestedArm
+    """The rival that differences are shown to."""
+    entries: tuple[tuple[TestedArm, str, Repetitions], ...]
+    """Arm, label and predictions."""
+    rivals: Mapping[str, Repetitions]
+    """Predictions of every rival, by its name. "Better" is ahead of all of them."""
+
+    def list_predictions(self) -> list[TestPredictions]:
+        """All that is compared."""
+        both = (*(runs for *_, runs in self.entries), *self.rivals.values())
+        return [predictions for runs in both for predictions in runs.values()]
+
+
 def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageContrast, ...]:
     """Compare the averages of the finalists and of the best plain training; empty where none are listed.
 
@@ -88,7 +104,7 @@ def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageC
     if entries:
         again = {seed: variants[REFRESHED] for seed, variants in _list_refreshed(best, predictions)}
         entries.append((best, REFRESHED_LABEL, again))
-    rivals = {plain.name: _select_shipped(plain, predictions) for plain in found.plain}
+    rivals = {plain.name: select_shipped(plain, predictions) for plain in found.plain}
     return compare_entries(found, best, entries, rivals)
 
 
@@ -106,19 +122,31 @@ def compare_entries(
         entries: arm, label and predictions.
         rivals: predictions of every plain arm, by its name.
     """
-    named = list(entries)
-    everyone = [said for runs in (*(runs for *_, runs in named), *rivals.values()) for said in runs.values()]
+    return compare_groups(found, [Group(best, tuple(entries), rivals)])
+
+
+def compare_groups(found: Verdict, groups: Sequence[Group]) -> tuple[AverageContrast, ...]:
+    """Compare the entries of each group with its rivals; all of them are one family of tests for each metric.
+
+    Args:
+        found: verdict of the look.
+        groups: in the order of the result.
+    """
+    everyone = [said for group in groups for said in group.list_predictions()]
     metrics: list[Metric] = ["accuracy", "nll"]
     if all(said.calibrated is not None for said in everyone):
         metrics.append("calibrated")
     compared = []
-    for arm, label, runs in named:
-        both = tuple(sorted(runs.keys() & rivals[best.name].keys()))
-        if len(both) >= 2:
-            measured = {m: _measure_difference(m, runs, best.name, rivals, 1 - found.alpha) for m in metrics}
+    for against, entries, rivals in groups:
+        for arm, label, runs in entries:
+            both = tuple(sorted(runs.keys() & rivals[against.name].keys()))
+            if len(both) < 2:
+                continue
+            level, name = 1 - found.alpha, against.name
+            measured = {m: _measure_difference(m, runs, name, rivals, level) for m in metrics}
             accuracy, nll = measured["accuracy"], measured["nll"]
             compared.append(
-                AverageContrast(arm, label, best, both, accuracy, nll, measured.get("calibrated"))
+                AverageContrast(arm, label, against, both, accuracy, nll, measured.get("calibrated"))
             )
     return _adjust_p_values(compared, metrics, found)
 
@@ -138,7 +166,8 @@ def _list_refreshed(
             yield run.seed, predictions[run.name]
 
 
-def _select_shipped(arm: TestedArm, predictions: Predictions) -> dict[int, TestPredictions]:
+def select_shipped(arm: TestedArm, predictions: Predictions) -> dict[int, TestPredictions]:
+    """Return the predictions of the model to ship of each run of an arm, by seed."""
     return {run.seed: predictions[run.name][SHIPPED] for run in arm.runs if run.name in predictions}
 
 

@@ -194,35 +194,35 @@ _CONFIRM_HEAD = (
     Column(
         "roles",
         "string",
-        "`finalist`, `baseline` (of the search or the race) and `trunk` (a finalist's settings without SWA), "
-        "joined by `+`.",
+        "`finalist`, `baseline` (of the search or the race), `trunk` (a finalist's settings without SWA) and "
+        "`member` (of a merge), joined by `+`.",
     ),
     Column("seed", "int64", "Training seed; every arm is run on the same ones."),
     Column("look", "int64", "Look at the test images that first asked for the seed, from 1."),
 )
-_METRICS = (
+TEST_METRICS = (
     ("accuracy", "Fraction of test images right, 0 to 1"),
     ("nll", "Negative log-likelihood per test image, nats"),
     ("ece", "Expected calibration error on the test images, 0 to 1"),
     ("brier", "Brier score on the test images, 0 to 2"),
 )
-_AT_TEMPERATURE = (
+AT_TEMPERATURE = (
     ("temperature", "Temperature that was fitted on the validation images, 0.01 to 100"),
     ("nll_calibrated", "Negative log-likelihood per test image at that temperature, nats"),
     ("ece_calibrated", "Expected calibration error on the test images at that temperature, 0 to 1"),
     ("brier_calibrated", "Brier score on the test images at that temperature, 0 to 2"),
 )
 """Null in runs of versions that fitted none, as all metrics are until a run is tested."""
-MODEL_METRICS = tuple(name for name, _ in (*_METRICS, *_AT_TEMPERATURE))
+MODEL_METRICS = tuple(name for name, _ in (*TEST_METRICS, *AT_TEMPERATURE))
 """Of each model of a tested run; columns of confirm.parquet after `test_` and `refreshed_`."""
 _CONFIRM_TAIL = (
     Column("status", "string", "As in trials.parquet."),
     Column("images", "int64", "Number of test images; null until tested."),
     Column("val_accuracy", "float64", "Fraction of validation images right at the last epoch, 0 to 1."),
-    *(Column(f"test_{name}", "float64", f"{meaning}; null until tested.") for name, meaning in _METRICS),
+    *(Column(f"test_{name}", "float64", f"{meaning}; null until tested.") for name, meaning in TEST_METRICS),
     *(
         Column(f"test_{name}", "float64", f"{meaning}; null until tested, and in older runs.")
-        for name, meaning in _AT_TEMPERATURE
+        for name, meaning in AT_TEMPERATURE
     ),
     *(
         Column(
@@ -231,7 +231,7 @@ _CONFIRM_TAIL = (
             f"{meaning}, of a baseline whose batch-normalisation statistics were refreshed as an average's "
             "are; null for SWA.",
         )
-        for name, meaning in _METRICS
+        for name, meaning in TEST_METRICS
     ),
     *(
         Column(
@@ -240,12 +240,12 @@ _CONFIRM_TAIL = (
             f"{meaning}, of a baseline with refreshed batch-normalisation statistics; null for SWA, and in "
             "older runs.",
         )
-        for name, meaning in _AT_TEMPERATURE
+        for name, meaning in AT_TEMPERATURE
     ),
 )
 
 PREDICTIONS = (
-    Column("trial", "string", "Name of the run on a fresh seed."),
+    Column("trial", "string", "Name of the run on a fresh seed, or of a model merged of such runs."),
     Column(
         "model",
         "string",
@@ -288,7 +288,7 @@ AVERAGES = (
     Column("brier", "float64", "Brier score, 0 to 2; null for `val`."),
     *(
         Column(name, "float64", f"{meaning}; null for `val`, and in older runs.")
-        for name, meaning in _AT_TEMPERATURE
+        for name, meaning in AT_TEMPERATURE
     ),
     Column("seconds", "float64", "Wall time of weights, BN refresh and evaluation; null for `test`."),
 )
@@ -313,22 +313,6 @@ ENSEMBLES = (
     Column("brier", "float64", "Brier score on the test images, 0 to 2."),
 )
 """Columns of ensembles.parquet: one row for each ensemble of runs on fresh seeds."""
-
-SOUPS = (
-    Column("merge", "string", "`greedy soup`, `uniform soup`, or `swap`: the mean of SWAP's members."),
-    Column("trunk", "string", "Trunk of its trials; there is a soup for each trunk of two or more."),
-    Column("step", "int64", "Counts the trials in the order in which they were tried, from 0."),
-    Column("trial", "string", "Trial whose average was tried."),
-    Column("configuration", "string", "Its configuration in words."),
-    Column("kept", "bool", "Whether it stayed in the soup; the first one does."),
-    Column("size", "int64", "Number of averages in the mean that was evaluated, this one included."),
-    Column("accuracy", "float64", "Fraction of validation images that this mean has right, 0 to 1."),
-    Column("nll", "float64", "Its negative log-likelihood per validation image, nats."),
-    Column("ece", "float64", "Its expected calibration error on the validation images, 0 to 1."),
-    Column("own_accuracy", "float64", "Fraction of validation images right by the trial alone, 0 to 1."),
-    Column("own_nll", "float64", "Negative log-likelihood per validation image of the trial alone, nats."),
-)
-"""Columns of soups.parquet: one row for each trial of a merge, in the order in which they were tried."""
 
 
 CHOSEN = Column("average", "string", CHOSEN_AVERAGE)

@@ -132,7 +132,7 @@ def _best_confirmed(state: ExperimentState) -> TrialState | None:
     trials = state.trials.values()
     same = [t for t in trials if (t.kind, params_key(t.params), t.chosen_average) == configuration]
     # a member of SWAP is no run of plain SWA
-    return _best_of(state, (t for t in same if t.checkpoints and t.stage != "swap"))
+    return _best_of(state, (t for t in same if t.checkpoints and not t.member))
 
 
 def _mean_ranking(objective: Objective, name: str, runs: Sequence[TrialState]) -> tuple[float, float, str]:

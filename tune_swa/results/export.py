@@ -17,7 +17,7 @@ from tune_swa.results.tables import build_tables
 def write_tables(state: ExperimentState, folder: Path) -> None:
     """Write trials.parquet, epochs.parquet and comparison.parquet into `folder`, averages.parquet and
     soups.parquet if the space file asks for them, confirm.parquet and predictions.parquet once fresh seeds
-    are planned, and ensembles.parquet if ensembles of their runs are asked for.
+    are planned, and ensembles.parquet and merges.parquet if ensembles or merges of their runs are asked for.
 
     All are complete on the disk before the first one takes its name, so a full disk or a kill
     while writing leaves the old ones as they were.

@@ -66,19 +66,19 @@ RunPredictions = Mapping[str, TestPredictions]
 
 
 def read_predictions(state: ExperimentState, folder: Path) -> dict[str, dict[str, TestPredictions]]:
-    """Read the predictions of every tested trial, by trial and variant.
+    """Read the predictions of every tested trial and merged model of a fresh seed, by its name and variant.
 
     Raises:
         RequestError: a file is missing or damaged, or of another number of images than in the journal.
     """
     classes = int(state.header.data["num_classes"]) if state.header else 0
+    images = {trial.name: trial.tested.images for trial in state.trials.values() if trial.tested}
+    images |= {name: merged.images for name, merged in state.tested_merges.items()}
     found = {}
-    for trial in state.trials.values():
-        if trial.tested is None:
-            continue
-        path = folder / FOLDER / f"{trial.name}.npz"
+    for name, number in images.items():
+        path = folder / FOLDER / f"{name}.npz"
         try:
-            found[trial.name] = _read_file(path, trial.tested.images, classes)
+            found[name] = _read_file(path, number, classes)
         except DamagedError as error:
             raise RequestError(
                 f"{path}: the predictions on the test images cannot be read ({error}). Restore it from a copy"

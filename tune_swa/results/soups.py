@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.config import Experiment
-from tune_swa.experiment.events import ModelsMerged
+from tune_swa.experiment.merge_events import ModelsMerged
 from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.results.metric_format import MetricFormat
@@ -91,11 +91,24 @@ def describe_soups(state: ExperimentState) -> list[str]:
         if best.method == "swap":
             lines.append(
                 f"Best SWAP: mean of {recipe} members, {value} against the first one alone, {first} of the "
-                "search. The same validation images chose it, and fresh seeds do not test it."
+                f"search. The same validation images chose it, and {_describe_tests(state, best)}."
             )
             continue
         lines.append(
             f"Best {label}: {recipe} of {len(best.event.candidates)} trials of one trunk, {value} against "
-            f"its best trial, {first}. The same validation images chose it, and fresh seeds do not test it."
+            f"its best trial, {first}. The same validation images chose it, and "
+            f"{_describe_tests(state, best)}."
         )
     return lines
+
+
+def _describe_tests(state: ExperimentState, best: FinishedSoup) -> str:
+    """Say what fresh seeds do with the soups of a kind, as the end of a sentence."""
+    look = state.confirmations[-1] if state.confirmations else None
+    asked = state.header is not None and state.header.spec["confirm"].get("merges", False)
+    if look is None or not (asked or look.merges):
+        return "fresh seeds do not test it"
+    if best.event.merge not in [planned.merge for planned in look.merges or ()]:
+        return "no mean of two or more is there to be tested on fresh seeds"
+    which = "its recipe" if len(best.recipe) > 1 else "the recipe of the best one of several trials"
+    return f"{which} is followed on {len(look.seeds)} fresh seeds"

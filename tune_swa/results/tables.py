@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tune_swa.config import Parameter, format_value
+from tune_swa.config import Experiment, Parameter, format_value
 from tune_swa.experiment.events import DamagedError, PlannedArm
 from tune_swa.experiment.layout import fresh_run_name
 from tune_swa.experiment.objective import METRICS
@@ -24,7 +24,6 @@ from tune_swa.results.columns import (
     EPOCHS,
     MODEL_METRICS,
     PREDICTIONS,
-    SOUPS,
     Column,
     comparison_columns,
     confirm_columns,
@@ -36,6 +35,8 @@ from tune_swa.results.comparison import Comparison, Entry, compare_configuration
 from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_rows
 from tune_swa.results.contrasts import interval_columns
 from tune_swa.results.ensembles import build_ensembles, ensemble_records
+from tune_swa.results.merge_columns import MERGES, SOUPS
+from tune_swa.results.merges import list_trained_arms, merge_records
 from tune_swa.results.predictions import CALIBRATED, SHIPPED, TestPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata
 from tune_swa.results.soups import soup_records
@@ -60,6 +61,8 @@ class Tables(NamedTuple):
     """None: none are asked for, or no run was tested."""
     soups: pa.Table | None
     """None: the space file asks for none."""
+    merges: pa.Table | None
+    """None: fresh seeds follow none."""
 
 
 def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
@@ -100,9 +103,6 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
         if found is not None and folder is not None and compared.experiment.confirm.ensemble is not None:
             rows = ensemble_records(build_ensembles(found, predictions, state, folder))
             ensembles = _from_rows(ENSEMBLES, rows, about)
-        soups = None
-        if compared.experiment.merge:
-            soups = _from_rows(SOUPS, soup_records(state, compared.experiment), about)
         return Tables(
             trials=_from_rows(trials_columns(parameters, metric, chooses=chooses), trials, about),
             epochs=_from_columns(
@@ -115,7 +115,7 @@ def build_tables(state: ExperimentState, folder: Path | None = None) -> Tables:
             predictions=tested,
             averages=averages,
             ensembles=ensembles,
-            soups=soups,
+            **_merge_tables(state, compared.experiment, about),
         )
     except DamagedError as error:
         raise state.damaged(error) from None
@@ -146,6 +146,17 @@ def _from_rows(columns: Sequence[Column], rows: list[dict[str, Any]], about: Map
 
 
 # ----------------------------------------------------------------------------------- the tables
+
+
+def _merge_tables(
+    state: ExperimentState, experiment: Experiment, about: Mapping[str, str]
+) -> dict[str, pa.Table | None]:
+    """Soups of the search, where it asks for any, and merges on fresh seeds, where these follow some."""
+    tested = merge_records(state, experiment)
+    return {
+        "soups": _from_rows(SOUPS, soup_records(state, experiment), about) if experiment.merge else None,
+        "merges": _from_rows(MERGES, tested, about) if tested else None,
+    }
 
 
 def _epoch_columns(trials: list[TrialState], *, chooses: bool) -> dict[str, Sequence[Any]]:
@@ -231,7 +242,7 @@ def _comparison_record(row: ComparisonRow, compared: Comparison) -> dict[str, An
 def _confirm_records(compared: Comparison, state: ExperimentState) -> list[dict[str, Any]]:
     arms: dict[str, tuple[PlannedArm, int]] = {}
     for event in state.confirmations:
-        for planned in event.arms:
+        for planned in list_trained_arms(event):
             for seed in event.seeds:
                 name = fresh_run_name(planned.name, "confirm", seed)
                 arms[name] = planned, arms[name][1] if name in arms else event.look

@@ -68,20 +68,44 @@ def averages_table(compared: Sequence[AverageContrast], what: Literal["average",
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(caption))
     table.caption_justify = "left"
-    for heading in ("configuration", what):
+    rows = [(c.arm.configuration, c.arm.name_average(c.average), c) for c in compared]
+    _add_contrasts(table, ("configuration", what), rows)
+    return table
+
+
+def merges_table(compared: Sequence[AverageContrast]) -> Table:
+    """Merges on fresh seeds, against plain training and against SWA.
+
+    Args:
+        compared: at least one.
+    """
+    caption = (
+        f"test images, {len(compared[0].repetitions)} fresh seeds; differences in accuracy are in points. *: "
+        "better, or worse, at the level of the look, by Holm's method over all lines"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(caption))
+    table.caption_justify = "left"
+    _add_contrasts(table, ("merge", "against"), [(c.average, c.against.label, c) for c in compared])
+    return table
+
+
+def _add_contrasts(
+    table: Table, headings: tuple[str, str], rows: Sequence[tuple[str, str, AverageContrast]]
+) -> None:
+    """Add a row for each contrast, after two cells that name it."""
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for heading in ("accuracy\n%", "differ-\nence", "nll", "differ-\nence"):
         table.add_column(heading, justify="right", overflow="fold")
-    for c in compared:
+    for first, second, c in rows:
         table.add_row(
-            Text(c.arm.configuration),
-            Text(c.arm.name_average(c.average)),
+            Text(first),
+            Text(second),
             Text(f"{100 * c.accuracy.mean:.2f}"),
             color_gain(c.accuracy.interval.mean, MetricFormat("accuracy")).append(_mark_claim(c.accuracy)),
             Text(f"{c.nll.mean:.4f}"),
             Text(f"{c.nll.interval.mean:+.4f}{_mark_claim(c.nll)}"),
         )
-    return table
 
 
 def _mark_claim(found: Difference) -> str:

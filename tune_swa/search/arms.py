@@ -30,11 +30,14 @@ class Arm:
     roles: tuple[str, ...]
     average: str | None = None
     """Label of the average that the search chose for it; None: it chose none."""
+    member: int = 0
+    """Number among the members of SWAP."""
 
     @classmethod
     def from_event(cls, planned: PlannedArm) -> Arm:
         """An arm of a `race` or `confirm` event."""
-        return cls(planned.name, planned.kind, params_of(planned), tuple(planned.roles), planned.average)
+        roles, params = tuple(planned.roles), params_of(planned)
+        return cls(planned.name, planned.kind, params, roles, planned.average, planned.member)
 
     def to_event(self) -> PlannedArm:
         """The arm as events record it."""
@@ -44,6 +47,7 @@ class Arm:
             params=dict(self.params),
             roles=list(self.roles),
             average=self.average,
+            member=self.member,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune_swa.config import Experiment, count_space
+from tune_swa.config import Experiment, MergeSpec, count_space
 from tune_swa.inference.looks import plan_looks
 from tune_swa.inference.race import RaceRound, plan_race
 from tune_swa.search.arms import max_baselines, max_plain_arms
@@ -108,6 +108,25 @@ def _branch_epochs(experiment: Experiment) -> tuple[int, int]:
     return epochs - 1 - points[-1], epochs - 1 - points[0]
 
 
+def max_members(experiment: Experiment, spec: MergeSpec) -> int:
+    """Count the members of a merge on fresh seeds at most: of a soup the SWA configurations of one trunk."""
+    if spec.method == "swap":
+        return spec.members
+    of_trunk = count_space(tuple(p for p in experiment.parameters if p.swa))
+    return experiment.swa_trials if of_trunk is None else min(of_trunk, experiment.swa_trials)
+
+
+def merges_cost(experiment: Experiment) -> Cost:
+    """Count what merges add to the last look: at most, where no member is a finalist and no other arm trains
+    their trunk. A merge may need nothing more, or turn out to be one trial."""
+    if not experiment.confirm.merges:
+        return NOTHING
+    seeds, longest = experiment.confirm.most_seeds, _branch_epochs(experiment)[1]
+    members = [max_members(experiment, spec) for spec in experiment.merge]
+    epochs = sum(experiment.train.epochs + (number - 1) * longest for number in members)
+    return Cost((0, seeds * sum(members)), (0, seeds * epochs))
+
+
 def max_runs_per_step(experiment: Experiment) -> int:
     """Count the runs of a round or a look at most: so many can be run side by side."""
     rounds = planned_rounds(experiment, race_configurations(experiment))
@@ -115,7 +134,7 @@ def max_runs_per_step(experiment: Experiment) -> int:
         (r.swa + r.plain) * (r.seeds - before)
         for r, before in zip(rounds, _seeds_before(rounds), strict=True)
     ]
-    return max(*runs, looks_cost(experiment).runs[1], 0)
+    return max(*runs, looks_cost(experiment).runs[1] + merges_cost(experiment).runs[1], 0)
 
 
 def max_fresh_states(experiment: Experiment) -> int:
@@ -124,7 +143,8 @@ def max_fresh_states(experiment: Experiment) -> int:
     races = [r.swa * (r.seeds - before) for r, before in zip(rounds, _seeds_before(rounds), strict=True)]
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
     seeds = max(number - before for number, before in zip(looks, (0, *looks), strict=False))
-    return max(*races, min(experiment.confirm.top, experiment.swa_trials) * seeds, 0)
+    members = merges_cost(experiment).runs[1] // experiment.confirm.most_seeds
+    return max(*races, (min(experiment.confirm.top, experiment.swa_trials) + members) * seeds, 0)
 
 
 def _cost_of_race(experiment: Experiment, configurations: int) -> Cost:

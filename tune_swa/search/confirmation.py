@@ -17,18 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
+from msgspec import UNSET
+
 from tune_swa.config import Experiment
 from tune_swa.experiment.events import (
-    EpochRecord,
     Event,
     LookPlanned,
     PlannedRound,
     RacePlanned,
     Stage,
     Stop,
-    TrialSuggested,
 )
 from tune_swa.experiment.layout import fresh_run_name
+from tune_swa.experiment.merge_recipe import MergeRecipe
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.inference.looks import plan_looks, spend_alpha
 from tune_swa.inference.race import RaceRound, halve_race, keep_plain, plan_race
@@ -44,7 +45,8 @@ from tune_swa.search.arms import (
     rank_searched,
 )
 from tune_swa.search.confirm_cost import race_configurations
-from tune_swa.search.planner import Accept, Later, PlannedTrial, Suggestion, accept_any
+from tune_swa.search.merge_choice import choose_recipes
+from tune_swa.search.planner import Suggestion
 from tune_swa.search.race_results import average_variances, collect_scores
 
 Judge = Callable[[LookPlanned], Stop | None]
@@ -65,17 +67,24 @@ class Step:
     """Stage of its runs."""
 
     @property
+    def trained_arms(self) -> tuple[Arm, ...]:
+        """All that is run on each of the seeds."""
+        return self.arms
+
+    @property
     def names(self) -> list[str]:
         """Names of the trials."""
         return [suggestion.trial for suggestion in self.suggestions()]
 
     def suggestions(self) -> Iterator[Suggestion]:
         """Every run, seed by seed; within a seed, runs that others continue from come first."""
-        arms = sorted(self.arms, key=lambda arm: arm.kind == "swa")
+        arms = sorted(self.trained_arms, key=lambda arm: arm.kind == "swa")
         numbers = enumerate((arm, seed) for seed in self.seeds for arm in arms)
         for number, (arm, seed) in numbers:
             name = fresh_run_name(arm.name, self.stage, seed)
-            yield Suggestion(arm.kind, number, arm.params, self.stage, self.stage, seed, name, arm.average)
+            yield Suggestion(
+                arm.kind, number, arm.params, self.stage, self.stage, seed, name, arm.average, arm.member
+            )
 
     def to_event(self) -> Event:
         """Return the event that records it."""
@@ -138,6 +147,8 @@ class Look(Step):
     """Numbers of seeds at which the plan looks."""
     levels: tuple[float, ...] = ()
     """One-sided level of each of them."""
+    merges: tuple[MergeRecipe, ...] = ()
+    """What is followed on each of the seeds, too."""
 
     stage = "confirm"
 
@@ -152,7 +163,16 @@ class Look(Step):
             event.plan,
             tuple(event.looks or ()),
             tuple(event.levels or ()),
+            tuple(map(MergeRecipe.from_event, event.merges or ())),
         )
+
+    @property
+    def trained_arms(self) -> tuple[Arm, ...]:
+        """The arms, and those members of the merges that are none of them."""
+        arms = {arm.name: arm for arm in self.arms}
+        for member in (member for recipe in self.merges for member in recipe.members):
+            arms.setdefault(member.name, Arm.from_event(member))
+        return tuple(arms.values())
 
     def to_event(self) -> LookPlanned:
         planned = self.plan is not None
@@ -164,6 +184,7 @@ class Look(Step):
             plan=self.plan,
             looks=list(self.looks) if planned else None,
             levels=list(self.levels) if planned else None,
+            merges=[recipe.to_event() for recipe in self.merges] or UNSET,
         )
 
     def is_recorded(self, state: ExperimentState) -> bool:
@@ -270,7 +291,8 @@ def _first_look(experiment: Experiment, state: ExperimentState, searched: int) -
     if not any(FINALIST in arm.roles for arm in arms):
         return None
     looks = plan_looks(experiment.confirm.seeds, experiment.confirm.most_seeds)
-    return _first_of_plan(state, arms, _fresh_seeds(experiment, state, looks[0]), searched, looks)
+    seeds, merges = _fresh_seeds(experiment, state, looks[0]), choose_recipes(experiment, state)
+    return _first_of_plan(state, arms, seeds, searched, looks, merges)
 
 
 def _first_of_plan(
@@ -279,11 +301,12 @@ def _first_of_plan(
     seeds: tuple[int, ...],
     searched: int,
     looks: tuple[int, ...],
+    merges: tuple[MergeRecipe, ...],
 ) -> Look:
     """Plan the first look of a new plan."""
     plan = len({event.plan or f"look {event.look}" for event in state.confirmations}) + 1
     levels = spend_alpha(looks, plan)
-    return Look(arms, seeds, searched, len(state.confirmations) + 1, plan, looks, levels)
+    return Look(arms, seeds, searched, len(state.confirmations) + 1, plan, looks, levels, merges)
 
 
 def _after_look(experiment: Experiment, state: ExperimentState, judge: Judge) -> Look | None:
@@ -302,9 +325,10 @@ def _after_look(experiment: Experiment, state: ExperimentState, judge: Judge) ->
 
 
 def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) -> Look | None:
-    """Plan a further look if more seeds or finalists are asked for than were planned; else None.
+    """Plan a further look if more seeds, finalists or merges are asked for than were planned; else None.
 
-    Its seeds come in addition to the old ones, and so do its arms.
+    Its seeds come in addition to the old ones, and so do its arms and merges. Where merges alone are new it
+    is a look of the same plan: of the arms nothing more is seen.
     """
     wanted, most = experiment.confirm.seeds, experiment.confirm.most_seeds
     known = last.finalists
@@ -315,9 +339,14 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
         if FINALIST in a.roles and a.name not in have
     ]
     finalists = (*known, *found[: max(0, experiment.confirm.top - len(known))])
+    followed = {recipe.merge for recipe in last.merges}
+    trained = {arm.name for arm in last.trained_arms}  # most of whose weights have gone
+    chosen = [recipe for recipe in choose_recipes(experiment, state) if recipe.merge not in followed]
+    new = [recipe.rename_members(trained) for recipe in chosen]
     planned = _most_planned(state, last.searched)
+    merges = (*last.merges, *new)
     if wanted <= len(last.seeds) and most <= planned and len(finalists) == len(known):
-        return None
+        return replace(last, number=last.number + 1, merges=merges) if new else None
     looks = tuple(n for n in plan_looks(wanted, most) if n > len(last.seeds)) or (len(last.seeds),)
     ranked = rank_searched(state)
     plain: tuple[Arm, ...] = last.plain
@@ -327,7 +356,7 @@ def _further_plan(experiment: Experiment, state: ExperimentState, last: Look) ->
         plain = (*plain, *(arm for arm in others if arm.name not in names))
     arms = (*finalists, *add_trunks(plain, finalists, ranked))
     seeds = (*last.seeds, *_fresh_seeds(experiment, state, looks[0] - len(last.seeds)))
-    return _first_of_plan(state, arms, seeds, last.searched, looks)
+    return _first_of_plan(state, arms, seeds, last.searched, looks, merges)
 
 
 def _most_planned(state: ExperimentState, searched: int) -> int:
@@ -354,35 +383,3 @@ def _arms_to_test(experiment: Experiment, state: ExperimentState, searched: int)
     best = keep_plain(scores, len(everyone), images, average_variances(state, rounds))
     plain = [replace(arms[name], roles=(BASELINE,)) for name in best]
     return (*swa, *add_trunks(plain, swa, ranked))
-
-
-class ConfirmPlanner:
-    """The planner of a step: a fixed list of runs."""
-
-    def __init__(self, step: Step, state: ExperimentState) -> None:
-        self._all = {suggestion.trial: suggestion for suggestion in step.suggestions()}
-        self._left = {name: s for name, s in self._all.items() if name not in state.trials}
-
-    def next_suggestion(self, accept: Accept = accept_any, *, draw: bool = True) -> Suggestion | Later | None:
-        for suggestion in self._left.values():
-            if accept(suggestion.kind, suggestion.params, suggestion.seed):
-                return suggestion
-        return Later.HELD_BACK if self._left else None
-
-    def planned_trials(self) -> Iterator[PlannedTrial]:
-        for suggestion in self._all.values():
-            yield suggestion.kind, suggestion.params, suggestion.seed
-
-    def unsuggested_trials(self) -> Iterator[PlannedTrial]:
-        for suggestion in self._left.values():
-            yield suggestion.kind, suggestion.params, suggestion.seed
-
-    def draws_more(self, trunk: str | None = None) -> bool:
-        return False
-
-    def report_epoch(self, trial: str, record: EpochRecord) -> None:
-        """Do nothing: the list is fixed, so there is nothing to learn."""
-
-    def apply_event(self, event: Event) -> None:
-        if isinstance(event, TrialSuggested):
-            self._left.pop(event.trial, None)

@@ -37,7 +37,8 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.look_evaluation import read_and_evaluate_look
 from tune_swa.search.asha import PhaseAsha, RungDecision
-from tune_swa.search.confirmation import ConfirmPlanner, Step
+from tune_swa.search.confirm_planner import ConfirmPlanner
+from tune_swa.search.confirmation import Step
 from tune_swa.search.event_recorder import EventRecorder
 from tune_swa.search.members import plan_step
 from tune_swa.search.merging import MergeJob, Merging
@@ -86,7 +87,7 @@ class Coordinator(EventRecorder):
         self._waiting: deque[str] | None = None
         """Trials that have begun or were suggested and do not run, oldest first; None: not looked for yet."""
         self.retention = Retention(experiment, state, self.store, self.record_event, self.sync_journal)
-        self.merging = Merging(experiment, state, self.record_event)
+        self.merging = Merging(experiment, state, self, self.retention)
         self._begin_stage("search", Proposer(experiment))
 
     def next_trial(self, live: Collection[str | None], slots: int) -> str | MergeJob | Later | None:

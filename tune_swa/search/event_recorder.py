@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import UNSET
 
 from tune_swa.experiment.events import Event, TrialEnded, TrialStarted, TrialTested, WorkerLost
+from tune_swa.experiment.field_types import Metrics, convert_checked
 from tune_swa.experiment.journal import SYNC_SECONDS, Journal
 from tune_swa.experiment.layout import PREDICTIONS
+from tune_swa.experiment.merge_events import MergeTested
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.storage import FolderStore
 
@@ -129,16 +132,56 @@ class EventRecorder:
         trial = self.state.trials[name]
         if trial.tested is not None or trial.ended or self.is_stopping:
             return
-        file = f"{PREDICTIONS}/{name}.npz"
-        try:  # before the line that relies on it
-            FolderStore(self.folder).write(file, lambda path: path.write_bytes(predictions))
-        except OSError as error:
-            error.filename = str(self.folder / file)
-            self.write_error = error
+        if not self._write_predictions(name, predictions):
             return
         tested = TrialTested(trial=name, images=images, shipped=shipped, refreshed=refreshed)
         tested.averages = averages or UNSET
         self.record_event(tested)
+
+    def record_merge_test(
+        self,
+        merge: str,
+        seed: int,
+        members: Sequence[str],
+        *,
+        images: int,
+        validation: dict[str, Any],
+        shipped: dict[str, Any],
+        predictions: str,
+    ) -> None:
+        """Record what a recipe gave on a fresh seed; a repetition changes nothing.
+
+        Args:
+            merge: its label.
+            seed: of the runs.
+            members: names of the runs.
+            images: how many test images there are.
+            validation: metrics on the validation images.
+            shipped: metrics on the test images.
+            predictions: file with the predictions of each of these, in base64.
+        """
+        tested = MergeTested(
+            merge=merge,
+            seed=seed,
+            members=list(members),
+            images=images,
+            validation=convert_checked(validation, Metrics),
+            shipped=convert_checked(shipped, Metrics),
+        )
+        if tested.run in self.state.tested_merges or self.is_stopping:
+            return
+        if self._write_predictions(tested.run, b64decode(predictions)):
+            self.record_event(tested)
+
+    def _write_predictions(self, name: str, predictions: bytes) -> bool:
+        """Write a file of predictions before the line that relies on it; return whether the disk took it."""
+        file = f"{PREDICTIONS}/{name}.npz"
+        try:
+            FolderStore(self.folder).write(file, lambda path: path.write_bytes(predictions))
+        except OSError as error:
+            error.filename = str(self.folder / file)
+            self.write_error = error
+        return self.write_error is None
 
     def record_lost_gpu(self, name: str | None, *, device: str, node: str, reason: str) -> None:
         """Record that a process cannot use its GPU any more and ends itself.

@@ -1,18 +1,22 @@
-"""Plan what merges the averages of finished trials, once the search has nothing more to train."""
+"""Plan what merges models: those of the search, once it has nothing more to train, and those of the runs on a
+fresh seed that follow a merge's recipe."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.config import Experiment, SoupSpec, SwapSpec
-from tune_swa.experiment.events import Event, ModelsMerged, TriedSoup
-from tune_swa.experiment.layout import MERGES
+from tune_swa.experiment.layout import MERGES, fresh_merge_name
+from tune_swa.experiment.merge_events import ModelsMerged, TriedSoup
+from tune_swa.experiment.merge_recipe import MergeRecipe
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.search.event_recorder import EventRecorder
 from tune_swa.search.members import list_members, plan_members
+from tune_swa.search.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +28,20 @@ class MergeJob:
     merge: str
     """Its label."""
     rule: str
-    """`greedy` or `uniform`."""
+    """`greedy` or `uniform`; `recipe`: all candidates are merged and the model is tested."""
     trunk: str
     file: str
-    """Name of the merged weights in the store, which no other merge has."""
+    """Name of the merged weights in the store, which no other merge has; empty on a fresh seed."""
     candidates: tuple[str, ...]
     """Names of trials in the order in which they are tried: of a soup the best by the objective first, of
     SWAP by the members' numbers."""
+    seed: int | None = None
+    """The fresh seed on which a recipe is followed; None: it merges trials of the search."""
+
+    def describe(self) -> str:
+        """The merge in a few words."""
+        where = "" if self.seed is None else f" on seed {self.seed}"
+        return f"{self.merge} of {len(self.candidates)} trials{where}"
 
     def build_event(self, tried: list[dict[str, Any]]) -> ModelsMerged:
         """Build the event of its result: each mean that was tried."""
@@ -51,33 +62,35 @@ class Merging:
     Args:
         experiment: the settings.
         state: the fold of the journal, which goes on.
-        record_event: writes an event to the journal.
+        recorder: writes the journal.
+        retention: keeps the weights that are to be merged.
     """
 
     def __init__(
-        self, experiment: Experiment, state: ExperimentState, record_event: Callable[[Event], None]
+        self, experiment: Experiment, state: ExperimentState, recorder: EventRecorder, retention: Retention
     ) -> None:
-        self._experiment, self._state, self._record_event = experiment, state, record_event
+        self._experiment, self._state = experiment, state
+        self._recorder, self._retention = recorder, retention
         self._out: set[MergeJob] = set()
         self._deaths: Counter[MergeJob] = Counter()
         self.failures: dict[MergeJob, str] = {}
         """Why merges could not be computed in this session."""
 
-    def plan_jobs(self) -> list[MergeJob]:
+    def plan_jobs(self) -> Iterator[MergeJob]:
         """Every merge of the completed trials, in the order of the space file and of the trunks; of SWAP, of
-        the configurations all of whose members have ended."""
-        jobs: list[MergeJob] = []
+        the configurations all of whose members have ended. Then those of fresh seeds, so far as these have
+        completed."""
         for spec in self._experiment.merge:
-            if spec.method == "swap":
-                jobs.extend(self._plan_swaps(spec))
-            else:
-                jobs.extend(self._plan_soups(spec))
-        return jobs
+            yield from self._plan_swaps(spec) if spec.method == "swap" else self._plan_soups(spec)
+        for look in self._state.confirmations:
+            for recipe in map(MergeRecipe.from_event, look.merges or ()):
+                for seed in look.seeds:
+                    yield from self._plan_test(recipe, seed)
 
     def take_job(self) -> MergeJob | None:
         """Hand out the next merge; None where all are recorded, handed out or failed.
 
-        To be called when all trials of the search have ended.
+        To be called when all trials of the stage have ended or are live.
         """
         if not self._experiment.merge:
             return None
@@ -91,8 +104,12 @@ class Merging:
         """Record what the worker of a merge reports, or take note of why it could not be computed."""
         if report["event"] == "unmerged":
             self.fail_job(job, report["error"])
+        elif job.seed is None:
+            self._recorder.record_event(job.build_event(report["tried"]))
         else:
-            self._record_event(job.build_event(report["tried"]))
+            del report["event"]
+            self._recorder.record_merge_test(job.merge, job.seed, job.candidates, **report)
+            self._retention.release_members(job.candidates)
 
     def return_job(self, job: MergeJob) -> None:
         """Take note that the worker of a merge has ended, or died."""
@@ -112,8 +129,8 @@ class Merging:
     def describe_failures(self) -> list[str]:
         """One line on each merge that could not be computed."""
         return [
-            f"The {job.merge} of {len(job.candidates)} trials ({job.candidates[0]}, ...) could not be "
-            f"computed: {reason}. Its trials are done; --resume tries it again"
+            f"The {job.describe()} ({job.candidates[0]}, ...) could not be computed: {reason}. Its trials "
+            "are done; --resume tries it again"
             for job, reason in self.failures.items()
         ]
 
@@ -141,6 +158,15 @@ class Merging:
         found = [t for t in trials if (t.stage, t.kind, t.status) == wanted and t.checkpoints]
         return tuple(trial.name for trial in sorted(found, key=self._state.objective.rank_trial))
 
+    def _plan_test(self, recipe: MergeRecipe, seed: int) -> Iterator[MergeJob]:
+        """Plan to follow a recipe on a seed, once all of its runs have completed and have their weights."""
+        names = recipe.name_members(seed)
+        runs = [self._state.trials[name] for name in names if name in self._state.trials]
+        if len(runs) == len(names) and all(run.status == "completed" and run.checkpoints for run in runs):
+            yield MergeJob(recipe.merge, "recipe", runs[0].trunk, "", tuple(names), seed)
+
     def _is_recorded(self, job: MergeJob) -> bool:
+        if job.seed is not None:
+            return fresh_merge_name(job.merge, job.seed) in self._state.tested_merges
         recorded = self._state.merges.get(job.file)
         return recorded is not None and tuple(recorded.candidates) == job.candidates

@@ -7,6 +7,7 @@ from optuna.exceptions import OptunaError
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import Event, TrialReopened, TrialUntested
 from tune_swa.experiment.layout import PREDICTIONS
+from tune_swa.experiment.merge_events import MergeUntested
 from tune_swa.results.predictions import find_damage
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.members import find_last_step
@@ -87,6 +88,15 @@ def _withdraw_lost_tests(coordinator: Coordinator) -> list[str]:
                 "does not count as tested. To have it count, restore the file and the journal from copies"
             )
             coordinator.record_event(TrialUntested(trial=trial.name, reason=reason))
+    for merged in list(coordinator.state.tested_merges.values()):
+        path = coordinator.folder / PREDICTIONS / f"{merged.run}.npz"
+        reason = find_damage(path, merged.images, classes)
+        if reason is not None:
+            lost.append(
+                f"{path}: the predictions on the test images cannot be read ({reason}), so {merged.run} does "
+                "not count as tested. To have it count, restore the file and the journal from copies"
+            )
+            coordinator.record_event(MergeUntested(run=merged.run, reason=reason))
     return lost
 
 

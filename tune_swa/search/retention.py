@@ -6,12 +6,13 @@ What is removed is recorded first: a file without a record is litter, a record w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from tune_swa.config import Experiment, params_key
 from tune_swa.experiment.events import CheckpointsRemoved, Event, Stage, TrunkCollected
 from tune_swa.experiment.layout import CHECKPOINTS, TRUNKS, select_snapshots, state_name
+from tune_swa.experiment.merge_recipe import MergeRecipe
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState, TrunkState
 from tune_swa.search.planner import Planner
@@ -72,6 +73,12 @@ class Retention:
         if trial.ended:
             self._collect_trunk(trial.trunk)
 
+    def release_members(self, names: Iterable[str]) -> None:
+        """Remove the checkpoints of runs that need not wait for a merge any more, where nobody needs them."""
+        best = set().union(*self._best.values())
+        if not self._keeps_all:
+            self._drop_checkpoints(name for name in dict.fromkeys(names) if name not in best)
+
     def remove_leftovers(self) -> None:
         """Finish the removals that a kill cut off: recorded files first, then those without a record."""
         for name in self._store.folders(CHECKPOINTS):
@@ -79,7 +86,7 @@ class Retention:
                 with _tolerate_leftovers():
                     self._store.keep_only(f"{CHECKPOINTS}/{name}", set())
         if not self._keeps_all:
-            kept = {name for names in self._best.values() for name in names}
+            kept = self._list_members().union(*self._best.values())
             for trial in self._state.trials.values():
                 needless = trial.checkpoints[: -1 if trial.name in kept else None]
                 if trial.ended and needless and not trial.may_reopen(self._stage):
@@ -134,11 +141,33 @@ class Retention:
         """Keep the last checkpoints of the best completed trials, remove all others."""
         if trial.status != "completed":
             self._remove_checkpoints(trial, trial.checkpoints)
+            if trial.stage == "confirm":  # what was to be merged with it never is
+                trials = self._state.trials.values()
+                self.release_members([t.name for t in trials if t.checkpoints and t.status == "completed"])
             return
-        for name in self._rank_trial(trial):
-            self._remove_checkpoints(self._state.trials[name], self._state.trials[name].checkpoints)
+        self._drop_checkpoints(self._rank_trial(trial))
         if trial.checkpoints:
             self._remove_checkpoints(trial, trial.checkpoints[:-1])
+
+    def _drop_checkpoints(self, names: Iterable[str]) -> None:
+        """Remove all checkpoints of some trials, but of those that are yet to be merged."""
+        waiting = self._list_members()
+        for trial in (self._state.trials[name] for name in names if name not in waiting):
+            self._remove_checkpoints(trial, trial.checkpoints)
+
+    def _list_members(self) -> set[str]:
+        """Name the runs on fresh seeds that a recipe is still to merge: no member of theirs has failed."""
+        waiting: set[str] = set()
+        for look in self._state.confirmations:
+            for recipe in map(MergeRecipe.from_event, look.merges or ()):
+                for seed in look.seeds:
+                    names = recipe.name_members(seed)
+                    runs = [self._state.trials[name] for name in names if name in self._state.trials]
+                    ended = [run for run in runs if run.ended and not run.may_reopen(self._stage)]
+                    lost = any(run.status != "completed" for run in ended)
+                    if not lost and recipe.name_run(seed) not in self._state.tested_merges:
+                        waiting.update(names)
+        return waiting
 
     def _rank_trial(self, trial: TrialState) -> list[str]:
         """Rank a completed trial among the best of its group; return those that drop out.
@@ -157,7 +186,7 @@ class Retention:
         elif trial.stage == "swap":
             group, most = "swap", len(self._state.trials)
         else:
-            group, most = (trial.kind, params_key(trial.params), trial.average), 1
+            group, most = (trial.kind, params_key(trial.params), trial.average, trial.member), 1
             if self._experiment.confirm.keep_weights:  # all, of which ensembles are exported
                 most = len(self._state.trials)
         best = self._best.setdefault(group, [])

@@ -8,12 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from tune_swa.averaging.observers import Member
-from tune_swa.averaging.soup import Soup, Weights, cook_soup
+from tune_swa.averaging.soup import Soup, Weights, average_models, cook_soup
 from tune_swa.averaging.swa import refresh_bn
 from tune_swa.config import Metric
-from tune_swa.training.metrics import Evaluation, evaluate_model
+from tune_swa.training.metrics import (
+    Evaluation,
+    Predictions,
+    compute_logits,
+    evaluate_logits,
+    evaluate_model,
+)
 from tune_swa.training.run import Run
 from tune_swa.training.scoring import MemberEvaluator
+from tune_swa.training.temperature import predict_calibrated
 
 StateDict = Mapping[str, Tensor]
 
@@ -39,13 +46,7 @@ def merge_runs(
     Raises:
         NonFiniteError: an output of a mean is NaN or infinite.
     """
-    last = run.settings.train.epochs - 1
-
-    def refresh(model: nn.Module) -> None:
-        with run.numerics.autocast():
-            refresh_bn(model, (images for images, _ in run.images.draw_batches("bn", last)))
-
-    scorer = MemberEvaluator(run.model, refresh, run.numerics.autocast)
+    scorer = _build_scorer(run)
 
     def evaluate(weights: Weights) -> Evaluation:
         model = scorer.load_refreshed(Member(weights))
@@ -55,10 +56,49 @@ def merge_runs(
         better = operator.lt if metric == "nll" else operator.gt
         return bool(better(getattr(new, metric), getattr(old, metric)))
 
-    names = [name for name, _ in run.model.named_parameters()]
-    models: Iterator[Sequence[Tensor]] = (
-        [state[name].to(run.device) for name in names] for state in ingredients
-    )
+    models = _select_parameters(run, ingredients)
     soup = cook_soup(models, first, evaluate, is_better if greedy else None)
     model = scorer.load_refreshed(Member(soup.weights))
     return soup, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def evaluate_recipe(run: Run, ingredients: Iterator[StateDict]) -> tuple[Evaluation, Predictions]:
+    """Average the models of finished runs of one trunk at equal parts, without a choice, and test the result.
+
+    Statistics are recomputed as in `merge_runs`. One SWA model alone gives itself.
+
+    Args:
+        run: of the first one's settings, not begun; its images and numerics are used.
+        ingredients: weights to ship of each run, in the order in which they are merged.
+
+    Returns:
+        What the model reaches on the validation images, and its predictions of the test images, also at the
+        temperature that is fitted on the validation images.
+
+    Raises:
+        NonFiniteError: an output is NaN or infinite.
+    """
+    weights = average_models(_select_parameters(run, ingredients))
+    model = _build_scorer(run).load_refreshed(Member(weights))
+    outputs, labels = compute_logits(model, run.images.read_held_out(), run.numerics.autocast())
+    validation = len(run.images.val)
+    evaluation = evaluate_logits(outputs[:validation], labels[:validation])
+    return evaluation, predict_calibrated(outputs, labels, validation)
+
+
+def _build_scorer(run: Run) -> MemberEvaluator:
+    """Evaluate means as the run's averages are after its last epoch."""
+    last = run.settings.train.epochs - 1
+
+    def refresh(model: nn.Module) -> None:
+        with run.numerics.autocast():
+            refresh_bn(model, (images for images, _ in run.images.draw_batches("bn", last)))
+
+    return MemberEvaluator(run.model, refresh, run.numerics.autocast)
+
+
+def _select_parameters(run: Run, ingredients: Iterator[StateDict]) -> Iterator[Sequence[Tensor]]:
+    """Put the parameters of each model on the run's device, one model at a time."""
+    names = [name for name, _ in run.model.named_parameters()]
+    for state in ingredients:
+        yield [state[name].to(run.device) for name in names]

@@ -60,7 +60,7 @@ class PhaseScheduler(FIFOScheduler):
         if message["event"] == "exhausted":
             self.deaths.note_exhausted_memory(name, message["reason"])
             return str(TrialScheduler.CONTINUE)  # as above
-        if message["event"] in ("merged", "unmerged"):
+        if "job" in trial.config:  # what else a merge reports is above
             self.coordinator.merging.take_report(MergeJob(**trial.config["job"]), message)
             return str(TrialScheduler.CONTINUE)
         if message["event"] == "tested":

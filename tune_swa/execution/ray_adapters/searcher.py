@@ -161,7 +161,7 @@ class TrialSearcher(Searcher):
     @property
     def merges(self) -> list[str]:
         """What workers merge now, in words."""
-        return [f"{job.merge} of {len(job.candidates)} trials" for job in self._jobs.values()]
+        return [job.describe() for job in self._jobs.values()]
 
     def _waits_for_memory(self) -> bool:
         """Whether no worker should be started now; stops the search if that lasts and nothing else runs."""

@@ -19,6 +19,14 @@ from tune_swa.results.report.style import (
     format_range,
 )
 
+_HEADER = (
+    "repetitions", "test %", "points", "interval", "p", "verdict",
+    "nll", "nll difference", "interval", "p", "verdict",
+    "nll at its temperature", "difference", "interval", "p", "verdict",
+)  # fmt: skip
+_NUMERIC = (0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14)
+"""Columns of it that hold numbers."""
+
 
 def draw_averages(compared: Sequence[AverageContrast]) -> Figure:
     """Draw the difference of every average to the best plain training, in accuracy and in nll.
@@ -53,23 +61,45 @@ def draw_ensembles(compared: Sequence[AverageContrast]) -> Figure:
     )
 
 
+def draw_merges(compared: Sequence[AverageContrast]) -> Figure:
+    """Draw the difference of merged models to plain training and to SWA.
+
+    Args:
+        compared: at least one.
+    """
+    names = [f"{c.average}<br>against {c.against.label}" for c in compared]
+    rows = [_tabulate_contrast(c) for c in compared]
+    return Figure(
+        "merges",
+        "Merges on fresh seeds",
+        "The recipe of the best merge of each kind, followed on every fresh seed: its members are trained "
+        "and merged, and none is chosen again. Each is compared with the best plain training found and with "
+        "the finalist that leads the verdict. Diamonds: mean with the interval for new seeds and new images. "
+        "p-values against plain training ask for being ahead of all of it. All are adjusted by Holm's method "
+        "over the lines, accuracy and nll each by itself.",
+        _draw_panels(compared, names),
+        ["configuration", "merge", "against", *_HEADER],
+        [[*row[:2], c.against.label, *row[2:]] for row, c in zip(rows, compared, strict=True)],
+        frozenset(number + 3 for number in _NUMERIC),
+    )
+
+
 def _draw_contrasts(compared: Sequence[AverageContrast], what: str, title: str, text: str) -> Figure:
+    names = [f"{c.arm.name_average(c.average)}<br>{c.arm.configuration}" for c in compared]
     return Figure(
         f"{what}s",
         title,
         f"{text} Diamonds: mean with the interval for new seeds and new images. p-values ask for being "
         f"ahead of all plain training, and are adjusted by Holm's method over the {what}s, accuracy and nll "
         "each by itself.",
-        _draw_panels(compared),
-        ["configuration", what, "repetitions", "test %", "points", "interval", "p", "verdict",
-         "nll", "nll difference", "interval", "p", "verdict",
-         "nll at its temperature", "difference", "interval", "p", "verdict"],
+        _draw_panels(compared, names),
+        ["configuration", what, *_HEADER],
         [_tabulate_contrast(c) for c in compared],
-        frozenset({2, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14, 15, 16}),
-    )  # fmt: skip
+        frozenset(number + 2 for number in _NUMERIC),
+    )
 
 
-def _draw_panels(compared: Sequence[AverageContrast]) -> go.Figure:
+def _draw_panels(compared: Sequence[AverageContrast], names: Sequence[str]) -> go.Figure:
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
     figure.update_layout(blank_figure(120 + 40 * len(compared)).layout)
     for row, c in enumerate(compared):
@@ -78,7 +108,6 @@ def _draw_panels(compared: Sequence[AverageContrast]) -> go.Figure:
     for column, title in ((1, "accuracy, points"), (2, "nll, nats")):
         figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=column)
         figure.update_xaxes(title=title, automargin=True, zeroline=False, row=1, col=column)
-    names = [f"{c.arm.name_average(c.average)}<br>{c.arm.configuration}" for c in compared]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, autorange="reversed", automargin=True
     )

@@ -25,10 +25,11 @@ from tune_swa.results.comparison_rows import ComparisonRow, build_comparison_row
 from tune_swa.results.contrasts import Verdict
 from tune_swa.results.ensembles import build_ensembles, compare_ensembles
 from tune_swa.results.importance import compute_importance
+from tune_swa.results.merges import compare_merges
 from tune_swa.results.metric_format import MetricFormat
 from tune_swa.results.predictions import SHIPPED, RunPredictions, read_predictions
 from tune_swa.results.provenance import build_metadata, require_header
-from tune_swa.results.report.averages_figure import draw_averages, draw_ensembles
+from tune_swa.results.report.averages_figure import draw_averages, draw_ensembles, draw_merges
 from tune_swa.results.report.changed_images import Thumbnail, count_changes, list_changed_images
 from tune_swa.results.report.duplicates import Picture, describe_duplicates
 from tune_swa.results.report.fresh_seed_figures import draw_contrasts, draw_runs
@@ -101,7 +102,8 @@ def build_report(
     if found is not None:
         ensembles = compare_ensembles(found, build_ensembles(found, variants, state, folder))
         at = len([figure for figure in figures if figure.name in ("forest", "seeds")])
-        figures[at:at] = _draw_averages(compare_averages(found, variants), ensembles)
+        merges = compare_merges(found, variants, state)
+        figures[at:at] = _draw_averages(compare_averages(found, variants), ensembles, merges)
     lines = verdict_text(found).replace(" %", "\N{NO-BREAK SPACE}%").splitlines() if found else []
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tune_swa.results.report"),
@@ -181,12 +183,16 @@ def _draw_figures(
 
 
 def _draw_averages(
-    averages: Sequence[AverageContrast], ensembles: Sequence[AverageContrast]
+    averages: Sequence[AverageContrast],
+    ensembles: Sequence[AverageContrast],
+    merges: Sequence[AverageContrast],
 ) -> Iterator[Figure]:
     if averages:
         yield draw_averages(averages)
     if ensembles:
         yield draw_ensembles(ensembles)
+    if merges:
+        yield draw_merges(merges)
 
 
 def _describe_figure(figure: Figure) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def tabulate_soups(state: ExperimentState) -> Figure | None:
         "Soups",
         "Means of the averages of several trials of one trunk, on the validation images; points and nll "
         "difference are against the best of these trials alone. The same images chose the trials, and the "
-        "greedy rule chose by them again, so a soup's values are optimistic. Fresh seeds do not test soups.",
+        f"greedy rule chose by them again, so a soup's values are optimistic. {_describe_tests(state)}",
         None,
         [
             "soup",
@@ -32,6 +32,12 @@ def tabulate_soups(state: ExperimentState) -> Figure | None:
         rows,
         frozenset({2, 3, 4, 5, 6, 7}),
     )
+
+
+def _describe_tests(state: ExperimentState) -> str:
+    if any(look.merges for look in state.confirmations[-1:]):
+        return "What the best of each kind gives on fresh seeds is under Merges on fresh seeds."
+    return "Fresh seeds do not test soups."
 
 
 def _build_row(soup: FinishedSoup) -> list[object]:
