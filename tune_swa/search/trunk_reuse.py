@@ -4,7 +4,7 @@ With a base rate from a continuous range every suggestion would open a trunk of 
 branch of a known one costs a third of a trial. So suggestions take turns by what was spent. While branches
 have taken fewer epochs than trunks, what the sampler draws is moved to the nearest known trunk and keeps its
 SWA settings. By that it is the sampler that chooses the trunk, and no model of gains and costs is needed, as
-it is for expected improvement per unit of cost (Lee et al. 2020, arXiv 2003.10870; Xie et al. 2024, arXiv
+it is for expected improvement per unit of cost (Lee et al. 2020, arXiv 2003.10870; Essofi et al. 2024, arXiv
 2411.03731). `benchmarks/reuse.py` compares such rules.
 
 All of it is a function of the events of the search, and of nothing that sharing does: a search proposes the
