@@ -227,7 +227,8 @@ def draw_plot(found: dict[str, list[Outcome]], names: dict[str, str], file: Path
     """
     width, height, left, bottom = 640, 360, 50, 40
     curves = {name: np.stack([o.regrets for o in found[name]]) for name in names}
-    top = max(float(np.quantile(c, 0.9, axis=0)[8]) for c in curves.values())
+    # before the first SWA trial completes there is none to compare: the regret begins above the plot
+    top = 2 * max(float(np.quantile(c[:, -1], 0.9)) for c in curves.values())
 
     def place(share: float, regret: float) -> str:
         x = left + (width - left - 10) * (share - GRID[0]) / (GRID[-1] - GRID[0])
