@@ -94,6 +94,8 @@ ROWS: list[tuple[str, str, str, str, str]] = [
     (PLAIN, plain("[{method: ema, horizons: 3}]"), "baseline.averages.0.horizons", "Did you mean horizon?", plain("[{method: ema, horizon: 3}]")),
     # ------------------------------------------------------------------- ensembles, objective, tails
     (SEEDS, "{seeds: 5, ensemble: 30}", "confirm.ensemble: 30", "give confirm.seeds 30 or more", "{seeds: 30, ensemble: 30}"),
+    (SEEDS, "{seeds: 5, merges: true}", "confirm.merges: True", "list one in merge", "{seeds: 5, merges: true}\nmerge: [{method: soup}]"),
+    (SEEDS, "{seeds: 5, merges: soup}", "confirm.merges: 'soup'", "true or false", "{seeds: 5, merges: false}"),
     (SEEDS, "{seeds: 5, ensemble: 1}", "confirm.ensemble: 1", "at least 2", "{seeds: 5, ensemble: 2}"),
     (TAIL, "{score: rungs}\nobjective: {metric: acuracy}", "objective.metric: 'acuracy'", "'accuracy' or 'nll'", "{score: rungs}\nobjective: {metric: accuracy}"),
     (TAIL, "{score: rungs}\nobjective: nll", "f.yaml:13: objective: 'nll'", "settings of its own (KEY: VALUE)", "{score: rungs}\nobjective: {metric: nll}"),
@@ -202,3 +204,17 @@ def test_what_may_not_change_on_a_resume(
     assert "another --name" in err
     assert "Traceback" not in err
     assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize(("options", "said"), [(["--no-confirm"], True), ([], False)])
+def test_merges_without_fresh_seeds_to_test_them(
+    options: list[str], said: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_space(tmp_path, SEEDS, "{seeds: 5, merges: true}\nmerge: [{method: soup}]")
+    given = ("--space", path, "--results-dir", tmp_path / "results", "--dry-run", *options)
+    code, out, err = call_search(capfd, *given)
+    assert code == 0, err
+    note = f"`tune-swa confirm {tmp_path / 'results' / 'wrong'}` runs them later"
+    assert out.count(note) == said
+    plan = " ".join(out.split())
+    assert ("the recipe of the best greedy soup on" in plan) != said

@@ -79,7 +79,7 @@ def test_a_window_that_cannot_begin_is_refused() -> None:
         "give an swa_start of at most 4"
     )
     message = refuse("method: swad, converge: 9", key="baseline")
-    assert "converge needs 9 models, but a baseline has 8 (train.epochs); give 8 or less" in message
+    assert "converge needs 9 models, but a baseline has 8 (train.epochs); give converge 8 or less" in message
     read("method: swad, converge: 8", key="baseline")
 
 
