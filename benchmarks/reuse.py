@@ -19,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -185,13 +184,15 @@ def replay_seed(task: tuple[str, str, int, int, bool]) -> Outcome:
     )
 
 
-def compare_rules(sampler: str, seeds: int, only: list[str], processes: int, *, asha: bool) -> dict[str, Any]:
+def compare_rules(
+    sampler: str, seeds: range, only: list[str], processes: int, *, asha: bool
+) -> dict[str, list[Outcome]]:
     """Replay every rule with many search seeds, and print a table."""
     surfaces = sorted(int(s) for s in pd.read_parquet(CURVES).seed.unique())
     found: dict[str, list[Outcome]] = {}
     with ProcessPoolExecutor(processes) as pool:
         for name in [n for n in list_rules() if not only or n in (TODAY, CHOSEN, *only)]:
-            tasks = [(name, sampler, surface, seed, asha) for surface in surfaces for seed in range(seeds)]
+            tasks = [(name, sampler, surface, seed, asha) for surface in surfaces for seed in seeds]
             found[name] = list(pool.map(replay_seed, tasks, chunksize=4))
     last = statistics.median(o.regrets[-1] for o in found[TODAY])
     rows = []
@@ -209,8 +210,11 @@ def compare_rules(sampler: str, seeds: int, only: list[str], processes: int, *, 
              f"{statistics.mean(o.spent for o in outcomes):.2f}"]
         )  # fmt: skip
     whole = statistics.mean(o.whole for o in found[TODAY])
-    print(f"\n{sampler}, {'ASHA' if asha else 'no early stopping'}: {len(surfaces)} training seeds, {seeds} "
-          f"search seeds each. Today's search trains {whole:.0f} epochs on average.\n")  # fmt: skip
+    early = "ASHA" if asha else "no early stopping"
+    print(
+        f"\n{sampler}, {early}: {len(surfaces)} training seeds, {len(seeds)} search seeds each, from "
+        f"{seeds.start} on. Today's search trains {whole:.0f} epochs on average.\n"
+    )
     print(table(["rule", "SWA trials at equal epochs", "regret at equal epochs, points", "its 90 % quantile",
                  "median curve at today's last regret", "today's last regret reached, median",
                  f"regret after {TRIALS} SWA trials", "epochs of these"], rows), flush=True)  # fmt: skip
@@ -273,6 +277,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", type=Path, default=Path("/tmp/reuse_parts"), help="of a recording")
     parser.add_argument("--sampler", choices=["tpe", "gp", "random"], default="tpe")
     parser.add_argument("--seeds", type=int, default=50, help="of the search, on each surface")
+    parser.add_argument("--first-seed", type=int, default=0, help="others than those that chose the rule")
     parser.add_argument("--rules", nargs="*", default=[], help="default: all")
     parser.add_argument("--no-asha", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
@@ -283,7 +288,11 @@ if __name__ == "__main__":
     else:
         print(where())
         outcomes = compare_rules(
-            options.sampler, options.seeds, options.rules, options.processes, asha=not options.no_asha
+            options.sampler,
+            range(options.first_seed, options.first_seed + options.seeds),
+            options.rules,
+            options.processes,
+            asha=not options.no_asha,
         )
         if options.plot:
             shown = {TODAY: "#666", CHOSEN: "#0a58ca"}
