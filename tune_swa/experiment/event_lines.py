@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from typing import Union, cast
+from typing import Any, Union, cast
 
 import msgspec
 
@@ -70,7 +70,17 @@ def _decode_slowly(line: bytes) -> Event:
     try:
         return convert_checked(fields, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise DamagedError(str(error)) from None
+        raise DamagedError(_name_value(fields, str(error))) from None
+
+
+def _name_value(fields: dict[str, Any], error: str) -> str:
+    """Say what a value of an epoch's record is, where msgspec says what it should be."""
+    path = error.rpartition("`$.")[2].rstrip("`")
+    for key in ("record", "published"):
+        name, record = path.removeprefix(f"{key}."), fields.get(key)
+        if isinstance(record, dict) and name in record:
+            return f"{name} is {record[name]!r}"[:100]
+    return error
 
 
 def _refuse_constant(constant: str) -> None:
