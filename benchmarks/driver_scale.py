@@ -21,7 +21,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common import spread, table, where
 from rich.console import Console
@@ -39,6 +39,8 @@ from tune_swa.search.planner import Suggestion
 from tune_swa.search.samplers import quiet_optuna
 
 EPOCHS = 120
+REUSE: Literal["auto", False] = False
+"""Whether suggestions go along known trunks, whose epochs are taken over rather than reported."""
 BLOCK = 20
 """Trials over which a time is taken."""
 
@@ -64,7 +66,7 @@ def experiment(trials: int, epochs: int, sampler: str) -> Experiment:
                 else {"log_uniform": [1e-5, 1e-2]},
             },
             "baseline": {"trials": "auto" if grid else 1},
-            "search": {"sampler": sampler, "trials": trials},
+            "search": {"sampler": sampler, "trials": trials, "reuse": REUSE},
             "scheduler": {"asha": grid},
         }
     )
@@ -217,7 +219,9 @@ if __name__ == "__main__":
     parser.add_argument("--trials", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--sampler", default="random", help="any of the space file's")
     parser.add_argument("--ray", type=int, metavar="EPOCHS", help="whole searches of so many epochs")
+    parser.add_argument("--reuse", action="store_true", help="suggestions go along known trunks")
     options = parser.parse_args()
+    REUSE = "auto" if options.reuse else False
     quiet_optuna()
     print(where() + "\n")
     if options.ray:
