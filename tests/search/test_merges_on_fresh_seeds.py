@@ -15,7 +15,10 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.results.api import load_results
 from tune_swa.results.comparison import best_trial
+from tune_swa.results.provenance import restore_experiment
+from tune_swa.results.report.members import tabulate_members
 from tune_swa.results.report.page import build_report
+from tune_swa.results.report.soups import describe_tests
 from tune_swa.results.summary import summary_text
 from tune_swa.results.verdict import compute_verdict
 
@@ -203,6 +206,10 @@ def test_the_members_of_swap_are_trained_and_merged_on_every_seed(tmp_path: Path
         (2, 8, runs[0].trunk),
     ]
     assert "and its recipe is followed on 2 fresh seeds." in summary_text(state)
+    members = tabulate_members(state, restore_experiment(state))
+    assert members is not None
+    assert members.text.endswith("is under Merges on fresh seeds.")
+    assert describe_tests(state, "soup") == "Fresh seeds do not test these means."
     # the model that is handed over is that of a run by itself
     best = best_trial(state)
     assert best is not None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tune_swa.config import Experiment
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.results.report.soups import describe_tests
 from tune_swa.results.report.style import Figure, format_percent
 from tune_swa.results.soups import soup_records
 
@@ -21,7 +22,7 @@ def tabulate_members(state: ExperimentState, experiment: Experiment) -> Figure |
         "Means of the averages of members, which differ in the order of the images after the fork alone, on "
         "the validation images: of the first member, of the first two, and so on. The same images chose the "
         "configurations by their first members, the trials of the search, so values are optimistic, those of "
-        "the first ones most. Fresh seeds do not test the means.",
+        f"the first ones most. {describe_tests(state, 'swap')}",
         None,
         ["configuration", "members", "last one", "validation %", "nll", "last one alone %", "alone nll"],
         rows,

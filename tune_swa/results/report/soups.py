@@ -17,7 +17,8 @@ def tabulate_soups(state: ExperimentState) -> Figure | None:
         "Soups",
         "Means of the averages of several trials of one trunk, on the validation images; points and nll "
         "difference are against the best of these trials alone. The same images chose the trials, and the "
-        f"greedy rule chose by them again, so a soup's values are optimistic. {_describe_tests(state)}",
+        f"greedy rule chose by them again, so a soup's values are optimistic. "
+        f"{describe_tests(state, 'soup')}",
         None,
         [
             "soup",
@@ -34,10 +35,12 @@ def tabulate_soups(state: ExperimentState) -> Figure | None:
     )
 
 
-def _describe_tests(state: ExperimentState) -> str:
-    if any(look.merges for look in state.confirmations[-1:]):
+def describe_tests(state: ExperimentState, method: str) -> str:
+    """Say what fresh seeds do with the merges of a method, `soup` or `swap`."""
+    planned = [merge.merge for look in state.confirmations[-1:] for merge in look.merges or ()]
+    if method in (label.rpartition(" ")[2] for label in planned):
         return "What the best of each kind gives on fresh seeds is under Merges on fresh seeds."
-    return "Fresh seeds do not test soups."
+    return "Fresh seeds do not test these means."
 
 
 def _build_row(soup: FinishedSoup) -> list[object]:
