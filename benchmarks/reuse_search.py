@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pandas as pd
-from common import spread, table, where
+from common import spread, table, time_search, where
 from reuse_curves import ANNEAL, DATA, EPOCHS, LR, STARTS, SWA_LR, TRAIN
-from search_speed import ours, peer
+from search_speed import peer
 
 Found = tuple[str, int, dict[str, Any], list[object]]
 """Who searched, with which seed, the configuration that was best, and the row of the table."""
@@ -36,7 +36,7 @@ def search_ours(seed: int, budget: int, baselines: int, cpus: int, reuse: Any) -
         "baseline": {"trials": baselines},
         "search": {"sampler": "tpe", "epochs": budget, "seed": seed, "reuse": reuse},
     }  # fmt: skip
-    seconds, folder, _ = ours(space, cpus)
+    seconds, folder, _ = time_search(space, cpus)
     trials = pd.read_parquet(folder / "trials.parquet")
     swa = trials[trials.kind == "swa"]
     best = swa[swa.status == "completed"].sort_values("accuracy").iloc[-1]
