@@ -153,6 +153,13 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
     add("--trials", metavar="N", help="number of SWA trials")
     add("--seed", metavar="N", help="seed of the sampler and of the training")
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="shorten (or lengthen) the space to runs of N epochs: all that counts epochs goes in proportion; "
+        "its name becomes NAME-N-epochs",
+    )
     add("--resume", action="store_true", help="go on with the experiment of this name")
     add("--address", metavar="ADDR", help="a running Ray cluster (`auto`: this machine's)")
     add(

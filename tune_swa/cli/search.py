@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def search_command(options: argparse.Namespace) -> int:
-    return _run_experiment(options, load_experiment(options))
+    experiment = load_experiment(options)
+    options.rescaled = ()
+    if options.epochs is not None:
+        from tune_swa.config.rescaling import rescale_experiment
+
+        found = rescale_experiment(experiment, options.epochs, rename=options.name is None)
+        experiment, options.rescaled = found.experiment, found.changes
+    return _run_experiment(options, experiment)
 
 
 def confirm_command(options: argparse.Namespace) -> int:
@@ -57,7 +64,7 @@ def confirm_command(options: argparse.Namespace) -> int:
 
 
 def load_experiment(options: argparse.Namespace) -> Experiment:
-    """The space file with the overrides of the command line."""
+    """The space file with the overrides of the command line, but for `--epochs`."""
     from tune_swa.config import yaml_file
 
     keys = {
@@ -134,6 +141,7 @@ def _make_request(options: argparse.Namespace, experiment: Experiment, console: 
         confirm=not options.no_confirm,
         download=getattr(options, "download", True),
         logs=tuple(options.log),
+        rescaled=getattr(options, "rescaled", ()),
         console=console,
     )
 

@@ -64,6 +64,8 @@ class Plan:
     """Where the starting weights go that are not here yet."""
     name_taken: str | None = None
     """Why the search needs another name, or `--resume`."""
+    rescaled: tuple[str, ...] = ()
+    """What became of the settings that count epochs where `--epochs` changed them, a line each."""
 
 
 def plan_request(request: Request) -> Plan:
@@ -98,7 +100,7 @@ def plan_request(request: Request) -> Plan:
     if checked.state.header is not None:
         _check_resumable(checked, checked.state.header, plan.images, weights)
     missing = f"{weights}, which the search downloads" if isinstance(weights, Path) else None
-    return replace(plan, missing_weights=missing, name_taken=name_taken)
+    return replace(plan, missing_weights=missing, name_taken=name_taken, rescaled=request.rescaled)
 
 
 def _check_as_search(request: Request) -> tuple[CheckedRequest, str | None]:

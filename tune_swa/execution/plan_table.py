@@ -40,6 +40,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         ("images", _describe_images(images)),
         *_describe_classes(images),
         *_describe_notes(images),
+        *([("--epochs", "\n".join(plan.rescaled))] if plan.rescaled else []),
         ("space", _describe_space(experiment)),
         ("sampler", f"{experiment.search.sampler}, seed {experiment.search.seed}"),
         ("trials", _describe_trials(experiment)),

@@ -38,6 +38,8 @@ class Request:
     """Whether fresh seeds follow the search."""
     logs: tuple[str, ...] = ()
     """Trackers besides Optuna's and TensorBoard's files, as `--log` names them; `none`: no TensorBoard."""
+    rescaled: tuple[str, ...] = ()
+    """What became of the settings that count epochs where `--epochs` changed them, a line each."""
     console: Console = field(default_factory=Console)
 
     def __post_init__(self) -> None:

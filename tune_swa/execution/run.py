@@ -75,6 +75,8 @@ def run_search(request: Request) -> Outcome:
 
 def _prepare_images(request: Request) -> Dataset:
     """Find, decode and split the images, with a progress bar where there is something to decode."""
+    for line in request.rescaled:
+        print_note(request, f"--epochs: {line}")
     for caution in list_cautions(request.experiment):
         print_note(request, f"Caution: {caution}")
     with Decoding(request.console, quiet=request.quiet) as decoding:
