@@ -32,10 +32,17 @@ FAMILY = [
 SPACES: dict[str, dict[str, Any]] = {
     "bare": {"space": {**SPACE, "swa_start": 90}},
     "constant": {"space": {**SPACE, "swa_start": {"constant": 0.98}}},
-    "fractions": {"space": {**SPACE, "swa_start": {"int": [0.4, 0.98]}}, "points": [{"swa_start": 0.75}]},
+    "fractions": {
+        "space": {**SPACE, "swa_start": {"int": [0.4, 0.98]}},
+        "points": [{"swa_start": 0.75, "swa_lr": 1e-3}],
+    },
     "mixed": {"space": {**SPACE, "swa_start": {"choice": [0.5, 60.0 + 1, 0.9]}}},
     "stepped": {
-        "space": {**SPACE, "swa_start": {"int": [50, 110], "step": 20}, "train.t_max": {"choice": [None, 60]}},
+        "space": {
+            **SPACE,
+            "swa_start": {"int": [50, 110], "step": 20},
+            "train.t_max": {"choice": [None, 60]},
+        },
         "points": [{"swa_start": 70, "swa_lr": 1e-3}, {"swa_start": 110, "swa_lr": 1e-3, "train.t_max": 60}],
         "search": {"trials": 12, "epochs": 3000, "checkpoint_every": 30},
     },
@@ -62,7 +69,7 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "base": {
         "averaging": {"tail": "base"},
-        "space": {"lr": 1e-3, "swa_start": {"choice": [60, 118]}},
+        "space": {"lr": 1e-3, "swa_start": {"choice": [60, 117]}},
         "merge": [{"method": "swap"}, {"method": "soup"}],
         "confirm": {"merges": True},
     },
@@ -84,7 +91,9 @@ def check_runs(experiment: Experiment) -> None:
     points = [dict(point) for point in experiment.swa_points]
     for start in starts:
         params = {
-            p.name: experiment.list_extremes(p.name)[-1] for p in experiment.parameters if p.name != "swa_start"
+            p.name: experiment.list_extremes(p.name)[-1]
+            for p in experiment.parameters
+            if p.name != "swa_start"
         }
         points.append({**params, "swa_start": start})
     for params in points:

@@ -49,7 +49,9 @@ def rescale_averages(
         before, after = (_ADAPTER.validate_python(each).label for each in (average, rescaled))
         if before != after or average != rescaled:
             merged = " (merged with the one before)" if after in kept else ""
-            changed = ", ".join(f"{name} {value}" for name, value in rescaled.items() if value != average[name])
+            changed = ", ".join(
+                f"{name} {value}" for name, value in rescaled.items() if value != average[name]
+            )
             lines.append(f"{before} -> {after}{merged}" if before != after else f"{before}: {changed}")
         kept.setdefault(after, rescaled)
     return list(kept.values()), lines
