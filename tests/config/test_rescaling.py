@@ -189,7 +189,7 @@ def test_fractions_stay_where_they_fit() -> None:
 
 
 def test_two_epochs_leave_out_what_needs_two_models() -> None:
-    found = rescale_experiment(make_experiment(averages=FAMILY, **{"merge": [{"method": "swap"}]}), 2)
+    found = rescale_experiment(make_experiment(averages=FAMILY, merge=[{"method": "swap"}]), 2)
     labels = [average.label for average in found.experiment.averages]
     assert labels == ["swa", "ema-0.1-warmup-power-start-0.5", "power_ema-0.1"]
     assert not found.experiment.merge

@@ -157,8 +157,8 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=int,
         metavar="N",
-        help="shorten (or lengthen) the space to runs of N epochs: all that counts epochs goes in proportion; "
-        "its name becomes NAME-N-epochs",
+        help="shorten or lengthen the space to runs of N epochs: all that counts epochs goes in proportion, "
+        "and its name becomes NAME-N-epochs",
     )
     add("--resume", action="store_true", help="go on with the experiment of this name")
     add("--address", metavar="ADDR", help="a running Ray cluster (`auto`: this machine's)")

@@ -1,9 +1,9 @@
 """Rescale the settings of averages that count epochs.
 
-A horizon, `last` of LAWA and of the subspace, and SWAD's numbers of epochs go with the run, so that an average
-remembers the same part of it. A rank or a number of samples says how well something is estimated and not how
-long it lasts: it changes only where a run has fewer models than it needs. What is a part of the run
-already (`power_ema`), or counts steps (`gamma`), stays.
+A horizon, `last` of LAWA and of the subspace, and SWAD's numbers of epochs go with the run, so that an
+average remembers the same part of it. A rank or a number of samples says how well something is estimated
+and not how long it lasts: it changes only where a run has fewer models than it needs. What is a part of the
+run already (`power_ema`), or counts steps (`gamma`), stays.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class EpochScale:
         return scaled if most is None else min(scaled, most)
 
     def scale_start(self, start: Any, latest: int, *, least: int = 0) -> Any:
-        """Return an epoch in proportion, rounded down as fractions of the epochs are; these stay where they fit.
+        """Return an epoch in proportion, rounded down as fractions of the epochs are. A fraction stays one
+        where it fits.
 
         Args:
             start: a number of an epoch, or a fraction.
