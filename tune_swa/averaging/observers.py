@@ -106,9 +106,14 @@ def list_statistics(model: nn.Module) -> list[Tensor]:
 
 
 def load_member(model: nn.Module, member: Member) -> None:
-    """Copy a member's weights, and its statistics if it has any, into a model of the same shape."""
+    """Copy a member's weights, and its statistics if it has any, into a model of the same shape.
+
+    Frozen parameters stay: they are the same in every member, but for the rounding of some averages, and
+    for the least variance of those that draw.
+    """
     for parameter, value in zip(model.parameters(), member.parameters, strict=True):
-        parameter.detach().copy_(value)
+        if parameter.requires_grad:
+            parameter.detach().copy_(value)
     if member.statistics is not None:
         for statistic, value in zip(list_statistics(model), member.statistics, strict=True):
             statistic.copy_(value)

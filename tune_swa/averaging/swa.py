@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel
 
+from tune_swa.averaging.frozen_statistics import list_refreshed, set_training
 from tune_swa.config import AveragingSpec
+
+RATE_FACTOR = "rate_factor"
+"""Key of what the rates of an optimizer's group of parameters are multiplied with; without it 1."""
 
 
 class Averaging:
@@ -36,7 +39,7 @@ class Averaging:
             assert swa_lr is not None
             self.scheduler = SWALR(
                 optimizer,
-                swa_lr=swa_lr,
+                swa_lr=[swa_lr * group.get(RATE_FACTOR, 1.0) for group in optimizer.param_groups],
                 anneal_epochs=settings.anneal_epochs,
                 anneal_strategy=settings.anneal_strategy,
             )
@@ -87,18 +90,19 @@ class Averaging:
 
 @torch.no_grad()
 def refresh_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Recompute the running statistics of all batch-normalisation layers as means over batches.
+    """Recompute the running statistics of the batch-normalisation layers, but of frozen ones, as means over
+    batches.
 
     Does what `torch.optim.swa_utils.update_bn` does, with the same bits, but never waits for the device.
     There, `momentum=None` makes every layer read its counter of batches from the device in every batch to
     weight it by 1/n; here n is counted in Python, and the counters are written once at the end.
 
     Args:
-        model: each of its batch-normalisation layers is called once per batch. Its mode and the momenta
-            of the layers are afterwards what they were. Without such layers, no batch is asked for.
+        model: each of these layers is called once per batch. Its mode and their momenta are afterwards what
+            they were. Without such layers, no batch is asked for.
         batches: inputs of the model, on its device.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    layers = list_refreshed(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
@@ -109,7 +113,7 @@ def refresh_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for layer in layers:
             layer.reset_running_stats()
             layer.num_batches_tracked = None  # else each layer counts the batch in a kernel of its own
-        model.train()
+        set_training(model)
         for seen, images in enumerate(batches, start=1):
             for layer in layers:
                 layer.momentum = 1.0 / seen
@@ -120,4 +124,4 @@ def refresh_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.num_batches_tracked = counter
             if counter is not None:
                 counter.fill_(seen)
-        model.train(was_training)
+        set_training(model, was_training)

@@ -18,6 +18,7 @@ def list_cautions(experiment: Experiment) -> list[str]:
         *_check_crop(experiment),
         *_check_trunk_rungs(experiment),
         *_check_leader(experiment),
+        *_check_frozen(experiment),
     ]
 
 
@@ -93,6 +94,23 @@ def _check_leader(experiment: Experiment) -> Iterator[str]:
         yield (
             "The validation scores of all trials are optimistic: swad leads, and chooses its window on these "
             "images. List swa or ema first, or judge by the test images of fresh seeds alone"
+        )
+
+
+def _check_frozen(experiment: Experiment) -> Iterator[str]:
+    """What is frozen stays as it was drawn, unless it comes from somewhere."""
+    if experiment.model.weights != "none":
+        return
+    frozen = experiment.list_extremes("train.freeze")
+    if "backbone" in frozen:
+        yield (
+            "With train.freeze backbone the classifier learns from random features: model.weights is none. "
+            "Give --set model.weights=imagenet or a file, or train everything with --set train.freeze=none"
+        )
+    elif "bn" in frozen:
+        yield (
+            "With train.freeze bn nothing is normalised: model.weights is none, so the statistics that are "
+            "kept are no images'. Give --set model.weights=imagenet or a file, or --set train.freeze=none"
         )
 
 

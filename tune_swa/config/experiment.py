@@ -303,6 +303,9 @@ class Experiment(SpaceFile):
             del dumped["baseline"]["averages"]
         if dumped["train"]["arithmetic"] is None:
             del dumped["train"]["arithmetic"]
+        for key in ("freeze", "head_lr_factor"):
+            if dumped["train"][key] == TrainSpec.model_fields[key].default:
+                del dumped["train"][key]
         if self.objective.of == "first":  # what is evaluated changes no result, where nothing is chosen by it
             del dumped["averaging"]["score"]
         for key in ("tail", "cycle_epochs", "cycle_low"):

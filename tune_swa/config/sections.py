@@ -9,6 +9,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationInfo,
     field_validator,
@@ -160,6 +161,15 @@ class TrainSpec(Settings):
     arithmetic: ArithmeticSpec | None = None
     """Low-precision training, simulated in fp32 (`precision: auto` is fp32 with it). Default: none; it shows
     what such hardware would reach, and takes longer."""
+
+    freeze: Literal["none", "backbone", "bn"] = "none"
+    """What is left as it begins: `backbone` trains the classifier alone, `bn` all but the batch-normalisation
+    layers. Frozen parameters get no gradient and no weight decay, and their batch-normalisation layers
+    normalise by the statistics that they begin with, which no refresh recomputes. Default: everything is
+    trained, as SWA's authors do."""
+    head_lr_factor: PositiveFloat = 1.0
+    """What the classifier's rate is of the base rate and of swa_lr. Above 1, a fresh classifier learns faster
+    than weights that are trained already, as is usual in fine-tuning. Default: one rate for all."""
 
     @field_validator("augment", mode="after")
     @classmethod

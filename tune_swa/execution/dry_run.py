@@ -209,11 +209,13 @@ def _estimate_images(experiment: Experiment, data_dir: Path | None) -> Estimate 
 
 def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confirm: bool) -> int:
     """Peak size of all checkpoints together."""
-    weights = 4 * (RESNET18_WEIGHTS + (CLASSIFIER_INPUTS + 1) * classes)
+    head = 4 * (CLASSIFIER_INPUTS + 1) * classes
+    weights = 4 * RESNET18_WEIGHTS + head
+    trained = head if set(experiment.list_extremes("train.freeze")) == {"backbone"} else weights
     adams = set(experiment.list_extremes("train.optimizer")) - {"sgd", "schedulefree_sgd"}
-    optimizer = weights * (2 if adams else 1)  # moments, or the schedule-free ones' other point
+    optimizer = trained * (2 if adams else 1)  # moments, or the schedule-free ones' other point
     if experiment.train.arithmetic:
-        optimizer += weights  # the gradient accumulators
+        optimizer += trained  # the gradient accumulators
     averages = _count_averages(experiment) * weights
     running = 2 * weights + optimizer + averages  # live model and SWA's average
     ended = 2 * weights + averages

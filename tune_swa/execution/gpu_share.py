@@ -145,6 +145,8 @@ def largest_workload(
         train[field] = max(map(int, _numbers(_possible(experiment, f"train.{field}"))))
     optimizers = _possible(experiment, "train.optimizer")
     train["optimizer"] = next(name for name in BY_MEMORY if name in optimizers)
+    frozen = _possible(experiment, "train.freeze")
+    train["freeze"] = next(what for what in ("none", "bn", "backbone") if what in frozen)
     train["augment"] = max(_possible(experiment, "train.augment"), key=_count_operations)
     # update_bn takes training batches where it is given no size of its own
     refresh = _possible(experiment, "averaging.bn_batch_size")

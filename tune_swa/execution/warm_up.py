@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from tune_swa.averaging.frozen_statistics import set_training
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.training.numerics import Numerics
@@ -51,7 +52,7 @@ def _run_scratch_step(run: Run, batch_size: int, eval_batch_size: int, pixels: i
         blank = torch.zeros(count, 3, pixels, pixels, device=run.device)
         return blank.contiguous(memory_format=numerics.memory_format)
 
-    run.model.train()
+    set_training(run.model)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=run.device)
     run.train_batch(draw_blank(batch_size), labels)
     run.model.eval()

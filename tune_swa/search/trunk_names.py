@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tune_swa.config import RunSettings
+from tune_swa.config import RunSettings, TrainSpec
 
 NOT_IN_NAME = frozenset({"seed", "precision", "channels_last", "fused", "compile", "eval_batch_size"})
 """Training settings that are in the name elsewhere (resolved) or that change nothing learned."""
@@ -47,5 +47,8 @@ class TrunkNamer:
             facts["refresh"] = [run.averaging.bn_batches, run.averaging.bn_batch_size]
         if facts["train"]["arithmetic"] is None:  # as it was before there was a choice
             del facts["train"]["arithmetic"]
+        for key in ("freeze", "head_lr_factor"):
+            if facts["train"][key] == TrainSpec.model_fields[key].default:
+                del facts["train"][key]
         text = json.dumps(facts, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

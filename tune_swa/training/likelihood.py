@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from tune_swa.averaging.frozen_statistics import list_refreshed, set_training
 from tune_swa.averaging.observers import Member, load_member
 from tune_swa.training.run_images import RunImages
 
@@ -46,8 +46,8 @@ def sum_log_likelihood(
 ) -> tuple[float, int]:
     """Sum the log-likelihoods of labels, in nats, and count them.
 
-    Batch normalisation is in training mode, so that a model needs no refreshed statistics; all else is in
-    evaluation mode and draws nothing.
+    Batch normalisation that is not frozen is in training mode, so that a model needs no refreshed statistics;
+    all else is in evaluation mode and draws nothing.
 
     Args:
         model: maps [B, 3, H, W] to logits [B, C]. Its running statistics are not what they were afterwards.
@@ -56,9 +56,8 @@ def sum_log_likelihood(
     """
     was_training = model.training
     model.eval()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
+    for layer in list_refreshed(model):
+        layer.train()
     sums, count = [], 0
     try:
         with autocast:
@@ -69,5 +68,5 @@ def sum_log_likelihood(
                 sums.append(of_label.double().sum())
                 count += len(labels)
     finally:
-        model.train(was_training)
+        set_training(model, was_training)
     return float(torch.stack(sums).sum()), count

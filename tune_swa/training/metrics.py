@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_swa.averaging.frozen_statistics import set_training
+
 ECE_BINS = 15
 
 
@@ -187,7 +189,7 @@ def compute_logits(
                 logits.append(model(images).float())
                 labels.append(targets)
     finally:
-        model.train(was_training)
+        set_training(model, was_training)
     return torch.cat(logits), torch.cat(labels)
 
 

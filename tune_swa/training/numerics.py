@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 
 from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
@@ -42,6 +43,12 @@ class Numerics:
         if self.precision not in _AUTOCAST:
             return nullcontext()
         return torch.autocast(self.device, dtype=_AUTOCAST[self.precision])
+
+    def compile_forward(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the network's forward pass, compiled if it is to be."""
+        # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
+        # of any batch size for both, which is slower
+        return torch.compile(model, dynamic=False) if self.compile else model
 
     def set_backends(self) -> None:
         """Set for this process what torch decides per process on a GPU: TF32, and the choice of kernels.

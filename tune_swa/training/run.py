@@ -11,20 +11,28 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tune_swa.averaging.frozen_statistics import list_refreshed, set_training
 from tune_swa.averaging.swa import Averaging, refresh_bn
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import resolve_device
 from tune_swa.seeds import derive_seed
 from tune_swa.training.arithmetic import Arithmetic
+from tune_swa.training.frozen_layers import freeze_layers
 from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, compute_logits, evaluate_model
 from tune_swa.training.model import StateDict, build_model
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.observed_averages import ObservedAverages
-from tune_swa.training.optimizers import build_optimizer, move_to_average, move_to_gradient_point
+from tune_swa.training.optimizers import (
+    build_optimizer,
+    keep_rates,
+    move_to_average,
+    move_to_gradient_point,
+    read_base_rate,
+    set_rates,
+)
 from tune_swa.training.records import AverageScore, EpochRecord, score_leader
 from tune_swa.training.run_images import RunImages
-from tune_swa.training.schedule import step_rate
 from tune_swa.training.temperature import predict_calibrated
 
 LOOP_VERSION = 1
@@ -67,6 +75,7 @@ class Run:
         self.numerics.set_backends()
         self.device = resolve_device(self.numerics.device)
         model = build_model(data.num_classes, settings.seed, weights)
+        freeze_layers(model, settings.train)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
         self.arithmetic = Arithmetic(settings.train.arithmetic, settings.seed, self.optimizer, self.device)
@@ -82,15 +91,14 @@ class Run:
         """Report of the last finished epoch."""
         self.live_record: EpochRecord | None = None
         """Epoch `self.epoch` of the live model alone, between `begin_epoch` and `finish_epoch`."""
-        # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
-        # of any batch size for both, which is slower
-        self._forward = torch.compile(self.model, dynamic=False) if self.numerics.compile else self.model
+        self._forward = self.numerics.compile_forward(self.model)
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
         self.images = RunImages(
             settings, data, self.device, channels_last=self.numerics.channels_last, stream=stream_images
         )
         self._score_epochs, self._all_draws = frozenset(score_epochs), all_draws
         self._record_spread = record_spread
+        self._refreshes = bool(list_refreshed(model))
         if settings.leader is None:
             self._begin_observing()
 
@@ -144,13 +152,13 @@ class Run:
         self.live_record = EpochRecord(
             epoch=self.epoch,
             phase="trunk",
-            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            learning_rate=read_base_rate(self.optimizer),
             train_loss=loss,
             live_accuracy=live.accuracy,
             **live.as_dict(),
             n_averaged=0,
             train_seconds=trained_at - start,
-            bn_seconds=refreshed_at - trained_at,
+            bn_seconds=(refreshed_at - trained_at) * self._refreshes,
             eval_seconds=evaluated_at - refreshed_at,
             images_per_second=len(self.images.train) / (trained_at - start),
         )
@@ -173,7 +181,7 @@ class Run:
                 phase="branch",
                 **shipped.as_dict(),
                 n_averaged=self.averaging.n_averaged,
-                bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
+                bn_seconds=self.live_record.bn_seconds + (refreshed_at - start) * self._refreshes,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
         self._score_averages(self.record)
@@ -189,15 +197,15 @@ class Run:
         """
         epoch = self.epoch
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        images_seen = 0
-        self.model.train()
+        images_seen, steps = 0, self.images.count_steps(epoch)
+        set_training(self.model)
         self.arithmetic.seed_noise(epoch, "train")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             # for layers that draw; the global generators are the caller's again afterwards
             torch.manual_seed(derive_seed(self.settings.choose_seed(epoch), epoch, "layers"))
             for step, (images, labels) in enumerate(self.draw_batches("train")):
-                self._set_rate(step)
+                set_rates(self.optimizer, self.settings, epoch, step, steps)
                 total += self.train_batch(images, labels).double() * len(labels)
                 images_seen += len(labels)
                 if self.averages is not None:
@@ -370,21 +378,13 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         if state["averaging"] is not None:
-            rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.averaging = self._build_averaging()
-            self.averaging.load_state_dict(state["averaging"])
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # building SWALR may have moved it
+            with keep_rates(self.optimizer):  # building SWALR may move them
+                self.averaging = self._build_averaging()
+                self.averaging.load_state_dict(state["averaging"])
             self._begin_observing()
         if self.averages is not None:
             self.averages.load_state_dict(state["averages"])
             self.scores = {label: AverageScore(**score) for label, score in state["scores"].items()}
-
-    def _set_rate(self, step: int) -> None:
-        rate = step_rate(self.settings, self.epoch, step, self.images.count_steps(self.epoch))
-        if rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
 
     def draw_batches(self, purpose: Literal["train", "bn"]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of the present epoch; the BN refresh draws its own order and augmentation."""

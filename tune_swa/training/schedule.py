@@ -49,7 +49,9 @@ def cycle_factor(index: int, length: int, end: float) -> float:
     return (1 - passed) + passed * end
 
 
-def step_rate(settings: RunSettings, epoch: int, step: int, batches_per_epoch: int) -> float | None:
+def step_rate(
+    settings: RunSettings, epoch: int, step: int, batches_per_epoch: int, factor: float = 1.0
+) -> float | None:
     """Return the learning rate of an optimizer step; None: SWALR has set it (`tail: constant`).
 
     Args:
@@ -57,14 +59,16 @@ def step_rate(settings: RunSettings, epoch: int, step: int, batches_per_epoch: i
         epoch: from 0.
         step: of the epoch, from 0.
         batches_per_epoch: optimizer steps per epoch.
+        factor: of the parameters that it is for. It comes first, as in torch's schedulers, where a group
+            begins at `lr * factor`.
     """
     averaging, fork_epoch = settings.averaging, settings.fork_epoch
     if fork_epoch is None or epoch <= fork_epoch or averaging.tail == "base":
         index = epoch * batches_per_epoch + step if settings.train.unit == "batch" else epoch
-        return settings.lr * base_factor(index, settings.train, batches_per_epoch)
+        return settings.lr * factor * base_factor(index, settings.train, batches_per_epoch)
     if averaging.tail == "constant":
         return None
     assert settings.swa_lr is not None
     index = (epoch - fork_epoch - 1) * batches_per_epoch + step
     length = averaging.cycle_length * batches_per_epoch
-    return settings.swa_lr * cycle_factor(index, length, averaging.cycle_end_factor)
+    return settings.swa_lr * factor * cycle_factor(index, length, averaging.cycle_end_factor)

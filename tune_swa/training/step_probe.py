@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tune_swa.averaging.frozen_statistics import set_training
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
@@ -194,7 +195,7 @@ def _time_steps(run: Run, workload: Workload) -> tuple[float, float]:
         for _ in range(STEPS):
             run.train_batch(images, labels)
 
-    run.model.train()
+    set_training(run.model)
     host, both = [], []
     for _ in range(REPETITIONS):
         _wait_for_device(run.device)
