@@ -17,14 +17,14 @@ def find_classifier(model: nn.Module) -> nn.Module:
     return model.get_submodule("fc")
 
 
-def freeze_layers(model: nn.Module, train: TrainSpec) -> None:
-    """Leave out of the training what `train.freeze` says: its parameters get no gradient, and its
-    batch-normalisation layers keep their statistics.
+def freeze_layers(model: nn.Module, train: TrainSpec) -> nn.Module:
+    """Leave out of the training what `train.freeze` says, and return the model: its parameters get no
+    gradient, and its batch-normalisation layers keep their statistics.
 
     Other layers go on as in training: dropout draws, also in a frozen backbone.
     """
     if train.freeze == "none":
-        return
+        return model
     if train.freeze == "bn":
         for layer in model.modules():
             if isinstance(layer, _BatchNorm):
@@ -33,6 +33,7 @@ def freeze_layers(model: nn.Module, train: TrainSpec) -> None:
         model.requires_grad_(False)
         find_classifier(model).requires_grad_(True)
     freeze_statistics(model)
+    return model
 
 
 def group_parameters(model: nn.Module, train: TrainSpec) -> Any:

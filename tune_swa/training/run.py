@@ -74,9 +74,10 @@ class Run:
         self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
         self.numerics.set_backends()
         self.device = resolve_device(self.numerics.device)
-        model = build_model(data.num_classes, settings.seed, weights)
-        freeze_layers(model, settings.train)
+        model = freeze_layers(build_model(data.num_classes, settings.seed, weights), settings.train)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
+        self.refreshes = bool(list_refreshed(self.model))
+        """Whether there are statistics to refresh; else nothing is, and that takes 0 seconds."""
         self.optimizer = build_optimizer(self.model, settings.lr, settings.train, self.numerics)
         self.arithmetic = Arithmetic(settings.train.arithmetic, settings.seed, self.optimizer, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.numerics.precision == "fp16")
@@ -98,7 +99,6 @@ class Run:
         )
         self._score_epochs, self._all_draws = frozenset(score_epochs), all_draws
         self._record_spread = record_spread
-        self._refreshes = bool(list_refreshed(model))
         if settings.leader is None:
             self._begin_observing()
 
@@ -142,7 +142,7 @@ class Run:
             trained_at = self._read_clock()
             if self.settings.train.is_schedule_free:  # its average has statistics of its own
                 self._refresh_observed(self.model)
-            refreshed_at = self._read_clock()
+            refreshed_at = self._read_clock() if self.refreshes else trained_at
             with self.arithmetic.round_outputs(self.model, (self.epoch, "validation")):
                 live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
@@ -158,7 +158,7 @@ class Run:
             **live.as_dict(),
             n_averaged=0,
             train_seconds=trained_at - start,
-            bn_seconds=(refreshed_at - trained_at) * self._refreshes,
+            bn_seconds=refreshed_at - trained_at,
             eval_seconds=evaluated_at - refreshed_at,
             images_per_second=len(self.images.train) / (trained_at - start),
         )
@@ -172,7 +172,7 @@ class Run:
         assert self.live_record is not None
         start = self._read_clock()
         self.average_epoch()
-        refreshed_at = self._read_clock()
+        refreshed_at = self._read_clock() if self.refreshes else start
         self.record = self.live_record
         if self.averaging is not None:
             shipped = self._evaluate_on_validation(self.shipped_model)
@@ -181,7 +181,7 @@ class Run:
                 phase="branch",
                 **shipped.as_dict(),
                 n_averaged=self.averaging.n_averaged,
-                bn_seconds=self.live_record.bn_seconds + (refreshed_at - start) * self._refreshes,
+                bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
                 eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
             )
         self._score_averages(self.record)
