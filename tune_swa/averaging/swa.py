@@ -37,9 +37,10 @@ class Averaging:
         """Sets the rate of `tail: constant`. Of other tails it is a function of the step (`step_rate`)."""
         if settings.tail == "constant":
             assert swa_lr is not None
+            rates = [swa_lr * group.get(RATE_FACTOR, 1.0) for group in optimizer.param_groups]
             self.scheduler = SWALR(
                 optimizer,
-                swa_lr=[swa_lr * group.get(RATE_FACTOR, 1.0) for group in optimizer.param_groups],
+                swa_lr=rates,  # type: ignore[arg-type] - torch's own annotation leaves the list out
                 anneal_epochs=settings.anneal_epochs,
                 anneal_strategy=settings.anneal_strategy,
             )
