@@ -40,7 +40,7 @@ class Averaging:
             rates = [swa_lr * group.get(RATE_FACTOR, 1.0) for group in optimizer.param_groups]
             self.scheduler = SWALR(
                 optimizer,
-                swa_lr=rates,  # type: ignore[arg-type] - torch's own annotation leaves the list out
+                swa_lr=rates,  # type: ignore[arg-type]  # torch says float, and takes a list
                 anneal_epochs=settings.anneal_epochs,
                 anneal_strategy=settings.anneal_strategy,
             )
