@@ -20,6 +20,7 @@ import tune_swa
 from helpers.drawn_images import draw_tree
 from tune_swa.cli.parser import build_parser
 from tune_swa.config import ArithmeticSpec, ConfirmSpec, ObjectiveSpec, sections, yaml_file
+from tune_swa.config.augmentation import AUGMENTATIONS
 from tune_swa.config.confirm_sections import RaceSpec
 from tune_swa.execution.dry_run import make_plan
 from tune_swa.execution.plan_table import print_plan
@@ -129,6 +130,23 @@ def test_every_setting_is_documented_with_its_default(section: str) -> None:
             if not isinstance(field.default, sections.Settings):
                 shown = json.loads(json.dumps(field.default))  # tuples as lists
                 assert yaml_file.parse_document(table[name].strip("`"), name).value == shown, name
+
+
+def test_every_augmentation_is_documented_with_its_settings() -> None:
+    text = (ROOT / "docs" / "space-file.md").read_text().split("\n## Augmentations\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.*?) \| .+ \|$", text, re.MULTILINE)
+    documented = {name: settings for names, settings in rows for name in re.findall(r"`(\w+)`", names)}
+    assert list(documented) == list(AUGMENTATIONS)
+    for name, model in AUGMENTATIONS.items():
+        for field, info in model.model_fields.items():
+            if field == "name":
+                continue
+            assert f"`{field}" in documented[name], (name, field)
+            shown = re.search(rf"`{field}: (.*?)`", documented[name])
+            if shown:
+                value = shown[1].replace("3/4, 4/3", f"0.75, {4 / 3}")
+                given = yaml_file.parse_document(value, name).value
+                assert given == json.loads(json.dumps(info.default)), (name, field)
 
 
 def test_every_option_of_a_search_is_documented() -> None:

@@ -175,7 +175,11 @@ def test_a_gpu_gives_the_same_batches(tiny_data: Dataset) -> None:
     for limit in (0, None):
         there = ImageBatches(tiny_data, tiny_data.train, "cuda", channels_last=True, max_resident_bytes=limit)
         assert there.resident == (limit is None)
-        augment = ("hflip", "vflip", "crop")
+        augment = (
+            "hflip", "vflip", "crop", "random_resized_crop", "rotation(degrees=30)",
+            "color_jitter(brightness=0.4,contrast=0.4,saturation=0.4,hue=0.1)", "trivial_augment",
+            "random_erasing", "mixup", "cutmix",
+        )  # fmt: skip
         for left, right in zip(
             here.iterate_training(8, augment=augment, **DRAW),
             there.iterate_training(8, augment=augment, **DRAW),

@@ -29,6 +29,7 @@ from tune_swa.training.run import Run
 
 GPU = torch.device("cuda", 0)
 BATCH = 8
+AUGMENT = ("hflip", "vflip", "crop", "trivial_augment", "mixup", "cutmix")
 SCORES = ("nll", "ece", "brier")
 ROOMY = Card()
 FULL = Card(context_bytes=2**30, memory=2**30 + 4096)
@@ -51,7 +52,7 @@ def settings(precision: str = "bf16", optimizer: str = "adam", epochs: int = 3) 
     train = TrainSpec.model_validate(
         {
             "epochs": epochs, "batch_size": BATCH, "eval_batch_size": BATCH, "optimizer": optimizer,
-            "precision": precision, "augment": ("hflip", "vflip", "crop"), "warmup_epochs": 1,
+            "precision": precision, "augment": AUGMENT, "warmup_epochs": 1,
         }
     )  # fmt: skip
     averaging = AveragingSpec(anneal_epochs=2)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
+from tune_swa.config.augmentation import ListedText
 from tune_swa.config.sections import Scalar
 from tune_swa.config.settings_model import Settings
 
@@ -14,7 +15,7 @@ from tune_swa.config.settings_model import Settings
 class ChoiceDomain(Settings):
     """One of the listed values."""
 
-    choice: Annotated[tuple[Scalar | tuple[str, ...], ...], Field(min_length=1)]
+    choice: Annotated[tuple[Scalar | tuple[ListedText, ...], ...], Field(min_length=1)]
     """The values. Duplicates are errors."""
 
 
@@ -51,7 +52,7 @@ RangeDomain: TypeAlias = IntDomain | UniformDomain | LogUniformDomain
 class ConstantDomain(Settings):
     """One value; the same as writing it bare."""
 
-    constant: Scalar | tuple[str, ...]
+    constant: Scalar | tuple[ListedText, ...]
 
 
 _DOMAIN_KEYS = {
@@ -76,7 +77,7 @@ _DOMAIN_TAGS: dict[type, str] = {
 def _domain_tag(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return next((_DOMAIN_KEYS[key] for key in value if key in _DOMAIN_KEYS), None)
-    if isinstance(value, list | tuple) and not all(isinstance(v, str) for v in value):
+    if isinstance(value, list | tuple) and not all(isinstance(v, str | Mapping) for v in value):
         return None
     return _DOMAIN_TAGS.get(type(value), "bare")
 
@@ -87,7 +88,7 @@ Domain: TypeAlias = Annotated[
     | Annotated[UniformDomain, Tag("uniform")]
     | Annotated[LogUniformDomain, Tag("log_uniform")]
     | Annotated[ConstantDomain, Tag("constant")]
-    | Annotated[Scalar | tuple[str, ...], Tag("bare")],
+    | Annotated[Scalar | tuple[ListedText, ...], Tag("bare")],
     Discriminator(
         _domain_tag,
         custom_error_type="domain",

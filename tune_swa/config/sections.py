@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from tune_swa.config.arithmetic import ArithmeticSpec, check_arithmetic
+from tune_swa.config.augmentation import AugmentationText, ListedText, check_augmentations
 from tune_swa.config.averages import AROUND_SWA, AverageSpec, check_averages, name_methods
 from tune_swa.config.settings_model import Settings
 
@@ -137,9 +138,9 @@ class TrainSpec(Settings):
     CosineAnnealingLR once per batch gives."""
     t_max: PositiveInt | None = None
     """Half period of the cosine in `unit`s. Default: from the end of the warm-up to the last one."""
-    augment: tuple[Literal["hflip", "vflip", "crop"], ...] = ()
-    """Drawn for each image and epoch: mirror left-right, mirror top-bottom, shift by up to
-    `crop_padding` pixels (zero padding)."""
+    augment: Annotated[tuple[AugmentationText, ...], AfterValidator(check_augmentations)] = ()
+    """Drawn for each image and epoch; each is given by its name or its settings (`config/augmentation.py`).
+    Flips and `crop` come first, then the others as listed, `mixup` and `cutmix` last."""
     crop_padding: PositiveInt = 4
     """Pixels of padding for `crop`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -170,13 +171,6 @@ class TrainSpec(Settings):
     head_lr_factor: PositiveFloat = 1.0
     """What the classifier's rate is of the base rate and of swa_lr. Above 1, a fresh classifier learns faster
     than weights that are trained already, as is usual in fine-tuning. Default: one rate for all."""
-
-    @field_validator("augment", mode="after")
-    @classmethod
-    def _no_duplicates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("an operation is listed twice")
-        return value
 
     @field_validator("arithmetic", mode="after")
     @classmethod
@@ -259,7 +253,7 @@ def describe_misplaced(name: str, tail: str | None) -> str | None:
 
 
 Scalar: TypeAlias = bool | int | float | str | None
-Point: TypeAlias = dict[str, Scalar | tuple[str, ...]]
+Point: TypeAlias = dict[str, Scalar | tuple[ListedText, ...]]
 
 
 class BaselineSpec(Settings):

@@ -1,4 +1,4 @@
-"""Seeded batches straight from memory: order, flips and crops as functions of (seed, epoch, purpose)."""
+"""Seeded batches straight from memory: order and augmentation as functions of (seed, epoch, purpose)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tune_swa.data.augmentation import EpochAugmentation
 from tune_swa.data.dataset import Dataset
+from tune_swa.data.epoch_draws import EpochDraws
 from tune_swa.data.gather import choose_gather, resolve_device, to_device
 from tune_swa.data.normalization import NONE
 from tune_swa.data.splits import Indices
@@ -67,6 +69,8 @@ class ImageBatches:
             raise ValueError(f"rows: expected 0 to {len(data.images) - 1}, got {rows.min()} to {rows.max()}")
         self._device = resolve_device(device)
         self._channels_last = channels_last
+        self._shape = data.images.shape[1], data.images.shape[2]
+        self._num_classes = data.num_classes
         self._labels = torch.from_numpy(data.labels[rows]).to(self._device)
         self._gather = choose_gather(data, rows, self._device, max_resident_bytes)
         # a tensor of the device: torch's CUDA kernel multiplies by the reciprocal of a plain number,
@@ -103,14 +107,14 @@ class ImageBatches:
         purpose: str,
         max_batches: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every image once, in a drawn order and augmented: flipped first, then shifted.
+        """Yield every image once, in a drawn order and augmented.
 
         Draws come from CPU generators and go by an image's place in the order, so they are the same on
         every device and for every batch size.
 
         Args:
             batch_size: images per batch.
-            augment: of `hflip`, `vflip`, `crop`.
+            augment: augmentations, as `train.augment` has them.
             crop_padding: pixels that `crop` shifts by at most.
             seed: of the run.
             epoch: of the run.
@@ -118,34 +122,36 @@ class ImageBatches:
             max_batches: stop after this many.
 
         Yields:
-            Images [B, 3, H, W] float32 and labels [B] int64, on the device.
+            Images [B, 3, H, W] float32 and labels [B] int64, on the device; with `mixup` or `cutmix`
+            probabilities [B, C] float32 instead of the labels.
 
         Raises:
             ValueError: there are fewer than two images, or batches of fewer are asked for.
+            RequestError: no plugin has registered an augmentation.
         """
         count = len(self)
-
-        def seed_generator(what: str) -> torch.Generator:
-            return torch.Generator().manual_seed(derive_seed(seed, epoch, purpose, what))
-
-        order = torch.randperm(count, generator=seed_generator("order"))
-        flips = {
-            axis: self._move_to_device(torch.rand(count, generator=seed_generator(name)) < 0.5)
-            for name, axis in (("hflip", 2), ("vflip", 1))
-            if name in augment
-        }
-        shifts = None
-        if "crop" in augment:
-            drawn = torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=seed_generator("crop"))
-            shifts = self._move_to_device(drawn)
+        sizes = list_batch_sizes(count, batch_size)[:max_batches]
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch, purpose, "order"))
+        order = torch.randperm(count, generator=generator)
+        draws = EpochDraws(seed, epoch, purpose, order, self._shape, self._device)
+        plan = EpochAugmentation(augment, crop_padding, draws, self._num_classes)
+        if plan.mixing is None:
+            yield from self._augment_batches(order, sizes, plan, 0)
+            return
+        ((before, former),) = self._augment_batches(order[-1:], [1], plan, count - 1)
         start = 0
-        for images, labels in self._gather_batches(order, list_batch_sizes(count, batch_size)[:max_batches]):
+        for images, labels in self._augment_batches(order, sizes, plan, 0):
             place = slice(start, start + len(labels))
-            for axis, chosen in flips.items():
-                images = _flip_images(images, chosen[place], axis)
-            if shifts is not None:
-                images = _crop_images(images, shifts[place], crop_padding)
-            yield self._convert_pixels(images), labels
+            yield plan.mixing.mix_batch(images, labels, (before, former), place)
+            before, former, start = images[-1:].clone(), labels[-1:], place.stop
+
+    def _augment_batches(
+        self, order: Tensor, sizes: Sequence[int], plan: EpochAugmentation, start: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images [B, 3, H, W] float32, augmented but not mixed, and labels [B], from place `start` on."""
+        for images, labels in self._gather_batches(order, sizes):
+            place = slice(start, start + len(labels))
+            yield self._convert_pixels(plan.change_images(images, place)), labels
             start = place.stop
 
     def iterate_ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -174,18 +180,3 @@ class ImageBatches:
 
     def _move_to_device(self, tensor: Tensor) -> Tensor:
         return to_device(tensor, self._device)
-
-
-def _flip_images(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
-    """Mirror the chosen images of [B, H, W, 3]."""
-    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(axis), images)
-
-
-def _crop_images(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
-    """Pad [B, H, W, 3] with zeros and cut each image out again at its own offset, [B, 2]."""
-    count, height, width, _ = images.shape
-    padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
-    rows = shifts[:, 0, None] + torch.arange(height, device=images.device)  # [B, H]
-    columns = shifts[:, 1, None] + torch.arange(width, device=images.device)  # [B, W]
-    which = torch.arange(count, device=images.device)
-    return padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]

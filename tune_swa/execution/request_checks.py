@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tune_swa.data.registered_augmentations import check_registered
 from tune_swa.execution import ray_runtime
 from tune_swa.execution.request import Request, show_status
 from tune_swa.execution.site import place_trials, resolve_numerics
@@ -39,8 +40,10 @@ def check_request(request: Request) -> CheckedRequest:
 
     Raises:
         NameTakenError: there is a search of this name, which is not to be resumed.
-        RequestError: the search cannot be resumed, or resources, cluster or storage are not there.
+        RequestError: the search cannot be resumed, or an augmentation, resources, cluster or storage are not
+            there.
     """
+    check_registered(request.experiment.list_extremes("train.augment"))
     events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
     experiment = recall_reuse(request.experiment, state.header)
     request = replace(
