@@ -60,6 +60,7 @@ class RandomResizedCrop(Settings):
     """Cut out a part of random area and shape, and resize it to the image's size (Szegedy et al. 2015)."""
 
     name: Literal["random_resized_crop"]
+    """Names the augmentation."""
     scale: Shares = (0.08, 1.0)
     """Least and greatest area of the part, of the image's. As torchvision's."""
     ratio: Ratios = (3 / 4, 4 / 3)
@@ -70,6 +71,7 @@ class Rotation(Settings):
     """Turn by a random angle about the centre; what comes from outside is black."""
 
     name: Literal["rotation"]
+    """Names the augmentation."""
     degrees: Annotated[float, Field(ge=0, le=180)] | Angles
     """Greatest angle either way, or least and greatest angle, anticlockwise. There is no usual one."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
@@ -81,9 +83,13 @@ class ColorJitter(Settings):
     factors from 1 - x to 1 + x, of the hue a turn from -x to x; two numbers are the bounds themselves."""
 
     name: Literal["color_jitter"]
+    """Names the augmentation."""
     brightness: Strength | Factors = 0.0
+    """Of its factors. 0 leaves it as it is, which is torchvision's default, too."""
     contrast: Strength | Factors = 0.0
+    """Of the distance from the mean grey level."""
     saturation: Strength | Factors = 0.0
+    """Of the distance from grey."""
     hue: Annotated[float, Field(ge=0, le=0.5)] | Turns = 0.0
     """In turns of the colour circle."""
 
@@ -112,6 +118,7 @@ class TrivialAugment(Settings):
     """One of fourteen changes with a random strength (TrivialAugmentWide, Mueller and Hutter 2021)."""
 
     name: Literal["trivial_augment"]
+    """Names the augmentation."""
     num_magnitude_bins: Annotated[int, Field(ge=2, le=1000)] = 31
     """Number of strengths. As torchvision's, and the paper's."""
 
@@ -120,6 +127,7 @@ class RandomErasing(Settings):
     """Erase a random rectangle (Zhong et al. 2020)."""
 
     name: Literal["random_erasing"]
+    """Names the augmentation."""
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability. This and the others as torchvision's."""
     scale: Shares = (0.02, 0.33)
@@ -134,6 +142,7 @@ class MixUp(Settings):
     """Blend with another image, and its label with the other's (Zhang et al. 2018)."""
 
     name: Literal["mixup"]
+    """Names the augmentation."""
     alpha: PositiveFloat = 1.0
     """The image's part is drawn from Beta(alpha, alpha). torchvision's default; 0.2 is usual for ImageNet."""
 
@@ -142,6 +151,7 @@ class CutMix(Settings):
     """Paste a rectangle of another image, and mix the labels by area (Yun et al. 2019)."""
 
     name: Literal["cutmix"]
+    """Names the augmentation."""
     alpha: PositiveFloat = 1.0
     """The part that stays is drawn from Beta(alpha, alpha), before the rectangle is cut off at the border.
     torchvision's default, and the paper's."""
@@ -151,6 +161,7 @@ class PluginAugmentation(Settings):
     """One that a plugin registers."""
 
     name: Annotated[str, Field(pattern=r"^plugin/[A-Za-z0-9_.-]{1,100}$")]
+    """The name that it is registered as, after `plugin/`."""
 
 
 BuiltinAugmentation: TypeAlias = Annotated[
