@@ -51,7 +51,7 @@ def measure(size: int, threads: int, repeat: int) -> dict[str, Any]:
     averaging = run.averaging
     parts: dict[str, Callable[[], object]] = {
         "train": run.train_epoch,
-        "refresh": lambda: averaging.refresh_statistics(run.draw_batches("bn"), numerics.autocast()),
+        "refresh": lambda: run.refresh_model(averaging.average, run.epoch),
         "evaluate": lambda: run._evaluate_on_validation(run.shipped_model),
     }
     return found | {name: time_calls(part, repeat) for name, part in parts.items()}

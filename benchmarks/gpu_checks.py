@@ -360,7 +360,7 @@ def check_refresh(bench: Bench, record: Record) -> str:
         theirs = copy.deepcopy(averages.average)
         with run.numerics.autocast():
             update_bn((images for images, _ in run.draw_batches("bn")), theirs)
-        averages.refresh_statistics(run.draw_batches("bn"), run.numerics.autocast())
+        run.refresh_model(averages.average, run.epoch)
         ours = averages.average
         pairs = [
             (a, b)

@@ -285,7 +285,7 @@ def _repeat(bench: Bench, what: Callable[[], object]) -> list[float]:
 
 def _refresh(run: Run) -> None:
     assert run.averaging is not None
-    run.averaging.refresh_statistics(run.draw_batches("bn"), run.numerics.autocast())
+    run.refresh_model(run.averaging.average, run.epoch)
 
 
 def _refresh_as_torch(run: Run, average: nn.Module) -> None:

@@ -143,7 +143,7 @@ def bn(size: int, seeds: int, threads: int, epochs: int) -> None:
                 run.settings = settings.model_copy(update={"averaging": averaging})
                 averages = run.averaging
                 begun = time.perf_counter()
-                averages.refresh_statistics(run.draw_batches("bn"), numerics.autocast())
+                run.refresh_model(averages.average, run.epoch)
                 spent[name].append(time.perf_counter() - begun)
                 scored[name].append(100 * run._evaluate_on_validation(run.averaging.average.module).accuracy)
             run.settings = settings

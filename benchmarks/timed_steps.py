@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from tune_swa.training.device_clock import read_clock
 from tune_swa.training.run import Run
 
 
 def time_call(run: Run, call: Callable[[], object]) -> float:
     """Seconds of a call, the device's work included."""
-    begun = run._read_clock()
+    begun = read_clock(run.device)
     call()
-    return run._read_clock() - begun
+    return read_clock(run.device) - begun
 
 
 def seconds_of_epoch(run: Run) -> float:

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
 from made_up_gpus import Card, MadeUpGpus  # type: ignore[import-not-found]
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from helpers.drawn_arrays import draw_dataset
-from tune_swa.averaging.swa import Averaging
+from tune_swa.averaging.swa import Averaging, refresh_bn
 from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training import model as model_module
 from tune_swa.training.metrics import evaluate_model
 from tune_swa.training.model import build_model
 from tune_swa.training.numerics import decide_numerics
@@ -82,7 +82,7 @@ def list_moments(run: Run) -> list[Tensor]:
 def _short_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 with one block in each stage instead of two: the same layers in half the time."""
     monkeypatch.setattr(
-        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes)
+        torchvision.models, "resnet18", lambda num_classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
     )
 
 
@@ -138,7 +138,8 @@ def test_a_refresh_waits_as_often_for_many_batches_as_for_one(fake: FakeCuda) ->
 
     def count_waits(batches: int) -> Counter[str]:
         fake.waits.clear()
-        averaging.refresh_statistics([batch] * batches, numerics.autocast())
+        with numerics.autocast():
+            refresh_bn(averaging.average, [batch[0]] * batches)
         return fake.waits.copy()
 
     assert count_waits(1) == count_waits(5)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from fake_cuda import FakeCuda, fake_cuda  # type: ignore[import-not-found]
 from made_up_gpus import GIB, Card, MadeUpGpus  # type: ignore[import-not-found]
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -17,7 +18,6 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.execution import trainable
 from tune_swa.execution.warm_up import warm_up
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
-from tune_swa.training import model as model_module
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
@@ -25,7 +25,7 @@ from tune_swa.training.run import Run
 @pytest.fixture
 def fake(make_up_gpus: Callable[..., MadeUpGpus], monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     monkeypatch.setattr(
-        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], classes)
+        torchvision.models, "resnet18", lambda num_classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
     )
     resident.release_resident_images()
     make_up_gpus(Card(memory=16 * GIB))

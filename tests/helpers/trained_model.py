@@ -46,6 +46,7 @@ def train_model(precision: str = "fp32", channels_last: bool = False) -> Handed:
     last = list(run)[-1]
     test = run.predict_test_images()
     about = {
+        "arch": "resnet18",
         "num_classes": 3,
         "class_names": list(data.class_names),
         "preprocessing": {

@@ -146,7 +146,7 @@ def test_the_example_of_several_networks_gives_their_mean_probability(
     first = handed.model.state_dict()
     second = {**first, "fc.weight": first["fc.weight"].flip(0)}
     about = {**handed.about, "validation": None, "test": None}
-    model = load_networks([first, second], 3)
+    model = load_networks([first, second], handed.about)
     report = handed.export(tmp_path / "export", (name,), model=model, about=about)
     assert report.recorded == {}
     drawn = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -156,7 +156,7 @@ def test_the_example_of_several_networks_gives_their_mean_probability(
     mean, std = (torch.tensor(want[key]).view(3, 1, 1) for key in ("mean", "std"))
     images = ((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std)[None]
     with torch.no_grad():
-        alone = [load_networks([state], 3)(images).softmax(dim=1) for state in (first, second)]
+        alone = [load_networks([state], handed.about)(images).softmax(dim=1) for state in (first, second)]
         torch.testing.assert_close(model(images).softmax(dim=1), torch.stack(alone).mean(dim=0))
     probability, index = torch.stack(alone).mean(dim=0)[0].max(dim=0)
     assert float(probability) < max(float(p.max()) for p in alone)  # the two differ

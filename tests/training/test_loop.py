@@ -19,7 +19,6 @@ from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.training import checkpoint as checkpoints
-from tune_swa.training import model as model_module
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
@@ -271,7 +270,7 @@ def test_each_batch_size_is_compiled_into_a_graph_of_its_own(
         torch, "compile", lambda model, **given: compile_with(model, backend=keep_graph, **given)
     )
     monkeypatch.setattr(
-        model_module, "_build_resnet18", lambda classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+        torchvision.models, "resnet18", lambda num_classes: ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
     )
     runs = [
         Run(settings(2, None, seed=7), tiny_data, replace(NUMERICS, compile=compiled))

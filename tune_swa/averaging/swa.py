@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ class Averaging:
         """Take the live model in and step SWALR if there is one, as the documented loop does after an epoch.
 
         The average's batch-normalisation buffers are the live model's afterwards: call
-        `refresh_statistics` before using it.
+        `refresh_bn` before using it.
         """
         self.average.update_parameters(model)
         if self.scheduler is None:
@@ -63,13 +62,6 @@ class Averaging:
             # torch sees a scheduler step without an optimizer step since SWALR was built
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
-
-    def refresh_statistics(
-        self, batches: Iterable[tuple[Tensor, Tensor]], autocast: AbstractContextManager[Any]
-    ) -> None:
-        """Recompute the average's batch-normalisation statistics over training batches."""
-        with autocast:
-            refresh_bn(self.average, (images for images, _ in batches))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True` in any torch."""

@@ -61,7 +61,7 @@ def print_result(console: Console, folder: Path) -> None:
         ("merges.parquet", "one row per merge of runs on a fresh seed"),
         ("optuna.log", "its trials for optuna-dashboard, and for optuna.load_study"),
         ("tensorboard", "every epoch of every trial: tensorboard --logdir"),
-        ("best_model.pt", "weights of the best configuration, for torchvision.models.resnet18"),
+        ("best_model.pt", "weights of the best configuration, a state_dict"),
         ("best_model.json", "what one needs to know to use them"),
         ("best_soup.pt", "weights of the best soup, with best_soup.json"),
         ("best_swap.pt", "weights of the best mean of SWAP's members, with best_swap.json"),

@@ -14,6 +14,7 @@ from tune_swa.config.averages import (
     count_weights,
     list_choosable,
 )
+from tune_swa.config.channels import ChannelStatistics
 from tune_swa.config.confirm_sections import ConfirmSpec
 from tune_swa.config.experiment import Experiment, RunSettings
 from tune_swa.config.merging import MergeSpec, SoupSpec, SwapSpec
@@ -49,6 +50,7 @@ __all__ = [
     "AverageSpec",
     "AveragingSpec",
     "BaselineSpec",
+    "ChannelStatistics",
     "Choices",
     "ConfirmSpec",
     "DataSpec",

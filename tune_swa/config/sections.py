@@ -19,6 +19,8 @@ from pydantic import (
 from tune_swa.config.arithmetic import ArithmeticSpec, check_arithmetic
 from tune_swa.config.augmentation import AugmentationText, ListedText, check_augmentations
 from tune_swa.config.averages import AROUND_SWA, AverageSpec, check_averages, name_methods
+from tune_swa.config.channels import ChannelStatistics
+from tune_swa.config.network_names import ArchName
 from tune_swa.config.settings_model import Settings
 
 
@@ -78,20 +80,22 @@ class DataSpec(Settings):
     grey_bits: Annotated[int, Field(ge=8, le=16)] = 16
     """Bits that 16-bit greyscale images use, of which the highest eight are kept. Cameras and scanners of
     10, 12 or 14 bits write them into files of 16, which are nearly black otherwise."""
-    normalize: Literal["none", "imagenet", "dataset"] = "none"
+    normalize: Literal["none", "imagenet", "dataset", "auto"] | ChannelStatistics = "none"
     """`none` feeds [0, 1]; `imagenet` subtracts ImageNet's channel means and divides by its
-    deviations; `dataset` uses those of the training images."""
+    deviations; `dataset` uses those of the training images; `auto` those that the published weights of
+    `model.arch` were trained with (`none` where `model.weights` is none). Or the numbers themselves."""
 
 
 class ModelSpec(Settings):
     """The network and the weights it starts from."""
 
-    arch: Literal["resnet18"] = "resnet18"
-    """torchvision's ResNet-18, with as many outputs as the data has classes."""
+    arch: ArchName = "resnet18"
+    """A classification network of torchvision, or `timm/NAME` with the extra `timm`, with as many outputs as
+    the data has classes. The default is small, and needs no more than a CPU."""
     weights: PathText = "none"
-    """`none` (random, by the seed), `imagenet` (torchvision's download), or a file that torch.save or
-    safetensors wrote: a state_dict, or a checkpoint with one in it, whatever its names begin with.
-    A classifier layer of another width is replaced by a fresh one."""
+    """`none` (random, by the seed), `imagenet` (the weights that torchvision or timm publishes for the
+    network), or a file that torch.save or safetensors wrote: a state_dict, or a checkpoint with one in it,
+    whatever its names begin with. A classifier layer of another width is replaced by a fresh one."""
     weights_key: str | None = None
     """Where in that file the network is (`state_dict.ema_model`), if several fit. Default: the only one that
     fits, or of several the one that is usual (`state_dict`, `model`) or is no average."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tune_swa.config import DataSpec
+from tune_swa.config import ChannelStatistics, DataSpec
 from tune_swa.data import cache
 from tune_swa.data.cache import Pixels, ProgressCallback
 from tune_swa.data.duplicates import Duplicates, find_duplicates
@@ -324,6 +324,9 @@ def _check_range(what: str, values: npt.NDArray[np.int64], stop: int) -> None:
 def _choose_statistics(spec: DataSpec, found: cache.Decoded, train: Indices) -> Statistics:
     if spec.normalize == "dataset":
         return compute_statistics(found.images, train, found.folder)
+    if isinstance(spec.normalize, ChannelStatistics):
+        return spec.normalize.mean, spec.normalize.std
+    assert spec.normalize != "auto", "resolve_normalization comes first"
     return IMAGENET if spec.normalize == "imagenet" else NONE
 
 

@@ -53,8 +53,8 @@ def load_average(
     """
     run = choose_run(kept.experiment, state, label, trial)
     members = kept.load_members(run, label)
-    model = load_networks(members.weights, int(kept.header.data["num_classes"]))
     about = describe_model(run, state, kept.experiment, preprocessing)
+    model = load_networks(members.weights, about)
     tested = _find_tested(run, label)
     about |= {
         "file": run.checkpoints[-1],

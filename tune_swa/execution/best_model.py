@@ -16,6 +16,7 @@ from tune_swa.files import replace_files
 from tune_swa.results.soups import choose_soup, list_soups
 from tune_swa.storage import Store
 from tune_swa.training import checkpoint as checkpoints
+from tune_swa.training.networks import list_arguments
 
 WEIGHTS = "best_model.pt"
 MERGED_WEIGHTS = {"soup": "best_soup.pt", "swap": "best_swap.pt"}
@@ -32,7 +33,7 @@ def export_best(
 ) -> None:
     """Write the weights of `trial`'s last epoch and their description.
 
-    The weights are a plain state_dict: `torchvision.models.resnet18(num_classes=N)` loads them with
+    The weights are a plain state_dict: the network of `model.arch` with as many outputs loads them with
     `torch.load(..., weights_only=True)`.
 
     Raises:
@@ -106,6 +107,7 @@ def describe_model(
     return {
         "file": WEIGHTS,
         "arch": experiment.model.arch,
+        **_describe_arguments(experiment),
         "num_classes": data["num_classes"],
         "class_names": data["class_names"],
         "preprocessing": preprocessing,
@@ -127,6 +129,12 @@ def describe_model(
         "hardware": state.header.hardware,
         "versions": state.header.versions,
     }
+
+
+def _describe_arguments(experiment: Experiment) -> dict[str, Any]:
+    """What the network is built with besides the number of classes, if anything."""
+    arguments = list_arguments(experiment.model.arch, experiment.data.image_size)
+    return {"arch_arguments": arguments} if arguments else {}
 
 
 def _name_average(trial: TrialState, experiment: Experiment) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.status import Status
 
 from tune_swa.config import Experiment, count_snapshots, count_weights
+from tune_swa.config.network_names import TIMM
 from tune_swa.data.dataset import Estimate, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
 from tune_swa.execution.ensemble_size import check_ensemble_size
@@ -34,10 +35,8 @@ from tune_swa.search.confirm_cost import (
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_sharing import max_states, planned_epochs
 from tune_swa.training.model import StateDict, resolve_weights
+from tune_swa.training.network_checks import count_weights_of, list_network_notes
 
-RESNET18_WEIGHTS = 11_176_512
-"""Parameters of torchvision's ResNet-18 without its classifier."""
-CLASSIFIER_INPUTS = 512
 IMAGENET_CLASSES = 1000
 """Taken for the size of a checkpoint where the images are not here yet."""
 MANY = 1_000_000
@@ -66,6 +65,8 @@ class Plan:
     """Why the search needs another name, or `--resume`."""
     rescaled: tuple[str, ...] = ()
     """What became of the settings that count epochs where `--epochs` changed them, a line each."""
+    network_notes: tuple[str, ...] = ()
+    """What is different with the network."""
 
 
 def plan_request(request: Request) -> Plan:
@@ -117,11 +118,14 @@ def _check_as_search(request: Request) -> tuple[CheckedRequest, str | None]:
 
 def _find_weights(request: Request) -> StateDict | Path | None:
     """The starting weights; the file that they will be downloaded to if they are not here yet."""
-    if request.experiment.model.weights == "imagenet":
-        _, file = locate_imagenet_weights()
+    model = request.experiment.model
+    if model.weights == "imagenet":
+        if model.arch.startswith(TIMM):  # timm alone knows its files
+            return None
+        _, file = locate_imagenet_weights(model.arch)
         if not file.exists():
             return file
-    return resolve_weights(request.experiment.model, partial(print_note, request))
+    return resolve_weights(model, partial(print_note, request), request.experiment.data.image_size)
 
 
 def _check_resumable(
@@ -193,6 +197,7 @@ def make_plan(
         stages=planned_epochs(experiment) if experiment.search.share else None,
         confirm=confirm,
         checkpoint_bytes=_checkpoint_bytes(experiment, placement.slots, classes, confirm=confirm),
+        network_notes=tuple(list_network_notes(experiment)),
     )
 
 
@@ -209,8 +214,8 @@ def _estimate_images(experiment: Experiment, data_dir: Path | None) -> Estimate 
 
 def _checkpoint_bytes(experiment: Experiment, slots: int, classes: int, *, confirm: bool) -> int:
     """Peak size of all checkpoints together."""
-    head = 4 * (CLASSIFIER_INPUTS + 1) * classes
-    weights = 4 * RESNET18_WEIGHTS + head
+    model, size = experiment.model, experiment.data.image_size
+    weights, head = (4 * count for count in count_weights_of(model.arch, classes, size))
     trained = head if set(experiment.list_extremes("train.freeze")) == {"backbone"} else weights
     adams = set(experiment.list_extremes("train.optimizer")) - {"sgd", "schedulefree_sgd"}
     optimizer = trained * (2 if adams else 1)  # moments, or the schedule-free ones' other point

@@ -41,10 +41,10 @@ def load_ensemble(
     runs = list_runs(state, ensemble)
     # of runs of one configuration each has as many, so the mean over all is that over the runs
     weights = [member for run in runs for member in kept.load_members(run, ensemble.variant).weights]
-    model = load_networks(weights, int(kept.header.data["num_classes"]))
+    about = describe_model(runs[0], state, kept.experiment, preprocessing)
+    model = load_networks(weights, about)
     settings = kept.restore_settings(runs[0])
     temperature = kept.fit_temperature(model, settings)
-    about = describe_model(runs[0], state, kept.experiment, preprocessing)
     for key in OF_ONE_RUN:
         about.pop(key, None)
     about |= {

@@ -9,6 +9,7 @@ from typing import Any
 
 import tune_swa
 from tune_swa.config import Experiment
+from tune_swa.config.network_names import TIMM
 from tune_swa.config.sections import SCHEDULE_FREE
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
@@ -18,6 +19,8 @@ from tune_swa.training.model import StateDict, hash_weights
 from tune_swa.training.numerics import Numerics, describe_hardware
 from tune_swa.training.run import LOOP_VERSION
 
+OPTIONAL = ("schedulefree", "timm")
+"""Libraries that some experiments alone depend on."""
 SAMPLERS = ("optuna", "cmaes", "scipy", "numpy")
 PACKAGES = ("torch", "torchvision", "ray", *SAMPLERS, "pillow", "pandas", "pyarrow", "scikit-learn")
 
@@ -57,7 +60,7 @@ def build_header(
         numerics=numerics.as_dict(),
         loop=LOOP_VERSION,
         hardware={**describe_hardware(), **describe_gpus(surveys)},
-        versions=package_versions() | _version_of_optimizer(experiment),
+        versions=package_versions() | _find_versions(experiment),
         seed=experiment.seed,
     )
 
@@ -84,10 +87,13 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _version_of_optimizer(experiment: Experiment) -> dict[str, str]:
-    """Version of the library whose optimizers trials have, if they have any of it."""
-    used = SCHEDULE_FREE.intersection(experiment.list_extremes("train.optimizer"))
-    return {"schedulefree": importlib.metadata.version("schedulefree")} if used else {}
+def _find_versions(experiment: Experiment) -> dict[str, str]:
+    """Versions of the libraries whose optimizers or network trials have, if they have any of theirs."""
+    used = {
+        "schedulefree": SCHEDULE_FREE.intersection(experiment.list_extremes("train.optimizer")),
+        "timm": experiment.model.arch.startswith(TIMM),
+    }
+    return {name: importlib.metadata.version(name) for name in OPTIONAL if used[name]}
 
 
 def check_unchanged(
@@ -123,9 +129,9 @@ def check_unchanged(
         )
     before = {**begun.numerics, "torch": begun.versions.get("torch")}
     after = {**numerics.as_dict(), "torch": package_versions()["torch"]}
-    if "schedulefree" in begun.versions:
-        before["schedulefree"] = begun.versions["schedulefree"]
-        after["schedulefree"] = importlib.metadata.version("schedulefree")
+    for name in OPTIONAL:
+        if name in begun.versions:
+            before[name], after[name] = begun.versions[name], importlib.metadata.version(name)
     changed = [
         f"{key} was {before.get(key)}, is {after[key]}" for key in after if before.get(key) != after[key]
     ]

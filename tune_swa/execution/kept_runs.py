@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from tune_swa.averaging.posterior import Posterior
-from tune_swa.averaging.swa import refresh_bn
 from tune_swa.config import Experiment, RunSettings
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
@@ -153,8 +152,7 @@ class _Computing:
 def _refresh_copy(run: Run) -> nn.Module:
     """A copy of a finished baseline's model with statistics recomputed, as it was tested."""
     model: nn.Module = copy.deepcopy(run.model)
-    with run.numerics.autocast():
-        refresh_bn(model, (images for images, _ in run.draw_batches("bn")))
+    run.refresh_model(model, run.epoch)
     return model
 
 

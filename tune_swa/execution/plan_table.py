@@ -59,6 +59,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         *[("caution", text) for text in list_cautions(experiment)],
         *([("GPU memory", line)] if (line := plan.placement.memory_line) else []),
         ("disk", _describe_disk(plan)),
+        *[("network", text) for text in plan.network_notes],
         *([("weights", f"not here yet: {plan.missing_weights}")] if plan.missing_weights else []),
         *([("name", plan.name_taken)] if plan.name_taken else []),
     ):

@@ -14,6 +14,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import expand_home
 from tune_swa.storage import FolderStore, Store, open_store
+from tune_swa.training.network_checks import resolve_normalization
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +44,12 @@ class Request:
     console: Console = field(default_factory=Console)
 
     def __post_init__(self) -> None:
-        """Take no GPU for trials that want none.
+        """Resolve what images are normalised with, and take no GPU for trials that want none.
 
         Raises:
-            RequestError: GPUs are asked for nevertheless.
+            RequestError: GPUs are asked for nevertheless, or the network is not there.
         """
+        object.__setattr__(self, "experiment", resolve_normalization(self.experiment))
         if self.experiment.resources.gpus_per_trial != 0:
             return
         if self.gpus:

@@ -19,6 +19,7 @@ from tune_swa.experiment.folder import (
     recall_reuse,
 )
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.training.network_checks import check_network
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,15 @@ def check_request(request: Request) -> CheckedRequest:
 
 
 def check_resources(request: Request, state: ExperimentState) -> Machine | None:
-    """Check that trials can be placed, and that checkpoints can be written.
+    """Check that the network takes the images, trials can be placed, and checkpoints can be written.
 
     Returns:
         This machine; None: the trials run on a cluster.
 
     Raises:
-        RequestError: the resources, the cluster or the storage are not there.
+        RequestError: the network, the resources, the cluster or the storage are not there.
     """
+    check_network(request.experiment.model, request.experiment.data.image_size)
     machine = None
     if request.address is None:
         with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes

@@ -35,6 +35,7 @@ from tune_swa.search.resume import replay_events, retry_exhausted
 from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.training.model import StateDict, describe_classifier, hash_weights, resolve_weights
+from tune_swa.training.network_checks import list_network_notes
 from tune_swa.training.run import LOOP_VERSION
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,14 @@ def run_search(request: Request) -> Outcome:
     with lock_experiment(request.folder), log_file(request.folder) as log:
         checked = check_request(request)
         request, events, state = checked.request, checked.events, checked.state
-        weights = resolve_weights(request.experiment.model, partial(print_note, request))
+        experiment = request.experiment
+        for note in list_network_notes(experiment):
+            print_note(request, note)
+        size = experiment.data.image_size
+        weights = resolve_weights(experiment.model, partial(print_note, request), size)
         data = _prepare_images(request)
-        check_ensemble_size(request.experiment, len(data.test), data.num_classes)
-        print_note(request, describe_classifier(request.experiment.model, weights, data.num_classes))
+        check_ensemble_size(experiment, len(data.test), data.num_classes)
+        print_note(request, describe_classifier(experiment.model, weights, data.num_classes))
         with (
             open_result_writer(request) as result_writer,
             open_site(request, state, checked.machine, data) as site,

@@ -45,7 +45,8 @@ def report_test(run: Run, *, probabilities: bool = False) -> None:
     """
     models = {"shipped": run.predict_test_images()}
     if run.averaging is None:
-        models["refreshed"] = run.predict_test_images(refresh=True)
+        again = run.refreshes  # else it is the same model
+        models["refreshed"] = run.predict_test_images(refresh=True) if again else models["shipped"]
     averages = run.predict_with_averages(models["shipped"])
     models.update(averages)
     metrics = {name: predictions.compute_metrics() for name, predictions in models.items()}

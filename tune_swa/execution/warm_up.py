@@ -33,7 +33,9 @@ def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics, *, stream_
     train, pixels = settings.train, data.images.shape[1]
     sizes = (min(train.batch_size, len(data.train)), min(train.eval_batch_size, len(data.val)))
     if not on_gpu:
-        sizes, pixels = (CPU_BATCH, CPU_BATCH), min(pixels, CPU_PIXELS)
+        sizes = CPU_BATCH, CPU_BATCH
+        if settings.model.arch.startswith("resnet"):  # others may take no smaller images
+            pixels = min(pixels, CPU_PIXELS)
     devices = [torch.cuda.current_device()] if on_gpu else []
     # compiled graphs are made for their shapes, and a small batch's would be of no use to a trial
     numerics = replace(numerics, compile=numerics.compile and on_gpu)

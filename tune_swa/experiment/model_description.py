@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from tune_swa.config.network_names import is_arch_name
 from tune_swa.experiment.event_lines import decode_json
 from tune_swa.experiment.events import DamagedError, Kind
 from tune_swa.experiment.field_types import Share, convert_checked
@@ -17,20 +18,27 @@ _Level = Annotated[float, Meta(ge=-1e6, le=1e6)]
 _Spread = Annotated[float, Meta(gt=0, le=1e6)]
 
 
-class NetworkShape(msgspec.Struct):
-    """What it takes to build the network."""
-
-    num_classes: Annotated[int, Meta(ge=1, le=1_000_000)]
-
-
-class Preprocessing(msgspec.Struct):
-    """What has to be done to an image before the model sees it."""
+class ImageSize(msgspec.Struct):
+    """What images the network is built for."""
 
     image_size: Annotated[int, Meta(ge=8, le=2048)]
+
+
+class Preprocessing(ImageSize):
+    """What has to be done to an image before the model sees it."""
+
     resize: Literal["squash", "crop"]
     exif_rotation: bool
     mean: Annotated[list[_Level], Meta(min_length=3, max_length=3)]
     std: Annotated[list[_Spread], Meta(min_length=3, max_length=3)]
+
+
+class NetworkShape(msgspec.Struct, kw_only=True):
+    """What it takes to build the network."""
+
+    num_classes: Annotated[int, Meta(ge=1, le=1_000_000)]
+    preprocessing: ImageSize | UnsetType = UNSET
+    arch: str = "resnet18"
 
 
 class RecordedNumerics(msgspec.Struct):
@@ -55,7 +63,7 @@ class RecordedMetrics(TypedDict, total=False):
     accuracy: Required[Share]
 
 
-class ModelDescription(NetworkShape):
+class ModelDescription(NetworkShape, kw_only=True):
     """What whoever uses `best_model.pt`, or the weights of a merge, has to know. Further keys are for people,
     and for newer versions."""
 
@@ -91,9 +99,9 @@ def read_description(path: Path) -> dict[str, Any]:
     return about
 
 
-def read_classes(path: Path) -> int:
-    """Read the number of classes of `best_model.json`, and nothing else; errors as in `read_description`."""
-    return int(_read_checked(path, NetworkShape)["num_classes"])
+def read_network(path: Path) -> dict[str, Any]:
+    """Read which network `best_model.json` is of, and check nothing else; errors as in `read_description`."""
+    return _read_checked(path, NetworkShape)
 
 
 def _read_checked(path: Path, kind: type[NetworkShape]) -> dict[str, Any]:
@@ -113,4 +121,7 @@ def _read_checked(path: Path, kind: type[NetworkShape]) -> dict[str, Any]:
         raise DamagedError(str(error)) from None
     except (ValueError, RecursionError):
         raise DamagedError("it is no text in JSON") from None
+    arch = about.setdefault("arch", "resnet18")
+    if not is_arch_name(arch):
+        raise DamagedError(f"there is no network {arch!r}")
     return dict(about)

@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
-from tune_swa.experiment.events import DamagedError
-from tune_swa.experiment.model_description import read_classes
+from tune_swa.experiment.model_description import read_network
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.files import expand_home
 from tune_swa.results.comparison import compare_configurations
@@ -155,24 +154,23 @@ class Results:
         return values
 
     def best_model(self) -> Any:
-        """The model that the search hands over, in eval mode (imports torch and torchvision).
+        """The model that the search hands over, in eval mode (imports torch and torchvision, or timm).
 
         `best_model.json` beside it describes the images that it expects.
 
         Raises:
-            RequestError: there is none yet, or it is damaged.
+            RequestError: there is none yet, or it is damaged, or timm is missing.
         """
         load = importlib.import_module("torch").load
-        models = importlib.import_module("torchvision.models")
+        networks = importlib.import_module("tune_swa.training.mean_probability")
         try:
-            with self.store.local("best_model.json") as about:
-                classes = read_classes(about)
+            with self.store.local("best_model.json") as path:
+                about = read_network(path)
             with self.store.local("best_model.pt") as path:
                 weights = load(path, map_location="cpu", weights_only=True)
-            if len(weights["fc.weight"]) != classes:  # before so many are made room for
-                raise DamagedError("it is of another number of classes")
-            model = models.resnet18(num_classes=classes)
-            model.load_state_dict(weights)
+            return networks.load_networks([weights], about)
+        except RequestError:  # the library that has the network is missing
+            raise
         except FileNotFoundError:
             raise RequestError(
                 f"{self.where}: there is no best_model.pt yet; it is written when the search ends"
@@ -184,7 +182,6 @@ class Results:
                 f"{self.where}: best_model.pt or best_model.json is damaged. Write it again: the command "
                 "of the search with --resume"
             ) from None
-        return model.eval()
 
     def curve(self, trial: str) -> pd.DataFrame:
         """Every epoch of one trial, by epoch; empty while it has reported none.

@@ -13,7 +13,12 @@ from tune_swa.config import ArithmeticSpec
 from tune_swa.seeds import derive_seed
 from tune_swa.training.block_rounding import find_saturated, round_blocks
 
-ROUNDED_LAYERS = (nn.Conv2d, nn.ReLU)
+ROUNDED_LAYERS = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.MultiheadAttention,
+    *(nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU),
+)
 """Layers whose outputs are rounded, and the errors that come back to them: what the next layer reads. The
 classifier's output goes into the loss as it is."""
 ACCUMULATOR = "accumulator"
@@ -71,6 +76,8 @@ class Arithmetic:
         if noise is not None:
             self.seed_noise(*noise)
         layers = [layer for layer in model.modules() if isinstance(layer, ROUNDED_LAYERS)]
+        classifier = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)][-1:]
+        layers = [layer for layer in layers if layer not in classifier]
         hooks = [layer.register_forward_hook(self._round_output) for layer in layers]
         try:
             yield
@@ -78,9 +85,10 @@ class Arithmetic:
             for hook in hooks:
                 hook.remove()
 
-    def _round_output(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        rounded: Tensor = _RoundedOutput.apply(output, self._rounding)
-        return rounded
+    def _round_output(self, layer: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(layer, nn.MultiheadAttention):
+            return (_RoundedOutput.apply(output[0], self._rounding), *output[1:])
+        return _RoundedOutput.apply(output, self._rounding)
 
     def _draw_noise(self, values: Tensor) -> Tensor:
         return torch.empty_like(values).uniform_(generator=self._generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -91,9 +92,14 @@ def _is_damage(error: Exception) -> bool:
 def extract_shipped_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights one would ship from a checkpoint: the leading average where there is one, else the model.
 
-    They load into a plain `torchvision.models.resnet18(num_classes=...)`.
+    They load into the plain network of the search with as many outputs.
     """
     averaging, observed = state.get("averaging"), state.get("averages") or {}
     weights = averaging["average"] if averaging else state["model"]
     weights = observed.get("shipped") or weights
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    shipped = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in weights.items())
+    versions = getattr(weights, "_metadata", None)
+    if versions and versions.get("", {}).get("version", 1) != 1:  # torchvision's mnasnets load no other
+        shipped._metadata = versions  # type: ignore[attr-defined]
+        return shipped
+    return dict(shipped)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tune_swa.config.network_names import TIMM
+from tune_swa.training.networks import load_named
 
 ABOUT = "model.json"
 EXAMPLE = "classify.py"
@@ -26,7 +30,7 @@ class Format:
     """Gets the path and a model of the same networks in eval mode, into which weights are loaded; gives a
     model in eval mode on the CPU."""
     imports: str
-    """Lines of `classify.py`."""
+    """Lines of `classify.py`, before those that import the network."""
     load: str
     """Expression of `classify.py`: the file's weights, or of a program the model itself."""
     program: bool = False
@@ -39,7 +43,7 @@ def _write_state_dict(model: nn.Module, about: str, images: Tensor, path: Path) 
 
 def read_state_dict(path: Path, model: nn.Module) -> nn.Module:
     """Load a state_dict that torch.save has written, and return the model."""
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    load_named(model, torch.load(path, map_location="cpu", weights_only=True))
     return model
 
 
@@ -53,7 +57,7 @@ def _write_safetensors(model: nn.Module, about: str, images: Tensor, path: Path)
 def _read_safetensors(path: Path, model: nn.Module) -> nn.Module:
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(path))
+    load_named(model, load_file(path))
     return model
 
 
@@ -76,7 +80,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
+${library}import torch
 from PIL import Image, ImageOps
 $imports
 here = Path(__file__).parent
@@ -99,14 +103,23 @@ for name in sys.argv[1:]:
     print(f"{name}: {about['class_names'][index]} ({100 * probability:.1f} %)")
 """)
 
+_PROGRAM = "model = {load}\n"
+
 _NETWORK = """\
-model = resnet18(num_classes=about["num_classes"]).eval()
-model.load_state_dict({})
+model = {network}.eval()
+model.load_state_dict({load})
+"""
+
+_NETWORK_WITH_VERSIONS = """\
+model = {network}.eval()
+state = model.state_dict()  # torchvision's {arch} wants the versions in it, too
+state.update({load})
+model.load_state_dict(state)
 """
 
 _NETWORKS = """\
-networks = torch.nn.ModuleList(resnet18(num_classes=about["num_classes"]) for _ in range(about["members"]))
-networks.eval().load_state_dict({})
+networks = torch.nn.ModuleList({network} for _ in range(about["members"]))
+networks.eval().load_state_dict({load})
 
 
 def model(images):
@@ -124,7 +137,7 @@ FORMATS = {
             "model.pt",
             _write_state_dict,
             read_state_dict,
-            "from torchvision.models import resnet18\nfrom torchvision.transforms import functional\n",
+            "",
             'torch.load(here / "model.pt", weights_only=True)',
         ),
         Format(
@@ -132,8 +145,7 @@ FORMATS = {
             "model.safetensors",
             _write_safetensors,
             _read_safetensors,
-            "from safetensors.torch import load_file\nfrom torchvision.models import resnet18\n"
-            "from torchvision.transforms import functional\n",
+            "from safetensors.torch import load_file\n",
             'load_file(here / "model.safetensors")',
         ),
         Format(
@@ -141,7 +153,7 @@ FORMATS = {
             "model.pt2",
             _write_program,
             _read_program,
-            "from torchvision.transforms import functional\n",
+            "",
             'torch.export.load(here / "model.pt2").module()',
             program=True,
         ),
@@ -150,7 +162,31 @@ FORMATS = {
 """Writers by the name that `--format` takes."""
 
 
-def write_example(chosen: Format, members: int) -> str:
-    """The text of `classify.py`, for a format and a number of networks."""
-    lines = "model = {}\n" if chosen.program else _NETWORK if members == 1 else _NETWORKS
-    return _CLASSIFY.substitute(imports=chosen.imports, load=lines.format(chosen.load))
+def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str:
+    """Return the text of `classify.py`.
+
+    Args:
+        chosen: the format that it reads.
+        members: number of networks.
+        about: what `best_model.json` says of them.
+    """
+    arch = about["arch"]
+    lines = _PROGRAM if chosen.program else _NETWORK if members == 1 else _NETWORKS
+    if lines == _NETWORK and arch.startswith("mnasnet"):
+        lines = _NETWORK_WITH_VERSIONS
+    library, imports, call = _write_call(arch, has_arguments="arch_arguments" in about)
+    if chosen.program:
+        library = imports = ""
+    return _CLASSIFY.substitute(
+        library=library,
+        imports=f"{chosen.imports}{imports}from torchvision.transforms import functional\n",
+        load=lines.format(load=chosen.load, network=call, arch=arch),
+    )
+
+
+def _write_call(arch: str, *, has_arguments: bool) -> tuple[str, str, str]:
+    """Return an import of a library, one of a network, and the expression that builds the network."""
+    given = 'num_classes=about["num_classes"]' + (', **about["arch_arguments"]' if has_arguments else "")
+    if arch.startswith(TIMM):
+        return "import timm\n", "", f"timm.create_model({arch.removeprefix(TIMM)!r}, {given})"
+    return "", f"from torchvision.models import {arch}\n", f"{arch}({given})"

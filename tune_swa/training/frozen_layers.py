@@ -10,11 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tune_swa.averaging.frozen_statistics import freeze_statistics
 from tune_swa.averaging.swa import RATE_FACTOR
 from tune_swa.config import TrainSpec
-
-
-def find_classifier(model: nn.Module) -> nn.Module:
-    """Return the layer that maps features to classes."""
-    return model.get_submodule("fc")
+from tune_swa.training.networks import find_heads
 
 
 def freeze_layers(model: nn.Module, train: TrainSpec) -> nn.Module:
@@ -31,7 +27,8 @@ def freeze_layers(model: nn.Module, train: TrainSpec) -> nn.Module:
                 layer.requires_grad_(False)
     else:
         model.requires_grad_(False)
-        find_classifier(model).requires_grad_(True)
+        for head in find_heads(model):
+            head.requires_grad_(True)
     freeze_statistics(model)
     return model
 
@@ -43,7 +40,7 @@ def group_parameters(model: nn.Module, train: TrainSpec) -> Any:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.head_lr_factor == 1:
         return trained
-    of_classifier = {id(parameter) for parameter in find_classifier(model).parameters()}
+    of_classifier = {id(parameter) for head in find_heads(model) for parameter in head.parameters()}
     others = [parameter for parameter in trained if id(parameter) not in of_classifier]
     head = [parameter for parameter in trained if id(parameter) in of_classifier]
     groups: list[dict[str, Any]] = [{"params": others}] if others else []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tune_swa.training.model import build_model
+from tune_swa.training.networks import build_shapes, load_named, name_head_parameters
 
 
 class MeanProbability(nn.ModuleList):
@@ -33,24 +35,37 @@ class MeanProbability(nn.ModuleList):
         return (total - math.log(len(self))).float()
 
 
-def build_networks(num_classes: int, count: int) -> nn.Module:
+def build_networks(about: Mapping[str, Any], count: int) -> nn.Module:
     """A model of so many networks in eval mode, on the CPU, whose weights are still to be loaded.
 
     Args:
-        num_classes: of each network.
+        about: what `best_model.json` says of a network.
         count: of networks; of one it is that network itself.
+
+    Raises:
+        RequestError: the library that has the network is missing, or has it no more.
     """
-    network = build_model(num_classes, seed=0).eval()
+    image_size = about.get("preprocessing", {}).get("image_size", 224)
+    network = build_model(about["num_classes"], 0, arch=about["arch"], image_size=image_size).eval()
     if count == 1:
         return network
     return MeanProbability(copy.deepcopy(network) for _ in range(count)).eval()
 
 
-def load_networks(weights: Sequence[Mapping[str, Tensor]], num_classes: int) -> nn.Module:
-    """`build_networks` with a state_dict for each of them, at least one."""
-    model = build_networks(num_classes, len(weights))
+def load_networks(weights: Sequence[Mapping[str, Tensor]], about: Mapping[str, Any]) -> nn.Module:
+    """`build_networks` with a state_dict for each of them, at least one.
+
+    Raises:
+        RequestError: as of `build_networks`.
+        ValueError: the weights are of another number of classes.
+    """
+    shapes = build_shapes(about["arch"], 1)
+    head = name_head_parameters(shapes)[-1]
+    if any(len(state[head]) != about["num_classes"] for state in weights):  # before so many are made room for
+        raise ValueError(f"{head} is of another number of classes than {about['num_classes']}")
+    model = build_networks(about, len(weights))
     for network, state in zip(list_networks(model), weights, strict=True):
-        network.load_state_dict(dict(state))
+        load_named(network, state)
     return model
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tune_swa.averaging.observers import Member
 from tune_swa.averaging.soup import Soup, Weights, average_models, cook_soup
-from tune_swa.averaging.swa import refresh_bn
 from tune_swa.config import Metric
 from tune_swa.training.metrics import (
     Evaluation,
@@ -91,8 +90,7 @@ def _build_scorer(run: Run) -> MemberEvaluator:
     last = run.settings.train.epochs - 1
 
     def refresh(model: nn.Module) -> None:
-        with run.numerics.autocast():
-            refresh_bn(model, (images for images, _ in run.images.draw_batches("bn", last)))
+        run.refresh_model(model, last)
 
     return MemberEvaluator(run.model, refresh, run.numerics.autocast)
 

@@ -14,19 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from tune_swa.config import ModelSpec
+from tune_swa.config.network_names import TIMM
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home
 from tune_swa.hardware.pretrained_weights import locate_imagenet_weights
 from tune_swa.seeds import derive_seed
 from tune_swa.text import name_first
+from tune_swa.training.network_layout import NetworkLayout
 from tune_swa.training.network_search import (
-    CLASSIFIER,
     FoundNetwork,
     NoNetworkError,
     SeveralNetworksError,
     find_models,
     find_network,
 )
+from tune_swa.training.networks import build_network, build_shapes, name_head_parameters
+from tune_swa.training.published_weights import download_timm_weights, resize_positions
 from tune_swa.training.weights_file import WeightsFileError, list_weights_files, read_weights_file
 
 StateDict = Mapping[str, Tensor]
@@ -34,65 +37,72 @@ SAVE = "Write it with torch.save(model.state_dict(), path)"
 """What is advised where a file holds no weights."""
 
 
-def build_model(num_classes: int, seed: int, weights: StateDict | None = None) -> nn.Module:
-    """Return torchvision's ResNet-18 with `num_classes` outputs, on the CPU, in train mode.
+def build_model(
+    num_classes: int,
+    seed: int,
+    weights: StateDict | None = None,
+    *,
+    arch: str = "resnet18",
+    image_size: int = 224,
+) -> nn.Module:
+    """Return a network with `num_classes` outputs, on the CPU, in train mode.
 
     Args:
         num_classes: width of the classifier.
         seed: of the random initialisation. The global generator is left as it was.
         weights: what `resolve_weights` returned. Where it has no classifier, or one of another
             width, the fresh one stays.
+        arch: name of the network, as `model.arch` gives it.
+        image_size: pixels of a side.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        model = _build_resnet18(num_classes)
+        model = build_network(arch, num_classes, image_size)
     if weights is not None:
-        fitting = dict(weights)
-        if "fc.weight" not in fitting or fitting["fc.weight"].shape[0] != num_classes:
-            fresh = model.state_dict()
-            fitting.update({name: fresh[name] for name in CLASSIFIER})
-        model.load_state_dict(fitting)
+        heads = frozenset(name_head_parameters(model))
+        state = model.state_dict()  # with the versions of its layers, which some networks want to be told
+        fits = all(name in weights and weights[name].shape == state[name].shape for name in heads)
+        state.update((name, tensor) for name, tensor in weights.items() if fits or name not in heads)
+        model.load_state_dict(state)
     return model
 
 
-def _build_resnet18(num_classes: int) -> nn.Module:
-    # its import takes a second, which the driver of a search can do without
-    from torchvision.models import resnet18
-
-    model = resnet18(num_classes=num_classes)
-    assert isinstance(model, nn.Module)
-    return model
-
-
-def resolve_weights(spec: ModelSpec, report: Callable[[str], object] | None = None) -> StateDict | None:
+def resolve_weights(
+    spec: ModelSpec, report: Callable[[str], object] | None = None, image_size: int = 224
+) -> StateDict | None:
     """Load the starting weights, once per experiment; None for random ones.
 
     Args:
-        spec: where they come from.
+        spec: the network, and where they come from.
         report: receives a line on what was taken from a file that holds more than one plain state_dict.
+        image_size: pixels of a side, which position embeddings are resized to.
 
     Raises:
-        RequestError: the download failed, or the file holds no weights of a ResNet-18.
+        RequestError: the download failed, or the file holds no weights of the network.
     """
     if spec.weights == "none":
         return None
     if spec.weights == "imagenet":
-        return _download_imagenet()
+        if spec.arch.startswith(TIMM):
+            return _prepare_weights(download_timm_weights(spec.arch, image_size), spec.arch)
+        return _download_imagenet(spec.arch, image_size)
     path = expand_home(spec.weights, "model.weights:")
-    found = _read_network(path, SAVE, spec.weights_key)
+    found = _read_network(path, SAVE, spec.weights_key, spec.arch, image_size)
     note = _describe_network(path, found)
     if note is not None and report is not None:
         report(note)
-    return _prepare_weights(found.state, path)
+    return _prepare_weights(resize_positions(spec.arch, found.state, image_size), path)
 
 
 def describe_classifier(spec: ModelSpec, weights: StateDict | None, num_classes: int) -> str | None:
     """A line on the classifier of a weights file, if a fresh one takes its place; None: it stays."""
     if weights is None or spec.weights == "imagenet":
         return None
-    if "fc.bias" not in weights:
+    network = build_shapes(spec.arch, 1)
+    head = name_head_parameters(network)[-1]
+    if head not in weights:
         return f"model.weights: no classifier was taken; {num_classes} classes get a fresh one"
-    classes = weights["fc.bias"].numel()
+    classes = weights[head].shape[0]
     if classes == num_classes:
         return None
     return f"model.weights: its classifier has {classes} classes; the {num_classes} here get a fresh one"
@@ -109,11 +119,11 @@ def hash_weights(weights: StateDict | None) -> str:
     return digest.hexdigest()
 
 
-def _download_imagenet() -> StateDict:
-    from torchvision.models import ResNet18_Weights
+def _download_imagenet(arch: str, image_size: int) -> StateDict:
+    from torchvision.models import get_model_weights
 
-    entry = ResNet18_Weights.IMAGENET1K_V1
-    _, file = locate_imagenet_weights()
+    entry = get_model_weights(arch).DEFAULT
+    _, file = locate_imagenet_weights(arch)
     folder = file.parent
     if not file.exists():
         try:
@@ -126,16 +136,19 @@ def _download_imagenet() -> StateDict:
                 "random weights (--set model.weights=none)"
             ) from None
     # torchvision's own way of reading it would run what a pickle says
-    return _prepare_weights(_read_network(file, "Delete it, and it is downloaded again").state, file)
+    found = _read_network(file, "Delete it, and it is downloaded again", None, arch, image_size)
+    return _prepare_weights(resize_positions(arch, found.state, image_size), file)
 
 
-def _read_network(path: Path, remedy: str, key: str | None = None) -> FoundNetwork:
+def _read_network(path: Path, remedy: str, key: str | None, arch: str, image_size: int) -> FoundNetwork:
     """Read the network that fits from a file.
 
     Args:
         path: of the file.
         remedy: what to do with a file that holds none.
         key: place of the network in the file.
+        arch: name of the network.
+        image_size: that it is built for.
 
     Raises:
         RequestError: the file cannot be read, or none fits.
@@ -160,9 +173,7 @@ def _read_network(path: Path, remedy: str, key: str | None = None) -> FoundNetwo
             f"model.weights: {path} cannot be read as a state_dict ({error.reason}). {error.remedy or remedy}"
         ) from None
     try:
-        with torch.device("meta"):  # the shapes are all that is asked for
-            expected = _build_resnet18(1).state_dict()
-        return find_network(loaded, expected, key)
+        return find_network(loaded, NetworkLayout.of_network(arch, image_size), key)
     except SeveralNetworksError as error:
         raise RequestError(
             f"model.weights: {path} {error}. Choose one with --set model.weights_key=KEY"
@@ -200,7 +211,7 @@ def _describe_network(path: Path, found: FoundNetwork) -> str | None:
     return f"model.weights: {path}: {'; '.join(parts)}" if parts else None
 
 
-def _prepare_weights(state: StateDict, path: Path) -> StateDict:
+def _prepare_weights(state: StateDict, path: Path | str) -> StateDict:
     """The weights as training starts from them: fp32, whatever they were stored in.
 
     Raises:

@@ -77,9 +77,11 @@ def load_handed_over(folder: Path, name: str = "best_model") -> tuple[nn.Module,
     remedy = "Write it again: the command of the search with --resume"
     try:
         about = read_description(description)
-        return read_state_dict(weights, build_networks(about["num_classes"], 1)), about
+        return read_state_dict(weights, build_networks(about, 1)), about
     except OSError as error:
         raise RequestError(f"{error.filename or weights}: cannot be read ({error.strerror})") from None
+    except RequestError:  # the library that has the network is missing
+        raise
     except DamagedError as error:
         raise RequestError(f"{description}: is damaged ({error}). {remedy}") from None
     except Exception:  # torch.load raises a dozen types for damaged files
@@ -172,12 +174,12 @@ def _export_compared(job: _Job, numerics: Numerics, why_not: str | None) -> Repo
         plain = copy.deepcopy(job.model).to(memory_format=torch.contiguous_format)
         described = _format_description(job)
         (folder / ABOUT).write_text(described, encoding="utf-8")
-        example = write_example(FORMATS[job.formats[0]], len(networks))
+        example = write_example(FORMATS[job.formats[0]], len(networks), about)
         (folder / EXAMPLE).write_text(example, encoding="utf-8")
         for chosen in (FORMATS[name] for name in job.formats):
             path = folder / chosen.file
             chosen.write(plain, described, torch.zeros(2, 3, size, size), path)
-            again = chosen.read(path, build_networks(about["num_classes"], len(networks)))
+            again = chosen.read(path, build_networks(about, len(networks)))
             if any(
                 not torch.equal(a, b) for a, b in zip(outputs, reference.compute_outputs(again), strict=True)
             ):

@@ -11,21 +11,13 @@ import torch
 from torch import Tensor
 
 from tune_swa.text import name_first
+from tune_swa.training.network_layout import COUNTER, NetworkLayout, Parts
 from tune_swa.training.weights_file import Placeholder
 
-Parts = tuple[str, ...]
-"""A name by its parts, or keys of nested dictionaries from the outside in."""
 Keys = tuple[Any, ...]
 """Keys of nested dictionaries and indices of lists, as they are."""
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What DataParallel and AveragedModel, torch.compile, and FSDP put into names, at any depth."""
-FIRST_TENSOR: Parts = ("conv1", "weight")
-CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""Names in `Sequential(*network.children())`, which people cut a classifier off with."""
-FIRST_CHILD: Parts = ("0", "weight")
-CLASSIFIER = ("fc.weight", "fc.bias")
-BODY = re.compile(r"(conv|bn|layer)\d*$")
-"""First parts of names that are of the network itself, not of something beside it."""
 USUAL_KEYS = ("state_dict", "model_state_dict", "model")
 """Where a file has its network, the first one first, if it has several that fit."""
 USUAL_PREFIXES = WRAPPERS | {"model", "net"}
@@ -48,7 +40,7 @@ class FoundNetwork:
     place: str
     """Keys and prefix that its names had; empty: none."""
     state: dict[str, Tensor]
-    """Its tensors by torchvision's names; without a classifier where the file has none that fits."""
+    """Its tensors by the network's own names; without a classifier where the file has none that fits."""
     left_out: tuple[str, ...]
     """What else has tensors."""
     others: tuple[str, ...]
@@ -63,7 +55,7 @@ class _Candidate:
     """Of the dictionaries around it."""
     prefix: Parts
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """By torchvision's names, if they fit."""
+    """By the network's own names, if they fit."""
     problems: list[tuple[str, list[str]]] = field(default_factory=list)
     """What is wrong, and with which names."""
 
@@ -76,14 +68,14 @@ class _Candidate:
         return (*self.keys, *self.prefix)
 
 
-def find_network(loaded: Any, expected: Mapping[str, Tensor], key: str | None = None) -> FoundNetwork:
+def find_network(loaded: Any, expected: NetworkLayout, key: str | None = None) -> FoundNetwork:
     """Find the network that fits in what a file holds.
 
     Of several, `key` is taken; without one the place that is usual, or the only one that is no average.
 
     Args:
         loaded: nested dictionaries and lists with tensors.
-        expected: names and tensors of the network; the classifier may be of any width.
+        expected: the network; its classifier may be of any width.
         key: the place of the network, as `FoundNetwork.place` names it.
 
     Raises:
@@ -91,7 +83,7 @@ def find_network(loaded: Any, expected: Mapping[str, Tensor], key: str | None = 
         SeveralNetworksError: several do, and `key` does not choose one of them.
     """
     groups = dict(_list_groups(loaded))
-    candidates = [c for keys, table in groups.items() for c in _list_candidates(keys, table)]
+    candidates = [c for keys, table in groups.items() for c in _list_candidates(keys, table, expected)]
     for candidate in candidates:
         _fit_candidate(candidate, groups[candidate.keys], expected)
     fitting = [c for c in candidates if not c.problems]
@@ -149,11 +141,13 @@ def _list_groups(loaded: Any) -> Iterator[tuple[Parts, dict[str, Tensor]]]:
                 yield tuple(map(str, keys)), table
 
 
-def _list_candidates(keys: Parts, table: Mapping[str, Tensor]) -> Iterator[_Candidate]:
+def _list_candidates(
+    keys: Parts, table: Mapping[str, Tensor], expected: NetworkLayout
+) -> Iterator[_Candidate]:
     """Yield a candidate for each prefix under which a name could be that of the first tensor."""
     found = dict.fromkeys(
         prefix
-        for first in (FIRST_TENSOR, FIRST_CHILD)
+        for first in expected.first_names
         for name in table
         if (prefix := _split_prefix(name, first)) is not None
     )
@@ -171,34 +165,24 @@ def _split_prefix(name: str, last: Parts) -> Parts | None:
     return tuple(parts)
 
 
-def _fit_candidate(
-    candidate: _Candidate, table: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
+def _fit_candidate(candidate: _Candidate, table: Mapping[str, Tensor], expected: NetworkLayout) -> None:
     """Take the tensors below the prefix, and note what keeps them from being the network."""
-    below = _list_below(candidate.prefix, table)
-    head = {name for name in below if name.startswith("fc.")}
-    if head == set(CLASSIFIER):
-        classes = below["fc.bias"].numel()
-    else:  # another kind of classifier: a fresh one takes its place
-        classes = 0
-    shapes = {name: tensor.shape for name, tensor in expected.items() if classes or name not in CLASSIFIER}
-    if classes:
-        shapes |= {"fc.weight": torch.Size([classes, *expected["fc.weight"].shape[1:]])}
-        shapes |= {"fc.bias": torch.Size([classes])}
+    below = _list_below(candidate.prefix, table, expected)
+    shapes = expected.list_shapes(below)
     known = [name for name in shapes if name in below]
     candidate.tensors = {name: below[name] for name in known}
     found = (
         # old files come without counters, which torch then takes for 0
-        ("lacks", [n for n in shapes if n not in below and not n.endswith("num_batches_tracked")]),
-        ("has unknown", [n for n in below if n not in shapes and BODY.match(n.split(".")[0])]),
+        ("lacks", [n for n in shapes if n not in below and not n.endswith(COUNTER)]),
+        ("has unknown", [n for n in below if n not in shapes and expected.is_in_body(n)]),
         ("has other shapes for", [n for n in known if below[n].shape != shapes[n]]),
-        ("has other types for", [n for n in known if not _is_usable(below[n], expected[n])]),
+        ("has other types for", [n for n in known if not _is_usable(below[n], expected.state[n])]),
     )
     candidate.problems = [(what, names) for what, names in found if names]
 
 
-def _list_below(prefix: Parts, table: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors below a prefix by torchvision's names."""
+def _list_below(prefix: Parts, table: Mapping[str, Tensor], expected: NetworkLayout) -> dict[str, Tensor]:
+    """Tensors below a prefix by the network's own names."""
     found: dict[str, tuple[int, Tensor]] = {}
     for name, tensor in table.items():
         parts = name.split(".")
@@ -206,15 +190,15 @@ def _list_below(prefix: Parts, table: Mapping[str, Tensor]) -> dict[str, Tensor]
             continue
         rest = [part for part in parts[len(prefix) :] if part not in WRAPPERS]
         wrapped = len(parts) - len(prefix) - len(rest)
-        short = ".".join(rest)
+        short = expected.modernise_name(".".join(rest))
         if short not in found or wrapped < found[short][0]:
             found[short] = (wrapped, tensor)
-    if "conv1.weight" in found:
+    if expected.first_tensor in found:
         return {name: tensor for name, (_, tensor) in found.items()}
     renamed = {}
     for name, (_, tensor) in found.items():
         first, dot, rest_of_name = name.partition(".")
-        renamed[CHILDREN.get(first, first) + dot + rest_of_name] = tensor
+        renamed[expected.children.get(first, first) + dot + rest_of_name] = tensor
     return renamed
 
 
@@ -286,16 +270,16 @@ def _list_left_out(
 def _explain_misfit(
     groups: Mapping[Parts, Mapping[str, Tensor]],
     candidates: Sequence[_Candidate],
-    expected: Mapping[str, Tensor],
+    expected: NetworkLayout,
 ) -> str:
     """What keeps the closest candidate from fitting, or that there is none."""
     if not groups:
         return "holds no state_dict (names with tensors)"
     closest = max(candidates, key=lambda c: len(c.tensors), default=None)
-    if closest is None or len(closest.tensors) < len(expected) / 10:  # another kind of network
+    if closest is None or len(closest.tensors) < len(expected.state) / 10:  # another kind of network
         largest = max(groups, key=lambda keys: len(groups[keys]))
         closest = _Candidate(largest, ())
         _fit_candidate(closest, groups[largest], expected)
     what, names = closest.problems[0]
     at = f" at {closest.place}" if closest.place else ""
-    return f"is not of torchvision's resnet18{at}: it {what} {name_first(names, 3)}"
+    return f"is not of {expected.title}{at}: it {what} {name_first(names, 3)}"

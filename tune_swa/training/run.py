@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import resolve_device
 from tune_swa.seeds import derive_seed
 from tune_swa.training.arithmetic import Arithmetic
+from tune_swa.training.device_clock import read_clock, seed_layers
 from tune_swa.training.frozen_layers import freeze_layers
 from tune_swa.training.metrics import Evaluation, NonFiniteError, Predictions, compute_logits, evaluate_model
 from tune_swa.training.model import StateDict, build_model
@@ -74,7 +74,9 @@ class Run:
         self.numerics = numerics or decide_numerics(settings.train, data.images.shape[1])
         self.numerics.set_backends()
         self.device = resolve_device(self.numerics.device)
-        model = freeze_layers(build_model(data.num_classes, settings.seed, weights), settings.train)
+        about = {"arch": settings.model.arch, "image_size": data.images.shape[1]}
+        model = build_model(data.num_classes, settings.seed, weights, **about)
+        freeze_layers(model, settings.train)
         self.model = model.to(self.device, memory_format=self.numerics.memory_format)  # type: ignore[call-overload]
         self.refreshes = bool(list_refreshed(self.model))
         """Whether there are statistics to refresh; else nothing is, and that takes 0 seconds."""
@@ -136,19 +138,19 @@ class Run:
         """
         if self.live_record is not None:
             return
-        start = self._read_clock()
+        start = read_clock(self.device)
         try:
             loss = self.train_epoch()
-            trained_at = self._read_clock()
+            trained_at = read_clock(self.device)
             if self.settings.train.is_schedule_free:  # its average has statistics of its own
                 self._refresh_observed(self.model)
-            refreshed_at = self._read_clock() if self.refreshes else trained_at
+            refreshed_at = read_clock(self.device) if self.refreshes else trained_at
             with self.arithmetic.round_outputs(self.model, (self.epoch, "validation")):
                 live = self._evaluate_on_validation(self.model)
         except NonFiniteError as error:
             error.trunk_epoch = self.epoch if self.averaging is None else None
             raise
-        evaluated_at = self._read_clock()
+        evaluated_at = read_clock(self.device)
         self.live_record = EpochRecord(
             epoch=self.epoch,
             phase="trunk",
@@ -170,9 +172,9 @@ class Run:
             NonFiniteError: an output of the average is NaN or infinite.
         """
         assert self.live_record is not None
-        start = self._read_clock()
+        start = read_clock(self.device)
         self.average_epoch()
-        refreshed_at = self._read_clock() if self.refreshes else start
+        refreshed_at = read_clock(self.device) if self.refreshes else start
         self.record = self.live_record
         if self.averaging is not None:
             shipped = self._evaluate_on_validation(self.shipped_model)
@@ -182,7 +184,7 @@ class Run:
                 **shipped.as_dict(),
                 n_averaged=self.averaging.n_averaged,
                 bn_seconds=self.live_record.bn_seconds + refreshed_at - start,
-                eval_seconds=self.live_record.eval_seconds + self._read_clock() - refreshed_at,
+                eval_seconds=self.live_record.eval_seconds + read_clock(self.device) - refreshed_at,
             )
         self._score_averages(self.record)
         self.live_record = None
@@ -200,10 +202,7 @@ class Run:
         images_seen, steps = 0, self.images.count_steps(epoch)
         set_training(self.model)
         self.arithmetic.seed_noise(epoch, "train")
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            # for layers that draw; the global generators are the caller's again afterwards
-            torch.manual_seed(derive_seed(self.settings.choose_seed(epoch), epoch, "layers"))
+        with seed_layers(derive_seed(self.settings.choose_seed(epoch), epoch, "layers"), self.device):
             for step, (images, labels) in enumerate(self.draw_batches("train")):
                 set_rates(self.optimizer, self.settings, epoch, step, steps)
                 total += self.train_batch(images, labels).double() * len(labels)
@@ -252,7 +251,7 @@ class Run:
                 self.averages.after_epoch(self.model, self.epoch, self.live_record.nll)
             self.averages.prepare_leader()
         if collects and self.averaging and self.shipped_model is self.averaging.average.module:
-            self.averaging.refresh_statistics(self.draw_batches("bn"), self.numerics.autocast())
+            self.refresh_model(self.averaging.average, self.epoch)
 
     def _build_averaging(self) -> Averaging:
         return Averaging(self.model, self.optimizer, self.settings.swa_lr, self.settings.averaging)
@@ -270,8 +269,12 @@ class Run:
 
     def _refresh_observed(self, model: nn.Module) -> None:
         """Refresh over the batches of the last trained epoch, as SWA's own statistics."""
-        epoch = min(self.epoch, self.settings.train.epochs - 1)
-        with self.numerics.autocast():
+        self.refresh_model(model, min(self.epoch, self.settings.train.epochs - 1))
+
+    def refresh_model(self, model: nn.Module, epoch: int) -> None:
+        """Recompute a model's batch-normalisation statistics over training images, as after an epoch."""
+        seed = derive_seed(self.settings.seed, epoch, "layers", "bn")
+        with seed_layers(seed, self.device), self.numerics.autocast():
             refresh_bn(model, (images for images, _ in self.images.draw_batches("bn", epoch)))
 
     def _score_averages(self, record: EpochRecord) -> None:
@@ -300,8 +303,7 @@ class Run:
         live = model if refresh else self.model  # an average is another model, and fp32
         with self.arithmetic.round_outputs(live, (self.epoch, "test")):
             if refresh:
-                with self.numerics.autocast():
-                    refresh_bn(model, (images for images, _ in self.draw_batches("bn")))
+                self.refresh_model(model, self.epoch)
             outputs, labels = compute_logits(model, self.images.read_held_out(), self.numerics.autocast())
         return predict_calibrated(outputs, labels, len(self.images.val))
 
@@ -393,8 +395,3 @@ class Run:
     def _evaluate_on_validation(self, model: nn.Module) -> Evaluation:
         batches, autocast = self.images.read_validation(), self.numerics.autocast()
         return evaluate_model(model, batches, autocast, spread=self._record_spread)
-
-    def _read_clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

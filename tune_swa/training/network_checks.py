@@ -1,0 +1,124 @@
+"""Check that a network takes the images of a search, and resolve what follows from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
+from tune_swa.config.network_names import TIMM
+from tune_swa.data.normalization import IMAGENET
+from tune_swa.errors import RequestError
+from tune_swa.text import first_line
+from tune_swa.training.networks import (
+    build_shapes,
+    count_parameters,
+    find_heads,
+    has_batch_norm,
+    read_timm_config,
+    run_on_meta,
+)
+from tune_swa.training.published_weights import read_preprocessing
+
+PLAIN = "resnet18"
+"""Takes images of every size that `data.image_size` allows, and has batch normalisation: the driver need not
+import torchvision to know."""
+PLAIN_BODY, PLAIN_INPUTS = 11_176_512, 512
+"""Its parameters without the classifier, and the inputs of that."""
+CLASSES = 3
+SIZES = (*range(8, 64, 4), 75, *range(64, 160, 16), *range(160, 385, 32), 299, 448, 512, 518)
+"""Pixels that are tried where a network does not take those asked for: multiples of usual patches, and sizes
+that published weights have."""
+
+
+def check_network(model: ModelSpec, image_size: int) -> None:
+    """Check that the network exists, takes images of this size in training, and gives one number a class.
+
+    Raises:
+        RequestError: it does not; says which sizes it takes.
+    """
+    if model.arch == PLAIN:
+        return
+    problem = _find_problem(model.arch, image_size)
+    if problem is None:
+        return
+    smaller = next((s for s in sorted(SIZES, reverse=True) if s < image_size and _fits(model.arch, s)), None)
+    larger = next((s for s in sorted(SIZES) if s > image_size and _fits(model.arch, s)), None)
+    sizes = [str(size) for size in (smaller, larger) if size is not None]
+    if not sizes:
+        raise RequestError(
+            f"model.arch: {model.arch} cannot be trained here: {problem}. Take another network"
+        )
+    raise RequestError(
+        f"data.image_size: {model.arch} does not take images of {image_size} px ({problem}). Give "
+        f"{' or '.join(sizes)} (--set data.image_size={sizes[-1]}), or take another model.arch"
+    )
+
+
+def _fits(arch: str, image_size: int) -> bool:
+    return _find_problem(arch, image_size) is None
+
+
+@cache
+def _find_problem(arch: str, image_size: int) -> str | None:
+    """Return why a network cannot be trained on such images; None: it can."""
+    if arch.startswith(TIMM):
+        read_timm_config(arch)
+    try:
+        output = run_on_meta(build_shapes(arch, CLASSES, image_size), image_size)
+    except RequestError as error:  # it cannot even be built for them
+        return str(error).rpartition(" (")[2].removesuffix(")")
+    except Exception as error:  # whatever a network of somebody else's raises
+        return first_line(error, 200)
+    if not isinstance(output, torch.Tensor) or output.shape != (2, CLASSES):
+        return "it gives more than one number for each class"
+    return None
+
+
+def count_weights_of(arch: str, num_classes: int, image_size: int) -> tuple[int, int]:
+    """Count the parameters of a network with so many outputs, and those of its head; errors as in
+    `build_network`."""
+    if arch == PLAIN:
+        head = (PLAIN_INPUTS + 1) * num_classes
+        return PLAIN_BODY + head, head
+    network = build_shapes(arch, num_classes, image_size)
+    return count_parameters(network), sum(map(count_parameters, find_heads(network)))
+
+
+def resolve_normalization(experiment: Experiment) -> Experiment:
+    """Put the statistics that the network's published weights were trained with in the place of `auto`.
+
+    Raises:
+        RequestError: timm is missing or has no such network.
+    """
+    if experiment.data.normalize != "auto":
+        return experiment
+    chosen: str | ChannelStatistics = "none"
+    if experiment.model.weights != "none":
+        published = read_preprocessing(experiment.model.arch)
+        statistics = published.mean, published.std
+        chosen = (
+            "imagenet" if statistics == IMAGENET else ChannelStatistics(mean=statistics[0], std=statistics[1])
+        )
+    data = experiment.data.model_copy(update={"normalize": chosen})
+    return experiment.model_copy(update={"data": data})
+
+
+def list_network_notes(experiment: Experiment) -> Iterator[str]:
+    """Yield sentences on what is different with the network of an experiment.
+
+    Raises:
+        RequestError: timm is missing or has no such network.
+    """
+    model, size = experiment.model, experiment.data.image_size
+    if model.weights == "imagenet":
+        published = read_preprocessing(model.arch)
+        if size < published.image_size:
+            yield (
+                f"the published weights of {model.arch} were trained on images of {published.image_size} px, "
+                f"here are {size} (data.image_size)"
+            )
+    if model.arch != PLAIN and not has_batch_norm(build_shapes(model.arch, CLASSES, size)):
+        yield f"{model.arch} has no batch normalisation: nothing is refreshed after averaging (0 s)"

@@ -1,0 +1,98 @@
+"""Weights that torchvision and timm publish for their networks, and the images that these were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tune_swa.config.network_names import TIMM
+from tune_swa.errors import RequestError
+from tune_swa.text import first_line, name_first
+from tune_swa.training.network_layout import POSITIONS
+from tune_swa.training.networks import import_timm, list_arguments, read_timm_config
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the images were that published weights come from."""
+
+    image_size: int
+    """Pixels of a side."""
+    mean: Channels
+    """Subtracted from images in [0, 1], per channel."""
+    std: Channels
+    """Divisor of the difference."""
+
+
+def read_preprocessing(arch: str) -> Preprocessing:
+    """Return what the library says of its default weights of a network.
+
+    Raises:
+        RequestError: timm is missing or has no such network.
+    """
+    if arch.startswith(TIMM):
+        published = read_timm_config(arch)
+        size, mean, std = published.input_size[-1], published.mean, published.std
+    else:
+        from torchvision.models import get_model_weights
+
+        transforms = get_model_weights(arch).DEFAULT.transforms()
+        size, mean, std = transforms.crop_size[0], transforms.mean, transforms.std
+    return Preprocessing(int(size), _to_channels(mean), _to_channels(std))
+
+
+def _to_channels(values: tuple[float, ...]) -> Channels:
+    first, second, third = map(float, values)
+    return first, second, third
+
+
+def download_timm_weights(arch: str, image_size: int) -> Mapping[str, Tensor]:
+    """Load the weights that timm publishes for a network, with a classifier as published; position embeddings
+    are resized by timm.
+
+    Raises:
+        RequestError: there are none, or they cannot be downloaded.
+    """
+    timm, name = import_timm(), arch.removeprefix(TIMM)
+    published = read_timm_config(arch)
+    if not published.has_weights:
+        tagged = [f"{TIMM}{tag}" for tag in timm.list_pretrained(f"{name.partition('.')[0]}*")]
+        others = f"It does for {name_first(tagged, 5)}; or start" if tagged else "Start"
+        raise RequestError(
+            f"model.weights: timm publishes no weights for {name}. {others} from random ones "
+            "(--set model.weights=none)"
+        )
+    arguments = list_arguments(arch, image_size)
+    try:
+        network = timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:  # the hub's client raises a dozen types for a network that is missing
+        raise RequestError(
+            f"model.weights: timm's weights of {name} could not be downloaded ({first_line(error, 200)}). "
+            f"Fetch model.safetensors of {published.hf_hub_id or name} from the Hugging Face hub elsewhere, "
+            "name that file (--set model.weights=FILE), or start from random weights (--set "
+            "model.weights=none)"
+        ) from None
+    state: Mapping[str, Tensor] = network.state_dict()
+    return state
+
+
+def resize_positions(arch: str, state: Mapping[str, Tensor], image_size: int) -> Mapping[str, Tensor]:
+    """Resize the position embeddings of torchvision's vision transformers to images of another size, as
+    torchvision does.
+
+    Raises:
+        RequestError: they are not those of square images.
+    """
+    if not arch.startswith("vit_") or POSITIONS not in state:
+        return state
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    patch = int(arch.rpartition("_")[2])
+    try:
+        return dict(interpolate_embeddings(image_size, patch, dict(state)))
+    except ValueError as error:
+        raise RequestError(f"model.weights: {POSITIONS} does not fit {arch} ({first_line(error)})") from None
