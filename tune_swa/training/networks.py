@@ -106,8 +106,9 @@ def find_heads(network: nn.Module) -> Sequence[nn.Module]:
 
     timm's networks name theirs; of torchvision's it is the last layer that multiplies.
     """
-    if hasattr(network, "get_classifier"):
-        found = network.get_classifier()
+    read_classifier = getattr(network, "get_classifier", None)
+    if callable(read_classifier):
+        found = read_classifier()
         return list(found) if isinstance(found, tuple | list) else [found]
     return [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1:]
 
