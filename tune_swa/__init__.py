@@ -37,19 +37,41 @@ The way of one trial (`docs/development.md` has it with the names of functions):
 8. `monitoring`, `tracking` and `results` show, log and tabulate that state.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
+    from tune_swa.execution.param_space import search_space
+    from tune_swa.execution.plain_trainable import trainable
     from tune_swa.results.api import load_results
 
-__all__ = ["__version__", "load_results"]
+__all__ = [
+    "Interrupted",
+    "RequestError",
+    "SearchFailed",
+    "TuneSwaError",
+    "__version__",
+    "load_results",
+    "search_space",
+    "trainable",
+]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Interrupted": "errors",
+    "RequestError": "errors",
+    "SearchFailed": "errors",
+    "TuneSwaError": "errors",
+    "load_results": "results.api",
+    "search_space": "execution.param_space",
+    "trainable": "execution.plain_trainable",
+}
+"""Where each name comes from."""
 
 
 def __getattr__(name: str) -> Any:
-    """`tune_swa.load_results`, imported when it is asked for: pandas takes its time."""
-    if name == "load_results":
-        from tune_swa.results.api import load_results
-
-        return load_results
+    """Import a name when it is asked for: pandas, torch and Ray take their time."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,7 +42,16 @@ def parse_experiment(
     options: dict[str, str] | None = None,
 ) -> Experiment:
     """Load an experiment from a text, as `load_experiment` does; errors call it `source`."""
-    document = parse_document(text, source)
+    return validate_document(parse_document(text, source), source, overrides, options)
+
+
+def validate_document(
+    document: Document,
+    source: str,
+    overrides: list[str] | None = None,
+    options: dict[str, str] | None = None,
+) -> Experiment:
+    """Override and validate a parsed space, as `load_experiment` does; errors call it `source`."""
     if not isinstance(document.value, dict):
         raise RequestError(f"{source}:1: expected settings such as `name: ...` and `space: ...`")
     _drop_shared_values(document)
