@@ -175,6 +175,7 @@ def test_shown_command_lines_are_understood() -> None:
     assert len(commands) > 10
     for page, words in commands:
         arguments = ["search", *words[2:]] if words[0] == "python" else words[1:]
+        arguments = list(itertools.takewhile(lambda word: word != ">", arguments))
         try:
             build_parser("tune-swa").parse_args(arguments)
         except SystemExit:

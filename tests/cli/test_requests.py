@@ -194,7 +194,7 @@ ROWS: list[tuple[Make, str, str]] = [
     # ------------------------------------------------------------------------- the command line
     (lambda _: [], "--space", "See run_search.py --help"),
     (lambda _: ["--space"], "--space: expected one argument", "--help"),
-    (lambda _: ["--space", "none.yaml"], "none.yaml: no such space file", "search_spaces/"),
+    (lambda _: ["--space", "none.yaml"], "none.yaml: no such space file", "Shipped spaces, given by name"),
     (lambda folder: ["--space", str(folder)], "is a folder", "expected a space file"),
     (given("--wrong"), "unrecognized arguments: --wrong", "--help"),
     (given("--gpus", "many"), "--gpus: invalid int value: 'many'", "--help"),

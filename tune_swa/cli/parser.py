@@ -11,6 +11,7 @@ from tune_swa.cli.export import MODEL_FORMATS, export_model_command
 from tune_swa.cli.machine import doctor_command, schema_command
 from tune_swa.cli.results import compare_command, report_command
 from tune_swa.cli.search import confirm_command, search_command
+from tune_swa.cli.spaces import init_command
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home
 from tune_swa.text import quote_name
@@ -120,7 +121,7 @@ def _add_reading_commands(commands: argparse._SubParsersAction[_Parser]) -> None
 
 
 def _add_machine_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
-    """Add the commands that need no experiment: doctor and schema."""
+    """Add the commands that need no experiment: doctor, schema and init."""
     doctor = commands.add_parser(
         "doctor",
         help="look at this machine: what it can do, and what would stop a search",
@@ -136,11 +137,24 @@ def _add_machine_commands(commands: argparse._SubParsersAction[_Parser]) -> None
         description="Print the JSON schema of space files, by which editors complete and check them.",
     )
     schema.set_defaults(command=schema_command)
+    init = commands.add_parser(
+        "init",
+        help="print a shipped space, to start a space file of one's own",
+        description="Print a space that comes with tune_swa, with its comments: `tune-swa init swa_grid > "
+        "mine.yaml` starts a space file of one's own. Without a name: list the shipped spaces.",
+    )
+    init.add_argument("shipped", nargs="?", metavar="NAME", help="a shipped space; default: list them")
+    init.set_defaults(command=init_command)
 
 
 def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--space", required=True, metavar="FILE", help="the space file (YAML)")
+    add(
+        "--space",
+        required=True,
+        metavar="FILE",
+        help="the space file (YAML), or the name of a shipped one (`tune-swa init` lists them)",
+    )
     add("--gpus", type=int, metavar="N", help="GPUs to use; default: all there are; 0: run on the CPU")
     add(
         "--gpus-per-trial",

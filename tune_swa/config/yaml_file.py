@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tune_swa.config import Experiment
 from tune_swa.config.problem_lines import describe_problems
+from tune_swa.config.shipped_spaces import locate_space, suggest_spaces
 from tune_swa.config.yaml_document import Document, parse_document
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home
@@ -24,7 +25,7 @@ def load_experiment(
     """Read, override and validate a space file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped space.
         overrides: `KEY=VALUE` strings as of `--set`; dotted key, YAML value.
         options: further ones that came from options of their own: the option as written (which
             errors name) to its `KEY=VALUE`.
@@ -32,7 +33,8 @@ def load_experiment(
     Raises:
         RequestError: naming file, line, key, value and what is allowed, for every problem found.
     """
-    return parse_experiment(_read_text(expand_home(path, "--space")), str(path), overrides, options)
+    file = locate_space(expand_home(path, "--space"))
+    return parse_experiment(_read_text(file), str(file), overrides, options)
 
 
 def parse_experiment(
@@ -96,7 +98,7 @@ def _read_text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
         text = content.decode()
     except FileNotFoundError:
-        raise RequestError(f"{path}: no such space file. {_name_shipped_files()}") from None
+        raise RequestError(f"{path}: no such space file. {suggest_spaces(path)}") from None
     except IsADirectoryError:
         raise RequestError(f"{path}: is a folder, expected a space file (YAML)") from None
     except UnicodeDecodeError as error:
@@ -150,10 +152,3 @@ def _parse_index(part: str, values: list[Any], source: str) -> int:
     if not part.isdecimal() or int(part) >= len(values):
         raise RequestError(f"{source}: {part} is not an index of a list of {len(values)}")
     return int(part)
-
-
-def _name_shipped_files() -> str:
-    shipped = sorted(Path("search_spaces").glob("*.yaml"))
-    if shipped:
-        return "There are " + ", ".join(str(p) for p in shipped)
-    return "The project's own are in its folder search_spaces/"
