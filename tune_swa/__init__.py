@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
     from tune_swa.execution.param_space import search_space
     from tune_swa.execution.plain_trainable import trainable
+    from tune_swa.plugins import register_augmentation, register_dataset
     from tune_swa.results.api import load_results
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "TuneSwaError",
     "__version__",
     "load_results",
+    "register_augmentation",
+    "register_dataset",
     "search_space",
     "trainable",
 ]
@@ -64,6 +67,8 @@ _MODULES = {
     "SearchFailed": "errors",
     "TuneSwaError": "errors",
     "load_results": "results.api",
+    "register_augmentation": "plugins",
+    "register_dataset": "plugins",
     "search_space": "execution.param_space",
     "trainable": "execution.plain_trainable",
 }

@@ -8,13 +8,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from helpers.drawn_arrays import draw_dataset
-from tune_swa.data import registered_augmentations
+from tune_swa import plugins
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import Resident
-from tune_swa.data.registered_augmentations import check_registered, register_augmentation
+from tune_swa.data.registered_augmentations import list_required
 from tune_swa.data.resident import keep_resident, release_resident_images
 from tune_swa.errors import RequestError
+from tune_swa.plugins import register_augmentation
 
 DRAW = {"seed": 3, "epoch": 5, "purpose": "train"}
 EVERYTHING = (
@@ -123,7 +124,7 @@ def test_flips_come_first_and_the_others_in_the_order_of_the_list(data: Dataset)
 
 @pytest.fixture
 def _no_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registered_augmentations, "_FUNCTIONS", {})
+    monkeypatch.setattr(plugins, "_augmentations", {})
 
 
 @pytest.mark.usefixtures("_no_functions")
@@ -159,12 +160,12 @@ def test_what_is_no_image_is_refused(data: Dataset) -> None:
 @pytest.mark.usefixtures("_no_functions")
 def test_names_are_known_before_anything_trains() -> None:
     register_augmentation("distort", lambda image, generator: image)
-    check_registered([("hflip", "plugin/distort"), ()])
+    assert [found.name for found in list_required([("hflip", "plugin/distort"), ()])] == ["distort"]
     with pytest.raises(
         RequestError, match=r"no plugin has registered plugin/distrt\. Did you mean plugin/distort\?"
     ):
-        check_registered([(), ("plugin/distrt",)])
+        list_required([(), ("plugin/distrt",)])
     with pytest.raises(ValueError, match="is registered already"):
         register_augmentation("distort", lambda image, generator: image)
-    with pytest.raises(ValueError, match="expected letters"):
+    with pytest.raises(ValueError, match="use letters"):
         register_augmentation("my own", lambda image, generator: image)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_strange_files
+from tune_swa.plugins import load_plugins
 from tune_swa.text import format_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def export_model_command(options: argparse.Namespace) -> int:
     from tune_swa.results.report.images import find_images
 
     _check_options(options)
+    load_plugins(options.plugin)
     folder, output = options.folder, options.output or options.folder / _name_folder(options)
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)

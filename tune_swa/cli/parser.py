@@ -9,6 +9,7 @@ from typing import NoReturn
 from tune_swa import __version__
 from tune_swa.cli.export import MODEL_FORMATS, export_model_command
 from tune_swa.cli.machine import doctor_command, schema_command
+from tune_swa.cli.plugin_options import add_plugin_option
 from tune_swa.cli.results import compare_command, report_command
 from tune_swa.cli.search import confirm_command, search_command
 from tune_swa.cli.spaces import init_command
@@ -108,6 +109,7 @@ def _add_reading_commands(commands: argparse._SubParsersAction[_Parser]) -> None
     )
     report.add_argument("folder", metavar="RESULTS_DIR/NAME", help="the experiment's folder")
     report.add_argument("--data-dir", metavar="DIR", help="where the images are, to show some")
+    add_plugin_option(report, "registers the images")
     report.set_defaults(command=report_command)
     export = commands.add_parser(
         "export-model",
@@ -188,6 +190,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any setting by its dotted path; the value is YAML; can be repeated",
     )
+    add_plugin_option(parser, "registers images or augmentations")
     _add_log_option(parser)
     add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
     add("--dry-run", action="store_true", help="print the plan; train nothing")
@@ -209,6 +212,7 @@ def _add_confirm_options(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", metavar="DIR")
     add("--address", metavar="ADDR")
     add("--storage", metavar="URI")
+    add_plugin_option(parser, "the search began with")
     _add_log_option(parser)
     add("--quiet", action="store_true")
 
@@ -265,6 +269,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     add("--group", type=int, metavar="N", help="the group of --ensemble; default: the first one")
     add("--storage", metavar="URI", help="where the checkpoints are, if the search was given that")
     add("--data-dir", metavar="DIR", help="where the images are, to compare the accuracy")
+    add_plugin_option(parser, "the search began with")
 
 
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_strange_files
+from tune_swa.plugins import load_plugins
 from tune_swa.text import escape_controls, quote_name
 
 
@@ -37,6 +38,7 @@ def report_command(options: argparse.Namespace) -> int:
     from tune_swa.results.report.images import find_images, make_pictures, make_thumbnails
     from tune_swa.results.report.page import write_report
 
+    load_plugins(options.plugin)
     state = ExperimentState.read(journal_of(options.folder))
     refuse_strange_files(options.folder)
     experiment = restore_experiment(state)

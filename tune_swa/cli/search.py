@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_swa import signals
+from tune_swa import plugins, signals
 from tune_swa.cli import supervisor
 from tune_swa.cli.messages import explain_child_exit, print_result
+from tune_swa.cli.plugin_options import check_recorded_plugins, load_named_plugins, read_name
 from tune_swa.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 
 def search_command(options: argparse.Namespace) -> int:
+    plugins.announce_plugins(options.plugin)
+    if options.resume and (name := options.name or read_name(options.space)):
+        check_recorded_plugins(Path(options.results_dir) / name, options.plugin)
     experiment = load_experiment(options)
     options.rescaled = ()
     if options.epochs is not None:
@@ -44,6 +48,8 @@ def confirm_command(options: argparse.Namespace) -> int:
             f"{folder}: no experiment (looked for journal.jsonl and space.yaml). Give the folder of a "
             "search, such as results/NAME"
         )
+    plugins.announce_plugins(options.plugin)
+    check_recorded_plugins(folder, options.plugin)
     keys = {"--seeds": ("confirm.seeds", options.seeds), "--top": ("confirm.top", options.top)}
     given = {f"{o} {value}": f"{key}={value}" for o, (key, value) in keys.items() if value is not None}
     if options.merges:
@@ -90,6 +96,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     if options.no_confirm and experiment.confirm.merges and not options.quiet:
         console.print(_explain_untested(options, experiment), markup=False, soft_wrap=True)
     if options.dry_run:
+        load_named_plugins()
         return _print_plan(_make_request(options, experiment, console))
     if options.supervised:
         child = supervisor.run_in_child()
@@ -98,6 +105,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     with signals.keep_handlers():
         signals.interrupt_once()  # until the search has handlers of its own
         with nullcontext() if options.quiet else console.status("loading torch and Ray"):
+            load_named_plugins()
             from tune_swa.execution.run import run_search
         outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)

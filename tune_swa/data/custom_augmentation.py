@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tune_swa.data.epoch_draws import EpochDraws
-from tune_swa.data.registered_augmentations import find_augmentation
+from tune_swa.data.registered_augmentations import require_augmentation
 from tune_swa.errors import RequestError
 
 
@@ -23,7 +23,7 @@ class CustomAugmentation:
 
     def __init__(self, name: str, draws: EpochDraws) -> None:
         self._name, self._draws = name, draws
-        self._function = find_augmentation(name)
+        self._function = require_augmentation(name).function
 
     def __call__(self, images: Tensor, place: slice) -> Tensor:
         """Change the images [B, H, W, 3] of some places.

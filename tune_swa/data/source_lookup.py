@@ -8,10 +8,12 @@ from pathlib import Path
 from tune_swa.config import DataSpec
 from tune_swa.data.digits import Digits
 from tune_swa.data.folders import ImageFolders
+from tune_swa.data.plugin_sets import PluginSet
 from tune_swa.data.sources import Source
 from tune_swa.data.torchvision_sets import SETS, TorchvisionSet
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home
+from tune_swa.plugins import find_dataset, list_datasets
 
 
 def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool = True) -> Source:
@@ -47,7 +49,18 @@ def find_source(spec: DataSpec, data_dir: Path | None = None, *, download: bool 
         )
     if spec.dataset in SETS:
         return TorchvisionSet(spec.dataset, folder, download=download)
-    known = ["digits", "folder", *SETS]
+    registered = find_dataset(spec.dataset)
+    if registered is not None:
+        return PluginSet(registered, folder)
+    known = [*list_known_sets(), *list_datasets()]
     close = difflib.get_close_matches(spec.dataset, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise RequestError(f"data.dataset: no set is called {spec.dataset!r}.{hint} Known: {', '.join(known)}")
+    raise RequestError(
+        f"data.dataset: no set is called {spec.dataset!r}.{hint} Known: {', '.join(known)}. Registered by a "
+        "plugin? Add --plugin MODULE"
+    )
+
+
+def list_known_sets() -> tuple[str, ...]:
+    """Names of the sets that need no plugin."""
+    return ("digits", "folder", *SETS)

@@ -126,6 +126,7 @@ def describe_model(
         "calibration": describe_calibration(trial.tested.shipped if trial.tested else None),
         "numerics": state.header.numerics,
         **({"arithmetic": arithmetic.model_dump()} if arithmetic else {}),
+        **({"plugins": state.header.plugins} if state.header.get("plugins") else {}),
         "hardware": state.header.hardware,
         "versions": state.header.versions,
     }

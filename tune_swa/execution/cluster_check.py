@@ -21,6 +21,7 @@ from tune_swa.execution.gpu_share import check_memory
 from tune_swa.execution.slots import Node, Placement
 from tune_swa.hardware.gpu_survey import explain_missing_gpus, survey_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
+from tune_swa.plugins import PluginSource, install_plugins
 from tune_swa.storage import Store
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
@@ -39,6 +40,7 @@ class Question:
     """A file in the store that the driver has written."""
     gpus: tuple[Gpu, ...] | None = None
     """GPUs of all nodes, whose precision is that of all; None: the search runs on the CPU."""
+    plugins: tuple[PluginSource, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Answer:
 def ask(question: Question) -> Answer:
     """Look at the node that this runs on."""
     try:
+        install_plugins(question.plugins)
         experiment = question.experiment
         numerics = decide_numerics(
             experiment.train,

@@ -19,6 +19,7 @@ from tune_swa.config import (
 )
 from tune_swa.errors import RequestError, SearchFailed
 from tune_swa.hardware.gpu_survey import select_gpu
+from tune_swa.plugins import list_sources
 from tune_swa.text import format_bytes
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
@@ -167,7 +168,8 @@ def largest_workload(
         averages=averages,
         chosen_by=experiment.objective.metric if chooses else None,
     )
-    return Workload(settings, numerics, experiment.data.image_size, num_classes, train_images, val_images)
+    side, plugins = experiment.data.image_size, list_sources()
+    return Workload(settings, numerics, side, num_classes, train_images, val_images, plugins)
 
 
 def measure_trial(workload: Workload, gpu: int) -> TrialCost:

@@ -7,6 +7,8 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 import tune_swa
 from tune_swa.config import Experiment
 from tune_swa.config.network_names import TIMM
@@ -15,6 +17,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import FORMAT, ExperimentCreated
 from tune_swa.hardware.torch_probe import GpuSurvey
+from tune_swa.plugins import describe_sources
 from tune_swa.training.model import StateDict, hash_weights
 from tune_swa.training.numerics import Numerics, describe_hardware
 from tune_swa.training.run import LOOP_VERSION
@@ -62,6 +65,7 @@ def build_header(
         hardware={**describe_hardware(), **describe_gpus(surveys)},
         versions=package_versions() | _find_versions(experiment),
         seed=experiment.seed,
+        plugins=describe_sources() or UNSET,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tune_swa.data.registered_augmentations import check_registered
 from tune_swa.execution import ray_runtime
+from tune_swa.execution.plugin_checks import check_augmentations, check_same_plugins
 from tune_swa.execution.request import Request, show_status
 from tune_swa.execution.site import place_trials, resolve_numerics
 from tune_swa.execution.slots import Machine
@@ -44,8 +44,9 @@ def check_request(request: Request) -> CheckedRequest:
         RequestError: the search cannot be resumed, or an augmentation, resources, cluster or storage are not
             there.
     """
-    check_registered(request.experiment.list_extremes("train.augment"))
+    check_augmentations(request.experiment)
     events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
+    check_same_plugins(state.header)
     experiment = recall_reuse(request.experiment, state.header)
     request = replace(
         request,

@@ -29,6 +29,7 @@ from tune_swa.experiment.folder import SPACE, lock_experiment
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.monitoring.log_file import log_file
+from tune_swa.plugins import list_sources
 from tune_swa.results.export import write_space
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.resume import replay_events, retry_exhausted
@@ -123,6 +124,7 @@ def _make_trial_context(
         keep_all=request.experiment.search.keep_checkpoints == "all",
         context_bytes=site.placement.context_bytes,
         trial_bytes=site.placement.trial_bytes,
+        plugins=list_sources(),
     )
 
 
@@ -141,6 +143,7 @@ def _open_coordinator(
         weights=hash_weights(context.weights),
         numerics=context.numerics.as_dict(),
         version=f"{LOOP_VERSION}/{torch.__version__}",
+        plugins={source.name: source.digest for source in context.plugins},
     )
     coordinator = Coordinator(
         request.experiment, request.folder, state, request.store, namer, confirm=request.confirm

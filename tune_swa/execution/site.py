@@ -18,6 +18,7 @@ from tune_swa.execution.slots import Machine, Measured, Placement, plan_placemen
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
+from tune_swa.plugins import list_sources
 from tune_swa.search.confirm_cost import count_members, max_runs_per_step
 from tune_swa.search.members import plan_step
 from tune_swa.training.numerics import Numerics, decide_numerics
@@ -207,6 +208,7 @@ def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Nume
                 store,
                 probe,
                 _facts(placement, machine),
+                list_sources(),
             )
             answers = cluster_check.ask_all(
                 machine.nodes, placement, question, lambda text: print_note(request, text)

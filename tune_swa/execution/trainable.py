@@ -42,6 +42,7 @@ from tune_swa.hardware.gpu_memory import (
     wait_for_memory,
 )
 from tune_swa.hardware.shortages import is_host_memory_exhausted, is_machine_short
+from tune_swa.plugins import install_plugins
 from tune_swa.text import first_line
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.run import Run
@@ -112,6 +113,7 @@ def _run_trial(config: dict[str, Any], context: TrialContext) -> None:
 def _attempt_trial(config: dict[str, Any], context: TrialContext) -> dict[str, Any] | None:
     """Run the trial or merge, or warm the worker up; returns what to report if that failed."""
     try:
+        _install_plugins(context)
         if "merge" in config:
             run = _build_run(config, context, stream_images=False)
             compute_merge(run, config["merge"], context.store)
@@ -334,6 +336,18 @@ def _resume_run(
             report_test(run, probabilities=config["ensemble"])
         report_epoch(run, own, published, taken_over=restored.taken_over)
         recorded.add_epoch(epoch, own, published=published is not None, keep_all=context.keep_all)
+
+
+def _install_plugins(context: TrialContext) -> None:
+    """Run the user's own code, once in a worker process.
+
+    Raises:
+        MachineError: it does not run here, for want of what it imports, for one.
+    """
+    try:
+        install_plugins(context.plugins)
+    except RequestError as error:
+        raise MachineError(f"on {os.uname().nodename}: {error}") from error
 
 
 def _open_dataset(context: TrialContext) -> Dataset:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from tune_swa.config import DataSpec
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
+from tune_swa.plugins import PluginSource
 from tune_swa.storage import Store
 from tune_swa.training.model import StateDict
 from tune_swa.training.numerics import Numerics
@@ -34,6 +35,8 @@ class TrialContext:
     keep_all: bool
     context_bytes: int = CONTEXT_BYTES
     """GPU memory that a CUDA context takes beside the allocator."""
+    plugins: tuple[PluginSource, ...] = ()
+    """Code of the user's own that every worker runs."""
     trial_bytes: int | None = None
     """Peak that a trial's allocator was measured to hold; None: not measured."""
 

@@ -73,4 +73,6 @@ def build_metadata(state: ExperimentState) -> dict[str, str]:
         "hardware": json.dumps(header.hardware),
         "numerics": json.dumps(header.numerics),
     }
+    if header.get("plugins"):
+        values["plugins"] = json.dumps(header.plugins)
     return {PREFIX + key: escape_controls(value) for key, value in values.items()}

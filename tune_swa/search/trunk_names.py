@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tune_swa.config import RunSettings, TrainSpec
@@ -25,6 +25,8 @@ class TrunkNamer:
     """Device, formats and kernels, resolved."""
     version: str
     """Versions of the training loop and of torch."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """Hashes of the plugins' sources, by name."""
 
     @classmethod
     def by_settings(cls) -> TrunkNamer:
@@ -50,5 +52,7 @@ class TrunkNamer:
         for key in ("freeze", "head_lr_factor"):
             if facts["train"][key] == TrainSpec.model_fields[key].default:
                 del facts["train"][key]
+        if self.plugins:
+            facts["plugins"] = self.plugins
         text = json.dumps(facts, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -23,6 +23,7 @@ from tune_swa.averaging.frozen_statistics import set_training
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
+from tune_swa.plugins import PluginSource, install_plugins
 from tune_swa.scratch import scratch_folder
 from tune_swa.text import first_line
 from tune_swa.training import checkpoint as checkpoints
@@ -56,6 +57,8 @@ class Workload:
     train_images: int
     """Images of the real set: batches are no larger than that."""
     val_images: int
+    plugins: tuple[PluginSource, ...] = ()
+    """Code of the user's own that builds the network."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -63,8 +66,10 @@ class Workload:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Workload:
-        settings = RunSettings.model_validate(fields["settings"])
-        return cls(**{**fields, "settings": settings, "numerics": Numerics(**fields["numerics"])})
+        plugins = tuple(PluginSource(**source) for source in fields["plugins"])
+        install_plugins(plugins)  # else the network's name is unknown
+        settings, numerics = RunSettings.model_validate(fields["settings"]), Numerics(**fields["numerics"])
+        return cls(**{**fields, "settings": settings, "numerics": numerics, "plugins": plugins})
 
     @property
     def batch_size(self) -> int:

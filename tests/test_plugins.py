@@ -1,0 +1,121 @@
+"""Loading the modules that `--plugin` names, here and in workers, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.plugin_files import DRAWN, write_plugin
+from tune_swa import plugins
+from tune_swa.errors import RequestError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for source in plugins.list_sources():
+        plugins.forget_plugin(source.name)
+
+
+def test_a_module_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what lies beside it, also one of a package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    (tmp_path / "pack" / "inner.py").write_text("from . import beside\n" + DRAWN)
+    (tmp_path / "pack" / "beside.py").write_text("import other_file\n")
+    (tmp_path / "other_file.py").write_text("")
+    write_plugin(tmp_path, DRAWN.replace('"drawn"', '"second"'), "my_module_x")
+    plugins.load_plugins(["pack.inner", "my_module_x"])
+    assert plugins.list_datasets() == ("drawn", "second")
+    described = plugins.describe_sources()
+    assert described["pack.inner"]["datasets"] == ["drawn"]
+    assert described["my_module_x"]["file"] == str(tmp_path / "my_module_x.py")
+    assert described["my_module_x"]["option"] == "my_module_x"
+    for name in ("pack.inner", "pack.beside", "pack", "other_file"):
+        sys.modules.pop(name, None)
+
+
+def test_a_worker_runs_what_the_driver_read(tmp_path: Path) -> None:
+    """Whatever has become of the file, and once."""
+    path = write_plugin(tmp_path, DRAWN)
+    plugins.load_plugins([str(path)])
+    [source] = plugins.list_sources()
+    shipped = plugins.PluginSource(**json.loads(json.dumps(source.as_dict())))
+    plugins.forget_plugin("own")
+    assert plugins.list_datasets() == ()
+    path.unlink()
+    plugins.install_plugins([shipped])
+    found = plugins.find_dataset("drawn")
+    assert found is not None
+    plugins.install_plugins([shipped])
+    assert plugins.find_dataset("drawn") is found
+    assert len(found.function()["train"][0]) == 60
+
+
+def test_files_may_be_called_like_modules(tmp_path: Path) -> None:
+    import json as before
+
+    plugins.load_plugins([str(write_plugin(tmp_path, DRAWN, "json"))])
+    assert sys.modules["json"] is before
+    assert plugins.list_datasets() == ("drawn",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import tune_swa\n\n1 / 0\n", "--plugin own: ZeroDivisionError: division by zero (FILE, line 3)"),
+        ("def f(:\n", "--plugin own: SyntaxError: invalid syntax (FILE, line 1)"),
+        ("import no_such_thing\n", "No module named 'no_such_thing' (FILE, line 1)"),
+        ("raise SystemExit(3)\n", "--plugin own: SystemExit: 3 (FILE, line 1)"),
+        (
+            "import tune_swa\ntune_swa.register_dataset('a b', len)\n",
+            "register_dataset: 'a b' is no name; use letters, digits and _.- (FILE, line 2)",
+        ),
+        (
+            "import tune_swa\n\ntune_swa.register_dataset('a', 3)\n",
+            "TypeError: register_dataset: a needs a function, got int (FILE, line 3)",
+        ),
+    ],
+)
+def test_errors_name_the_line_of_the_users_code(text: str, message: str, tmp_path: Path) -> None:
+    path = write_plugin(tmp_path, text)
+    with pytest.raises(RequestError) as error:
+        plugins.load_plugins([str(path)])
+    assert message.replace("FILE", str(path)) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert plugins.list_sources() == ()
+
+
+def test_a_module_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plugin(tmp_path, DRAWN, "my_module_y")
+    write_plugin(tmp_path, DRAWN, "json")
+    with pytest.raises(RequestError, match=r"no module of that name in .*Did you mean my_module_y\?"):
+        plugins.load_plugins(["my_modul_y"])
+    with pytest.raises(RequestError, match="no such file"):
+        plugins.load_plugins(["./my_modul_y.py"])
+    with pytest.raises(
+        RequestError, match=r"is loaded already.*Give the path of the file: --plugin .*/json.py"
+    ):
+        plugins.load_plugins(["json"])
+    with pytest.raises(RequestError, match="is not a Python file"):
+        plugins.load_plugins(["sys"])
+
+
+def test_two_plugins_with_one_name(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    one, two = write_plugin(tmp_path, DRAWN), write_plugin(tmp_path / "other", DRAWN)
+    three = write_plugin(tmp_path, DRAWN, "third")
+    plugins.load_plugins([str(one), str(one)])
+    with pytest.raises(RequestError, match="another one is called own"):
+        plugins.load_plugins([str(one), str(two)])
+    with pytest.raises(RequestError, match="drawn is registered already, by own"):
+        plugins.load_plugins([str(one), str(three)])
+    plugins.load_plugins([str(three)])  # another search of this process
+    assert [source.name for source in plugins.list_sources()] == ["third"]
