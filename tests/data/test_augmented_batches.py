@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from helpers.drawn_arrays import draw_dataset
 from tune_swa import plugins
+from tune_swa.data import augmentation
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.data.gather import Resident
@@ -52,6 +53,18 @@ def test_images_depend_on_neither_batch_size_nor_format(augment: tuple[str, ...]
         assert torch.equal(again[0], images)
         assert torch.equal(again[1], labels)
     assert not torch.equal(read_epoch(data, (), 64)[0], images)
+
+
+def test_images_that_are_changed_a_few_at_a_time_are_the_same(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CPU changes large ones."""
+    together = read_epoch(data, EVERYTHING, 64)
+    for images in (1, 5):
+        monkeypatch.setitem(augmentation.CHUNK_VALUES, "cpu", images * data.images[0].size)
+        apart = read_epoch(data, EVERYTHING, 64)
+        assert torch.equal(apart[0], together[0])
+        assert torch.equal(apart[1], together[1])
 
 
 def test_images_kept_on_a_device_are_augmented_as_those_that_are_streamed(data: Dataset) -> None:

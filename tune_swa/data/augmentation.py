@@ -44,6 +44,8 @@ from tune_swa.data.trivial_augment import TrivialChange
 Change: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Changes images [B, H, W, 3] uint8 that stand at some places of the epoch's order."""
 
+CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}
+"""Of images that are changed together: what stays in a CPU's cache, and on a GPU takes little memory."""
 JITTERS = {
     "brightness": scale_brightness,
     "contrast": scale_contrast,
@@ -84,9 +86,15 @@ class EpochAugmentation:
 
     def change_images(self, images: Tensor, place: slice) -> Tensor:
         """Apply all but the mixing to images [B, H, W, 3] uint8 at some places of the order."""
-        for change in self._changes:
-            images = change(images, place)
-        return images
+        if not self._changes:
+            return images
+        size = max(1, CHUNK_VALUES[images.device.type] // images[0].numel())
+        changed = []
+        for start, few in zip(range(place.start, place.stop, size), torch.split(images, size), strict=True):
+            for change in self._changes:
+                few = change(few, slice(start, start + len(few)))
+            changed.append(few)
+        return torch.cat(changed) if len(changed) > 1 else changed[0]
 
 
 _APART = (PlainAugmentation, MixUp, CutMix)
