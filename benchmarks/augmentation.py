@@ -3,9 +3,9 @@
     python benchmarks/augmentation.py                # 32 and 224 pixels, batches of 64, one thread
     python benchmarks/augmentation.py --sizes 32
 
-Ours include drawing an epoch's numbers. torchvision's are seeded for each image, without which an image would
-depend on the batch that it is in; its mixup and cutmix take a whole batch, with one number. All of a size run
-in turn in one process.
+Times are the processor's, of one thread, so that other programs matter little. Ours include drawing the numbers
+of an epoch. torchvision's are seeded for each image, without which an image would depend on the batch that it
+is in; its mixup and cutmix take a whole batch, with one number. All of a size run in turn in one process.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ def measure(size: int, repeat: int) -> list[tuple[str, str, str, str]]:
         counts = [step_batch if "step" in name else BATCH * BATCHES] * len(each)
         for turn in range(repeat + 1):  # the first one warms up
             for own, run, count in zip(times[name], each, counts, strict=True):
-                begun = time.perf_counter()
+                begun = time.process_time()
                 run()
                 if turn:
-                    own.append((time.perf_counter() - begun) / count * 1e6)
+                    own.append((time.process_time() - begun) / count * 1e6)
     return [
         (f"{size} px", name, *(_show(own) for own in [*each, [], []][:2])) for name, each in times.items()
     ]
@@ -137,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(1)
     heading = where()
     rows = [row for size in args.sizes for row in measure(size, args.repeat)]
-    print(f"{heading}\n\nMicroseconds per image, median (lowest to highest) of {args.repeat}.\n")
+    print(f"{heading}\n\nMicroseconds of CPU time per image, median (lowest to highest) of {args.repeat}.\n")
     print(table(["images", "augmentation", "ours", "torchvision, image by image"], rows))
 
 

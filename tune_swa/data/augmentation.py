@@ -192,4 +192,5 @@ class _Erase:
 
     def __call__(self, images: Tensor, place: slice) -> Tensor:
         shape = images.shape[1], images.shape[2]
-        return torch.where(mask_rectangles(self._edges[place], shape)[..., None], self._value, images)
+        inside = mask_rectangles(self._edges[place], shape).to(torch.uint8)[..., None]
+        return images * (1 - inside) + inside * self._value  # torch.where takes three times as long on a CPU
