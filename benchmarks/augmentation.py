@@ -3,9 +3,10 @@
     python benchmarks/augmentation.py                # 32 and 224 pixels, batches of 64, one thread
     python benchmarks/augmentation.py --sizes 32
 
-Times are the processor's, of one thread, so that other programs matter little. Ours include drawing the numbers
-of an epoch. torchvision's are seeded for each image, without which an image would depend on the batch that it
-is in; its mixup and cutmix take a whole batch, with one number. All of a size run in turn in one process.
+Times are the processor's, of one thread, so that other programs matter little. Ours include drawing the
+numbers of an epoch. torchvision's are seeded for each image, without which an image would depend on the batch
+that it is in; its mixup and cutmix take a whole batch, with one number. All of a size run in turn in one
+process.
 """
 
 from __future__ import annotations
