@@ -206,6 +206,15 @@ def test_the_schema_describes_every_setting() -> None:
         ({"name": "x", "space": SPACE, "search": {"sampler": "best"}}, False),
         ({"name": "x", "space": SPACE, "data": {"duplicates": "group"}}, True),
         ({"name": "x", "space": SPACE, "data": {"duplicates": "drop"}}, False),
+        ({"name": "x", "space": SPACE, "model": {"arch": "convnext_tiny"}}, True),
+        ({"name": "x", "space": SPACE, "model": {"arch": "timm/resnet18.a1_in1k"}}, True),
+        ({"name": "x", "space": SPACE, "model": {"arch": "convnext_teeny"}}, False),
+        ({"name": "x", "space": SPACE, "model": {"arch": "timm/hf-hub:a/b"}}, False),
+        ({"name": "x", "space": SPACE, "data": {"normalize": {"mean": [0.5] * 3, "std": [0.5] * 3}}}, True),
+        (
+            {"name": "x", "space": SPACE, "data": {"normalize": {"mean": [0.5] * 3, "std": [0.5, 0, 1]}}},
+            False,
+        ),
     ],
 )
 def test_the_schema_agrees_with_the_models(document: dict[str, object], valid: bool) -> None:
@@ -240,6 +249,11 @@ space:
         ("epochs: 20", "epochs: 20, warmup_epochs: 20", r"warmup_epochs: 20: expected fewer than train\.epochs"),
         ("epochs: 20", "epochs: 20, augment: [hflip, hflip]", r"augment.*listed twice"),
         ("epochs: 20", "epochs: 20, weight_decay: .nan", r"weight_decay: nan: expected a finite number"),
+        ("train: {epochs: 20}", "train: {epochs: 20}\nmodel: {arch: resnet81}",
+         r"f\.yaml:3: model\.arch: 'resnet81': torchvision has no classification network.*Did you mean resnet18"),
+        ("train: {epochs: 20}", "train: {epochs: 20}\nmodel: {arch: ViT}", r"'ViT': .*Did you mean vit_b_16"),
+        ("train: {epochs: 20}", "train: {epochs: 20}\ndata: {normalize: imagnet}",
+         r"data\.normalize: 'imagnet': expected 'none', 'imagenet', 'dataset' or 'auto'"),
         ("1e-3", "0", r"f\.yaml:4: space\.lr: 0: expected a number greater than 0"),
         ("1e-3", "fast", r"f\.yaml:4: space\.lr: 'fast': expected a number greater than 0"),
         ("1e-3", "{choice: [1e-3, 1e-3]}", r"f\.yaml:4: space\.lr\.choice: .*1e-3 is listed twice"),

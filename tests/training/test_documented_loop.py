@@ -15,8 +15,9 @@ import torchvision
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+from helpers.drawn_arrays import draw_dataset
 from helpers.resumed_runs import NUMERICS
-from tune_swa.config import AveragingSpec, RunSettings, TrainSpec
+from tune_swa.config import AveragingSpec, ModelSpec, RunSettings, TrainSpec
 from tune_swa.data.batches import ImageBatches
 from tune_swa.data.dataset import Dataset
 from tune_swa.seeds import derive_seed
@@ -35,8 +36,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def settings(swa_start: int, **train: object) -> RunSettings:
+def settings(swa_start: int, arch: str = "resnet18", **train: object) -> RunSettings:
     return RunSettings(
+        model=ModelSpec(arch=arch),
         lr=2e-3,
         swa_start=swa_start,
         swa_lr=5e-4,
@@ -69,7 +71,7 @@ def documented_loop(
         )
 
     torch.manual_seed(derive_seed(wanted.seed, "initialisation"))
-    model = torchvision.models.resnet18(num_classes=data.num_classes)
+    model = torchvision.models.get_model(wanted.model.arch, num_classes=data.num_classes)
     model = model.to(memory_format=NUMERICS.memory_format)
     optimizer = build_optimizer(model, wanted.lr, train, NUMERICS)
     per_epoch = batches.batch_count(train.batch_size)
@@ -79,6 +81,7 @@ def documented_loop(
     loss_fn = torch.nn.CrossEntropyLoss()
     for epoch in range(train.epochs):
         model.train()
+        torch.manual_seed(derive_seed(wanted.seed, epoch, "layers"))  # of dropout and stochastic depth
         for images, labels in loader(epoch, "train"):
             optimizer.zero_grad()
             loss_fn(model(images), labels).backward()
@@ -90,6 +93,7 @@ def documented_loop(
             # the documentation refreshes once, at the end; an evaluation after every epoch needs it
             # after every epoch, on a copy, so that the loop itself goes on as documented
             evaluated = copy.deepcopy(swa_model)
+            torch.manual_seed(derive_seed(wanted.seed, epoch, "layers", "bn"))
             update_bn(loader(epoch, "bn"), evaluated)
             evaluated = evaluated.module
         else:
@@ -133,6 +137,21 @@ def test_other_settings_equal_it_too(train: dict[str, object], tiny_data: Datase
         assert run.run_epoch().learning_rate == rate
         assert_same(run.model.state_dict(), live)
         assert_same(run.shipped_model.state_dict(), evaluated)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "convnext_tiny"])
+def test_other_networks_equal_it_too(arch: str) -> None:
+    """The first has dropout, also in the refresh; the second has stochastic depth, and nothing to refresh."""
+    data = draw_dataset(train=16, val=8, test=4, size=32)
+    wanted = settings(0, arch, epochs=3)
+    run = Run(wanted, data, NUMERICS)
+    for accuracy, rate, live, evaluated in documented_loop(wanted, data):
+        record = run.run_epoch()
+        assert (record.accuracy, record.learning_rate) == (accuracy, rate)
+        assert arch != "convnext_tiny" or record.bn_seconds == 0
+        assert_same(run.model.state_dict(), live)
+        assert_same(run.shipped_model.state_dict(), evaluated)
+    assert run.done
 
 
 def test_a_baseline_is_a_trunk_run_to_its_end(tiny_data: Dataset) -> None:
