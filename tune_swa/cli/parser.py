@@ -194,6 +194,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     _add_log_option(parser)
     add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
     add("--dry-run", action="store_true", help="print the plan; train nothing")
+    add(
+        "--smoke",
+        action="store_true",
+        help="rehearse the whole search with a few images in a minute or two, and forecast what it takes",
+    )
     add("--quiet", action="store_true", help="print nothing but the result and errors")
 
 

@@ -14,6 +14,7 @@ from tune_swa import plugins, signals
 from tune_swa.cli import supervisor
 from tune_swa.cli.messages import explain_child_exit, print_result
 from tune_swa.cli.plugin_options import check_recorded_plugins, load_named_plugins, read_name
+from tune_swa.cli.smoke import rehearse_request
 from tune_swa.errors import RequestError
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
 def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     from tune_swa.cli.terminal import NamesConsole
 
-    options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
+    smoke = getattr(options, "smoke", False)
+    if not smoke:  # which leaves nothing to go on with
+        options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
     console = NamesConsole(highlight=False)
     _check_installed(options.log)
     if options.no_confirm and experiment.confirm.merges and not options.quiet:
@@ -102,6 +105,8 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         child = supervisor.run_in_child()
         if child is not None:
             return explain_child_exit(child, options)
+    if smoke:
+        return rehearse_request(_make_request(options, experiment, console))
     with signals.keep_handlers():
         signals.interrupt_once()  # until the search has handlers of its own
         with nullcontext() if options.quiet else console.status("loading torch and Ray"):

@@ -266,6 +266,15 @@ def estimate_dataset(spec: DataSpec, data_dir: Path | None = None) -> Estimate:
     )
 
 
+def divide_source(name: str, listing: Listing, spec: DataSpec) -> Division:
+    """Divide the images of a source that are not decoded yet, as `prepare_dataset` does.
+
+    Raises:
+        RequestError: there are too few.
+    """
+    return _divide_checked(name, listing, spec)
+
+
 def _find_left_out(source: Source) -> Mapping[str, NamedImages]:
     return source.find_left_out() if isinstance(source, ImageFolders) else {}
 

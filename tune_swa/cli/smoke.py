@@ -1,0 +1,94 @@
+"""Run `search --smoke`: rehearse a search, and print what it would take."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_swa import signals
+from tune_swa.cli.export import export_model_command
+
+if TYPE_CHECKING:
+    from tune_swa.execution.rehearsal import Rehearsal
+    from tune_swa.execution.request import Request
+
+
+def rehearse_request(request: Request) -> int:
+    """Rehearse the search of a request; returns the exit code."""
+    from tune_swa.monitoring.progress_lines import format_duration
+
+    console = request.console
+
+    def say(text: str) -> None:
+        if not request.quiet:
+            console.print(f"  {text}", markup=False, soft_wrap=True)
+
+    with signals.keep_handlers():
+        signals.interrupt_once()  # until the search has handlers of its own
+        with nullcontext() if request.quiet else console.status("loading torch and Ray"):
+            from tune_swa.execution.rehearsal import rehearse_search
+        if not request.quiet:
+            console.print(f"Rehearsal of {request.experiment.name}:", markup=False)
+        with nullcontext() if request.quiet else console.status("rehearsing"):
+            found = rehearse_search(request, export_handed_over, say)
+    for line in describe_rehearsal(found, request.experiment.name):
+        console.print(line, markup=False, soft_wrap=True)
+    say(f"It took {format_duration(found.seconds)}; nothing of it is kept.")
+    return 0
+
+
+def export_handed_over(folder: Path, images: Path) -> None:
+    """Export the model of a results folder in every format, without a word."""
+    options = argparse.Namespace(
+        folder=folder, output=None, format=[], merged=None, average=None, ensemble=None, trial=None, arm=None
+    )
+    options.group, options.storage, options.data_dir = None, None, images
+    with redirect_stdout(io.StringIO()):
+        export_model_command(options)
+
+
+def describe_rehearsal(found: Rehearsal, name: str) -> list[str]:
+    """Describe what was measured, and what the search would take."""
+    from tune_swa.monitoring.progress_lines import format_duration
+    from tune_swa.search.simulation import StageTime
+
+    plan, rates, forecast = found.plan, found.rates, found.forecast
+    slots = plan.placement.slots
+    shortest, longest = (format_duration(seconds) for seconds in forecast.seconds)
+    lines = [f"Smaller than the search: {'; '.join(found.smaller)}."] if found.smaller else []
+    train, refresh, evaluate = map(_format_milliseconds, (rates.train, rates.refresh, rates.evaluate))
+    lines += [
+        f"An image takes {train} of training, {refresh} in a BN refresh and {evaluate} in an evaluation, "
+        f"with {slots} trial{'s' * (slots > 1)} at once.",
+        f"Forecast for {name} on this machine: "
+        + (f"{shortest} to {longest}" if shortest != longest else f"about {longest}"),
+        f"  start {format_duration(found.start)}, decoding {format_duration(found.decoding)}",
+    ]
+    titles = {"search": "search", "race": "race", "confirm": "fresh seeds", "swap": "swap"}
+    before = (0.0, 0.0)
+    for stage, high in forecast.high.stages.items():
+        low = forecast.low.stages.get(stage, StageTime(ends=before[0]))
+        spent = [
+            format_duration(ends - start) for ends, start in zip((low.ends, high.ends), before, strict=True)
+        ]
+        epochs = [f"{number:,}" for number in (low.epochs, high.epochs)]
+        before = low.ends, high.ends
+        lines.append(f"  {titles[stage]} {_join_ends(spent)} ({_join_ends(epochs)} epochs trained)")
+    if shortest != longest:
+        lines.append(
+            "The longer one stops no trial early and trains all planned seeds; the shorter one stops as many "
+            "as ASHA does where no configuration is better than another, and needs one look."
+        )
+    return lines
+
+
+def _join_ends(ends: list[str]) -> str:
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _format_milliseconds(seconds: float) -> str:
+    milliseconds = 1e3 * seconds
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2g} ms"

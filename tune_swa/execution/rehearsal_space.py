@@ -1,0 +1,118 @@
+"""Make the smallest search that goes the whole way of a given one: the experiment of a rehearsal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tune_swa.config import Choices, Experiment, Parameter
+from tune_swa.config.rescaling import NAME_LENGTH, rescale_experiment
+
+EPOCHS = 4
+"""Two of a trunk, the second of which is the fork, one of a branch like those in its middle, and the last."""
+SAMPLES = 2
+"""Draws of averages that draw their members, in place of the 30 that take most of a short run's time."""
+
+
+def shrink_experiment(experiment: Experiment, seeds: int) -> Experiment:
+    """Shrink an experiment: a baseline and one SWA trial (two, where soups are made of them), on one trunk.
+
+    The settings that decide the speed of an epoch stay: network, images' size, batch size, optimizer and
+    numerics. What is searched besides SWA's settings has one value, so that the trials share a trunk; the
+    sampler draws the others.
+
+    Args:
+        experiment: the whole one.
+        seeds: fresh seeds of each arm.
+    """
+    epochs = min(EPOCHS, experiment.train.epochs)
+    spec = rescale_experiment(experiment, epochs, rename=False).experiment.model_dump(
+        mode="json", by_alias=True
+    )
+    soups = any(merge["method"] == "soup" for merge in spec.get("merge", ()))
+    spec["name"] = f"{experiment.name[: NAME_LENGTH - 6]}-smoke"
+    spec["space"] = _fix_trunk(experiment, spec["space"])
+    spec["points"] = []
+    spec["baseline"] |= {"trials": "auto", "points": None}
+    spec["search"] |= {"trials": 2 if soups else 1, "epochs": None}
+    least = max(seeds, 2) if spec["confirm"]["ensemble"] else seeds
+    spec["confirm"] |= {
+        "top": 1,
+        "seeds": least,
+        "max_seeds": None,
+        "baselines": 1,
+        "race": False,
+        "ensemble": 2 if spec["confirm"]["ensemble"] else None,
+    }
+    for average in (*spec["averages"], *spec["baseline"]["averages"]):
+        for name in ("samples", "search_samples"):
+            if name in average:
+                average[name] = min(average[name], SAMPLES)
+    for merge in spec.get("merge", ()):
+        if merge["method"] == "swap":
+            merge |= {"members": 2, "top": 1}
+    spec["data"] |= {
+        "dataset": "folder",
+        "path": None,
+        "layout": "parts",
+        "train_images": None,
+        "suffixes": "all",
+        "unreadable": "error",
+        "duplicates": "warn",
+        "exif_rotation": False,
+        "grey_bits": 16,
+    }
+    return Experiment.model_validate(spec)
+
+
+def _fix_trunk(experiment: Experiment, space: dict[str, Any]) -> dict[str, Any]:
+    """Give what a baseline has, and the start of averaging, one value each."""
+    point = experiment.swa_points[0] if experiment.swa_points else {}
+    fixed = dict(space)
+    for parameter in experiment.baseline_parameters:
+        if parameter.name in ("train.warmup_epochs", "train.t_max"):  # count epochs: the rescaled ones
+            fixed[parameter.name] = _read_first(space[parameter.name])
+        else:
+            value = point.get(parameter.name, _choose_middle(parameter))
+            fixed[parameter.name] = list(value) if isinstance(value, tuple) else value
+    fixed["swa_start"] = 0
+    return fixed
+
+
+def _read_first(domain: Any) -> Any:
+    """Return the first value of a domain as written."""
+    if not isinstance(domain, dict):
+        return domain
+    return domain["choice"][0] if "choice" in domain else domain["int"][0]
+
+
+def _choose_middle(parameter: Parameter) -> Any:
+    """Return a value in the middle of a domain."""
+    domain = parameter.domain
+    if isinstance(domain, Choices):
+        return domain.values[len(domain.values) // 2]
+    middle = math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2
+    return domain.round_value(middle)
+
+
+def list_shrunk(whole: Experiment, rehearsed: Experiment, train: int) -> Sequence[str]:
+    """List what a rehearsal does with less than its search, besides epochs, trials and images.
+
+    Args:
+        whole: experiment of the search.
+        rehearsed: of the rehearsal.
+        train: training images of the rehearsal.
+    """
+    lines = []
+    if train < (size := whole.train.batch_size):
+        lines.append(f"batches of {train} images instead of {size}")
+    for before, after in zip(whole.averages, rehearsed.averages, strict=False):
+        drawn, draws = (getattr(each, "samples", 0) for each in (before, after))
+        if drawn > draws:
+            lines.append(f"{before.label} draws {draws} instead of {drawn}")
+    if whole.confirm.race:
+        lines.append("no race before the fresh seeds")
+    if whole.data.duplicates == "error":
+        lines.append("copies of images are not looked for")
+    return lines
