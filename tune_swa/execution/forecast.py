@@ -17,10 +17,10 @@ from tune_swa.search.simulation import SimulatedSearch, TrialTimes, simulate_sea
 
 MOST_EPOCHS = 12_000
 """Epochs that are gone through one by one; of a longer search some stand for several."""
-LEAST_EPOCHS = 10
-"""Of a run that stands for a longer one."""
+LEAST_EPOCHS = 40
+"""Of a run that stands for a longer one: of 10 epochs, one is a tenth."""
 DRAWS = 4
-"""Of made-up accuracies, the shortest search of which counts."""
+"""Of made-up accuracies at most, the shortest search of which counts."""
 SAVING_SHARE = 1.02
 """`checkpoint_every: auto` takes a fiftieth of a trial's time."""
 
@@ -205,7 +205,8 @@ def forecast_search(
     high = _simulate_stretched(longest, slots, times, confirm=confirm)
     if first == longest:
         return Forecast(high, high, besides)
-    drawn = (_simulate_stretched(first, slots, times, confirm=confirm, draw=draw) for draw in range(DRAWS))
+    draws = max(1, min(DRAWS, DRAWS * MOST_EPOCHS // max(1, high.epochs)))
+    drawn = (_simulate_stretched(first, slots, times, confirm=confirm, draw=draw) for draw in range(draws))
     return Forecast(min(drawn, key=lambda found: found.seconds), high, besides)
 
 

@@ -1,0 +1,118 @@
+"""`--smoke`: one whole rehearsal in a process, and what is refused or kept when one fails."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.called_search import call_search
+from helpers.drawn_images import draw_tree
+from helpers.narrow_resnet import narrow_environment
+from helpers.programs import RUN_SEARCH, run_program
+from tune_swa.errors import RequestError, SearchFailed
+from tune_swa.execution.rehearsal import _check_trials, _keep_if_failed
+from tune_swa.experiment.state import ExperimentState
+from tune_swa.experiment.trial_state import TrialState
+
+SPACE = """
+name: mine
+data: {dataset: folder, image_size: 32}
+train: {epochs: 40, batch_size: 8, warmup_epochs: 4, augment: [hflip]}
+averages: [{method: swa}, {method: ema, horizon: 2}]
+space:
+  lr: {log_uniform: [1e-4, 1e-2]}
+  swa_start: {int: [0.5, 0.9]}
+  swa_lr: {log_uniform: [1e-4, 1e-2]}
+search: {sampler: tpe, trials: 6}
+"""
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[object]:
+    """A space file and a folder of 60 images."""
+    draw_tree(tmp_path / "photos", {".": 20})
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return [
+        "--space", tmp_path / "space.yaml", "--data-dir", tmp_path / "photos", "--gpus", 0, "--smoke",
+        "--results-dir", tmp_path / "results",
+    ]  # fmt: skip
+
+
+def test_a_rehearsal_goes_the_whole_way_and_leaves_nothing(tmp_path: Path, given: list[object]) -> None:
+    (tmp_path / "tmp").mkdir()
+    environment = narrow_environment({**os.environ, "TMPDIR": str(tmp_path / "tmp")})
+    result = run_program([RUN_SEARCH, *given], cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert "Rehearsal of mine:" in lines
+    said = "\n".join(lines)
+    assert "images: 60 of 60 decoded, of all 3 classes" in said
+    assert re.search(r"^search: 2 trials of 4 epochs on \d+ training", said, re.MULTILINE)
+    assert "the SWA trial from the state of its trunk" in said
+    # its state after the fork, not an epoch that would be trained again
+    assert "resume: interrupted, and went on with baseline-0000 from epoch 2" in said
+    assert re.search(r"^fresh seeds: [24] runs, tested$", said, re.MULTILINE)
+    assert "model: exported, each file read again and compared" in said
+    forecast = re.search(r"^Forecast for mine on this machine: (about )?\d+(h|m|s)", said, re.MULTILINE)
+    assert forecast is not None
+    assert re.search(r"^search .+ epochs trained\)$", said, re.MULTILINE)
+    assert not (tmp_path / "results").exists()
+    assert [p.name for p in (tmp_path / "tmp").iterdir() if "tune_swa" in p.name] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resume"], "--smoke rehearses a whole search; leave --resume out"),
+        (["--storage", "shared"], "--smoke rehearses on this machine; leave --storage shared out"),
+        (["--address", "auto"], "--smoke rehearses on this machine; leave --address auto out"),
+        (["--set", "model.weights=none.pt"], "model.weights: none.pt: no such file"),
+        (["--set", "data.val_fraction=0.001"], "data.val_fraction: 0.001"),
+    ],
+)
+def test_what_a_search_refuses_its_rehearsal_refuses(
+    given: list[object], options: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call_search(capfd, *given, *options)
+    assert code == 2
+    assert words in err
+
+
+def test_a_damaged_image_is_named_as_the_user_knows_it(
+    tmp_path: Path, given: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos" / "sea" / "7.jpg").write_bytes(b"no image")
+    code, _, err = call_search(capfd, *given)
+    assert code == 2
+    assert f"1 of 60 images cannot be decoded:\n  {tmp_path}/photos/sea/7.jpg" in err
+
+
+@pytest.mark.parametrize("kind", [SearchFailed, RequestError])
+def test_the_files_of_a_failed_rehearsal_are_kept_and_named(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(kind) as raised, _keep_if_failed() as folder:
+        (folder / "search.log").write_text("why")
+        raise kind("it failed")
+    assert str(raised.value) == f"it failed\nThe files of the rehearsal are kept in {folder}"
+    assert (folder / "search.log").read_text() == "why"
+    with _keep_if_failed() as other:
+        (other / "file").touch()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_trial_that_fails_is_the_rehearsals_failure() -> None:
+    """A search goes on without it, and would have been worth a minute."""
+    state = ExperimentState()
+    trial = TrialState(
+        "swa-0000", "swa", "search", {}, 0, "tpe", 0, "t", 1, status="failed", error="NaN loss"
+    )
+    state.trials["swa-0000"] = trial
+    with pytest.raises(SearchFailed, match="swa-0000 of the rehearsal failed: NaN loss"):
+        _check_trials(state)
+    trial.status = "completed"
+    _check_trials(state)
