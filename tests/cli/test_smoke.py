@@ -95,9 +95,17 @@ def test_the_files_of_a_failed_rehearsal_are_kept_and_named(
     kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(kind) as raised, _keep_if_failed() as folder:
-        (folder / "search.log").write_text("why")
-        raise kind("it failed")
+    entered: list[Path] = []
+
+    def fail() -> None:
+        with _keep_if_failed() as folder:
+            entered.append(folder)
+            (folder / "search.log").write_text("why")
+            raise kind("it failed")
+
+    with pytest.raises(kind) as raised:
+        fail()
+    folder = entered[0]
     assert str(raised.value) == f"it failed\nThe files of the rehearsal are kept in {folder}"
     assert (folder / "search.log").read_text() == "why"
     with _keep_if_failed() as other:
