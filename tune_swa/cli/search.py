@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def search_command(options: argparse.Namespace) -> int:
     plugins.announce_plugins(options.plugin)
-    if options.resume and (name := options.name or read_name(options.space)):
+    if options.resume and (name := options.name or _read_planned_name(options)):
         check_recorded_plugins(Path(options.results_dir) / name, options.plugin)
     experiment = load_experiment(options)
     options.rescaled = ()
@@ -36,6 +36,17 @@ def search_command(options: argparse.Namespace) -> int:
         found = rescale_experiment(experiment, options.epochs, rename=options.name is None)
         experiment, options.rescaled = found.experiment, found.changes
     return _run_experiment(options, experiment)
+
+
+def _read_planned_name(options: argparse.Namespace) -> str | None:
+    """The name that the experiment of a space file will have; None: the file does not say."""
+    from tune_swa.config.rescaling import name_rescaled
+
+    name = read_name(options.space)
+    if name is not None and options.epochs is not None:
+        rescaled = name_rescaled(name, options.epochs)
+        return rescaled if (Path(options.results_dir) / rescaled).exists() else name
+    return name
 
 
 def confirm_command(options: argparse.Namespace) -> int:

@@ -46,6 +46,7 @@ def export_handed_over(folder: Path, images: Path) -> None:
         folder=folder, output=None, format=[], merged=None, average=None, ensemble=None, trial=None, arm=None
     )
     options.group, options.storage, options.data_dir = None, None, images
+    options.plugin = []  # they are loaded already
     with redirect_stdout(io.StringIO()):
         export_model_command(options)
 
