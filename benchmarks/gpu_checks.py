@@ -45,6 +45,12 @@ from tune_swa.training.run import Run
 
 SIZE = 32
 """Pixels of the drawn images."""
+AUGMENT = (
+    "hflip", "vflip", "crop", "random_resized_crop", "rotation(degrees=30,interpolation=bilinear)",
+    "color_jitter(brightness=0.4,contrast=0.4,saturation=0.4,hue=0.1)", "trivial_augment", "random_erasing",
+    "mixup", "cutmix",
+)  # fmt: skip
+"""Every augmentation."""
 EPOCHS, START = 5, 1
 """Of the runs that are checked: epoch 2 is the first that is averaged."""
 RESTORED_AT = 3
@@ -188,7 +194,7 @@ def check_streaming(bench: Bench, record: Record) -> str:
             expect(resident.resident, "images that fit are not kept on the GPU")
             expect(not streamed.resident, "images are kept on the GPU although they may not be")
         for purpose in ("train", "bn"):
-            draws = {"augment": ("hflip", "vflip", "crop"), "seed": 3, "epoch": 5, "purpose": purpose}
+            draws = {"augment": AUGMENT, "seed": 3, "epoch": 5, "purpose": purpose}
             triples = zip(*(b.iterate_training(16, **draws) for b in (resident, streamed, host)), strict=True)
             for (a, labels), (b, other), (c, own) in triples:
                 expect(

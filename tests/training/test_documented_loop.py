@@ -125,7 +125,7 @@ def test_equals_the_documented_loop_bit_for_bit(swa_start: int, tiny_data: Datas
 @pytest.mark.parametrize(
     "train",
     [
-        {"optimizer": "sgd", "weight_decay": 5e-4},
+        {"optimizer": "sgd", "weight_decay": 5e-4, "augment": ["random_resized_crop", "mixup", "cutmix"]},
         {"optimizer": "adamw", "augment": []},
     ],
     ids=["sgd", "adamw"],
