@@ -12,6 +12,7 @@ import pytest
 from helpers.plugin_files import DRAWN, write_plugin
 from tune_swa import plugins
 from tune_swa.errors import RequestError
+from tune_swa.plugin_files import PluginSource
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_a_worker_runs_what_the_driver_read(tmp_path: Path) -> None:
     path = write_plugin(tmp_path, DRAWN)
     plugins.load_plugins([str(path)])
     [source] = plugins.list_sources()
-    shipped = plugins.PluginSource(**json.loads(json.dumps(source.as_dict())))
+    shipped = PluginSource(**json.loads(json.dumps(source.as_dict())))
     plugins.forget_plugin("own")
     assert plugins.list_datasets() == ()
     path.unlink()

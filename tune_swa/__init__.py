@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
     from tune_swa.execution.param_space import search_space
     from tune_swa.execution.plain_trainable import trainable
-    from tune_swa.plugins import register_augmentation, register_dataset
+    from tune_swa.plugins import register_augmentation, register_dataset, register_model
     from tune_swa.results.api import load_results
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "load_results",
     "register_augmentation",
     "register_dataset",
+    "register_model",
     "search_space",
     "trainable",
 ]
@@ -69,6 +70,7 @@ _MODULES = {
     "load_results": "results.api",
     "register_augmentation": "plugins",
     "register_dataset": "plugins",
+    "register_model": "plugins",
     "search_space": "execution.param_space",
     "trainable": "execution.plain_trainable",
 }

@@ -1,4 +1,4 @@
-"""Modules of the user's own that `--plugin` names, and what they register: images and augmentations.
+"""Modules of the user's own that `--plugin` names, and what they register: networks, images, augmentations.
 
 A module is run because the command line names it, never because a space file does. Its source is read once,
 in the driver; every worker runs that text, on whatever node, so that all of them have the code that the
@@ -7,52 +7,16 @@ journal names by its hash.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib
-import importlib.util
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.machinery import PathFinder
-from pathlib import Path
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.text import first_line
+from tune_swa.plugin_files import PluginSource, explain_user_error, read_source, run_source
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class PluginSource:
-    """The source of a module that `--plugin` names. Workers get it with the settings of their trials."""
-
-    name: str
-    """Name of the module, or of the file without its suffix: how messages and the journal call it."""
-    module: str
-    """Key in `sys.modules`."""
-    file: str
-    """Absolute path on the machine where the command was given."""
-    text: str
-    is_package: bool = False
-
-    @property
-    def option(self) -> str:
-        """What `--plugin` takes for it: the name of the module, or the path of the file."""
-        return self.name if self.module == self.name else self.file
-
-    @property
-    def digest(self) -> str:
-        """Hash of the source."""
-        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `PluginSource(**fields)` reads it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -63,6 +27,14 @@ class Registered:
     function: Callable[..., Any]
     plugin: str | None
     """Plugin that registered it; None: code outside of plugins, which no worker would run."""
+
+
+@dataclass(frozen=True)
+class RegisteredModel(Registered):
+    """A network; the function builds it for a number of classes."""
+
+    head: str | None = None
+    """Dotted name of its classifier layer; None: the last linear or convolutional one."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +50,33 @@ class RegisteredAugmentation(Registered):
 
 
 _sources: dict[str, PluginSource] = {}
+_models: dict[str, RegisteredModel] = {}
 _datasets: dict[str, RegisteredDataset] = {}
 _augmentations: dict[str, RegisteredAugmentation] = {}
 _announced: list[str] = []
 """What `--plugin` names and has not been run yet: it may register any name."""
+_recorded: dict[str, str] = {}
+"""Networks of experiments that are read, with the plugins that build them."""
 _loading: list[str] = []
 """Plugins whose modules are being run, the innermost last."""
+
+
+def register_model(name: str, builder: Callable[[int], Any], *, head: str | None = None) -> None:
+    """Make a network known as `model.arch: NAME`. To be called in a module that `--plugin` names.
+
+    Args:
+        name: letters, digits and `_.-`, other than the networks of torchvision.
+        builder: called with the number of classes; returns an `nn.Module` that maps [B, 3, H, W] to logits
+            [B, classes]. It draws its weights from torch's global generator, which is seeded for it.
+        head: dotted name of the classifier layer, for `train.freeze` and `train.head_lr_factor`; default: the
+            last linear or convolutional layer.
+
+    Raises:
+        ValueError: the name cannot be one, or another plugin has registered it.
+        TypeError: the builder cannot be called.
+    """
+    _check_registration("model", name, builder, _models)
+    _models[name] = RegisteredModel(name, builder, _current_plugin(), head)
 
 
 def register_dataset(name: str, loader: Callable[..., Any], *, version: str = "") -> None:
@@ -145,6 +138,40 @@ def _current_plugin() -> str | None:
     return _loading[-1] if _loading else None
 
 
+def accepts_model(name: str) -> bool:
+    """Whether a name that no library has may be a network's: registered, in a journal, or about to be."""
+    return name in _models or name in _recorded or bool(_announced and _NAME.fullmatch(name))
+
+
+def require_model(name: str) -> RegisteredModel | None:
+    """Return the network that a plugin has registered under a name; None: the name is none of a plugin's.
+
+    Raises:
+        RequestError: its plugin is not loaded.
+    """
+    if name in _recorded and name not in _models:
+        option = _recorded[name]
+        raise RequestError(
+            f"model.arch: {name} is built by a plugin. Add --plugin {option} (in Python: "
+            f"tune_swa.plugins.load_plugins([{option!r}]))"
+        )
+    return _models.get(name)
+
+
+def recall_models(described: Any) -> None:
+    """Accept the networks of an experiment whose plugins `describe_sources` has described."""
+    for about in described.values() if isinstance(described, Mapping) else ():
+        models = about.get("models") if isinstance(about, Mapping) else None
+        for name in models if isinstance(models, list) else ():
+            if isinstance(name, str) and _NAME.fullmatch(name):
+                _recorded[name] = str(about.get("option"))
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of the networks that plugins have registered."""
+    return tuple(_models)
+
+
 def find_dataset(name: str) -> RegisteredDataset | None:
     """Return the set of images that a plugin has registered under a name; None: none has."""
     return _datasets.get(name)
@@ -178,6 +205,7 @@ def find_source(name: str | None) -> PluginSource | None:
 def describe_sources() -> dict[str, dict[str, Any]]:
     """Describe the plugins as the journal does: by name their file, its hash and what they registered."""
     kinds: dict[str, Mapping[str, Registered]] = {
+        "models": _models,
         "datasets": _datasets,
         "augmentations": _augmentations,
     }
@@ -193,6 +221,12 @@ def describe_sources() -> dict[str, dict[str, Any]]:
         }
         for source in _sources.values()
     }
+
+
+def find_changed(described: Mapping[str, Any]) -> PluginSource | None:
+    """Return the first plugin of this process whose source is not the one that was described."""
+    hashes = {name: about.get("hash") for name, about in described.items()}
+    return next((s for s in _sources.values() if hashes.get(s.name, s.digest) != s.digest), None)
 
 
 def announce_plugins(given: Sequence[str]) -> None:
@@ -219,7 +253,7 @@ def load_plugins(given: Sequence[str]) -> None:
     """
     sources: dict[str, PluginSource] = {}
     for text in given:
-        source = _read_source(text)
+        source = read_source(text)
         other = sources.setdefault(source.name, source)
         if other.file != source.file:
             raise RequestError(
@@ -243,7 +277,7 @@ def install_plugins(sources: Iterable[PluginSource]) -> None:
             continue
         _loading.append(source.name)
         try:
-            _run_source(source)
+            run_source(source)
         except (Exception, SystemExit) as error:
             forget_plugin(source.name)
             raise explain_user_error(f"--plugin {source.name}", error, source.file) from None
@@ -257,112 +291,7 @@ def forget_plugin(name: str) -> None:
     source = _sources.pop(name, None)
     if source is not None:
         sys.modules.pop(source.module, None)
-    kinds: tuple[dict[str, Any], ...] = (_datasets, _augmentations)
+    kinds: tuple[dict[str, Any], ...] = (_models, _datasets, _augmentations)
     for known in kinds:
         for key in [key for key, registered in known.items() if registered.plugin == name]:
             del known[key]
-
-
-def explain_user_error(what: str, error: BaseException, file: str | None) -> RequestError:
-    """Say in one message what went wrong in a user's code, with the file and the line.
-
-    Args:
-        what: was being done.
-        error: that was raised.
-        file: of the plugin.
-    """
-    return RequestError(f"{what}: {describe_user_error(error, file)}")
-
-
-def describe_user_error(error: BaseException, file: str | None) -> str:
-    """Describe an error with the innermost line of the plugin's code, or of a file beside it."""
-    place = ""
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f" ({error.filename}, line {error.lineno})"
-    elif file is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == file]
-        beside = [frame for frame in frames if Path(frame.filename).parent == Path(file).parent]
-        for frame in (beside or own)[-1:]:
-            place = f" ({frame.filename}, line {frame.lineno})"
-    reason = error.msg if isinstance(error, SyntaxError) else first_line(error, 300)
-    return f"{type(error).__name__}: {reason}{place}"
-
-
-def _read_source(text: str) -> PluginSource:
-    """Find the module or file that an option names, and read it.
-
-    Raises:
-        RequestError: it is not there, or is no Python source.
-    """
-    if text.endswith(".py") or "/" in text:
-        path = Path(text).expanduser().absolute()
-        # a name of its own: a file may be called like a module that others import
-        return PluginSource(path.stem, f"tune_swa_plugin_{path.stem}", str(path), _read_text(text, path))
-    folder = Path.cwd()
-    spec = PathFinder.find_spec(text, [str(folder)]) if "." not in text else None
-    if spec is None or spec.origin is None:
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-        try:
-            spec = importlib.util.find_spec(text)
-        except (ImportError, ValueError):
-            spec = None
-    if spec is None:
-        raise _explain_missing(text, folder)
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        raise RequestError(
-            f"--plugin {text}: is not a Python file ({spec.origin or 'a folder without __init__.py'})"
-        )
-    path = Path(spec.origin).absolute()
-    loaded = getattr(sys.modules.get(text), "__file__", None)
-    if text in sys.modules and text not in _sources and loaded != str(path):
-        raise RequestError(
-            f"--plugin {text}: a module of that name is loaded already ({loaded or 'of Python itself'}). "
-            f"Give the path of the file: --plugin {path}"
-        )
-    return PluginSource(text, text, str(path), _read_text(text, path), path.name == "__init__.py")
-
-
-def _read_text(text: str, path: Path) -> str:
-    try:
-        return importlib.util.decode_source(path.read_bytes())
-    except FileNotFoundError:
-        raise RequestError(f"--plugin {text}: no such file ({path})") from None
-    except (OSError, SyntaxError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error, 200)
-        raise RequestError(f"--plugin {text}: cannot be read ({reason})") from None
-
-
-def _explain_missing(text: str, folder: Path) -> RequestError:
-    files = sorted(path.stem for path in folder.glob("*.py"))
-    close = difflib.get_close_matches(text, files, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return RequestError(
-        f"--plugin {text}: no module of that name in {folder} or among the installed packages.{hint} Give "
-        "the name of a module, or the path of a .py file"
-    )
-
-
-def _run_source(source: PluginSource) -> None:
-    """Run the source as the module that it is of; what lies beside it can be imported where it is there."""
-    folder = Path(source.file).parent
-    parent = source.module.rpartition(".")[0]
-    root = folder
-    for _ in range(source.module.count(".") + source.is_package):
-        root = root.parent
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
-    if parent:
-        importlib.import_module(parent)
-    module = ModuleType(source.module)
-    module.__file__ = source.file
-    module.__package__ = source.module if source.is_package else parent
-    if source.is_package:
-        module.__path__ = [str(folder)]
-    sys.modules[source.module] = module
-    try:
-        exec(compile(source.text, source.file, "exec"), module.__dict__)
-    except BaseException:
-        del sys.modules[source.module]
-        raise

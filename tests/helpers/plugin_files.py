@@ -25,6 +25,28 @@ tune_swa.register_dataset("drawn", load_drawn)
 """A set of 60 small images from arrays."""
 
 
+SMALL_NETWORK = """\
+import torch
+import tune_swa
+
+
+class Small(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3, 2), torch.nn.BatchNorm2d(6), torch.nn.AdaptiveAvgPool2d(1)
+        )
+        self.head = torch.nn.Linear(6, classes)
+
+    def forward(self, images):
+        return self.head(self.body(images).flatten(1))
+
+
+tune_swa.register_model("small", Small, head="head")
+"""
+"""A network of one convolution."""
+
+
 def write_plugin(folder: Path, text: str, name: str = "own") -> Path:
     path = folder / f"{name}.py"
     path.write_text(text)

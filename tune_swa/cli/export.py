@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_strange_files
-from tune_swa.plugins import load_plugins
+from tune_swa.plugins import find_changed, load_plugins
 from tune_swa.text import format_bytes
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
 def export_model_command(options: argparse.Namespace) -> int:
     from tune_swa.cli.terminal import NamesConsole
     from tune_swa.experiment.state import ExperimentState
-    from tune_swa.results.provenance import restore_experiment
+    from tune_swa.results.provenance import require_header, restore_experiment
     from tune_swa.results.report.images import find_images
 
     _check_options(options)
@@ -37,6 +37,9 @@ def export_model_command(options: argparse.Namespace) -> int:
     folder, output = options.folder, options.output or options.folder / _name_folder(options)
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)
+    changed = find_changed(require_header(state).get("plugins", {}))
+    if changed is not None:
+        raise RequestError(f"--plugin {changed.name}: {changed.file} has changed since then. Restore it")
     if options.merged:
         _check_merged(options.merged, folder, experiment, state)
     if not options.output:
@@ -149,6 +152,7 @@ def _print_report(
         why: why there were no images to compare with.
     """
     from tune_swa.training.model_export import POSTERIOR
+    from tune_swa.training.plugin_networks import list_plugin_files
 
     say(f"{chosen.title}, each file read again:")
     for outcome in report.outcomes:
@@ -157,7 +161,10 @@ def _print_report(
     if chosen.posterior is not None:
         size = format_bytes((output / POSTERIOR).stat().st_size)
         say(f"  {output / POSTERIOR}  {size}  what the members were drawn from")
-    for file, what in (("model.json", "what images it takes"), ("classify.py", "an example that uses it")):
+    files = [("model.json", "what images it takes"), ("classify.py", "an example that uses it")]
+    for name in list_plugin_files(chosen.about["arch"]):
+        files.append((name, "builds the network, with tune_swa; the file of torch.export needs neither"))
+    for file, what in files:
         say(f"  {output / file}  {what}")
     recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())
     if why:

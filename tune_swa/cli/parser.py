@@ -190,7 +190,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any setting by its dotted path; the value is YAML; can be repeated",
     )
-    add_plugin_option(parser, "registers images or augmentations")
+    add_plugin_option(parser, "registers networks, images or augmentations")
     _add_log_option(parser)
     add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
     add("--dry-run", action="store_true", help="print the plan; train nothing")

@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_swa import plugins
 from tune_swa.errors import RequestError
+
+if TYPE_CHECKING:
+    from tune_swa.config import Experiment
 
 
 def add_plugin_option(parser: argparse.ArgumentParser, for_what: str) -> None:
@@ -61,15 +64,22 @@ def read_name(space: str | Path) -> str | None:
     return None
 
 
-def load_named_plugins() -> None:
-    """Run the plugins of the command line.
+def load_named_plugins(experiment: Experiment) -> None:
+    """Run the plugins of the command line, and check that they know what the experiment names.
 
     Raises:
-        RequestError: one failed, or takes a name that tune_swa has.
+        RequestError: one failed, takes a name that tune_swa has, or none knows the network.
     """
+    from tune_swa.config.network_names import explain_unknown_arch, is_arch_name
     from tune_swa.data.source_lookup import list_known_sets
 
     plugins.load_announced()
+    arch = experiment.model.arch
+    same = next((name for name in plugins.list_models() if is_arch_name(name)), None)
+    if same is not None:
+        raise RequestError(f"register_model: {same} is a network of torchvision. Give yours another name")
+    if not is_arch_name(arch) and plugins.require_model(arch) is None:
+        raise RequestError(f"model.arch: {arch!r}: {explain_unknown_arch(arch)}")
     known = list_known_sets()
     taken = next((name for name in plugins.list_datasets() if name in known), None)
     if taken is not None:

@@ -110,7 +110,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     if options.no_confirm and experiment.confirm.merges and not options.quiet:
         console.print(_explain_untested(options, experiment), markup=False, soft_wrap=True)
     if options.dry_run:
-        load_named_plugins()
+        load_named_plugins(experiment)
         return _print_plan(_make_request(options, experiment, console))
     if options.supervised:
         child = supervisor.run_in_child()
@@ -121,7 +121,7 @@ def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     with signals.keep_handlers():
         signals.interrupt_once()  # until the search has handlers of its own
         with nullcontext() if options.quiet else console.status("loading torch and Ray"):
-            load_named_plugins()
+            load_named_plugins(experiment)
             from tune_swa.execution.run import run_search
         outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from tune_swa.config.experiment import Experiment
+from tune_swa.config.network_names import is_arch_name
 from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE
 from tune_swa.config.values import Value
 
@@ -99,8 +100,8 @@ def _check_leader(experiment: Experiment) -> Iterator[str]:
 
 def _check_frozen(experiment: Experiment) -> Iterator[str]:
     """What is frozen stays as it was drawn, unless it comes from somewhere."""
-    if experiment.model.weights != "none":
-        return
+    if experiment.model.weights != "none" or not is_arch_name(experiment.model.arch):
+        return  # a plugin's builder may load weights of its own
     frozen = experiment.list_extremes("train.freeze")
     if "backbone" in frozen:
         yield (

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
+from tune_swa.plugins import accepts_model, list_models
+
 # fmt: off
 TORCHVISION_NETWORKS = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121",
@@ -38,16 +40,23 @@ def is_arch_name(name: str) -> bool:
 
 
 def _check_arch(name: str) -> str:
-    if is_arch_name(name):
+    if is_arch_name(name) or accepts_model(name):
         return name
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), TORCHVISION_NETWORKS, n=3)
+    raise ValueError(explain_unknown_arch(name))
+
+
+def explain_unknown_arch(name: str) -> str:
+    """Say which networks there are with names that are close."""
+    known = (*TORCHVISION_NETWORKS, *list_models())
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3)
     if not close:  # another size of a family, or its bare name
         stem = re.split(r"[_\d]", name.lower(), maxsplit=1)[0]
         close = [known for known in TORCHVISION_NETWORKS if stem and known.startswith(stem)][:5]
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    raise ValueError(
+    own = f"one of your own ({', '.join(list_models())})" if list_models() else "one of your own"
+    return (
         f"torchvision has no classification network of this name. {hint}docs/networks.md lists its "
-        f"{len(TORCHVISION_NETWORKS)}; {TIMM}NAME takes one of timm's"
+        f"{len(TORCHVISION_NETWORKS)}; {TIMM}NAME takes one of timm's, --plugin MODULE {own}"
     )
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from tune_swa.data.pixels import to_rgb
 from tune_swa.data.sources import Labels, Listing, Opened, Part
 from tune_swa.errors import RequestError
-from tune_swa.plugins import RegisteredDataset, describe_user_error, explain_user_error, find_source
+from tune_swa.plugin_files import describe_user_error, explain_user_error
+from tune_swa.plugins import RegisteredDataset, find_source
 from tune_swa.text import first_line
 
 PARTS = {"train": Part.TRAIN, "val": Part.VAL, "test": Part.TEST}

@@ -21,7 +21,8 @@ from tune_swa.execution.gpu_share import check_memory
 from tune_swa.execution.slots import Node, Placement
 from tune_swa.hardware.gpu_survey import explain_missing_gpus, survey_gpus
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
-from tune_swa.plugins import PluginSource, install_plugins
+from tune_swa.plugin_files import PluginSource
+from tune_swa.plugins import install_plugins
 from tune_swa.storage import Store
 from tune_swa.training.numerics import Numerics, decide_numerics
 from tune_swa.training.step_probe import TrialCost, Workload, measure_trial

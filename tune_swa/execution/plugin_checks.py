@@ -9,12 +9,8 @@ from tune_swa.config import Experiment
 from tune_swa.data.registered_augmentations import list_required
 from tune_swa.errors import RequestError
 from tune_swa.experiment.events import ExperimentCreated
-from tune_swa.plugins import (
-    Registered,
-    describe_sources,
-    explain_user_error,
-    find_source,
-)
+from tune_swa.plugin_files import explain_user_error
+from tune_swa.plugins import Registered, describe_sources, find_changed, find_source
 
 
 def check_same_plugins(begun: ExperimentCreated | None) -> None:
@@ -36,11 +32,11 @@ def check_same_plugins(begun: ExperimentCreated | None) -> None:
             f"--plugin {added[0]}: this search began without it. Leave it out, or start a new search with "
             "another --name"
         )
-    changed = [name for name in before if before[name].get("hash") != after[name]["hash"]]
-    if changed:
+    changed = find_changed(before)
+    if changed is not None:
         raise RequestError(
-            f"--plugin {changed[0]}: {after[changed[0]]['file']} has changed since this search began, so its "
-            "numbers could not be compared. Restore the file, or start a new search with another --name"
+            f"--plugin {changed.name}: {changed.file} has changed since this search began, so its numbers "
+            "could not be compared. Restore the file, or start a new search with another --name"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tune_swa.config import DataSpec
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
-from tune_swa.plugins import PluginSource
+from tune_swa.plugin_files import PluginSource
 from tune_swa.storage import Store
 from tune_swa.training.model import StateDict
 from tune_swa.training.numerics import Numerics

@@ -13,6 +13,7 @@ from tune_swa.config.network_names import is_arch_name
 from tune_swa.experiment.event_lines import decode_json
 from tune_swa.experiment.events import DamagedError, Kind
 from tune_swa.experiment.field_types import Share, convert_checked
+from tune_swa.plugins import accepts_model, recall_models
 
 _Level = Annotated[float, Meta(ge=-1e6, le=1e6)]
 _Spread = Annotated[float, Meta(gt=0, le=1e6)]
@@ -122,6 +123,7 @@ def _read_checked(path: Path, kind: type[NetworkShape]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DamagedError("it is no text in JSON") from None
     arch = about.setdefault("arch", "resnet18")
-    if not is_arch_name(arch):
+    recall_models(about.get("plugins"))
+    if not is_arch_name(arch) and not accepts_model(arch):
         raise DamagedError(f"there is no network {arch!r}")
     return dict(about)

@@ -12,6 +12,7 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.experiment.folder import keep_suffixes
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.plugins import recall_models
 from tune_swa.text import escape_controls
 
 PREFIX = "tune_swa."
@@ -36,6 +37,7 @@ def restore_experiment(state: ExperimentState) -> Experiment:
         RequestError: the journal is empty, or its description is not one that this version reads.
     """
     header = require_header(state)
+    recall_models(header.get("plugins"))
     try:
         return keep_suffixes(Experiment.model_validate(header.spec), header)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tune_swa.config.network_names import TIMM
 from tune_swa.training.networks import load_named
+from tune_swa.training.plugin_networks import write_plugin_call
 
 ABOUT = "model.json"
 EXAMPLE = "classify.py"
@@ -175,11 +176,16 @@ def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str
     if lines == _NETWORK and arch.startswith("mnasnet"):
         lines = _NETWORK_WITH_VERSIONS
     library, imports, call = _write_call(arch, has_arguments="arch_arguments" in about)
+    own = write_plugin_call(arch)
+    plugin = ""
+    if own is not None:
+        library, imports, call = "", "", own
+        plugin = "from tune_swa.training.plugin_networks import build_plugin_network\n"
     if chosen.program:
-        library = imports = ""
+        library = imports = plugin = ""
     return _CLASSIFY.substitute(
         library=library,
-        imports=f"{chosen.imports}{imports}from torchvision.transforms import functional\n",
+        imports=f"{chosen.imports}{imports}from torchvision.transforms import functional\n{plugin}",
         load=lines.format(load=chosen.load, network=call, arch=arch),
     )
 

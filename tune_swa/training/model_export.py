@@ -29,6 +29,7 @@ from tune_swa.training.fast_attention import has_fast_path, leave_fast_path
 from tune_swa.training.mean_probability import build_networks, list_networks
 from tune_swa.training.metrics import predict_images
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.plugin_networks import list_plugin_files
 
 POSTERIOR = "posterior.safetensors"
 WRITTEN_BY_SEARCH = ("best_model.pt", "best_soup.pt", "best_swap.pt")
@@ -177,6 +178,8 @@ def _export_compared(job: _Job, numerics: Numerics, why_not: str | None) -> Repo
         (folder / ABOUT).write_text(described, encoding="utf-8")
         example = write_example(FORMATS[job.formats[0]], len(networks), about)
         (folder / EXAMPLE).write_text(example, encoding="utf-8")
+        for name, text in list_plugin_files(about["arch"]).items():
+            (folder / name).write_text(text, encoding="utf-8")
         for chosen in (FORMATS[name] for name in job.formats):
             path = folder / chosen.file
             chosen.write(plain, described, torch.zeros(2, 3, size, size), path)

@@ -11,6 +11,7 @@ from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
 from tune_swa.config.network_names import TIMM
 from tune_swa.data.normalization import IMAGENET
 from tune_swa.errors import RequestError
+from tune_swa.plugins import require_model
 from tune_swa.text import first_line
 from tune_swa.training.networks import (
     build_shapes,
@@ -20,6 +21,7 @@ from tune_swa.training.networks import (
     read_timm_config,
     run_on_meta,
 )
+from tune_swa.training.plugin_networks import check_registered
 from tune_swa.training.published_weights import read_preprocessing
 
 PLAIN = "resnet18"
@@ -40,6 +42,10 @@ def check_network(model: ModelSpec, image_size: int) -> None:
         RequestError: it does not; says which sizes it takes.
     """
     if model.arch == PLAIN:
+        return
+    registered = require_model(model.arch)
+    if registered is not None:
+        check_registered(registered, model, image_size)
         return
     problem = _find_problem(model.arch, image_size)
     if problem is None:

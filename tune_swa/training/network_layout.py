@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tune_swa.config.network_names import TIMM
+from tune_swa.config.network_names import TIMM, is_arch_name
 from tune_swa.training.networks import build_shapes, name_head_parameters
 
 Parts = tuple[str, ...]
@@ -48,11 +48,9 @@ class NetworkLayout:
     @property
     def title(self) -> str:
         """Whose network it is."""
-        return (
-            f"timm's {self.arch.removeprefix(TIMM)}"
-            if self.arch.startswith(TIMM)
-            else f"torchvision's {self.arch}"
-        )
+        if self.arch.startswith(TIMM):
+            return f"timm's {self.arch.removeprefix(TIMM)}"
+        return f"torchvision's {self.arch}" if is_arch_name(self.arch) else f"a plugin's {self.arch}"
 
     @property
     def first_tensor(self) -> str:

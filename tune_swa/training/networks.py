@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from tune_swa.config.network_names import TIMM, TORCHVISION_NETWORKS
 from tune_swa.errors import RequestError
+from tune_swa.plugins import require_model
 from tune_swa.text import first_line
+from tune_swa.training.plugin_networks import HEAD_MARK, build_registered
 
 AUXILIARY = ("googlenet", "inception_v3")
 """Networks with further classifiers that only training uses. They are built without them: the loss is that
@@ -26,13 +28,17 @@ def build_network(arch: str, num_classes: int, image_size: int = 224) -> nn.Modu
     """Build a network with random weights from torch's global generator, on the CPU, in train mode.
 
     Args:
-        arch: a name of torchvision's, or `timm/` and a name of timm's.
+        arch: a name of torchvision's, `timm/` and a name of timm's, or one that a plugin has registered.
         num_classes: width of the classifier.
         image_size: pixels of a side; networks with position embeddings are built for it.
 
     Raises:
-        RequestError: timm is missing or has no such network, or the network cannot be built for such images.
+        RequestError: timm or a plugin is missing or has no such network, or the network cannot be built for
+            such images.
     """
+    registered = require_model(arch)
+    if registered is not None:
+        return build_registered(registered, num_classes)
     arguments = list_arguments(arch, image_size)
     if arch.startswith(TIMM):
         create, name = import_timm().create_model, arch.removeprefix(TIMM)
@@ -64,6 +70,8 @@ def list_arguments(arch: str, image_size: int) -> dict[str, Any]:
         published = read_timm_config(arch)
         fixed = published.fixed_input_size and image_size != published.input_size[-1]
         return {"img_size": image_size} if fixed else {}
+    if require_model(arch) is not None:
+        return {}
     if arch in AUXILIARY:
         return {"aux_logits": False, "init_weights": True, "transform_input": True}
     if arch.startswith("vit_"):
@@ -90,6 +98,9 @@ def build_shapes(arch: str, num_classes: int, image_size: int = 224) -> nn.Modul
 
     The global generator is left as it was. Arguments and errors as in `build_network`.
     """
+    with torch.random.fork_rng(devices=[]):
+        if require_model(arch) is not None:  # whose code may do anything with numbers
+            return build_network(arch, num_classes, image_size).to("meta")
     with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
         network = build_network(arch, num_classes, image_size)
     return network.to("meta")
@@ -104,8 +115,11 @@ def name_head_parameters(network: nn.Module) -> tuple[str, ...]:
 def find_heads(network: nn.Module) -> Sequence[nn.Module]:
     """Return the layers that map features to classes: one, but of timm's distilled networks two.
 
-    timm's networks name theirs; of torchvision's it is the last layer that multiplies.
+    timm's networks name theirs, and plugins may do so; else it is the last layer that multiplies.
     """
+    named = getattr(network, HEAD_MARK, None)
+    if named is not None:
+        return [network.get_submodule(named)]
     read_classifier = getattr(network, "get_classifier", None)
     if callable(read_classifier):
         found = read_classifier()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tune_swa.config.network_names import TIMM
 from tune_swa.errors import RequestError
+from tune_swa.plugins import require_model
 from tune_swa.text import first_line, name_first
 from tune_swa.training.network_layout import POSITIONS
 from tune_swa.training.networks import import_timm, list_arguments, read_timm_config
@@ -32,8 +33,13 @@ def read_preprocessing(arch: str) -> Preprocessing:
     """Return what the library says of its default weights of a network.
 
     Raises:
-        RequestError: timm is missing or has no such network.
+        RequestError: timm is missing or has no such network, or a plugin builds it.
     """
+    if require_model(arch) is not None:
+        raise RequestError(
+            f"data.normalize: auto: nobody publishes weights for a plugin's {arch}. Give imagenet, dataset, "
+            "none, or the numbers"
+        )
     if arch.startswith(TIMM):
         published = read_timm_config(arch)
         size, mean, std = published.input_size[-1], published.mean, published.std
@@ -87,7 +93,7 @@ def resize_positions(arch: str, state: Mapping[str, Tensor], image_size: int) ->
     Raises:
         RequestError: they are not those of square images.
     """
-    if not arch.startswith("vit_") or POSITIONS not in state:
+    if not arch.startswith("vit_") or POSITIONS not in state or require_model(arch) is not None:
         return state
     from torchvision.models.vision_transformer import interpolate_embeddings
 

@@ -23,7 +23,8 @@ from tune_swa.averaging.frozen_statistics import set_training
 from tune_swa.config import RunSettings
 from tune_swa.data.dataset import Dataset
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES, is_memory_exhausted, release_memory
-from tune_swa.plugins import PluginSource, install_plugins
+from tune_swa.plugin_files import PluginSource
+from tune_swa.plugins import install_plugins
 from tune_swa.scratch import scratch_folder
 from tune_swa.text import first_line
 from tune_swa.training import checkpoint as checkpoints

@@ -1,0 +1,149 @@
+"""Networks that plugins build: tried before anything trains, and trained like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.plugin_files import SMALL_NETWORK, loaded_plugin
+from helpers.resumed_runs import resume_everywhere
+from tune_swa import plugins
+from tune_swa.config import AveragingSpec, Experiment, ModelSpec, RunSettings, TrainSpec
+from tune_swa.config.cautions import list_cautions
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
+from tune_swa.training.model import build_model, resolve_weights
+from tune_swa.training.network_checks import check_network, count_weights_of, list_network_notes
+from tune_swa.training.networks import find_heads, name_head_parameters
+
+HEAD = """\
+import numpy as np
+import torch
+from torch import nn
+import tune_swa
+
+
+def flat(classes, **more):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes, **more))
+
+
+def drifting(classes, calls=[]):
+    calls.append(0)
+    network = flat(classes)
+    network[1].weight.data += len(calls)
+    return network
+"""
+
+
+def make_settings(**train: object) -> RunSettings:
+    return RunSettings(
+        lr=1e-2,
+        swa_start=1,
+        swa_lr=5e-3,
+        model=ModelSpec(arch="small"),
+        train=TrainSpec.model_validate({"epochs": 4, "batch_size": 8, **train}),
+        averaging=AveragingSpec(anneal_epochs=1),
+    )
+
+
+def test_a_run_trains_it_and_resumes(tiny_data: Dataset, tmp_path: Path) -> None:
+    with loaded_plugin(tmp_path, SMALL_NETWORK):
+        run, _ = resume_everywhere(make_settings(head_lr_factor=3.0), tiny_data, tmp_path)
+        assert type(run.model).__name__ == "Small"
+        assert [len(group["params"]) for group in run.optimizer.param_groups] == [4, 2]
+        frozen, _ = resume_everywhere(make_settings(freeze="backbone"), tiny_data, tmp_path)
+        assert [name for name, p in frozen.model.named_parameters() if p.requires_grad] == [
+            "head.weight",
+            "head.bias",
+        ]
+        model = build_model(3, 0, arch="small", image_size=8)
+        assert name_head_parameters(model) == ("head.weight", "head.bias")
+        assert count_weights_of("small", 3, 8) == (168 + 12 + 21, 21)
+        torch.manual_seed(5)
+        expected = torch.rand(())
+        torch.manual_seed(5)
+        assert torch.equal(build_model(3, 0, arch="small").state_dict()["head.weight"], model.head.weight)
+        assert torch.rand(()) == expected
+
+
+def test_weights_of_a_file_fit_it(tmp_path: Path) -> None:
+    with loaded_plugin(tmp_path, SMALL_NETWORK):
+        state = build_model(5, 1, arch="small").state_dict()
+        torch.save({"state_dict": state}, tmp_path / "w.pt")
+        weights = resolve_weights(ModelSpec(arch="small", weights=str(tmp_path / "w.pt")), None, 8)
+        model = build_model(3, 0, weights, arch="small")
+        assert torch.equal(model.state_dict()["body.0.weight"], state["body.0.weight"])
+        torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pt")
+        with pytest.raises(RequestError, match="a plugin's small"):
+            resolve_weights(ModelSpec(arch="small", weights=str(tmp_path / "other.pt")), None, 8)
+
+
+def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
+    with loaded_plugin(tmp_path, HEAD + "tune_swa.register_model('own', flat)\n"):
+        check_network(ModelSpec(arch="own"), 8)
+        [head] = find_heads(build_model(4, 0, arch="own"))
+        assert isinstance(head, torch.nn.Linear)
+        spec = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+        experiment = Experiment.model_validate(
+            {
+                "name": "x",
+                "model": {"arch": "own"},
+                "train": {"freeze": "backbone"},
+                "data": {"image_size": 8},
+                "averaging": {"anneal_epochs": 2},
+                "space": spec,
+            }
+        )
+        assert list_cautions(experiment) == []  # its builder may load weights
+        assert list(list_network_notes(experiment)) == [
+            "own has no batch normalisation: nothing is refreshed after averaging (0 s)"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        ("lambda classes: 1 / 0", r"own: ZeroDivisionError: division by zero \(.*own.py, line 16\)$"),
+        ("lambda: flat(3)", "TypeError: .*takes 0 positional arguments but 1 was given"),
+        ("lambda classes: flat", r"its builder has to return a torch.nn.Module, got function"),
+        ("lambda classes: flat(10)", r"maps 2 images of 8 px to \[2, 10\] where there are 3"),
+        ("lambda classes: nn.Flatten(0)", "has no parameter that gets a gradient"),
+        ("lambda classes: flat(classes, dtype=torch.float16)", "1.weight is torch.float16.*be float32"),
+        ("lambda classes: nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))", "has lazy layers"),
+        ("lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(9, classes))", "RuntimeError: mat1 and mat2"),
+        ("lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(192, classes).requires_grad_(False))",
+         "no parameter that gets a gradient"),
+        ("drifting", r"1.weight differs between two networks of one seed.*Draw from torch"),
+        ("flat, head='classifier'", "has no layer 'classifier', which register_model names as its head"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_before_anything_trains(builder: str, message: str, tmp_path: Path) -> None:
+    text = HEAD + f"tune_swa.register_model('own', {builder})\n"
+    with loaded_plugin(tmp_path, text), pytest.raises(RequestError, match=message):
+        check_network(ModelSpec(arch="own"), 8)
+
+
+def test_settings_that_need_published_weights(tmp_path: Path) -> None:
+    with (
+        loaded_plugin(tmp_path, SMALL_NETWORK),
+        pytest.raises(RequestError, match="nobody publishes weights"),
+    ):
+        check_network(ModelSpec(arch="small", weights="imagenet"), 8)
+
+
+def test_unknown_networks_may_be_a_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded_plugin(tmp_path, SMALL_NETWORK):
+        with pytest.raises(
+            ValueError, match=r"Did you mean small\?.*--plugin MODULE one of your own \(small\)"
+        ):
+            ModelSpec(arch="smal")
+        described = plugins.describe_sources()
+    with pytest.raises(ValueError, match="--plugin MODULE one of your own"):
+        ModelSpec(arch="small")
+    monkeypatch.setattr(plugins, "_recorded", {})
+    plugins.recall_models(described)
+    model = ModelSpec(arch="small")  # of an experiment that is read
+    with pytest.raises(RequestError, match=r"small is built by a plugin. Add --plugin .*own.py"):
+        check_network(model, 8)

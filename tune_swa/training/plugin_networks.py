@@ -1,0 +1,145 @@
+"""Build a network that a plugin registers, and try it before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tune_swa.config import ModelSpec
+from tune_swa.errors import RequestError
+from tune_swa.plugin_files import explain_user_error
+from tune_swa.plugins import RegisteredModel, find_source, load_plugins, require_model
+
+HEAD_MARK = "_tune_swa_head"
+"""Attribute of a network that names its classifier layer; copies of the network have it too."""
+BATCH, CLASSES = 2, 3
+"""Images and classes that a network is tried with."""
+
+
+def build_registered(registered: RegisteredModel, num_classes: int) -> nn.Module:
+    """Build a plugin's network, with weights from torch's global generator, on the CPU, in train mode.
+
+    Raises:
+        RequestError: the builder fails, or returns something else.
+    """
+    source = find_source(registered.plugin)
+    file = None if source is None else source.file
+    what = f"model.arch: {registered.name}"
+    try:
+        network = registered.function(num_classes)
+    except (Exception, SystemExit) as error:
+        raise explain_user_error(what, error, file) from None
+    if not isinstance(network, nn.Module):
+        got = type(network).__name__
+        raise RequestError(f"{what} ({file}): its builder has to return a torch.nn.Module, got {got}")
+    if registered.head is not None:
+        object.__setattr__(network, HEAD_MARK, registered.head)
+    return network.train()
+
+
+def build_plugin_network(plugins: Sequence[str | Path], name: str, num_classes: int) -> nn.Module:
+    """Run plugins, as `--plugin` does, and build a network of theirs; what `classify.py` of an export does.
+
+    Raises:
+        RequestError: there is no such module or network, or its code fails.
+    """
+    load_plugins([str(plugin) for plugin in plugins])
+    registered = require_model(name)
+    if registered is None:
+        raise RequestError(f"model.arch: none of {', '.join(map(str, plugins))} registers {name}")
+    return build_registered(registered, num_classes)
+
+
+def list_plugin_files(arch: str) -> dict[str, str]:
+    """Return the file that builds a network, by its name, with its text; empty for a network of a library,
+    and for a module of a package, which cannot be run by itself."""
+    registered = require_model(arch)
+    source = None if registered is None else find_source(registered.plugin)
+    if source is None or source.is_package or "." in source.name:
+        return {}
+    return {f"{source.name}.py": source.text}
+
+
+def write_plugin_call(arch: str) -> str | None:
+    """Write the expression that builds a plugin's network beside its file; None: it is a library's."""
+    registered = require_model(arch)
+    if registered is None:
+        return None
+    files = ", ".join(f'here / "{name}"' for name in list_plugin_files(arch))
+    return f'build_plugin_network([{files or repr(registered.plugin)}], {arch!r}, about["num_classes"])'
+
+
+def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: int) -> None:
+    """Build a plugin's network twice, and pass two images through it.
+
+    Raises:
+        RequestError: it fails, or is no network for such images.
+    """
+    what, source = f"model.arch: {registered.name}", find_source(registered.plugin)
+    if source is None:
+        raise RequestError(
+            f"{what} was registered outside of a plugin, where no worker runs it. Put the code into a "
+            "module, and name that with --plugin"
+        )
+    if model.weights == "imagenet":
+        raise RequestError(
+            f"model.weights: imagenet: nobody publishes weights for a plugin's {registered.name}. Let its "
+            "builder load some (--set model.weights=none), or name a file"
+        )
+    with torch.random.fork_rng(devices=[]):
+        networks = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            networks.append(build_registered(registered, CLASSES))
+        try:
+            problem = _find_problem(registered, networks[0], networks[1], image_size)
+        except Exception as error:
+            raise explain_user_error(what, error, source.file) from None
+    if problem is not None:
+        raise RequestError(f"{what} ({source.file}): {problem}")
+
+
+def _find_problem(
+    registered: RegisteredModel, network: nn.Module, again: nn.Module, image_size: int
+) -> str | None:
+    """What keeps a network from being trained; None: nothing that shows."""
+    parameters = dict(network.named_parameters())
+    if any(is_lazy(parameter) for parameter in parameters.values()):
+        return "has lazy layers, whose shapes are not known before they are used; give them their sizes"
+    other = next((n for n, p in parameters.items() if p.dtype != torch.float32), None)
+    if other is not None:
+        kind = parameters[other].dtype
+        return f"{other} is {kind}; parameters have to be float32 (train.precision is for autocast)"
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        return "has no parameter that gets a gradient"
+    if registered.head is not None and registered.head not in dict(network.named_modules()):
+        return f"has no layer {registered.head!r}, which register_model names as its head"
+    differing = _find_difference(network.state_dict(), again.state_dict())
+    if differing is not None:
+        return (
+            f"{differing} differs between two networks of one seed, and a resume needs the same weights. "
+            "Draw from torch's global generator alone"
+        )
+    output = network(torch.rand(BATCH, 3, image_size, image_size))
+    if not isinstance(output, Tensor) or tuple(output.shape) != (BATCH, CLASSES):
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        return (
+            f"maps {BATCH} images of {image_size} px to {got} where there are {CLASSES} classes; expected "
+            f"[{BATCH}, {CLASSES}]: a logit for each class"
+        )
+    copy.deepcopy(network)  # as the average is made
+    return None
+
+
+def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Name the first tensor that two state_dicts do not have in common."""
+    for name in {**one, **other}:
+        if name not in one or name not in other or not torch.equal(one[name], other[name]):
+            return name
+    return None
