@@ -36,6 +36,8 @@ def shrink_experiment(experiment: Experiment, seeds: int) -> Experiment:
     spec["points"] = []
     spec["baseline"] |= {"trials": "auto", "points": None}
     spec["search"] |= {"trials": 2 if soups else 1, "epochs": None}
+    if spec["baseline"]["averages"]:  # a trunk's state does not have them, so a baseline cannot go on from it
+        spec["search"]["checkpoint_every"] = 1
     least = max(seeds, 2) if spec["confirm"]["ensemble"] else seeds
     spec["confirm"] |= {
         "top": 1,
