@@ -43,7 +43,8 @@ def given(tmp_path: Path) -> list[object]:
 
 def test_a_rehearsal_goes_the_whole_way_and_leaves_nothing(tmp_path: Path, given: list[object]) -> None:
     (tmp_path / "tmp").mkdir()
-    environment = narrow_environment({**os.environ, "TMPDIR": str(tmp_path / "tmp")})
+    own = {"TMPDIR": str(tmp_path / "tmp"), "TUNE_SWA_CACHE": str(tmp_path / "cache")}
+    environment = narrow_environment({**os.environ, **own})
     result = run_program([RUN_SEARCH, *given], cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
@@ -60,6 +61,7 @@ def test_a_rehearsal_goes_the_whole_way_and_leaves_nothing(tmp_path: Path, given
     assert forecast is not None
     assert re.search(r"^search .+ epochs trained\)$", said, re.MULTILINE)
     assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "cache").exists()
     assert [p.name for p in (tmp_path / "tmp").iterdir() if "tune_swa" in p.name] == []
 
 
@@ -90,7 +92,7 @@ def test_a_damaged_image_is_named_as_the_user_knows_it(
     assert f"1 of 60 images cannot be decoded:\n  {tmp_path}/photos/sea/7.jpg" in err
 
 
-@pytest.mark.parametrize("kind", [SearchFailed, RequestError])
+@pytest.mark.parametrize("kind", [SearchFailed, RequestError, ValueError])
 def test_the_files_of_a_failed_rehearsal_are_kept_and_named(
     kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +108,11 @@ def test_the_files_of_a_failed_rehearsal_are_kept_and_named(
     with pytest.raises(kind) as raised:
         fail()
     folder = entered[0]
-    assert str(raised.value) == f"it failed\nThe files of the rehearsal are kept in {folder}"
+    notes = getattr(raised.value, "__notes__", [])
+    assert (
+        "\n".join([str(raised.value), *notes])
+        == f"it failed\nThe files of the rehearsal are kept in {folder}"
+    )
     assert (folder / "search.log").read_text() == "why"
     with _keep_if_failed() as other:
         (other / "file").touch()

@@ -32,8 +32,7 @@ def rehearse_request(request: Request) -> int:
             from tune_swa.execution.rehearsal import rehearse_search
         if not request.quiet:
             console.print(f"Rehearsal of {request.experiment.name}:", markup=False)
-        with nullcontext() if request.quiet else console.status("rehearsing"):
-            found = rehearse_search(request, export_handed_over, say)
+        found = rehearse_search(request, export_handed_over, say)
     for line in describe_rehearsal(found, request.experiment.name):
         console.print(line, markup=False, soft_wrap=True)
     say(f"It took {format_duration(found.seconds)}; nothing of it is kept.")

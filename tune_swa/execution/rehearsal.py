@@ -25,7 +25,7 @@ from tune_swa.execution.dry_run import Plan, plan_request
 from tune_swa.execution.forecast import Forecast, ImageCounts, Rates, forecast_search, measure_rates
 from tune_swa.execution.rehearsal_images import choose_images
 from tune_swa.execution.rehearsal_space import list_shrunk, shrink_experiment
-from tune_swa.execution.request import Request, print_note
+from tune_swa.execution.request import Request, print_note, show_status
 from tune_swa.execution.run import run_search
 from tune_swa.experiment.events import Event, TrialEnded, TrialStarted, TrunkShared
 from tune_swa.experiment.journal import read_events
@@ -87,11 +87,12 @@ def rehearse_search(request: Request, export: Export, say: Say) -> Rehearsal:
         f"{1e3 * sample.seconds_per_image:.1f} ms each"
     )
     with _keep_if_failed() as folder:
-        stage = _Stage(request, plan, sample, folder)
-        stage.run(say)
-        export(stage.request.folder, stage.images_dir)
-        say("model: exported, each file read again and compared")
-        return stage.summarise(begun, imports)
+        with show_status(request, "rehearsing"), _own_cache(folder / "cache"):
+            search = _SmallSearch(request, plan, sample, folder)
+            search.run(say)
+            export(search.request.folder, search.images_dir)
+            say("model: exported, each file read again and compared")
+        return search.summarise(begun, imports)
 
 
 def _read_start() -> float:
@@ -113,11 +114,11 @@ def _describe_classes(sample: ImageSample) -> str:
     return f"{some} of {sample.classes} classes" if some < sample.classes else f"all {some} classes"
 
 
-class _Stage:
+class _SmallSearch:
     """The rehearsal's search."""
 
     def __init__(self, request: Request, plan: Plan, sample: ImageSample, folder: Path) -> None:
-        self.whole, self.plan, self.sample, self.folder = request, plan, sample, folder
+        self.whole, self.plan, self.sample = request, plan, sample
         self.images_dir = folder / "images"
         seeds = min(2, plan.placement.slots)
         experiment = shrink_experiment(request.experiment, seeds)
@@ -140,14 +141,13 @@ class _Stage:
         Raises:
             SearchFailed: it failed, or one of its trials.
         """
-        with _own_cache(self.folder / "cache"):
-            begun = time.time()
-            interrupted = _run_interrupted(self.request)
-            events = self._read_events()
-            first = next((event.time for event in events if isinstance(event, TrialStarted)), begun)
-            self.start = first - begun
-            if interrupted:
-                run_search(replace(self.request, resume=True))
+        begun = time.time()
+        interrupted = _run_interrupted(self.request)
+        events = self._read_events()
+        first = next((event.time for event in events if isinstance(event, TrialStarted)), begun)
+        self.start = first - begun
+        if interrupted:
+            run_search(replace(self.request, resume=True))
         finished = time.time()
         events = self._read_events()
         self.end = finished - max(event.time for event in events if isinstance(event, TrialEnded))
@@ -264,7 +264,7 @@ def _keep_if_failed() -> Iterator[Path]:
     """Make a temporary folder, which is removed unless what is done with it fails.
 
     Raises:
-        SearchFailed: in place of one without the folder's name.
+        SearchFailed: in place of one without the folder's name; so for a RequestError.
     """
     folder = Path(tempfile.mkdtemp(prefix="tune_swa-smoke-"))
     try:
@@ -273,7 +273,11 @@ def _keep_if_failed() -> Iterator[Path]:
     except (Interrupted, KeyboardInterrupt):
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except (SearchFailed, RequestError) as error:
+    except Exception as error:
         (folder / IN_USE).unlink(missing_ok=True)  # so that no later process takes it for a leftover
-        raise type(error)(f"{error}\nThe files of the rehearsal are kept in {folder}") from None
+        kept = f"The files of the rehearsal are kept in {folder}"
+        if isinstance(error, SearchFailed | RequestError):
+            raise type(error)(f"{error}\n{kept}") from None
+        error.add_note(kept)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
