@@ -37,13 +37,16 @@ The way of one trial (`docs/development.md` has it with the names of functions):
 8. `monitoring`, `tracking` and `results` show, log and tabulate that state.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
     from tune_swa.execution.param_space import search_space
     from tune_swa.execution.plain_trainable import trainable
+    from tune_swa.from_python.searches import search
     from tune_swa.plugins import register_augmentation, register_dataset, register_model
     from tune_swa.results.api import load_results
 
@@ -57,6 +60,7 @@ __all__ = [
     "register_augmentation",
     "register_dataset",
     "register_model",
+    "search",
     "search_space",
     "trainable",
 ]
@@ -82,3 +86,19 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """The package. Its attribute `search` is the function, whoever imports the room of the same name."""
+
+    @property
+    def search(self) -> Any:
+        """`from_python.searches.search`."""
+        return import_module(f"{__name__}.from_python.searches").search
+
+    @search.setter
+    def search(self, room: ModuleType) -> None:
+        """Ignore what the import of a module such as `tune_swa.search.asha` puts there."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -206,11 +206,23 @@ class InterruptOnce(tune.Callback):  # type: ignore[misc]
             signal.raise_signal(signal.SIGINT)
 
 
+PLUGIN = """
+import torch
+import tune_swa
+
+tune_swa.register_augmentation(
+    "shift", lambda image, generator: image.roll(int(torch.randint(3, (), generator=generator)), 2)
+)
+"""
+
+
 @pytest.mark.usefixtures("narrow_network", "decoded", "plain_ray")
 def test_hyperband_pauses_trials_which_go_on_exactly_and_a_nan_is_the_trials_error(tmp_path: Path) -> None:
+    (tmp_path / "shifting.py").write_text(PLUGIN)
+    space = {**SPACE, "train": {**SPACE["train"], "augment": ["plugin/shift"]}}
     # two trials that run through, and four of which the best goes on after its first epoch
     tuner = tune.Tuner(
-        tune_swa.trainable(SPACE),
+        tune_swa.trainable(space, plugin=tmp_path / "shifting.py"),
         param_space={**CONFIG, "lr": tune.grid_search([1e30, 1e-2, 3e-3, 1e-3, 3e-2, 5e-3])},
         tune_config=tune.TuneConfig(
             metric="accuracy", mode="max", reuse_actors=True,
@@ -227,7 +239,8 @@ def test_hyperband_pauses_trials_which_go_on_exactly_and_a_nan_is_the_trials_err
     whole = [r for r in finished if r.metrics["training_iteration"] == 4]
     assert {r.metrics["iterations_since_restore"] for r in whole} == {4, 3}  # one of them was paused
     for result in whole:
-        assert drop_times(result.metrics) == run_epochs(result.config)[-1]
+        assert drop_times(result.metrics) == run_epochs(result.config, space)[-1]
+        assert drop_times(result.metrics) != run_epochs(result.config)[-1]
 
 
 @pytest.mark.usefixtures("narrow_network", "decoded", "plain_ray")

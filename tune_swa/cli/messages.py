@@ -79,17 +79,19 @@ def explain_child_exit(child: supervisor.ChildExit, options: argparse.Namespace)
         return child.code
     if child.interrupted:
         what, code = "Interrupted.", Interrupted.exit_code
-    elif child.code == -signal.SIGKILL:
-        what = "error: the search's process was killed from outside, by the system if memory was short."
-        code = SearchFailed.exit_code
-    elif child.code < 0:
-        what = f"error: the search's process crashed ({signal.strsignal(-child.code)})."
-        code = SearchFailed.exit_code
     else:
-        what = "error: Ray's processes have died, and the search with them."
-        code = SearchFailed.exit_code
+        what, code = f"error: {describe_death(child.code)}", SearchFailed.exit_code
     print(f"{what} What was done is kept. {how_to_go_on(options)}", file=sys.stderr)
     return code
+
+
+def describe_death(code: int) -> str:
+    """A sentence on a search's process that ended without a word; `code` is as in `ChildExit`."""
+    if code == -signal.SIGKILL:
+        return "the search's process was killed from outside, by the system if memory was short."
+    if code < 0:
+        return f"the search's process crashed ({signal.strsignal(-code)})."
+    return "Ray's processes have died, and the search with them."
 
 
 def how_to_go_on(options: argparse.Namespace) -> str:

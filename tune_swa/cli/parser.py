@@ -25,6 +25,8 @@ PATHS = {
     "folder": "RESULTS_DIR/NAME",
 }
 """Options that are paths, with the names that messages give them."""
+TRACKERS = ("mlflow", "wandb", "none")
+"""What `--log` names."""
 
 
 def expand_paths(options: argparse.Namespace) -> None:
@@ -227,7 +229,7 @@ def _add_log_option(parser: argparse.ArgumentParser) -> None:
         "--log",
         action="append",
         default=[],
-        choices=("mlflow", "wandb", "none"),
+        choices=TRACKERS,
         help="tell MLflow or Weights & Biases of every trial, too (their own environment variables say where "
         "and how); none: write no files for TensorBoard; can be repeated",
     )

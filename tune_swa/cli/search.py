@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +23,32 @@ if TYPE_CHECKING:
     from tune_swa.config import Experiment
     from tune_swa.execution.request import Request
 
+OWN_OPTIONS = {
+    "--name": "name",
+    "--trials": "search.trials",
+    "--seed": "search.seed",
+    "--gpus-per-trial": "resources.gpus_per_trial",
+}
+"""Options that give a setting of the space file, by its dotted name."""
+
 
 def search_command(options: argparse.Namespace) -> int:
     plugins.announce_plugins(options.plugin)
     if options.resume and (name := options.name or _read_planned_name(options)):
         check_recorded_plugins(Path(options.results_dir) / name, options.plugin)
-    experiment = load_experiment(options)
-    options.rescaled = ()
-    if options.epochs is not None:
-        from tune_swa.config.rescaling import rescale_experiment
+    return run_experiment(options, rescale_as_asked(options, load_experiment(options)))
 
-        found = rescale_experiment(experiment, options.epochs, rename=options.name is None)
-        experiment, options.rescaled = found.experiment, found.changes
-    return _run_experiment(options, experiment)
+
+def rescale_as_asked(options: argparse.Namespace, experiment: Experiment) -> Experiment:
+    """Return the experiment of `--epochs`, and keep what has changed among the options."""
+    options.rescaled = ()
+    if options.epochs is None:
+        return experiment
+    from tune_swa.config.rescaling import rescale_experiment
+
+    found = rescale_experiment(experiment, options.epochs, rename=options.name is None)
+    options.rescaled = found.changes
+    return found.experiment
 
 
 def _read_planned_name(options: argparse.Namespace) -> str | None:
@@ -78,28 +91,37 @@ def confirm_command(options: argparse.Namespace) -> int:
     options.resume, options.no_confirm, options.dry_run = True, False, False
     # its space file may come from elsewhere: it does not choose where something is written
     options.download = experiment.data.path is None or options.data_dir is not None
-    return _run_experiment(options, experiment)
+    return run_experiment(options, experiment)
 
 
 def load_experiment(options: argparse.Namespace) -> Experiment:
     """The space file with the overrides of the command line, but for `--epochs`."""
     from tune_swa.config import yaml_file
 
-    keys = {
-        "--name": ("name", options.name),
-        "--trials": ("search.trials", options.trials),
-        "--seed": ("search.seed", options.seed),
-        "--gpus-per-trial": ("resources.gpus_per_trial", options.gpus_per_trial),
+    own = {
+        "--name": options.name,
+        "--trials": options.trials,
+        "--seed": options.seed,
+        "--gpus-per-trial": options.gpus_per_trial,
     }
-    given = {
-        f"{option} {value}": f"{key}={json.dumps(value) if option == '--name' else value}"
-        for option, (key, value) in keys.items()
+    return yaml_file.load_experiment(options.space, options.set, collect_overrides(own))
+
+
+def collect_overrides(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the settings that options of their own give: the option as written to its KEY=VALUE.
+
+    Args:
+        values: of options; None: not given.
+    """
+    return {
+        f"{option} {value}": f"{OWN_OPTIONS[option]}={json.dumps(value) if option == '--name' else value}"
+        for option, value in values.items()
         if value is not None
     }
-    return yaml_file.load_experiment(options.space, options.set, given)
 
 
-def _run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
+def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
+    """Run a search, or what is left of one, and print the result; returns the exit code."""
     from tune_swa.cli.terminal import NamesConsole
 
     smoke = getattr(options, "smoke", False)

@@ -56,7 +56,7 @@ def run_in_child() -> ChildExit | None:
         os.close(reading)
         _clean_exit_pipe = writing
         os.setpgid(0, 0)
-        _die_with_parent(parent)
+        die_with_parent(parent)
         return None
     os.close(writing)
     with suppress(OSError):  # parent and child both try; whoever is second fails
@@ -120,7 +120,7 @@ def _send_signal(process: int, number: int) -> None:
         os.kill(process, number)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the system kill this process when `parent` dies (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that was set

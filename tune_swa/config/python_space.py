@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tune_swa.config import Experiment
 from tune_swa.config.yaml_document import Document, parse_document, quote_value
 from tune_swa.config.yaml_file import load_experiment, validate_document
 from tune_swa.errors import RequestError
+from tune_swa.plugins import announce_plugins
 from tune_swa.text import quote_name
 
 MAPPING = "space"
@@ -26,6 +27,7 @@ def load_space(
     *,
     arguments: Collection[str] = (),
     options: dict[str, str] | None = None,
+    plugin: Sequence[str] = (),
 ) -> Experiment:
     """Read, override and validate a space, with the messages of the command line.
 
@@ -36,20 +38,37 @@ def load_space(
         arguments: names of the caller's own arguments, for whoever misspells one of them.
         options: overrides that came from arguments of their own: the option as errors name it to its
             `KEY=VALUE`.
+        plugin: what will be loaded later, and may know networks of any name.
 
     Raises:
         RequestError: naming place, key, value and what is allowed, for every problem found.
     """
     for key in settings or {}:
         _check_keyword(key, arguments)
-    merged = {**(overrides or {}), **(settings or {})}
-    given = [f"{key}={_write_value(value, str(key))}" for key, value in merged.items()]
+    announce_plugins(plugin)
+    try:
+        return _validate_space(space, {**(overrides or {}), **(settings or {})}, options)
+    finally:
+        announce_plugins(())
+
+
+def _validate_space(
+    space: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    options: dict[str, str] | None,
+) -> Experiment:
+    given = [f"{key}={_write_value(value, str(key))}" for key, value in overrides.items()]
     if isinstance(space, Mapping):
         document = Document(parse_document(_write_value(space, MAPPING), MAPPING).value, {})
         return validate_document(document, MAPPING, given, options)
     if not isinstance(space, str | os.PathLike):
         raise RequestError(f"space={quote_value(space)}: expected the path of a space file, or a mapping")
     return load_experiment(Path(space), given, options)
+
+
+def list_texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return what an argument lists, which may be one text or path alone."""
+    return [os.fspath(one) for one in ([value] if isinstance(value, str | os.PathLike) else value)]
 
 
 def _check_keyword(key: str, arguments: Collection[str]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import tune
 
 from tune_swa.config import Choices, Parameter, Range
-from tune_swa.config.python_space import load_space
+from tune_swa.config.python_space import list_texts, load_space
 
 
 def search_space(
     space: str | os.PathLike[str] | Mapping[str, Any],
     *,
+    plugin: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     overrides: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def search_space(
 
     Args:
         space: a space file, or its content as a mapping.
+        plugin: what `trainable` gets; it is not run here.
         overrides: values of settings by dotted name.
         settings: the same as keywords: `**{"train.epochs": 10}`.
 
@@ -34,7 +36,9 @@ def search_space(
     Raises:
         RequestError: the space is wrong.
     """
-    experiment = load_space(space, overrides, settings, arguments=("overrides",))
+    experiment = load_space(
+        space, overrides, settings, arguments=("plugin", "overrides"), plugin=list_texts(plugin)
+    )
     if experiment.search.sampler == "grid":
         return {p.name: tune.grid_search(list(p.domain.list_values() or ())) for p in experiment.parameters}
     return {parameter.name: _to_ray(parameter) for parameter in experiment.parameters}

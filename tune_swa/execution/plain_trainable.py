@@ -6,7 +6,7 @@ Nothing of a search of ours takes part: no journal, no shared trunks, no early s
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,16 +16,20 @@ from ray import tune
 from rich.console import Console
 
 from tune_swa.config import Experiment
-from tune_swa.config.python_space import load_space
+from tune_swa.config.python_space import list_texts, load_space
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.errors import RequestError
+from tune_swa.execution.plugin_checks import check_augmentations
 from tune_swa.execution.trial_config import read_settings
 from tune_swa.files import expand_home
 from tune_swa.hardware.allocator import keep_freed_memory
 from tune_swa.hardware.gpu_memory import limit_memory, release_memory
 from tune_swa.monitoring.decoding_progress import Decoding
+from tune_swa.plugin_files import PluginSource
+from tune_swa.plugins import install_plugins, list_sources, load_plugins
 from tune_swa.training.checkpoint import load_checkpoint, save_checkpoint
-from tune_swa.training.model import resolve_weights
+from tune_swa.training.model import StateDict, resolve_weights
+from tune_swa.training.network_checks import check_network, resolve_normalization
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
@@ -42,6 +46,8 @@ class _Plan:
     """Absolute: workers run in folders of their own."""
     fingerprint: str
     """Of the images and their division, as they were where the trainable was made."""
+    plugins: tuple[PluginSource, ...]
+    """Modules of the user's, which every worker runs."""
 
 
 class SwaTrainable(tune.Trainable):
@@ -68,12 +74,13 @@ class SwaTrainable(tune.Trainable):
         Raises:
             RequestError: the configuration cannot be, or the images here are others.
         """
+        install_plugins(self.plan.plugins)
         granted = self.trial_resources
         bundle = granted.required_resources if granted else {}
         self._cpus = int(bundle.get("CPU", self.plan.experiment.resources.cpus_per_trial)) or 1
         self._gpus = float(bundle.get("GPU", 0.0))
         self._data = self._open_images()
-        self._weights = resolve_weights(self.plan.experiment.model)
+        self._weights = _read_weights(self.plan.experiment)
         self._run = self._build_run(config)
 
     def step(self) -> dict[str, Any]:
@@ -134,6 +141,7 @@ def trainable(
     space: str | os.PathLike[str] | Mapping[str, Any],
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    plugin: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     overrides: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> type[SwaTrainable]:
@@ -147,22 +155,31 @@ def trainable(
     Args:
         space: a space file, or its content as a mapping.
         data_dir: where the images are; default: the space's `data.path`.
+        plugin: modules of yours, or .py files, that register images or augmentations. They run here and in
+            Ray's workers.
         overrides: values of settings by dotted name.
         settings: the same as keywords: `**{"train.epochs": 10}`.
 
     Raises:
-        RequestError: the space, the images or the starting weights are wrong.
+        RequestError: the space, the network, the images or the starting weights are wrong.
     """
-    experiment = load_space(space, overrides, settings, arguments=("data_dir", "overrides"))
-    experiment = _fix_paths(experiment)
+    load_plugins(list_texts(plugin))
+    experiment = load_space(space, overrides, settings, arguments=("data_dir", "plugin", "overrides"))
+    check_augmentations(experiment)
+    check_network(experiment.model, experiment.data.image_size)
+    experiment = resolve_normalization(_fix_paths(experiment))
     path = data_dir or experiment.data.path
     folder = None if path is None else expand_home(os.fspath(path), "data_dir").absolute()
-    resolve_weights(experiment.model)  # what is wrong with them is better known before trials begin
+    _read_weights(experiment)  # what is wrong with them is better known before trials begin
     with Decoding(Console(stderr=True)) as decoding:
         data = prepare_dataset(experiment.data, folder, progress=decoding, verify=True)
-    plan = _Plan(experiment, folder, data.fingerprint)
+    plan = _Plan(experiment, folder, data.fingerprint, list_sources())
     # a class of its own, which Ray sends to its workers with the plan in it
     return type(SwaTrainable.__name__, (SwaTrainable,), {"plan": plan, "__doc__": SwaTrainable.__doc__})
+
+
+def _read_weights(experiment: Experiment) -> StateDict | None:
+    return resolve_weights(experiment.model, image_size=experiment.data.image_size)
 
 
 def _fix_paths(experiment: Experiment) -> Experiment:
