@@ -158,7 +158,8 @@ def test_trivial_augment_is_v2s() -> None:
         if kind in GEOMETRIC:
             assert (chosen > 0).float().mean() < 0.002, kind
         else:
-            assert chosen.max() <= 1, kind
+            exact = kind in ("identity", "posterize", "solarize", "auto_contrast", "equalize")
+            assert chosen.max() <= (0 if exact else 1), kind
 
 
 def test_erasing_is_v2s() -> None:
