@@ -154,4 +154,5 @@ def test_notes_name_what_is_different() -> None:
 
     assert list_notes(32) == list_notes(224, weights="imagenet") == ""
     assert "trained on images of 224 px, here are 64" in list_notes(64, weights="imagenet")
-    assert "convnext_tiny has no batch normalisation" in list_notes(32, arch="convnext_tiny")
+    assert "27.8 million parameters, and no batch normalisation" in list_notes(32, arch="convnext_tiny")
+    assert list_notes(32, arch="resnet34") == "resnet34 has 21.3 million parameters"

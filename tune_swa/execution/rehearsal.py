@@ -80,7 +80,8 @@ def rehearse_search(request: Request, export: Export, say: Say) -> Rehearsal:
     plan = plan_request(request)
     if plan.name_taken:
         print_note(request, plan.name_taken)
-    resolve_weights(request.experiment.model, partial(print_note, request))  # before images are decoded
+    size = request.experiment.data.image_size
+    resolve_weights(request.experiment.model, partial(print_note, request), size)  # before images are decoded
     sample = sample_images(request.experiment.data, request.images_dir, download=request.download)
     say(
         f"images: {len(sample.labels)} of {sample.found:,} decoded, of {_describe_classes(sample)}, "

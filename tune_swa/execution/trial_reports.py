@@ -44,9 +44,8 @@ def report_test(run: Run, *, probabilities: bool = False) -> None:
         probabilities: whether those of every class are to be kept, for ensembles.
     """
     models = {"shipped": run.predict_test_images()}
-    if run.averaging is None:
-        again = run.refreshes  # else it is the same model
-        models["refreshed"] = run.predict_test_images(refresh=True) if again else models["shipped"]
+    if run.averaging is None and run.refreshes:
+        models["refreshed"] = run.predict_test_images(refresh=True)
     averages = run.predict_with_averages(models["shipped"])
     models.update(averages)
     metrics = {name: predictions.compute_metrics() for name, predictions in models.items()}

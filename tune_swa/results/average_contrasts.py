@@ -101,8 +101,8 @@ def compare_averages(found: Verdict, predictions: Predictions) -> tuple[AverageC
         for arm in (*found.finalists, best)
         for label in list_averages(arm, predictions)
     ]
-    if entries:
-        again = {seed: variants[REFRESHED] for seed, variants in _list_refreshed(best, predictions)}
+    again = {seed: variants[REFRESHED] for seed, variants in _list_refreshed(best, predictions)}
+    if entries and again:  # a network without batch normalisation has nothing to refresh
         entries.append((best, REFRESHED_LABEL, again))
     rivals = {plain.name: select_shipped(plain, predictions) for plain in found.plain}
     return compare_entries(found, best, entries, rivals)

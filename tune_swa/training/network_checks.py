@@ -126,5 +126,11 @@ def list_network_notes(experiment: Experiment) -> Iterator[str]:
                 f"the published weights of {model.arch} were trained on images of {published.image_size} px, "
                 f"here are {size} (data.image_size)"
             )
-    if model.arch != PLAIN and not has_batch_norm(build_shapes(model.arch, CLASSES, size)):
-        yield f"{model.arch} has no batch normalisation: nothing is refreshed after averaging (0 s)"
+    if model.arch != PLAIN:
+        network = build_shapes(model.arch, CLASSES, size)
+        without = (
+            ""
+            if has_batch_norm(network)
+            else (", and no batch normalisation: nothing is refreshed after averaging (0 s)")
+        )
+        yield f"{model.arch} has {count_parameters(network) / 1e6:.3g} million parameters{without}"

@@ -229,6 +229,8 @@ def _list_provenance(state: ExperimentState) -> list[tuple[str, str]]:
         if name == "data" and isinstance(loaded, dict):
             loaded.pop("duplicates", None)  # they have a section of their own
         rows.append((name.replace("_", " "), _plain_text(loaded)))
+    network = require_header(state).spec.get("model", {})
+    rows.append(("network", f"{network.get('arch', 'resnet18')}, weights {network.get('weights', 'none')}"))
     statuses = Counter(trial.status for trial in state.trials.values())
     rows.append(("trials", ", ".join(f"{n} {status}" for status, n in statuses.items())))
     rows.append(("sessions", str(state.sessions)))
