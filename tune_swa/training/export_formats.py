@@ -194,5 +194,5 @@ def _write_call(arch: str, *, has_arguments: bool) -> tuple[str, str, str]:
     """Return an import of a library, one of a network, and the expression that builds the network."""
     given = 'num_classes=about["num_classes"]' + (', **about["arch_arguments"]' if has_arguments else "")
     if arch.startswith(TIMM):
-        return "import timm\n", "", f"timm.create_model("{arch.removeprefix(TIMM)}", {given})"
+        return "import timm\n", "", f'timm.create_model("{arch.removeprefix(TIMM)}", {given})'
     return "", f"from torchvision.models import {arch}\n", f"{arch}({given})"
