@@ -237,10 +237,12 @@ class Writer:
         temperature: float | None = 2.0,
         probabilities: bool = False,
         nll: np.ndarray | None = None,
+        refreshed: bool = True,
     ) -> None:
         """A run on a fresh seed that is right on the images that `right` (shape (N,), bool) says, and whose
         averages are on those of `averages`; `probabilities`: of both classes are kept; `nll` (nats): of each
-        image, or a usual one. Without a temperature it is of a version that fitted none."""
+        image, or a usual one. Without a temperature it is of a version that fitted none; not `refreshed`: of
+        a network without batch normalisation."""
         name = f"{arm['name']}-seed{seed}"
         self.suggest(name, arm["params"], "confirm", seed, arm.get("average"))
         self.start(name)
@@ -248,7 +250,10 @@ class Writer:
             self.epoch(name, number, 0.5)
         self.epoch(name, 3, validation, averaged=int("average" in arm))
         label = np.arange(len(right)) % 2
-        variants = {"shipped": right, **({"refreshed": right} if arm["kind"] == "baseline" else {})}
+        variants = {
+            "shipped": right,
+            **({"refreshed": right} if refreshed and arm["kind"] == "baseline" else {}),
+        }
         variants.update(averages or {})
         said = {
             variant: made_up_predictions(label, values, temperature, nll)

@@ -21,7 +21,12 @@ CHANCES = {"base-0": 0.8, "base-1": 0.75}
 
 
 def write_look(
-    folder: Path, averages: Mapping[str, float], baseline: Mapping[str, float] | None = None, drawn: int = 3
+    folder: Path,
+    averages: Mapping[str, float],
+    baseline: Mapping[str, float] | None = None,
+    drawn: int = 3,
+    *,
+    refreshed: bool = True,
 ) -> Writer:
     """Six seeds of a finalist with averages that are right with these chances, and of two plain arms."""
     writer = usual(folder)
@@ -36,7 +41,7 @@ def write_look(
         for arm in (TRUNK_ARM, TUNED_ARM):
             own = baseline if arm is TUNED_ARM else None
             said = {label: draw_right(chance) for label, chance in (own or {}).items()}
-            writer.tested(arm, seed, draw_right(CHANCES[arm["name"]]), averages=said)
+            writer.tested(arm, seed, draw_right(CHANCES[arm["name"]]), averages=said, refreshed=refreshed)
         said = {label: draw_right(chance) for label, chance in averages.items()}
         writer.tested(SWA_ARM, seed, next(iter(said.values())), averages=said)
     return writer
@@ -61,6 +66,13 @@ def test_every_average_of_the_finalist_and_the_best_plain_training(tmp_path: Pat
     assert {c.against.name for c in found.values()} == {"base-0"}
     # a lower nll is better
     assert found["swa-0", "ema-2"].nll.interval.high < 0 < found["swa-0", "ema-2"].accuracy.interval.low
+
+
+def test_a_network_with_nothing_to_refresh_has_no_row_of_a_refresh(tmp_path: Path) -> None:
+    writer = write_look(tmp_path, {"swa": 0.81, "ema-2": 0.92}, refreshed=False)
+    assert [label for _, label in compare(writer)] == ["swa", "ema-2"]
+    page = build_report(writer.state(), tmp_path)
+    assert "A BN refresh alone changes" not in page
 
 
 def test_the_nll_at_a_temperature_is_compared_where_all_runs_have_one(tmp_path: Path) -> None:

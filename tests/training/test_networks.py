@@ -10,7 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tune_swa.config import DataSpec, Experiment, ModelSpec
 from tune_swa.config.network_names import TORCHVISION_NETWORKS
 from tune_swa.errors import RequestError
-from tune_swa.training.network_checks import check_network, list_network_notes, resolve_normalization
+from tune_swa.training.network_checks import (
+    check_network,
+    count_weights_of,
+    list_network_notes,
+    resolve_normalization,
+)
 from tune_swa.training.networks import (
     build_network,
     build_shapes,
@@ -146,6 +151,13 @@ def test_the_preprocessing_is_that_of_the_default_weights() -> None:
         found = read_preprocessing(arch)
         assert (found.image_size,) == tuple(transforms.crop_size)
         assert (list(found.mean), list(found.std)) == (transforms.mean, transforms.std)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small"])
+def test_the_plan_counts_the_parameters(arch: str) -> None:
+    network = build_network(arch, 7)
+    head = sum(p.numel() for n, p in network.named_parameters() if n in name_head_parameters(network))
+    assert count_weights_of(arch, 7, 32) == (sum(p.numel() for p in network.parameters()), head)
 
 
 def test_notes_name_what_is_different() -> None:

@@ -128,3 +128,20 @@ def test_the_refresh_and_the_training_draw_by_the_seed_alone(arch: str) -> None:
         assert len(list(runs[-1])) == 2
         assert torch.equal(before, torch.random.get_rng_state())
     assert_same_weights(runs[0].shipped_model, runs[1].shipped_model)
+
+
+@pytest.mark.parametrize(("arch", "refreshed"), [("resnet18", True), ("convnext_tiny", False)])
+@pytest.mark.usefixtures("narrow_network")
+def test_a_baseline_without_batch_norm_is_not_tested_twice(
+    arch: str, refreshed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tune_swa.execution import trial_reports
+
+    data = draw_dataset(train=8, val=6, test=4, size=32)
+    settings = RunSettings(model=ModelSpec(arch=arch), lr=1e-3, train=TrainSpec(epochs=2, batch_size=4))
+    run = Run(settings, data, NUMERICS)
+    assert len(list(run)) == 2
+    reported: dict[str, Any] = {}
+    monkeypatch.setattr(trial_reports, "report_message", lambda **message: reported.update(message))
+    trial_reports.report_test(run)
+    assert (reported["refreshed"] is not None) is refreshed
