@@ -252,6 +252,8 @@ space:
         ("train: {epochs: 20}", "train: {epochs: 20}\nmodel: {arch: resnet81}",
          r"f\.yaml:3: model\.arch: 'resnet81': torchvision has no classification network.*Did you mean resnet18"),
         ("train: {epochs: 20}", "train: {epochs: 20}\nmodel: {arch: ViT}", r"'ViT': .*Did you mean vit_b_16"),
+        ("train: {epochs: 20}", "train: {epochs: 20}\ndata: {normalize: {mean: [0, 0], std: [1, 1, 1]}}",
+         r"data\.normalize\.mean: \[0, 0\]: expected three numbers"),
         ("train: {epochs: 20}", "train: {epochs: 20}\ndata: {normalize: imagnet}",
          r"data\.normalize: 'imagnet': expected 'none', 'imagenet', 'dataset' or 'auto'"),
         ("1e-3", "0", r"f\.yaml:4: space\.lr: 0: expected a number greater than 0"),

@@ -349,3 +349,19 @@ def test_the_command_line_offers_every_format() -> None:
     from tune_swa.cli.export import MODEL_FORMATS
 
     assert EVERY == MODEL_FORMATS
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_networks_that_want_the_versions_of_their_layers_get_them(
+    members: int, handed: Handed, tmp_path: Path
+) -> None:
+    """torchvision's mnasnets load no plain dictionary, which is what a safetensors file gives."""
+    from tune_swa.training.mean_probability import load_networks
+    from tune_swa.training.model import build_model
+
+    weights = [build_model(3, seed, arch="mnasnet0_5").state_dict() for seed in range(members)]
+    about = {**handed.about, "arch": "mnasnet0_5", "validation": None, "test": None, "members": members}
+    model = load_networks([dict(state) for state in weights], about)
+    handed.export(tmp_path / "export", ("safetensors",), model=model, about=about)
+    Image.new("RGB", (16, 16)).save(tmp_path / "new.png")
+    assert "new.png: " in stranger(tmp_path / "export" / "classify.py", tmp_path / "new.png")

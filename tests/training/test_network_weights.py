@@ -30,7 +30,11 @@ def load_file(arch: str, state: State, folder: Path, classes: int = 3, size: int
 
 
 @pytest.mark.parametrize(
-    "arch", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5", "timm/convnext_atto"]
+    "arch",
+    [
+        *("mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"),
+        *("timm/convnext_atto", "timm/caformer_s18"),
+    ],
 )
 @pytest.mark.parametrize("prefix", ["", "module.backbone."])
 def test_a_file_brings_all_but_a_head_of_another_width(arch: str, prefix: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tune_swa.config.settings_model import Settings
 
@@ -12,10 +12,16 @@ _Mean = Annotated[float, Field(ge=-10, le=10)]
 _Deviation = Annotated[float, Field(gt=0, le=10)]
 
 
+def _check_count(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) != 3:
+        raise ValueError("expected three numbers: of red, green and blue")
+    return values
+
+
 class ChannelStatistics(Settings):
     """Means and deviations of red, green and blue, on the scale [0, 1]."""
 
-    mean: tuple[_Mean, _Mean, _Mean]
+    mean: Annotated[tuple[_Mean, ...], AfterValidator(_check_count)]
     """Subtracted from each channel."""
-    std: tuple[_Deviation, _Deviation, _Deviation]
+    std: Annotated[tuple[_Deviation, ...], AfterValidator(_check_count)]
     """What the difference is divided by."""

@@ -19,7 +19,14 @@ from tune_swa.data.duplicates import Duplicates, find_duplicates
 from tune_swa.data.folder_names import show_name
 from tune_swa.data.folders import ImageFolders
 from tune_swa.data.image_notes import NO_NOTES, ImageNotes, NamedImages
-from tune_swa.data.normalization import IMAGENET, NONE, Channels, Statistics, compute_statistics
+from tune_swa.data.normalization import (
+    IMAGENET,
+    NONE,
+    Channels,
+    Statistics,
+    compute_statistics,
+    to_channels,
+)
 from tune_swa.data.similarity import Copies
 from tune_swa.data.source_lookup import find_source
 from tune_swa.data.sources import Labels, Listing, Source
@@ -334,7 +341,7 @@ def _choose_statistics(spec: DataSpec, found: cache.Decoded, train: Indices) -> 
     if spec.normalize == "dataset":
         return compute_statistics(found.images, train, found.folder)
     if isinstance(spec.normalize, ChannelStatistics):
-        return spec.normalize.mean, spec.normalize.std
+        return to_channels(spec.normalize.mean), to_channels(spec.normalize.std)
     assert spec.normalize != "auto", "resolve_normalization comes first"
     return IMAGENET if spec.normalize == "imagenet" else NONE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def compute_statistics(
     file = folder / f"channels-{name}.json"
     try:
         mean, std = json.loads(file.read_text(encoding="utf-8"))
-        return _to_channels(mean), _to_channels(std)
+        return to_channels(mean), to_channels(std)
     except (OSError, ValueError, TypeError):
         mean, std = _count_values(images, rows)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not results
@@ -59,9 +60,10 @@ def _count_values(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) ->
     mean = shares @ values
     variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
     # a channel of one single value has no deviation to divide by
-    return _to_channels(mean), _to_channels(np.where(variance > 0, np.sqrt(variance), 1.0))
+    return to_channels(mean), to_channels(np.where(variance > 0, np.sqrt(variance), 1.0))
 
 
-def _to_channels(values: npt.NDArray[np.float64] | list[float]) -> Channels:
+def to_channels(values: Iterable[float]) -> Channels:
+    """Return three numbers as those of red, green and blue."""
     first, second, third = (float(v) for v in values)
     return first, second, third

@@ -106,22 +106,21 @@ for name in sys.argv[1:]:
 
 _PROGRAM = "model = {load}\n"
 
-_NETWORK = """\
-model = {network}.eval()
-model.load_state_dict({load})
+_LOAD = "{name}.load_state_dict({load})\n"
+
+_LOAD_WITH_VERSIONS = """\
+state = {name}.state_dict()  # torchvision's {arch} wants the versions in it, too
+state.update({load})
+{name}.load_state_dict(state)
 """
 
-_NETWORK_WITH_VERSIONS = """\
+_NETWORK = """\
 model = {network}.eval()
-state = model.state_dict()  # torchvision's {arch} wants the versions in it, too
-state.update({load})
-model.load_state_dict(state)
-"""
+{loading}"""
 
 _NETWORKS = """\
 networks = torch.nn.ModuleList({network} for _ in range(about["members"]))
-networks.eval().load_state_dict({load})
-
+{loading}
 
 def model(images):
     # softmax gives the mean probability back: that of its logarithm
@@ -173,8 +172,9 @@ def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str
     """
     arch = about["arch"]
     lines = _PROGRAM if chosen.program else _NETWORK if members == 1 else _NETWORKS
-    if lines == _NETWORK and arch.startswith("mnasnet"):
-        lines = _NETWORK_WITH_VERSIONS
+    loading = (_LOAD_WITH_VERSIONS if arch.startswith("mnasnet") else _LOAD).format(
+        name="model" if members == 1 else "networks.eval()", load=chosen.load, arch=arch
+    )
     library, imports, call = _write_call(arch, has_arguments="arch_arguments" in about)
     own = write_plugin_call(arch)
     plugin = ""
@@ -186,7 +186,7 @@ def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str
     return _CLASSIFY.substitute(
         library=library,
         imports=f"{chosen.imports}{imports}from torchvision.transforms import functional\n{plugin}",
-        load=lines.format(load=chosen.load, network=call, arch=arch),
+        load=lines.format(load=chosen.load, network=call, loading=loading),
     )
 
 

@@ -75,7 +75,7 @@ def _find_problem(arch: str, image_size: int) -> str | None:
     try:
         output = run_on_meta(build_shapes(arch, CLASSES, image_size), image_size)
     except RequestError as error:  # it cannot even be built for them
-        return str(error).rpartition(" (")[2].removesuffix(")")
+        return str(error).partition(" px (")[2].removesuffix(")") or str(error)
     except Exception as error:  # whatever a network of somebody else's raises
         return first_line(error, 200)
     if not isinstance(output, torch.Tensor) or output.shape != (2, CLASSES):

@@ -35,8 +35,14 @@ class NetworkLayout:
     @classmethod
     def of_network(cls, arch: str, image_size: int) -> NetworkLayout:
         """Build it from a network's name and the images that it is for; errors as in `build_network`."""
-        network = build_shapes(arch, 1, image_size)
-        heads = name_head_parameters(network)
+        network, wider = (build_shapes(arch, classes, image_size) for classes in (1, 2))
+        others = dict(wider.named_parameters())
+        # some heads have layers before the last one, which are as wide as the features
+        heads = tuple(
+            name
+            for name in name_head_parameters(network)
+            if network.get_parameter(name).shape != others[name].shape
+        )
         classifiers = {name.split(".")[0] for name in heads}
         children = {
             str(index): name

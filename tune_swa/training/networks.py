@@ -101,8 +101,15 @@ def build_shapes(arch: str, num_classes: int, image_size: int = 224) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         if require_model(arch) is not None:  # whose code may do anything with numbers
             return build_network(arch, num_classes, image_size).to("meta")
-    with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
-        network = build_network(arch, num_classes, image_size)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _EmptyOnMeta():
+                network = build_network(arch, num_classes, image_size)
+        except RequestError:
+            if not arch.startswith(TIMM):
+                raise
+            # some of timm's pass an image through their parts to see what shapes come out
+            network = build_network(arch, num_classes, image_size)
     return network.to("meta")
 
 
@@ -113,7 +120,7 @@ def name_head_parameters(network: nn.Module) -> tuple[str, ...]:
 
 
 def find_heads(network: nn.Module) -> Sequence[nn.Module]:
-    """Return the layers that map features to classes: one, but of timm's distilled networks two.
+    """Return the layers that map features to classes: one, but of some of timm's networks two.
 
     timm's networks name theirs, and plugins may do so; else it is the last layer that multiplies.
     """
@@ -123,7 +130,9 @@ def find_heads(network: nn.Module) -> Sequence[nn.Module]:
     read_classifier = getattr(network, "get_classifier", None)
     if callable(read_classifier):
         found = read_classifier()
-        return list(found) if isinstance(found, tuple | list) else [found]
+        heads = list(found) if isinstance(found, tuple | list) else [found]
+        beside = getattr(network, "aux_head", None)  # of VOLO, which timm names with no other head
+        return heads if beside is None else [*heads, beside]
     return [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1:]
 
 

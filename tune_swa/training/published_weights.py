@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tune_swa.config.network_names import TIMM
+from tune_swa.data.normalization import Channels, to_channels
 from tune_swa.errors import RequestError
 from tune_swa.plugins import require_model
 from tune_swa.text import first_line, name_first
 from tune_swa.training.network_layout import POSITIONS
 from tune_swa.training.networks import import_timm, list_arguments, read_timm_config
-
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,7 @@ def read_preprocessing(arch: str) -> Preprocessing:
 
         transforms = get_model_weights(arch).DEFAULT.transforms()
         size, mean, std = transforms.crop_size[0], transforms.mean, transforms.std
-    return Preprocessing(int(size), _to_channels(mean), _to_channels(std))
-
-
-def _to_channels(values: tuple[float, ...]) -> Channels:
-    first, second, third = map(float, values)
-    return first, second, third
+    return Preprocessing(int(size), to_channels(mean), to_channels(std))
 
 
 def download_timm_weights(arch: str, image_size: int) -> Mapping[str, Tensor]:
