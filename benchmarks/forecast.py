@@ -1,7 +1,7 @@
 """The forecast of `--smoke` against the real time of the search, one after the other on this machine.
 
     python benchmarks/forecast.py                 # digits, and a folder of drawn JPEGs; twenty minutes
-    python benchmarks/forecast.py --repeat 3
+    python benchmarks/forecast.py --repeat 3 --match JPEGs
 
 Each round rehearses a search, runs it, and rehearses it again: what others do on the machine between the
 two rehearsals shows in their difference.
@@ -89,6 +89,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--match", default="", help="only searches with this in their names")
     options = parser.parse_args()
     print(where() + "\n")
     with tempfile.TemporaryDirectory() as temporary:
@@ -104,6 +105,8 @@ def main() -> None:
         rows = []
         for _ in range(options.repeat):
             for name, arguments in searches.items():
+                if options.match not in name:
+                    continue
                 rows.append(compare_search(name, [*arguments, "--gpus", "0"]))
                 print(rows[-1], file=sys.stderr)
     header = ["search", "forecast before", "forecast after", "the search", "the rehearsals took", "load"]

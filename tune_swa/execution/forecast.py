@@ -49,7 +49,7 @@ class Rates:
     save: float
     """To write a state."""
     trial: float
-    """From a free slot to the first epoch of a trial."""
+    """For a trial, besides: from a free slot to its first epoch, and what that takes more than others."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Of an average's score, by method: in units of a refresh and an evaluation for each of its draws."""
 
@@ -75,8 +75,8 @@ def measure_rates(
 ) -> Rates:
     """Measure what the parts of a trial take.
 
-    What the first epoch of a trial takes is left out where others are left, since in it memory is taken and
-    kernels are chosen; and of the others those on fresh seeds count, when as many slots are taken as can be.
+    In the first epoch of a trial memory is taken and kernels are chosen: what it takes more than the others
+    is counted for the trial. Epochs on fresh seeds count, when as many slots are taken as can be.
 
     Args:
         events: of the journal of a search that has ended.
@@ -102,6 +102,9 @@ class _Measured:
         """When each trial's last event was."""
         self.fresh: set[str] = set()
         """Trials that have not reported since they started."""
+        self.first: list[tuple[int, float, tuple[int, int, int]]] = []
+        """Of first epochs: rank, seconds since the start, and images that were trained on, refreshed with and
+        evaluated."""
 
     def add_event(self, event: Event) -> None:
         if isinstance(event, TrialSuggested):
@@ -130,12 +133,13 @@ class _Measured:
         taken_over = record.get("shared_from") is not None
         if train:
             self.found["train"].append((rank, train / images.train))
-        if branch:
-            averaging = self.experiment.averaging
-            refreshed = count_refreshed(self.experiment, images.train)
-            if refresh or averaging.tail != "cyclic":
-                self.found["refresh"].append((rank, refresh / refreshed))
+        refreshed = count_refreshed(self.experiment, images.train)
+        if branch and (refresh or self.experiment.averaging.tail != "cyclic"):
+            self.found["refresh"].append((rank, refresh / refreshed))
         passes = 1 if taken_over or not branch else 2
+        if first:
+            shown = images.train * bool(train), refreshed * bool(refresh), passes * images.val
+            self.first.append((self._rank(trial), event.time - self.last[event.trial], shown))
         self.found["evaluate"].append((rank, evaluate / (passes * images.val)))
         if trial.stage == "confirm" and event.epoch == self.experiment.train.epochs - 1:
             return  # it was tested as well
@@ -169,7 +173,18 @@ class _Measured:
             for name, seconds in typical.items()
             if name.startswith("score ") and unit > 0
         }
-        return Rates(train, refresh, evaluate, epoch, save, max(0.0, typical.get("trial", 0.0)), scores)
+        trial = max(0.0, typical.get("trial", 0.0))
+        if self.first:
+            rates = train, refresh, evaluate
+            more = [
+                (
+                    rank,
+                    seconds - epoch - sum(rate * number for rate, number in zip(rates, shown, strict=True)),
+                )
+                for rank, seconds, shown in self.first
+            ]
+            trial += max(0.0, _choose_typical(more))
+        return Rates(train, refresh, evaluate, epoch, save, trial, scores)
 
 
 def read_method(label: str) -> str:
