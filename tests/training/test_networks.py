@@ -11,6 +11,7 @@ from tune_swa.config import DataSpec, Experiment, ModelSpec
 from tune_swa.config.network_names import TORCHVISION_NETWORKS
 from tune_swa.errors import RequestError
 from tune_swa.training.network_checks import (
+    check_frozen,
     check_network,
     count_weights_of,
     list_network_notes,
@@ -102,10 +103,34 @@ def test_sizes_that_a_network_does_not_take(arch: str, size: int, advice: str) -
 
 
 @pytest.mark.parametrize(
-    "arch", ["vit_b_16", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "timm/resnet18"]
+    "arch",
+    [
+        *("vit_b_16", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "timm/resnet18"),
+        "timm/vit_tiny_r_s16_p8_224",  # computes with numbers while it is built
+    ],
 )
 def test_sizes_that_a_network_takes(arch: str) -> None:
     check_network(ModelSpec(arch=arch), 32)
+
+
+def test_batch_normalisation_alone_is_frozen_only_where_there_is_some() -> None:
+    def check(freeze: object, arch: str = "convnext_tiny", place: str = "train") -> None:
+        given: dict[str, object] = {"model": {"arch": arch}, "train": {"freeze": freeze}}
+        if place == "space":
+            searched = {"lr": {"choice": [1e-3]}, "swa_start": 5, "swa_lr": 1e-3, "train.freeze": freeze}
+            given = {"model": {"arch": arch}, "space": searched}
+        check_frozen(describe_experiment(**given))
+
+    check("backbone")
+    check("bn", arch="efficientnet_b0")
+    check("bn", arch="resnet18")
+    check({"choice": ["none", "bn"]}, arch="resnet18", place="space")
+    with pytest.raises(
+        RequestError, match=r"convnext_tiny has no batch normalisation. Give --set train.freeze"
+    ):
+        check("bn")
+    with pytest.raises(RequestError, match=r"Leave bn out of space.train.freeze"):
+        check({"choice": ["none", "bn"]}, place="space")
 
 
 def test_networks_that_timm_does_not_have() -> None:

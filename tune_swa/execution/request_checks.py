@@ -19,7 +19,7 @@ from tune_swa.experiment.folder import (
     recall_reuse,
 )
 from tune_swa.experiment.state import ExperimentState
-from tune_swa.training.network_checks import check_network
+from tune_swa.training.network_checks import check_frozen, check_network
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def check_resources(request: Request, state: ExperimentState) -> Machine | None:
         RequestError: the network, the resources, the cluster or the storage are not there.
     """
     check_network(request.experiment.model, request.experiment.data.image_size)
+    check_frozen(request.experiment)
     machine = None
     if request.address is None:
         with show_status(request, "looking at the GPUs"):  # a driver that hangs takes two minutes

@@ -63,6 +63,25 @@ def check_network(model: ModelSpec, image_size: int) -> None:
     )
 
 
+def check_frozen(experiment: Experiment) -> None:
+    """Check that the network has what `train.freeze` names.
+
+    Raises:
+        RequestError: it has no batch normalisation, and that alone would be frozen.
+    """
+    arch = experiment.model.arch
+    if arch == PLAIN or "bn" not in experiment.list_extremes("train.freeze"):
+        return
+    if not has_batch_norm(build_shapes(arch, CLASSES, experiment.data.image_size)):
+        searched = any(parameter.name == "train.freeze" for parameter in experiment.parameters)
+        advice = (
+            "Leave bn out of space.train.freeze" if searched else "Give --set train.freeze=none or backbone"
+        )
+        raise RequestError(
+            f"train.freeze: bn would freeze nothing: {arch} has no batch normalisation. {advice}"
+        )
+
+
 def _fits(arch: str, image_size: int) -> bool:
     return _find_problem(arch, image_size) is None
 
