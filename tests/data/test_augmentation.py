@@ -222,3 +222,11 @@ def test_an_epoch_without_room_for_a_shape_takes_the_largest_centred_part() -> N
         [make_images()[0].permute(2, 0, 1)]
     )
     assert [expected["top"], expected["left"], expected["height"], expected["width"]] == parts[0].tolist()
+
+
+def test_a_part_is_never_narrower_than_a_pixel() -> None:
+    generator = np.random.default_rng(0)
+    flat = draw_crops(generator, 3, (SIDE, SIDE), (0.5, 1), (1000, 2000))
+    assert flat.tolist() == [[(SIDE - 1) // 2, 0, 1, SIDE]] * 3
+    tall = draw_crops(generator, 3, (SIDE, SIDE), (0.5, 1), (1e-4, 1e-3))
+    assert tall.tolist() == [[0, (SIDE - 1) // 2, SIDE, 1]] * 3

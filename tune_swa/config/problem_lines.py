@@ -17,6 +17,7 @@ from tune_swa.text import count_hidden, quote_name
 MOST_LINES = 20
 """Mistakes that are described: whoever has more of them has another file in mind."""
 _PAIRS = ("uniform", "log_uniform")
+_CHANNELS = ("mean", "std")
 _DOMAINS = {
     "choice": "ChoiceDomain",
     "int": "IntDomain",
@@ -91,8 +92,10 @@ def _describe_problem(problem: _Problem, together: list[dict[str, Any]]) -> str:
         return f"{key} is missing"
     if item["type"] in ("extra_forbidden", "unknown_parameter"):
         return f"{key}: {_describe_unknown_key(item, loc)}"
-    if item["type"] == "missing" or (item["type"] == "too_long" and loc[-1] in ("int", *_PAIRS)):
+    if item["type"] == "missing" or (item["type"] == "too_long" and loc[-1] in ("int", *_PAIRS, *_CHANNELS)):
         key, message = ".".join(map(str, loc[:3])), "expected two bounds, the lower one first"
+        if not {*loc[-2:]}.isdisjoint(_CHANNELS):
+            message = "expected three numbers, of red, green and blue"
     else:
         message = _join_expected(together) or describe_problem(item)
     value = item.get("input")
