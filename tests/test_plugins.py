@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.plugin_files import DRAWN, write_plugin
+from helpers.plugin_files import DRAWN, SMALL_NETWORK, write_plugin
 from tune_swa import plugins
+from tune_swa.cli.plugin_options import load_named_plugins
+from tune_swa.config import Experiment
 from tune_swa.errors import RequestError
 from tune_swa.plugin_files import PluginSource
 
@@ -57,6 +59,29 @@ def test_a_worker_runs_what_the_driver_read(tmp_path: Path) -> None:
     plugins.install_plugins([shipped])
     assert plugins.find_dataset("drawn") is found
     assert len(found.function()["train"][0]) == 60
+
+
+def test_the_code_means_what_it_means_by_itself(tmp_path: Path) -> None:
+    """Annotations are values there, as in any module without a future import."""
+    text = DRAWN + "\n\ndef f(x: int): ...\n\n\nassert f.__annotations__ == {'x': int}\n"
+    plugins.load_plugins([str(write_plugin(tmp_path, text))])
+
+
+def test_names_that_tune_swa_has_are_refused(tmp_path: Path) -> None:
+    experiment = Experiment.model_validate(
+        {
+            "name": "x",
+            "averaging": {"anneal_epochs": 1},
+            "space": {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3},
+        }
+    )
+    for text, message in (
+        (DRAWN.replace('"drawn"', '"cifar10"'), "cifar10 is a set that tune_swa has"),
+        (SMALL_NETWORK.replace('"small"', '"resnet18"'), "resnet18 is a network of torchvision"),
+    ):
+        plugins.announce_plugins([str(write_plugin(tmp_path, text))])
+        with pytest.raises(RequestError, match=message):
+            load_named_plugins(experiment)
 
 
 def test_files_may_be_called_like_modules(tmp_path: Path) -> None:

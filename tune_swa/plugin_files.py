@@ -119,7 +119,8 @@ def run_source(source: PluginSource) -> None:
         module.__path__ = [str(folder)]
     sys.modules[source.module] = module
     try:
-        exec(compile(source.text, source.file, "exec"), module.__dict__)
+        # not with this file's own `from __future__ import`
+        exec(compile(source.text, source.file, "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[source.module]
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tune_swa.errors import RequestError
 from tune_swa.training.model import build_model, resolve_weights
 from tune_swa.training.network_checks import check_network, count_weights_of, list_network_notes
 from tune_swa.training.networks import find_heads, name_head_parameters
+from tune_swa.training.numerics import Numerics
+from tune_swa.training.step_probe import Workload
 
 HEAD = """\
 import numpy as np
@@ -66,6 +69,19 @@ def test_a_run_trains_it_and_resumes(tiny_data: Dataset, tmp_path: Path) -> None
         torch.manual_seed(5)
         assert torch.equal(build_model(3, 0, arch="small").state_dict()["head.weight"], model.head.weight)
         assert torch.rand(()) == expected
+
+
+def test_the_probe_of_a_gpu_has_the_code(tmp_path: Path) -> None:
+    numerics = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
+    with loaded_plugin(tmp_path, SMALL_NETWORK):
+        workload = Workload(make_settings(), numerics, 8, 3, 20, 10, plugins.list_sources())
+        sent = json.dumps(workload.as_dict())
+    plugins.load_plugins([])
+    try:
+        assert Workload.from_dict(json.loads(sent)) == workload
+        assert plugins.list_models() == ("small",)
+    finally:
+        plugins.load_plugins([])
 
 
 def test_weights_of_a_file_fit_it(tmp_path: Path) -> None:

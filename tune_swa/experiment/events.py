@@ -113,7 +113,7 @@ class ExperimentCreated(Event, tag="created", kw_only=True):
     hardware: dict[str, Any]
     versions: dict[str, Any]
     seed: Seed | None = None
-    plugins: dict[str, Any] | UnsetType = UNSET
+    plugins: dict[str, dict[str, Any]] | UnsetType = UNSET
     """Modules of `--plugin`: by name their file, its hash, and what they registered."""
 
 
