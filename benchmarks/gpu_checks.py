@@ -287,6 +287,7 @@ def check_export(bench: Bench, record: Record) -> str:
 def describe_model(run: Run, data: Dataset, accuracy: float) -> dict[str, Any]:
     """What `best_model.json` would say of it."""
     return {
+        "arch": "resnet18",
         "num_classes": data.num_classes,
         "class_names": list(data.class_names),
         "preprocessing": {
