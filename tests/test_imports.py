@@ -47,6 +47,7 @@ def modules_after(statement: str) -> set[str]:
             {"torch", "ray", "optuna"},
         ),
         ("import tune_swa.training.run", {"ray", "optuna"}),
+        ("import tune_swa; tune_swa.search", {"torch", "ray", "optuna", "pandas", "numpy", "IPython"}),
     ],
 )
 def test_heavy_packages_are_imported_only_where_needed(statement: str, absent: set[str]) -> None:

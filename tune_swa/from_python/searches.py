@@ -40,15 +40,15 @@ def search(
     overrides: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Results:
-    """Search a space and return the results, as `tune-swa search` does, whose options the arguments are.
+    """Search a space and return the results.
+
+    Arguments that are not listed are options of `tune-swa search`; None: the option is not given.
 
     The search runs in a process of its own: this one keeps its signal handlers, environment, threads and
     Ray. It works in a thread, and in a notebook, where the progress is one output that changes in place.
 
     Args:
         space: a space file, the name of a shipped space, or the content of one as a mapping.
-        gpus, gpus_per_trial, cpus, name, results_dir, data_dir, trials, seed, epochs, address, storage, log:
-            as the options; None: not given.
         resume: go on with the experiment of this name.
         confirm: whether fresh seeds follow the search.
         plugin: modules of yours, or .py files, that the search's process and its workers run.
