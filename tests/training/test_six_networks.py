@@ -145,3 +145,25 @@ def test_a_baseline_without_batch_norm_is_not_tested_twice(
     monkeypatch.setattr(trial_reports, "report_message", lambda **message: reported.update(message))
     trial_reports.report_test(run)
     assert (reported["refreshed"] is not None) is refreshed
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "timm/convnext_atto"])
+def test_every_average_and_optimizer_works_on_it(arch: str) -> None:
+    data = draw_dataset(train=12, val=6, test=6, size=32)
+    listed = [{"method": "swa"}, {"method": "ema", "horizon": 1}, {"method": "lawa", "last": 2}]
+    drawing = [{"method": "swag", "rank": 2, "samples": 2}, {"method": "subspace", "rank": 1}]
+    given: dict[str, Any] = {
+        "model": {"arch": arch}, "lr": 1e-3, "swa_start": 0, "swa_lr": 1e-3,
+    }  # fmt: skip
+    train = {"epochs": 4, "batch_size": 6}
+    run = Run(
+        RunSettings.model_validate({**given, "train": train, "averages": listed + drawing}), data, NUMERICS
+    )
+    assert len(list(run)) == 4
+    assert len(run.scores) == len(run.predict_with_averages()) == 5
+    for changes in (
+        {"optimizer": "sgd", "arithmetic": {"bits": 8, "rounding": "stochastic"}},
+        {"optimizer": "schedulefree_adamw", "schedule": "constant"},
+    ):
+        settings = RunSettings.model_validate({**given, "train": {**train, "epochs": 2, **changes}})
+        assert len(list(Run(settings, data, NUMERICS))) == 2
