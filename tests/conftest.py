@@ -131,12 +131,13 @@ def one_ray() -> Iterator[None]:
         patch.setenv("PYTHONPATH", narrow_environment()["PYTHONPATH"])
 
         @contextmanager
-        def use_or_start(placement: Any) -> Iterator[None]:
+        def use_or_start(placement: Any, *given: Any) -> Iterator[None]:
             if not started:
-                stack.enter_context(start(placement))
+                stack.enter_context(start(placement, *given))
                 started.append(placement)
             assert (placement.gpus, placement.cpus) == (started[0].gpus, started[0].cpus)
             ray_runtime.set_environment(placement.slots)
+            given[0]()  # what else is to be done before the search begins
             yield
 
         patch.setattr(ray_runtime, "start_local_ray", use_or_start)

@@ -48,6 +48,8 @@ def modules_after(statement: str) -> set[str]:
         ),
         ("import tune_swa.training.run", {"ray", "optuna"}),
         ("import tune_swa; tune_swa.search", {"torch", "ray", "optuna", "pandas", "numpy", "IPython"}),
+        # Ray starts before these are imported
+        ("import tune_swa.execution.run", {"torch", "ray", "pandas", "plotly", "scipy.stats", "sklearn"}),
     ],
 )
 def test_heavy_packages_are_imported_only_where_needed(statement: str, absent: set[str]) -> None:

@@ -130,6 +130,7 @@ def start_slowly(monkeypatch: pytest.MonkeyPatch, answers: int, *, alive: bool) 
 
     monkeypatch.setattr(services, "get_node", get_node)
     monkeypatch.setattr(ray_environment, "has_child", lambda name: alive)
+    monkeypatch.setattr(ray_environment, "await_node", lambda *_: None)
     with patient_start(100, lambda: now[0], lambda _: now.__setitem__(0, now[0] + 20)):
         services.get_node("address", "id")
     assert services.get_node is get_node
@@ -158,16 +159,30 @@ def test_the_modules_and_variables_of_ray_are_as_they_were(monkeypatch: pytest.M
     """A program that runs a search as a part of it may use Ray itself."""
     services: Any = importlib.import_module("ray._private.services")
     usage: Any = importlib.import_module("ray.air._internal.usage")
+    node: Any = importlib.import_module("ray._private.node").Node
+    controller: Any = importlib.import_module("ray.tune.execution.tune_controller")
     constants: Any = importlib.import_module("ray._private.ray_constants")
 
     def look() -> tuple[object, ...]:
         uv = constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-        return services.subprocess, services.start_api_server, usage.tag_callbacks, uv
+        changed = (
+            services.subprocess,
+            services.start_api_server,
+            services.start_ray_process,
+            usage.tag_callbacks,
+        )
+        return *changed, node.start_monitor, node.start_log_monitor, controller._ActorClassCache, uv
 
     before, variables = look(), dict(os.environ)
-    with kept_variables(), ray_setup.ignore_uv_run(), ray_setup.adapt_ray():
+    placement = plan_placement(ResourcesSpec(), Machine(0, 1), trials=1)
+    with (
+        kept_variables(),
+        ray_setup.ignore_uv_run(),
+        ray_setup.adapt_ray(placement),
+        ray_setup.adapt_tune(own_ray=True),
+    ):
         ray_runtime.set_environment(1)
-        assert all(now is not then for now, then in zip(look()[:3], before[:3], strict=True))
+        assert all(now is not then for now, then in zip(look()[:7], before[:7], strict=True))
         assert os.environ != variables
     assert look() == before
     assert os.environ == variables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from test_two_gpus import search  # type: ignore[import-not-found]
 
 from tune_swa.errors import SearchFailed
-from tune_swa.execution import first_worker
+from tune_swa.execution import first_worker, ray_setup
 from tune_swa.experiment.journal import read_events
 from tune_swa.hardware import shortages
 
@@ -28,10 +29,11 @@ def test_workers_that_rays_memory_monitor_kills_are_waited_for(
         patch.setenv("RAY_memory_monitor_refresh_ms", "100")
         # the monitor looks ten times a second, and the worker's first task may be done before
         patch.setattr(first_worker, "_do_nothing", lambda: time.sleep(30))
+        patch.setattr(ray_setup, "quote_worker_command", lambda: {"py_executable": sys.executable})
         with pytest.raises(SearchFailed, match=r"memory is short: Ray kills its workers where more than 1% "):
             search(tmp_path, patch, SPACE, **given)
         # as if it had been in order when the search began
-        patch.setattr(first_worker, "await_first_worker", lambda: None)
+        patch.setattr(first_worker, "await_first_worker", lambda _: None)
         patch.setattr(shortages, "PATIENCE_SECONDS", 2.0)
         patch.setattr("tune_swa.execution.worker_deaths.PATIENCE_SECONDS", 2.0)
         space = {**SPACE, "train.weight_decay": 3.0}  # which has epochs take that long

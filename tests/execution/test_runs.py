@@ -402,16 +402,16 @@ def test_a_search_takes_its_name_on_the_storage_as_it_begins(
     from contextlib import nullcontext
 
     from tune_swa.errors import Interrupted, RequestError
-    from tune_swa.execution import ray_runtime, run
+    from tune_swa.execution import ray_runtime, run, session
     from tune_swa.execution.request import Request
     from tune_swa.execution.slots import Machine
 
-    monkeypatch.setattr(ray_runtime, "start_local_ray", nullcontext)
+    monkeypatch.setattr(ray_runtime, "start_local_ray", lambda *_: nullcontext())
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "TrialLoop", interrupted)
+    monkeypatch.setattr(session, "TrialLoop", interrupted)
     monkeypatch.setattr(Machine, "local", lambda: Machine(0, 1))
 
     def begin(results: str) -> None:

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,9 +141,9 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         return rehearse_request(_make_request(options, experiment, console))
     with signals.keep_handlers():
         signals.interrupt_once()  # until the search has handlers of its own
-        with nullcontext() if options.quiet else console.status("loading torch and Ray"):
-            load_named_plugins(experiment)
-            from tune_swa.execution.run import run_search
+        load_named_plugins(experiment)
+        from tune_swa.execution.run import run_search
+
         outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)
     return 0

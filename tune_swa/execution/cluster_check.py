@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tune_swa.config import Experiment
 from tune_swa.data.dataset import prepare_dataset
 from tune_swa.errors import RequestError, SearchFailed
@@ -25,7 +23,7 @@ from tune_swa.plugin_files import PluginSource
 from tune_swa.plugins import install_plugins
 from tune_swa.storage import Store
 from tune_swa.training.numerics import Numerics, decide_numerics
-from tune_swa.training.step_probe import TrialCost, Workload, measure_trial
+from tune_swa.training.trial_cost import TrialCost, Workload
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ class Answer:
 
 def ask(question: Question) -> Answer:
     """Look at the node that this runs on."""
+    import torch
+
     try:
         install_plugins(question.plugins)
         experiment = question.experiment
@@ -145,6 +145,8 @@ def measure_on_nodes(
         RequestError: a trial does not fit one of them.
         SearchFailed: it fails for another reason.
     """
+    from tune_swa.training.step_probe import measure_trial
+
     kinds = {(survey.gpus[0].name, survey.gpus[0].memory): node for node, survey in surveys.items()}
     costs = []
     for node, found in _call_on(kinds.values(), 0, 1, say, measure_trial, workload.as_dict()):

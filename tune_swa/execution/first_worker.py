@@ -1,4 +1,4 @@
-"""Find out whether the worker processes of a Ray on this machine start.
+"""Start worker processes of a Ray on this machine, and find out whether they do.
 
 Ray waits for a worker without an end: where the command that starts one fails, it is run again and again, and
 the only trace is a line in one of Ray's logs.
@@ -12,11 +12,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_swa.errors import SearchFailed
 from tune_swa.hardware.shortages import MemoryWatch, usage_threshold
 from tune_swa.text import first_line
+
+if TYPE_CHECKING:  # the doctor needs none of its settings
+    from tune_swa.execution.slots import Placement
 
 GIVE_UP_SECONDS = 180.0
 """Ray itself gives up on a worker after 60 seconds and starts the next: three of them have had their time."""
@@ -28,19 +31,34 @@ POLL_SECONDS = 0.5
 _STARTED = re.compile(r"Started worker process with pid (\d+)")
 
 
-def await_first_worker() -> None:
-    """Run a task in a worker process, which the first trial will use as well.
+def list_modules(placement: Placement) -> tuple[str, ...]:
+    """Return the modules that a worker imports before its first trial is there."""
+    if placement.gpus:  # Ray says which of them a process sees, and that has to come before torch
+        return ("ray.tune",)
+    return ("ray.tune", "tune_swa.execution.trainable", "torchvision.models")
+
+
+def request_worker() -> Any:
+    """Have Ray run a task in a worker of this session's runtime environment; returns the task."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_retries=0)(_do_nothing).remote()
+
+
+def await_first_worker(task: Any = None) -> None:
+    """Wait until a worker process has started.
+
+    Args:
+        task: as `request_worker` returned it; None: Ray starts workers by itself, in which trials will run.
+            Ray gives no trial a worker that has run a task.
 
     Raises:
         SearchFailed: workers end as they start, or none answers.
     """
-    import ray
-
-    task = ray.remote(num_cpus=0, max_retries=0)(_do_nothing).remote()
     logs = find_logs()
     end = time.monotonic() + GIVE_UP_SECONDS
     dead_since = math.inf
-    while not ray.wait([task], timeout=POLL_SECONDS)[0]:
+    while not (_has_ended(task) if task is not None else _has_connected(logs)):
         now = time.monotonic()
         dead_since = min(dead_since, now) if logs is not None and _none_starts(logs) else math.inf
         if now - dead_since > DEAD_SECONDS:
@@ -49,6 +67,29 @@ def await_first_worker() -> None:
             raise SearchFailed(
                 f"no worker process of Ray's answers in {GIVE_UP_SECONDS:g} seconds ({_explain_start(logs)})"
             )
+    if task is not None:
+        _check_task(task, logs)
+
+
+def _has_ended(task: Any) -> bool:
+    """Whether a task has ended, after a while."""
+    import ray
+
+    return bool(ray.wait([task], timeout=POLL_SECONDS)[0])
+
+
+def _has_connected(logs: Path | None) -> bool:
+    """Whether a worker has spoken with Ray: each that has opens a log. If none has, a while later."""
+    if logs is None or any(logs.glob("*worker-*")):
+        return True
+    time.sleep(POLL_SECONDS / 5)
+    return False
+
+
+def _check_task(task: Any, logs: Path | None) -> None:
+    """Raise SearchFailed with the reason of a task that failed."""
+    import ray
+
     try:
         ray.get(task)
     except ray.exceptions.OutOfMemoryError:
@@ -62,16 +103,16 @@ def await_first_worker() -> None:
         ) from None
 
 
+def _do_nothing() -> None:
+    """What the first worker is asked to do."""
+
+
 def _none_starts(logs: Path) -> bool:
     """Whether workers have ended as they started, which said why or were several, and none is starting."""
     unready = _list_unready(logs)
     if any(_is_alive(pid) for pid in unready):
         return False
     return len(unready) >= DEAD_WORKERS or bool(unready and read_last_error(logs))
-
-
-def _do_nothing() -> None:
-    """What the first worker is asked to do."""
 
 
 def _explain_start(logs: Path | None) -> str:

@@ -22,7 +22,7 @@ from tune_swa.hardware.gpu_survey import select_gpu
 from tune_swa.plugins import list_sources
 from tune_swa.text import format_bytes
 from tune_swa.training.numerics import Numerics
-from tune_swa.training.step_probe import EPOCHS, TrialCost, Workload
+from tune_swa.training.trial_cost import EPOCHS, TrialCost, Workload
 
 PROBE_SECONDS = 600.0
 """Seconds to try a trial out. Most take ten; compiling a network takes minutes."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from tune_swa.config import Experiment
 from tune_swa.data.registered_augmentations import list_required
 from tune_swa.errors import RequestError
@@ -46,8 +43,13 @@ def check_augmentations(experiment: Experiment) -> None:
     Raises:
         RequestError: none is registered under a name, it fails, or what it returns is no such image.
     """
+    registered_ones = list_required(experiment.list_extremes("train.augment"))
+    if not registered_ones:
+        return
+    import torch
+
     side = experiment.data.image_size
-    for registered in list_required(experiment.list_extremes("train.augment")):
+    for registered in registered_ones:
         what = f"train.augment: plugin/{registered.name}"
         file = _require_file(what, registered)
         with torch.random.fork_rng(devices=[]):
@@ -60,8 +62,8 @@ def check_augmentations(experiment: Experiment) -> None:
                 )
             except (Exception, SystemExit) as error:
                 raise explain_user_error(what, error, file) from None
-        if not isinstance(one, Tensor) or one.shape != image.shape or one.dtype != torch.uint8:
-            got = f"{one.dtype} {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+        if not isinstance(one, torch.Tensor) or one.shape != image.shape or one.dtype != torch.uint8:
+            got = f"{one.dtype} {list(one.shape)}" if isinstance(one, torch.Tensor) else type(one).__name__
             given = f"torch.uint8 {[3, side, side]}"
             raise RequestError(f"{what} ({file}): returned {got}; expected an image as it was given, {given}")
         if not torch.equal(one, two):

@@ -22,6 +22,7 @@ from tune_swa.text import first_line
 
 STARTUP_SECONDS = 300.0
 """How long Ray's node process may take to start: its agents import much, from disks that may be slow."""
+POLL_SECONDS = 0.05
 LONGEST_PATH = 107
 """Bytes in the path of a socket (Linux)."""
 SOCKET_PATH = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -171,12 +172,14 @@ def patient_start(
 ) -> Iterator[None]:
     """Have `ray.init` wait for its node process longer than the 30 seconds that it has built in.
 
-    It waits as long as that process lives.
+    It waits as long as that process lives. Ray's own look at the node, made before it is there, sleeps for a
+    second until the next one, so it is made after.
     """
     services: Any = importlib.import_module("ray._private.services")
     get_node, end = services.get_node, clock() + seconds
 
     def wait_for_node(*given: Any, **named: Any) -> Any:
+        await_node(given[0], lambda: clock() > end or not has_child("raylet"))
         while True:
             try:
                 return get_node(*given, **named)
@@ -190,6 +193,14 @@ def patient_start(
         yield
     finally:
         services.get_node = get_node
+
+
+def await_node(address: str, is_over: Callable[[], bool]) -> None:
+    """Wait until Ray's server at this address knows of a node, or until it is over."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    client = raylet.GcsClient(address=address)
+    while not client.get_all_node_info() and not is_over():
+        time.sleep(POLL_SECONDS)
 
 
 def has_child(name: str) -> bool:

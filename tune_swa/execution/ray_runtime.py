@@ -8,7 +8,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,20 @@ def _listen_everywhere(allowed: bool) -> None:
     constants.ENABLE_RAY_CLUSTER = allowed  # read at import, which was before
 
 
+def _nothing_else() -> None:
+    """What is done meanwhile by default."""
+
+
 @contextmanager
-def start_local_ray(placement: Placement) -> Iterator[None]:
+def start_local_ray(
+    placement: Placement, meanwhile: Callable[[], object] = _nothing_else, modules: Sequence[str] = ()
+) -> Iterator[None]:
     """A Ray of our own on this machine, on the loopback interface alone, with a worker that has started.
+
+    Args:
+        placement: its cores and GPUs; as many workers are started as there are slots.
+        meanwhile: called while they start. Whatever it raises ends Ray.
+        modules: that the workers import meanwhile.
 
     Raises:
         SearchFailed: it cannot be started, or its workers cannot.
@@ -109,11 +120,18 @@ def start_local_ray(placement: Placement) -> Iterator[None]:
 
         quiet_loggers()
         _listen_everywhere(False)
-        with ray_setup.ignore_uv_run(), ray_setup.adapt_ray(), ray_setup.own_session_folder() as close_folder:
+        with (
+            ray_setup.ignore_uv_run(),
+            ray_setup.own_session_folder() as close_folder,
+            ray_setup.adapt_ray(placement),
+        ):
             try:
-                _init_ray(placement)
+                environment = ray_setup.quote_worker_command()
+                _init_ray(placement, environment, modules)
                 close_folder()
-                first_worker.await_first_worker()
+                task = first_worker.request_worker() if environment else None
+                meanwhile()
+                first_worker.await_first_worker(task)
                 close_folder()
                 yield
             finally:
@@ -121,7 +139,7 @@ def start_local_ray(placement: Placement) -> Iterator[None]:
                 _listen_everywhere(True)
 
 
-def _init_ray(placement: Placement) -> None:
+def _init_ray(placement: Placement, environment: dict[str, str] | None, modules: Sequence[str]) -> None:
     import ray
 
     try:
@@ -134,8 +152,11 @@ def _init_ray(placement: Placement) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=True,
-                runtime_env=ray_setup.quote_worker_command(),
-                _system_config={"gcs_rpc_server_reconnect_timeout_s": LOST_SECONDS},
+                runtime_env=environment,
+                _system_config={
+                    "gcs_rpc_server_reconnect_timeout_s": LOST_SECONDS,
+                    "preload_python_modules": list(modules),
+                },
             )
         interrupt_once()  # Ray has put its own handlers in their place, which end the process without a word
     except Exception as error:  # Ray raises a plain one where a process of its own does not start

@@ -15,32 +15,105 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_swa.errors import SearchFailed
 from tune_swa.scratch import mark_in_use, remove_leftovers
 
+if TYPE_CHECKING:  # the doctor needs none of its settings
+    from tune_swa.execution.slots import Placement
+
+_PRESTARTED = "--num_prestart_python_workers"
+
 
 @contextmanager
-def adapt_ray() -> Iterator[None]:
+def adapt_ray(placement: Placement) -> Iterator[None]:
     """Have Ray's modules do what a search on this machine needs; afterwards they are as they were.
 
+    - Ray starts as many workers at once as there are slots, rather than one for each core. They find the
+      packages of this process before they hear of it from Ray, and a library that reads the number of its
+      threads when it is imported reads the cores of a trial.
+    - Processes that `ray.init` has started end with this, also where it was interrupted and does not know of
+      them any more.
     - Workers start whatever characters the path of Python has, together with `quote_worker_command`. The
       command is taken apart twice. The node process reads it by the rules of a POSIX shell, and Ray writes it
       by those of Windows, which leave an apostrophe as it is. Then bash gets the path of Python unquoted.
-    - Ray neither asks for its cloud nor counts loggers, which only its reports on usage are for. The first is
-      what the process of the dashboard does without a dashboard: it asks servers outside of this machine, and
-      `ray.init` waits for it to start. The second imports mlflow and wandb, which write files of their own.
+    - Ray starts neither its autoscaler nor its log monitor. One machine does not grow, and nobody reads the
+      logs through Ray; both are programs of Python that take their time from the first workers.
+    - Ray does not ask for its cloud, which only its reports on usage are for. It is what the process of the
+      dashboard does without a dashboard: it asks servers outside of this machine, and `ray.init` waits for
+      it to start.
     """
     services: Any = importlib.import_module("ray._private.services")
-    usage: Any = importlib.import_module("ray.air._internal.usage")
+    node: Any = importlib.import_module("ray._private.node").Node
+    start = services.start_ray_process
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_process(command: list[str], kind: str, *given: Any, **named: Any) -> Any:
+        if kind == "raylet":
+            workers = f"{_PRESTARTED}={placement.slots}"
+            command = [workers if word.startswith(_PRESTARTED) else word for word in command]
+            named["env_updates"] = {**_worker_variables(placement), **(named.get("env_updates") or {})}
+        info = start(command, kind, *given, **named)
+        started.append(info.process)
+        return info
+
     posix = SimpleNamespace(**{**vars(subprocess), "list2cmdline": shlex.join})
     with (
         _replace_attribute(services, "subprocess", posix),
         _replace_attribute(services, "start_api_server", lambda *_, **__: ("", None)),
-        _replace_attribute(usage, "tag_callbacks", lambda _: False),
+        _replace_attribute(services, "start_ray_process", start_process),
+        _replace_attribute(node, "start_monitor", lambda _: None),
+        _replace_attribute(node, "start_log_monitor", lambda _: None),
     ):
+        try:
+            yield
+        finally:
+            for process in reversed(started):
+                process.kill()  # nothing happens where it has ended
+                process.wait()
+
+
+def _worker_variables(placement: Placement) -> dict[str, str]:
+    """Variables of Ray's node process, which its workers inherit."""
+    here = [str(Path(path).absolute()) for path in sys.path if path and os.pathsep not in path]
+    # what was added to the variable since this process began
+    added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in here]
+    threads = os.environ.get("OMP_NUM_THREADS", str(placement.cpus_per_trial))
+    return {"PYTHONPATH": os.pathsep.join([*added, *here]), "OMP_NUM_THREADS": threads}
+
+
+@contextmanager
+def adapt_tune(*, own_ray: bool) -> Iterator[None]:
+    """Have Tune do what a search needs; afterwards its modules are as they were.
+
+    - Tune does not count the loggers of its run, which only Ray's reports on usage are for. It imports mlflow
+      and wandb for that, which write files of their own.
+    - Where Ray is our own, trials run in the workers that have been started. Tune gives its actors a runtime
+      environment that sets a few variables, and Ray a new process to each of them, which imports everything
+      once more. Workers of our own Ray have these variables from this process.
+    """
+    usage: Any = importlib.import_module("ray.air._internal.usage")
+    controller: Any = importlib.import_module("ray.tune.execution.tune_controller")
+    with ExitStack() as stack:
+        stack.enter_context(_replace_attribute(usage, "tag_callbacks", lambda _: False))
+        if own_ray:
+            stack.enter_context(_replace_attribute(controller, "_ActorClassCache", _ActorClasses))
         yield
+
+
+class _ActorClasses:
+    """In place of Tune's class of this kind: a trainable's actor class, made once, as it is."""
+
+    def __init__(self) -> None:
+        self._made: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        import ray
+
+        if trainable not in self._made:
+            self._made[trainable] = ray.remote(trainable)
+        return self._made[trainable]
 
 
 @contextmanager

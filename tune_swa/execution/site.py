@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-
-import torch
 
 from tune_swa.config import Experiment
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution import cluster_check, ray_runtime
+from tune_swa.execution.first_worker import list_modules
 from tune_swa.execution.gpu_share import largest_workload, measure_trial
 from tune_swa.execution.request import Request, print_note, show_status
 from tune_swa.execution.slots import Machine, Measured, Placement, plan_placement, total_trials
@@ -22,7 +21,7 @@ from tune_swa.plugins import list_sources
 from tune_swa.search.confirm_cost import count_members, max_runs_per_step
 from tune_swa.search.members import plan_step
 from tune_swa.training.numerics import Numerics, decide_numerics
-from tune_swa.training.step_probe import TrialCost, Workload
+from tune_swa.training.trial_cost import TrialCost, Workload
 
 Measure = Callable[[Workload, int], TrialCost]
 """Runs a test trial on the GPU with the given index."""
@@ -40,9 +39,18 @@ class Site:
 
 @contextmanager
 def open_site(
-    request: Request, state: ExperimentState, machine: Machine | None, data: Dataset
+    request: Request,
+    state: ExperimentState,
+    machine: Machine | None,
+    await_images: Callable[[], Dataset],
 ) -> Iterator[Site]:
     """Start Ray with the slots of the request: our own on `machine`, or join a cluster where that is None.
+
+    Args:
+        request: a request that was checked.
+        state: of the experiment.
+        machine: this machine.
+        await_images: returns the images when they are decoded. Our own Ray starts meanwhile.
 
     Raises:
         RequestError: what is asked for is not there, or does not hold a trial.
@@ -53,6 +61,7 @@ def open_site(
         placement = place_trials(request, state, machine)
         if not placement.gpus:
             return placement
+        data = await_images()
         counts = len(data.train), len(data.val)
         with show_status(request, "trying out what a trial takes of a GPU"):
             measured = measure_placement(
@@ -61,15 +70,23 @@ def open_site(
         return place_trials(request, state, machine, measured)
 
     if machine is not None:
-        placement = place_measured(machine, measure_trial)
-        used = machine.used_facts(placement.gpus)
-        surveys: tuple[GpuSurvey, ...] = ()
-        if machine.survey is not None and used:
-            surveys = (replace(machine.survey, gpus=used),)
-        with ray_runtime.start_local_ray(placement):
-            yield Site(placement, machine, surveys)
+        with ExitStack() as waiting:
+
+            def wait_for_images() -> None:
+                await_images()
+                waiting.enter_context(show_status(request, "starting the first workers"))
+
+            # its cores and GPUs; their division follows from what a trial takes
+            planned = place_trials(request, state, machine)
+            with ray_runtime.start_local_ray(planned, wait_for_images, list_modules(planned)):
+                waiting.close()
+                placement = place_measured(machine, measure_trial)
+                if placement.slots != planned.slots:
+                    ray_runtime.set_environment(placement.slots)
+                yield _describe_site(machine, placement)
         return
     assert request.address is not None
+    await_images()
     with ray_runtime.join_cluster(request.address) as machine:
         with show_status(request, "looking at the GPUs of the cluster"):
             machine, surveys, measure = survey_cluster(
@@ -78,6 +95,15 @@ def open_site(
         placement = place_measured(machine, measure)
         ray_runtime.set_environment(placement.slots)
         yield Site(placement, machine, surveys)
+
+
+def _describe_site(machine: Machine, placement: Placement) -> Site:
+    """Return this machine with the GPUs that are used."""
+    used = machine.used_facts(placement.gpus)
+    surveys: tuple[GpuSurvey, ...] = ()
+    if machine.survey is not None and used:
+        surveys = (replace(machine.survey, gpus=used),)
+    return Site(placement, machine, surveys)
 
 
 def survey_cluster(
@@ -195,6 +221,8 @@ def agree_on_numerics(request: Request, site: Site, data: Dataset) -> tuple[Nume
     """
     placement, machine = site.placement, site.machine
     if request.address is None:
+        import torch
+
         return resolve_numerics(request, placement, machine), torch.__version__
     store, probe = request.store, f"probe-{uuid.uuid4().hex}"
     store.write(probe, lambda path: path.write_text(probe))

@@ -14,7 +14,7 @@ from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.hardware.gpu_survey import VISIBLE, explain_missing_gpus, survey_gpus
 from tune_swa.hardware.limits import count_cores, read_cpu_quota
 from tune_swa.hardware.torch_probe import Gpu, GpuSurvey
-from tune_swa.training.step_probe import TrialCost
+from tune_swa.training.trial_cost import TrialCost
 
 
 def usable_cores() -> int:

@@ -364,10 +364,7 @@ def _open_dataset(context: TrialContext) -> Dataset:
         )
     key = (context.data, context.data_dir)
     if _dataset is None or _dataset[0] != key:
-        try:
-            _dataset = (key, prepare_dataset(context.data, context.data_dir))
-        except RequestError as error:
-            raise MachineError(f"on {os.uname().nodename}: {error}") from error
+        _dataset = (key, _find_images(context))
     data = _dataset[1]
     if data.fingerprint != context.fingerprint:
         raise MachineError(
@@ -375,6 +372,13 @@ def _open_dataset(context: TrialContext) -> Dataset:
             f"(fingerprint {data.fingerprint[:12]}, expected {context.fingerprint[:12]})"
         )
     return data
+
+
+def _find_images(context: TrialContext) -> Dataset:
+    try:
+        return context.unpickle_images() or prepare_dataset(context.data, context.data_dir)
+    except RequestError as error:
+        raise MachineError(f"on {os.uname().nodename}: {error}") from error
 
 
 def _describe_place(context: TrialContext) -> dict[str, str]:

@@ -5,11 +5,14 @@ It travels to the workers once, through Ray's object store.
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tune_swa.config import DataSpec
+from tune_swa.data.dataset import Dataset
+from tune_swa.errors import RequestError
 from tune_swa.hardware.gpu_memory import CONTEXT_BYTES
 from tune_swa.plugin_files import PluginSource
 from tune_swa.storage import Store
@@ -39,6 +42,18 @@ class TrialContext:
     """Code of the user's own that every worker runs."""
     trial_bytes: int | None = None
     """Peak that a trial's allocator was measured to hold; None: not measured."""
+    images: bytes | None = None
+    """The driver's `Dataset`, pickled, for workers of the same machine; None: each node finds its own."""
+
+    def unpickle_images(self) -> Dataset | None:
+        """Return the driver's images; None where it sent none, or where the decoded ones have gone since."""
+        if self.images is None:
+            return None
+        try:
+            found: Dataset = pickle.loads(self.images)
+        except RequestError:
+            return None
+        return found
 
     @property
     def on_gpu(self) -> bool:

@@ -12,7 +12,7 @@ import ray
 from ray import tune
 
 from tune_swa.errors import SearchFailed
-from tune_swa.execution import first_worker, ray_runtime
+from tune_swa.execution import first_worker, ray_runtime, ray_setup
 from tune_swa.execution.finish import check_recorded
 from tune_swa.execution.ray_adapters.scheduler import PhaseScheduler
 from tune_swa.execution.ray_adapters.searcher import TrialSearcher
@@ -47,6 +47,7 @@ class TrialLoop:
         self, request: Request, coordinator: Coordinator, placement: Placement, result_writer: ResultWriter
     ) -> None:
         self._coordinator, self._placement, self._result_writer = coordinator, placement, result_writer
+        self._own_ray = request.address is None
         self._deaths = WorkerDeaths(
             coordinator,
             request.experiment.search.max_failures,
@@ -91,7 +92,8 @@ class TrialLoop:
             tuner = self._build_tuner(context, snapshots)
             self._progress.show_waiting("starting the first workers")
             try:
-                tuner.fit()
+                with ray_setup.adapt_tune(own_ray=self._own_ray):
+                    tuner.fit()
             except StopSearch:
                 self._searcher.stopping = True
             except (tune.TuneError, ray.exceptions.RayError, OSError) as error:

@@ -7,8 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import torch
-
 from tune_swa.text import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -46,6 +44,8 @@ def limit_memory(share: float, context_bytes: int = CONTEXT_BYTES) -> int:
     Returns:
         Bytes that the allocator may hold.
     """
+    import torch
+
     device = torch.cuda.current_device()
     total = torch.cuda.get_device_properties(device).total_memory
     allowed = max(share * total - context_bytes, LEAST_PART * share * total)
@@ -70,6 +70,8 @@ def wait_for_memory(
     Returns:
         Whether the room is there. If not, a warning says what is missing.
     """
+    import torch
+
     device = torch.cuda.current_device()
     begun = clock()
     known = _missed.get((device, needed_bytes))
@@ -95,6 +97,8 @@ def wait_for_memory(
 
 def release_memory() -> None:
     """Give what the allocator keeps for later back to the GPU, for others to take."""
+    import torch
+
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -105,6 +109,8 @@ def is_memory_exhausted(error: BaseException) -> bool:
     torch has a type for what its allocator is refused; cuBLAS and cuDNN, which allocate for themselves,
     and calls of CUDA's runtime only have their texts.
     """
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERRORS)
@@ -112,5 +118,7 @@ def is_memory_exhausted(error: BaseException) -> bool:
 
 def _count_room(device: int) -> int:
     """Bytes that this process's allocator holds or could get from the driver."""
+    import torch
+
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 
-from scipy.stats import qmc
-
 from tune_swa.config import Choices, Parameter, Params, Value
 
 
 def sobol_point(parameters: tuple[Parameter, ...], index: int, seed: int) -> Params:
     """Return point `index` of the Sobol sequence (Sobol 1967, Owen scrambling by `seed`)."""
+    from scipy.stats import qmc  # its import takes half a second, which other samplers do without
+
     engine = qmc.Sobol(len(parameters), scramble=True, rng=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # balance needs powers of two; a search ends anywhere

@@ -1,11 +1,12 @@
-"""Check that a network takes the images of a search, and resolve what follows from the network."""
+"""Check that a network takes the images of a search, and resolve what follows from the network.
+
+torch is imported where a network has to be looked at, which the usual one need not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-
-import torch
 
 from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
 from tune_swa.config.network_names import TIMM
@@ -13,16 +14,6 @@ from tune_swa.data.normalization import IMAGENET
 from tune_swa.errors import RequestError
 from tune_swa.plugins import require_model
 from tune_swa.text import first_line
-from tune_swa.training.networks import (
-    build_shapes,
-    count_parameters,
-    find_heads,
-    has_batch_norm,
-    read_timm_config,
-    run_on_meta,
-)
-from tune_swa.training.plugin_networks import check_registered
-from tune_swa.training.published_weights import read_preprocessing
 
 PLAIN = "resnet18"
 """Takes images of every size that `data.image_size` allows, and has batch normalisation: the driver need not
@@ -45,6 +36,8 @@ def check_network(model: ModelSpec, image_size: int) -> None:
         return
     registered = require_model(model.arch)
     if registered is not None:
+        from tune_swa.training.plugin_networks import check_registered
+
         check_registered(registered, model, image_size)
         return
     problem = _find_problem(model.arch, image_size)
@@ -72,6 +65,8 @@ def check_frozen(experiment: Experiment) -> None:
     arch = experiment.model.arch
     if arch == PLAIN or "bn" not in experiment.list_extremes("train.freeze"):
         return
+    from tune_swa.training.networks import build_shapes, has_batch_norm
+
     if not has_batch_norm(build_shapes(arch, CLASSES, experiment.data.image_size)):
         searched = any(parameter.name == "train.freeze" for parameter in experiment.parameters)
         advice = (
@@ -89,6 +84,10 @@ def _fits(arch: str, image_size: int) -> bool:
 @cache
 def _find_problem(arch: str, image_size: int) -> str | None:
     """Return why a network cannot be trained on such images; None: it can."""
+    import torch
+
+    from tune_swa.training.networks import build_shapes, read_timm_config, run_on_meta
+
     if arch.startswith(TIMM):
         read_timm_config(arch)
     try:
@@ -108,6 +107,8 @@ def count_weights_of(arch: str, num_classes: int, image_size: int) -> tuple[int,
     if arch == PLAIN:
         head = (PLAIN_INPUTS + 1) * num_classes
         return PLAIN_BODY + head, head
+    from tune_swa.training.networks import build_shapes, count_parameters, find_heads
+
     network = build_shapes(arch, num_classes, image_size)
     return count_parameters(network), sum(map(count_parameters, find_heads(network)))
 
@@ -122,6 +123,8 @@ def resolve_normalization(experiment: Experiment) -> Experiment:
         return experiment
     chosen: str | ChannelStatistics = "none"
     if experiment.model.weights != "none":
+        from tune_swa.training.published_weights import read_preprocessing
+
         published = read_preprocessing(experiment.model.arch)
         statistics = published.mean, published.std
         chosen = (
@@ -139,6 +142,8 @@ def list_network_notes(experiment: Experiment) -> Iterator[str]:
     """
     model, size = experiment.model, experiment.data.image_size
     if model.weights == "imagenet":
+        from tune_swa.training.published_weights import read_preprocessing
+
         published = read_preprocessing(model.arch)
         if size < published.image_size:
             yield (
@@ -146,6 +151,8 @@ def list_network_notes(experiment: Experiment) -> Iterator[str]:
                 f"here are {size} (data.image_size)"
             )
     if model.arch != PLAIN:
+        from tune_swa.training.networks import build_shapes, count_parameters, has_batch_norm
+
         network = build_shapes(model.arch, CLASSES, size)
         without = (
             ""

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tune_swa.config import TrainSpec
 from tune_swa.errors import RequestError
 from tune_swa.hardware.torch_probe import Gpu, cudnn_version
 from tune_swa.text import first_line
 
+if TYPE_CHECKING:  # a request is checked before torch is imported, which takes a second
+    import torch
+    from torch import nn
+
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,22 @@ class Numerics:
 
     @property
     def memory_format(self) -> torch.memory_format:
+        import torch
+
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which the network's forward pass runs."""
         if self.precision not in _AUTOCAST:
             return nullcontext()
-        return torch.autocast(self.device, dtype=_AUTOCAST[self.precision])
+        import torch
+
+        return torch.autocast(self.device, dtype=getattr(torch, _AUTOCAST[self.precision]))
 
     def compile_forward(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network's forward pass, compiled if it is to be."""
+        import torch
+
         # dynamic=False: the smaller last batch gets a graph of its own; by default torch would compile one
         # of any batch size for both, which is slower
         return torch.compile(model, dynamic=False) if self.compile else model
@@ -57,6 +64,8 @@ class Numerics:
         """
         if self.device == "cpu":
             return
+        import torch
+
         # Two ways to say it. Once `fp32_precision`, the newer one, differs between matmul, conv and rnn,
         # reading `allow_tf32` raises, and so does everything that reads it (torch.backends.cudnn.flags).
         # `allow_tf32` sets what both read, and torch.compile restores it: tried with torch 2.11 and 2.14.
@@ -96,7 +105,7 @@ def decide_numerics(
         RequestError: a precision that the device cannot run, or a GPU that this build of torch cannot use.
     """
     if device is None:
-        device = "cuda" if (torch.cuda.is_available() if gpus is None else gpus) else "cpu"
+        device = "cuda" if (_sees_gpus() if gpus is None else gpus) else "cpu"
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     wanted = "fp32" if train.arithmetic else train.precision  # block floating point rounds what fp32 computes
     if kind == "cpu":
@@ -109,11 +118,23 @@ def decide_numerics(
     return Numerics(
         device=kind,
         precision=precision,
-        threads=threads or torch.get_num_threads(),
+        threads=threads or _count_threads(),
         channels_last=format_pays if train.channels_last == "auto" else train.channels_last,
         fused=train.fused is not False,
         compile=train.compile,
     )
+
+
+def _sees_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _count_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _precision_of_cpu(wanted: str) -> Precision:
@@ -154,6 +175,8 @@ def local_gpus() -> tuple[Gpu, ...]:
     Raises:
         RequestError: there is none that can be used.
     """
+    import torch
+
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         return tuple(map(_describe_gpu, range(torch.cuda.device_count())))
@@ -164,6 +187,8 @@ def local_gpus() -> tuple[Gpu, ...]:
 
 
 def _describe_gpu(index: int) -> Gpu:
+    import torch
+
     about = torch.cuda.get_device_properties(index)
     with torch.cuda.device(index):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -177,6 +202,8 @@ def check_kernels(gpus: Sequence[Gpu]) -> None:
     Raises:
         RequestError: it has none for one of them.
     """
+    import torch
+
     built_for = compiled_architectures()
     for gpu in gpus:
         if built_for and not any(
@@ -196,6 +223,8 @@ def compiled_architectures() -> list[str]:
     `torch.cuda.get_arch_list` has the same list, but hides it where there is no GPU, as in the driver of
     a search that leaves CUDA alone.
     """
+    import torch
+
     read = getattr(torch._C, "_cuda_getArchFlags", None)
     if read is None or torch.version.hip:  # ROCm names its architectures in another way
         return []
@@ -238,6 +267,8 @@ def describe_hardware(gpus: Sequence[Gpu] = ()) -> dict[str, Any]:
         "system": platform.platform(),
     }
     if gpus:
+        import torch
+
         found |= {"cuda": torch.version.cuda, "cudnn": cudnn_version()}
     return found
 
