@@ -48,6 +48,8 @@ def modules_after(statement: str) -> set[str]:
         ),
         ("import tune_swa.training.run", {"ray", "optuna"}),
         ("import tune_swa; tune_swa.search", {"torch", "ray", "optuna", "pandas", "numpy", "IPython"}),
+        # the driver of a search does without torchvision, whose import takes a second
+        ("import tune_swa.execution.session", {"torchvision", "scipy.stats", "sklearn"}),
         # Ray starts before these are imported
         ("import tune_swa.execution.run", {"torch", "ray", "pandas", "plotly", "scipy.stats", "sklearn"}),
     ],

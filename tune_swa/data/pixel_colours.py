@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 """Of red, green and blue, as torchvision's."""
@@ -85,11 +84,15 @@ def invert_bright(images: Tensor, thresholds: Tensor) -> Tensor:
 
 def stretch_contrast(images: Tensor) -> Tensor:
     """Stretch each channel of each image to the whole range of values."""
+    from torchvision.transforms.v2 import functional  # its import takes a second
+
     return _apply_channels_first(functional.autocontrast, images)
 
 
 def equalize_values(images: Tensor) -> Tensor:
     """Equalise the histogram of each channel of each image."""
+    from torchvision.transforms.v2 import functional
+
     return _apply_channels_first(functional.equalize, images)
 
 
