@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from tune_swa.data.dataset import Dataset
 from tune_swa.execution.preparation import Preparation
 from tune_swa.execution.request import Outcome, Request
@@ -9,6 +11,20 @@ from tune_swa.execution.request_checks import check_request
 from tune_swa.execution.site import open_site
 from tune_swa.experiment.folder import lock_experiment
 from tune_swa.monitoring.log_file import log_file
+
+LATER = (
+    "torch",
+    "torchvision",
+    "sklearn",
+    "scipy",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "jinja2",
+    "tensorboardX",
+)
+"""Packages that are imported when Ray has started and the images are decoded."""
 
 
 def run_search(request: Request) -> Outcome:
@@ -21,7 +37,9 @@ def run_search(request: Request) -> Outcome:
         RequestError: the request is wrong; nothing was trained.
         SearchFailed: no trial completed, or a disk or Ray refused.
         Interrupted: a signal ended it; the journal has everything.
+        ModuleNotFoundError: a package is not installed; nothing was decoded.
     """
+    _check_packages()
     with lock_experiment(request.folder), log_file(request.folder) as log:
         checked = check_request(request)
         request = checked.request
@@ -40,3 +58,9 @@ def run_search(request: Request) -> Outcome:
                 from tune_swa.execution.session import run_session
 
                 return run_session(checked, preparation.wait_for_result(), site, log)
+
+
+def _check_packages() -> None:
+    for package in LATER:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
