@@ -41,6 +41,8 @@ def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
 
 def arrange() -> None:
     """Put the seams in."""
+    import torch  # noqa: F401 - the GPUs of this process are made up as it is imported
+
     from tune_swa.execution import gpu_share, site, slots, trial_loop
     from tune_swa.hardware.gpu_survey import survey_gpus
     from tune_swa.hardware.torch_probe import GpuSurvey
@@ -48,8 +50,6 @@ def arrange() -> None:
     from tune_swa.training.step_probe import TrialCost, Workload
 
     def count_cost(workload: Workload, gpu: int) -> TrialCost:
-        # workers start after this, and are to find no GPU: training on the CPU asks torch for some, too
-        del os.environ["MADE_UP_GPUS"]
         return TrialCost(
             device="NVIDIA H100 80GB HBM3",
             memory=80 << 30,
@@ -66,6 +66,8 @@ def arrange() -> None:
 
     def survey_without_step() -> GpuSurvey:
         survey = survey_gpus()
+        # workers start after this, and are to find no GPU: training on the CPU asks torch for some, too
+        del os.environ["MADE_UP_GPUS"]
         return replace(survey, gpus=tuple(replace(gpu, error=None) for gpu in survey.gpus))
 
     slots.usable_cores = lambda: CORES
