@@ -11,6 +11,7 @@ from tune_swa.execution.request_checks import check_request
 from tune_swa.execution.site import open_site
 from tune_swa.experiment.folder import lock_experiment
 from tune_swa.monitoring.log_file import log_file
+from tune_swa.search.samplers import quiet_optuna
 
 LATER = (
     "torch",
@@ -40,6 +41,7 @@ def run_search(request: Request) -> Outcome:
         ModuleNotFoundError: a package is not installed; nothing was decoded.
     """
     _check_packages()
+    quiet_optuna()
     with lock_experiment(request.folder), log_file(request.folder) as log:
         checked = check_request(request)
         request = checked.request

@@ -31,7 +31,6 @@ from tune_swa.plugins import list_sources
 from tune_swa.results.export import write_space
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.resume import replay_events, retry_exhausted
-from tune_swa.search.samplers import quiet_optuna
 from tune_swa.search.trunk_names import TrunkNamer
 from tune_swa.training.model import StateDict, hash_weights
 from tune_swa.training.run import LOOP_VERSION
@@ -45,7 +44,6 @@ def run_session(checked: CheckedRequest, prepared: Prepared, site: Site, log: Lo
         SearchFailed: no trial completed, or a disk or Ray refused.
         Interrupted: a signal ended it; the journal has everything.
     """
-    quiet_optuna()
     ray_runtime.quiet_loggers()  # those of Tune set themselves up at its import
     request, events, state = checked.request, checked.events, checked.state
     weights, data = prepared.weights, prepared.data
