@@ -114,7 +114,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
         )
         assert list_cautions(experiment) == []  # its builder may load weights
         assert list(list_network_notes(experiment)) == [
-            "own has no batch normalisation: nothing is refreshed after averaging (0 s)"
+            "own has 579 parameters, and no batch normalisation: nothing is refreshed after averaging (0 s)"
         ]
 
 

@@ -159,4 +159,6 @@ def list_network_notes(experiment: Experiment) -> Iterator[str]:
             if has_batch_norm(network)
             else (", and no batch normalisation: nothing is refreshed after averaging (0 s)")
         )
-        yield f"{model.arch} has {count_parameters(network) / 1e6:.3g} million parameters{without}"
+        count = count_parameters(network)
+        size_text = f"{count / 1e6:.3g} million" if count >= 1e5 else f"{count:,}"
+        yield f"{model.arch} has {size_text} parameters{without}"

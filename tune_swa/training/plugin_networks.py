@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def write_plugin_call(arch: str) -> str | None:
     if registered is None:
         return None
     files = ", ".join(f'here / "{name}"' for name in list_plugin_files(arch))
-    return f'build_plugin_network([{files or repr(registered.plugin)}], {arch!r}, about["num_classes"])'
+    modules = files or json.dumps(registered.plugin)
+    return f'build_plugin_network([{modules}], {json.dumps(arch)}, about["num_classes"])'
 
 
 def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: int) -> None:
