@@ -182,6 +182,8 @@ def _read_network(path: Path, remedy: str, key: str | None, arch: str, image_siz
         models = find_models(loaded)
         if models:
             raise RequestError(_explain_model(path, *models[0])) from None
+        if remedy == SAVE and str(error).startswith("is not of"):
+            remedy = "Name the network that it is of (--set model.arch=NAME), or take another file"
         raise RequestError(f"model.weights: {path} {error}. {remedy}") from None
 
 
