@@ -169,7 +169,7 @@ class _SmallSearch:
         yield f"search: {len(searched)} trials of {epochs} epochs on {images} images{fork}"
         if interrupted:
             again = [e for e in events if isinstance(e, TrialStarted) and e.attempt > 1]
-            where = f"{again[0].trial} from epoch {again[0].from_epoch}" if again else "with the next trial"
+            where = f"{again[0].trial} from epoch {again[0].from_epoch}" if again else "the next trial"
             yield f"resume: interrupted, and went on with {where}"
         tested = sum(trial.tested is not None for trial in state.trials.values())
         if tested:
