@@ -114,9 +114,19 @@ def executed(text: str) -> list[str]:
     return finder.found
 
 
+NO_FILES = {
+    "__init__.py": ["pickle", "pickle"],  # imports its own modules, by names that it lists
+    "execution/session.py": ["pickle"],  # for its workers, through Ray's object store ...
+    "execution/trial_context.py": ["pickle"],  # ... where they get it from
+    "plugin_files.py": ["pickle", "builtins.exec", "builtins.compile"],  # what --plugin names, to run it
+}
+"""What is found where nothing that was read from a file of data is run."""
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
-    assert executed(path.read_text()) == []
+    found = [line.partition(": ")[2] for line in executed(path.read_text())]
+    assert sorted(found) == sorted(NO_FILES.get(str(path.relative_to(PACKAGE)), []))
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_place_is_written_in_one_way(tmp_path: Path, monkeypatch: pytest.Monke
         ("/proc/nothing", "No such file"),
         ("nosuch://bucket/x", "Protocol not known: nosuch"),
         ("abfs://container/x", "Install adlfs"),
-        ("hf://x/y", "huggingface_hub"),
+        ("oci://x/y", "Install ocifs"),
         ("s3://", "s3"),
         ("github://x/y", ""),
     ],

@@ -21,6 +21,7 @@ from tune_swa.experiment.layout import CHECKPOINTS
 from tune_swa.experiment.objective import Objective
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.monitoring import result_writer
+from tune_swa.search import event_recorder
 from tune_swa.search.coordinator import Coordinator
 from tune_swa.search.planner import Suggestion
 from tune_swa.search.resume import replay_events
@@ -329,7 +330,7 @@ def test_the_last_line_reaches_the_disk_without_another_one(
     monkeypatch.setattr(os, "fsync", synced.append)
     coordinator.sync_journal()
     assert synced == []  # in the last second
-    monkeypatch.setattr("tune_swa.search.event_recorder.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(event_recorder, "SYNC_SECONDS", 0.0)
     coordinator.sync_journal()
     coordinator.sync_journal()
     assert len(synced) == 1

@@ -150,6 +150,7 @@ def test_settings_that_need_published_weights(tmp_path: Path) -> None:
 
 
 def test_unknown_networks_may_be_a_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_recorded", {})  # those of tests before this one
     with loaded_plugin(tmp_path, SMALL_NETWORK):
         with pytest.raises(
             ValueError, match=r"Did you mean small\?.*--plugin MODULE one of your own \(small\)"
@@ -158,7 +159,6 @@ def test_unknown_networks_may_be_a_plugins(tmp_path: Path, monkeypatch: pytest.M
         described = plugins.describe_sources()
     with pytest.raises(ValueError, match="--plugin MODULE one of your own"):
         ModelSpec(arch="small")
-    monkeypatch.setattr(plugins, "_recorded", {})
     plugins.recall_models(described)
     model = ModelSpec(arch="small")  # of an experiment that is read
     with pytest.raises(RequestError, match=r"small is built by a plugin. Add --plugin .*own.py"):

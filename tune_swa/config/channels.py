@@ -14,7 +14,7 @@ _Deviation = Annotated[float, Field(gt=0, le=10)]
 
 def _check_count(values: tuple[float, ...]) -> tuple[float, ...]:
     if len(values) != 3:
-        raise ValueError("expected three numbers: of red, green and blue")
+        raise ValueError("expected three numbers, of red, green and blue")
     return values
 
 

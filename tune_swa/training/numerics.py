@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a request is checked before torch is imported, which takes 
     from torch import nn
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+_AUTOCAST = frozenset({"bf16", "fp16"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Numerics:
             return nullcontext()
         import torch
 
-        return torch.autocast(self.device, dtype=getattr(torch, _AUTOCAST[self.precision]))
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device, dtype=dtype)
 
     def compile_forward(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network's forward pass, compiled if it is to be."""
