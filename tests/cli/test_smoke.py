@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,16 @@ def test_a_trial_that_fails_is_the_rehearsals_failure() -> None:
         _check_trials(state)
     trial.status = "completed"
     _check_trials(state)
+
+
+def test_a_name_that_is_taken_is_said_once(
+    tmp_path: Path, given: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    example = RUN_SEARCH.parent / "results" / "examples" / "digits"
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    shutil.copy(example / "journal.jsonl", tmp_path / "results" / "mine")
+    # the note comes before images are looked at, of which one is damaged: nothing is trained
+    (tmp_path / "photos" / "sea" / "7.jpg").write_bytes(b"no image")
+    code, out, err = call_search(capfd, *given)
+    assert code == 2
+    assert (out + err).count("a search of this name already") == 1

@@ -25,7 +25,7 @@ from tune_swa.execution.dry_run import Plan, plan_request
 from tune_swa.execution.forecast import Forecast, ImageCounts, Rates, forecast_search, measure_rates
 from tune_swa.execution.rehearsal_images import choose_images
 from tune_swa.execution.rehearsal_space import list_shrunk, shrink_experiment
-from tune_swa.execution.request import Request, print_note, show_status
+from tune_swa.execution.request import Request, show_status
 from tune_swa.execution.run import run_search
 from tune_swa.experiment.events import Event, TrialEnded, TrialStarted, TrunkShared
 from tune_swa.experiment.journal import read_events
@@ -79,9 +79,10 @@ def rehearse_search(request: Request, export: Export, say: Say) -> Rehearsal:
     imports = time.clock_gettime(time.CLOCK_BOOTTIME) - _read_start()
     plan = plan_request(request)
     if plan.name_taken:
-        print_note(request, plan.name_taken)
+        _print_line(request, plan.name_taken)
     size = request.experiment.data.image_size
-    resolve_weights(request.experiment.model, partial(print_note, request), size)  # before images are decoded
+    # before images are decoded
+    resolve_weights(request.experiment.model, partial(_print_line, request), size)
     sample = sample_images(request.experiment.data, request.images_dir, download=request.download)
     say(
         f"images: {len(sample.labels)} of {sample.found:,} decoded, of {_describe_classes(sample)}, "
@@ -94,6 +95,12 @@ def rehearse_search(request: Request, export: Export, say: Say) -> Rehearsal:
             export(search.request.folder, search.images_dir)
             say("model: exported, each file read again and compared")
         return search.summarise(begun, imports)
+
+
+def _print_line(request: Request, text: str) -> None:
+    """Print a line unless the user wants quiet. There is no log yet, and logging would print it, too."""
+    if not request.quiet:
+        request.console.print(text, markup=False, soft_wrap=True)
 
 
 def _read_start() -> float:
