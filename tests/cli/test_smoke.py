@@ -136,7 +136,10 @@ def test_a_trial_that_fails_is_the_rehearsals_failure() -> None:
 
 
 def test_a_name_that_is_taken_is_said_once(
-    tmp_path: Path, given: list[object], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    given: list[object],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     example = RUN_SEARCH.parent / "results" / "examples" / "digits"
     (tmp_path / "results" / "mine").mkdir(parents=True)
@@ -145,4 +148,5 @@ def test_a_name_that_is_taken_is_said_once(
     (tmp_path / "photos" / "sea" / "7.jpg").write_bytes(b"no image")
     code, out, err = call_search(capfd, *given)
     assert code == 2
-    assert (out + err).count("a search of this name already") == 1
+    # logging has no handler yet, and prints what it gets on stderr
+    assert (out + err + caplog.text).count("a search of this name already") == 1
