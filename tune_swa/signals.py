@@ -29,6 +29,12 @@ ASKED_OF_ALL = STOP_SIGNALS[2:]
 """Of these, those that may reach every process of a job, and would end Ray's: these ignore them."""
 
 
+_stops: list[threading.Event] = []
+"""What the first signal sets, of each search that runs trials in this process."""
+_received: list[int] = []
+"""Signals that have asked this process to stop, in their order."""
+
+
 class SignalOnce:
     """Distinguishes the first signal from a second one, which ends the process at once.
 
@@ -42,6 +48,7 @@ class SignalOnce:
 
     def is_first(self, number: int) -> bool:
         """Return whether this is the first signal; False for its echo and, if `end` returns, for others."""
+        _received.append(number)
         now = time.monotonic()
         if self._received is None:
             self._received = now
@@ -75,10 +82,32 @@ def set_on_signal(stop: threading.Event) -> Iterator[None]:
         if once.is_first(number):
             stop.set()
 
-    with keep_handlers():
-        for number in heeded_signals():
-            signal.signal(number, handle_signal)
-        yield
+    _stops.append(stop)
+    try:
+        with keep_handlers():
+            for number in heeded_signals():
+                signal.signal(number, handle_signal)
+            yield
+    finally:
+        _stops.remove(stop)
+
+
+def stop_search() -> bool:
+    """Stop the search that runs trials in this process as a first signal would; a signal of the user's after
+    it is the first one still.
+
+    Returns:
+        Whether there was one.
+    """
+    running = [*_stops]
+    for stop in running:
+        stop.set()
+    return bool(running)
+
+
+def count_signals() -> int:
+    """Count the signals that have asked this process to stop."""
+    return len(_received)
 
 
 @contextmanager

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from helpers.called_search import call_search
 from helpers.drawn_images import draw_tree
-from helpers.narrow_resnet import narrow_environment
+from helpers.plugin_files import SMALL_NETWORK, write_plugin
 from helpers.programs import RUN_SEARCH, run_program
-from tune_swa.errors import RequestError, SearchFailed
-from tune_swa.execution.rehearsal import _check_trials, _keep_if_failed
+from tune_swa.cli.messages import explain_child_exit, how_to_go_on
+from tune_swa.cli.supervisor import ChildExit
+from tune_swa.config import Experiment
+from tune_swa.errors import Interrupted, RequestError, SearchFailed
+from tune_swa.execution import rehearsal
+from tune_swa.execution.rehearsal import _check_trials, _keep_if_failed, _run_interrupted
+from tune_swa.execution.request import Request
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
+from tune_swa.signals import set_on_signal
 
 SPACE = """
 name: mine
@@ -28,6 +37,10 @@ space:
   swa_start: {int: [0.5, 0.9]}
   swa_lr: {log_uniform: [1e-4, 1e-2]}
 search: {sampler: tpe, trials: 6}
+"""
+POINT = {"lr": 1e-3, "swa_start": 0, "swa_lr": 1e-3}
+KEEP = """
+tune_swa.register_augmentation("keep", lambda image, generator: image)
 """
 
 
@@ -43,10 +56,12 @@ def given(tmp_path: Path) -> list[object]:
 
 
 def test_a_rehearsal_goes_the_whole_way_and_leaves_nothing(tmp_path: Path, given: list[object]) -> None:
+    """With a network and an augmentation of a plugin, which the driver, the workers and the export need."""
     (tmp_path / "tmp").mkdir()
     own = {"TMPDIR": str(tmp_path / "tmp"), "TUNE_SWA_CACHE": str(tmp_path / "cache")}
-    environment = narrow_environment({**os.environ, **own})
-    result = run_program([RUN_SEARCH, *given], cwd=tmp_path, env=environment)
+    plugin = write_plugin(tmp_path, SMALL_NETWORK + KEEP)
+    named = ["--plugin", plugin, "--set", "model.arch=small", "--set", "train.augment=[hflip, plugin/keep]"]
+    result = run_program([RUN_SEARCH, *given, *named], cwd=tmp_path, env={**os.environ, **own})
     assert result.returncode == 0, result.stdout + result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
     assert "Rehearsal of mine:" in lines
@@ -74,6 +89,7 @@ def test_a_rehearsal_goes_the_whole_way_and_leaves_nothing(tmp_path: Path, given
     [
         (["--resume"], "--smoke rehearses a whole search; leave --resume out"),
         (["--storage", "shared"], "--smoke rehearses on this machine; leave --storage shared out"),
+        (["--dry-run"], "argument --dry-run: not allowed with argument --smoke"),
         (["--address", "auto"], "--smoke rehearses on this machine; leave --address auto out"),
         (["--set", "model.weights=none.pt"], "model.weights: none.pt: no such file"),
         (["--set", "data.val_fraction=0.001"], "data.val_fraction: 0.001"),
@@ -151,3 +167,49 @@ def test_a_name_that_is_taken_is_said_once(
     assert code == 2
     # logging has no handler yet, and prints what it gets on stderr
     assert (out + err + caplog.text).count("a search of this name already") == 1
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_an_interrupt_beside_the_rehearsals_own_is_the_users(
+    by_user: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the rehearsal interrupts its search: not a second signal, which ends the process at once
+    and leaves everything behind, and not one to be resumed after."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def run_until_stopped(request: Request) -> None:
+        stop = threading.Event()
+        with set_on_signal(stop):
+            request.folder.mkdir()
+            (request.folder / "journal.jsonl").write_text('{"event":"epoch","record":{"epoch":1,"x":0}}\n')
+            stop.wait()
+            if by_user:
+                signal.raise_signal(signal.SIGINT)
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr(rehearsal, "run_search", run_until_stopped)
+    request = Request(Experiment.model_validate({"name": "x", "space": POINT}), tmp_path)
+    if by_user:
+        with pytest.raises(Interrupted):
+            _run_interrupted(request)
+    else:
+        assert _run_interrupted(request)
+    assert ended == []
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    words = r"cannot write its files .* set TMPDIR to another folder"
+    with pytest.raises(SearchFailed, match=words), _keep_if_failed():
+        pass
+
+
+def test_of_a_rehearsal_that_ended_there_is_nothing_to_go_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    options = argparse.Namespace(words=["run", "--smoke"], smoke=True)
+    assert how_to_go_on(options) == "A rehearsal leaves nothing to go on with. Start again with:\nrun --smoke"
+    assert explain_child_exit(ChildExit(-9, clean=False, interrupted=True), options) == 130
+    assert capsys.readouterr().err == f"Interrupted. {how_to_go_on(options)}\n"

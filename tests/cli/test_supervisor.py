@@ -75,6 +75,19 @@ def test_a_search_that_runs_is_asked_once_and_then_ended(left: list[int]) -> Non
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_search_that_its_own_process_stops_hears_a_first_signal_still(left: list[int]) -> None:
+    stop, before = threading.Event(), signals.count_signals()
+    assert not signals.stop_search()
+    with set_on_signal(stop):
+        assert signals.stop_search()
+        assert stop.is_set()
+        assert signals.count_signals() == before
+        signal.raise_signal(signal.SIGINT)
+        assert signals.count_signals() == before + 1
+    assert left == []
+    assert not signals.stop_search()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_child_that_does_not_listen_is_killed_by_the_second_one(number: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)

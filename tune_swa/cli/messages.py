@@ -81,7 +81,8 @@ def explain_child_exit(child: supervisor.ChildExit, options: argparse.Namespace)
         what, code = "Interrupted.", Interrupted.exit_code
     else:
         what, code = f"error: {describe_death(child.code)}", SearchFailed.exit_code
-    print(f"{what} What was done is kept. {how_to_go_on(options)}", file=sys.stderr)
+    kept = "What was done is kept. " if _has_begun(options) else ""
+    print(f"{what} {kept}{how_to_go_on(options)}", file=sys.stderr)
     return code
 
 
@@ -96,10 +97,17 @@ def describe_death(code: int) -> str:
 
 def how_to_go_on(options: argparse.Namespace) -> str:
     """Say how to continue a search that has stopped: the command is the last line."""
-    journal: Path | None = getattr(options, "journal", None)
-    if journal is not None and journal.exists():
+    if _has_begun(options):
         return f"Continue with:\n{continue_command(options)}"
-    return f"Nothing had begun. Start again with:\n{shlex.join(options.words)}"
+    smoke = getattr(options, "smoke", False)
+    why = "A rehearsal leaves nothing to go on with" if smoke else "Nothing had begun"
+    return f"{why}. Start again with:\n{shlex.join(options.words)}"
+
+
+def _has_begun(options: argparse.Namespace) -> bool:
+    """Whether there is a search to go on with; a rehearsal is none."""
+    journal: Path | None = getattr(options, "journal", None)
+    return journal is not None and journal.exists()
 
 
 def continue_command(options: argparse.Namespace) -> str:

@@ -195,8 +195,9 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     add_plugin_option(parser, "registers networks, images or augmentations")
     _add_log_option(parser)
     add("--no-confirm", action="store_true", help="end with the search; run no fresh seeds")
-    add("--dry-run", action="store_true", help="print the plan; train nothing")
-    add(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument("--dry-run", action="store_true", help="print the plan; train nothing")
+    one_of.add_argument(
         "--smoke",
         action="store_true",
         help="rehearse the whole search with a few images in a minute or two, and forecast what it takes",

@@ -137,11 +137,11 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         child = supervisor.run_in_child()
         if child is not None:
             return explain_child_exit(child, options)
-    if smoke:
-        return rehearse_request(_make_request(options, experiment, console))
     with signals.keep_handlers():
         signals.interrupt_once()  # until the search has handlers of its own
         load_named_plugins(experiment)
+        if smoke:
+            return rehearse_request(_make_request(options, experiment, console))
         from tune_swa.execution.run import run_search
 
         outcome = run_search(_make_request(options, experiment, console))

@@ -8,8 +8,8 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_swa import signals
 from tune_swa.cli.export import export_model_command
+from tune_swa.plugins import list_sources
 
 if TYPE_CHECKING:
     from tune_swa.execution.rehearsal import Rehearsal
@@ -26,13 +26,11 @@ def rehearse_request(request: Request) -> int:
         if not request.quiet:
             console.print(f"  {text}", markup=False, soft_wrap=True)
 
-    with signals.keep_handlers():
-        signals.interrupt_once()  # until the search has handlers of its own
-        with nullcontext() if request.quiet else console.status("loading torch and Ray"):
-            from tune_swa.execution.rehearsal import rehearse_search
-        if not request.quiet:
-            console.print(f"Rehearsal of {request.experiment.name}:", markup=False)
-        found = rehearse_search(request, export_handed_over, say)
+    with nullcontext() if request.quiet else console.status("loading torch and Ray"):
+        from tune_swa.execution.rehearsal import rehearse_search
+    if not request.quiet:
+        console.print(f"Rehearsal of {request.experiment.name}:", markup=False)
+    found = rehearse_search(request, export_handed_over, say)
     for line in describe_rehearsal(found, request.experiment.name):
         console.print(line, markup=False, soft_wrap=True)
     say(f"It took {format_duration(found.seconds)}; nothing of it is kept.")
@@ -45,7 +43,7 @@ def export_handed_over(folder: Path, images: Path) -> None:
         folder=folder, output=None, format=[], merged=None, average=None, ensemble=None, trial=None, arm=None
     )
     options.group, options.storage, options.data_dir = None, None, images
-    options.plugin = []  # they are loaded already
+    options.plugin = [source.option for source in list_sources()]  # or the export would forget them
     with redirect_stdout(io.StringIO()):
         export_model_command(options)
 

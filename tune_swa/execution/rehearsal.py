@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tune_swa import signals
 from tune_swa.data.dataset import Estimate, estimate_dataset
 from tune_swa.data.sampling import ImageSample, sample_images
 from tune_swa.errors import Interrupted, RequestError, SearchFailed
@@ -85,7 +85,7 @@ def rehearse_search(request: Request, export: Export, say: Say) -> Rehearsal:
     resolve_weights(request.experiment.model, partial(_print_line, request), size)
     sample = sample_images(request.experiment.data, request.images_dir, download=request.download)
     say(
-        f"images: {len(sample.labels)} of {sample.found:,} decoded, of {_describe_classes(sample)}, "
+        f"images: {sample.decoded} of {sample.found:,} decoded, of {_describe_classes(sample)}, "
         f"{1e3 * sample.seconds_per_image:.1f} ms each"
     )
     with _keep_if_failed() as folder:
@@ -131,7 +131,8 @@ class _SmallSearch:
         seeds = min(2, plan.placement.slots)
         experiment = shrink_experiment(request.experiment, seeds)
         named = request.experiment.data.dataset == "folder"
-        self.images = choose_images(experiment, sample, plan.placement, self.images_dir, named=named)
+        with _explain_full_disk():
+            self.images = choose_images(experiment, sample, plan.placement, self.images_dir, named=named)
         self.request = replace(
             request,
             experiment=experiment,
@@ -195,14 +196,12 @@ class _SmallSearch:
         each = 3 * whole.experiment.data.image_size**2
         decoding = 0.0 if estimate.cached else self.sample.seconds_per_image * estimate.cache_bytes / each
         start = imports + self.start
-        forecast = forecast_search(
-            whole.experiment,
-            plan.placement.slots,
-            rates,
-            ImageCounts(estimate.train, estimate.val, estimate.test),
-            decoding + start + self.end,
-            confirm=whole.confirm,
-        )
+        counts = ImageCounts(estimate.train, estimate.val, estimate.test)
+        besides = decoding + start + self.end
+        with _explain_full_disk():
+            forecast = forecast_search(
+                whole.experiment, plan.placement.slots, rates, counts, besides, confirm=whole.confirm
+            )
         smaller = list_shrunk(whole.experiment, experiment, self.images.train)
         took = time.monotonic() - begun
         return Rehearsal(plan, self.sample, self.images, smaller, decoding, start, rates, forecast, took)
@@ -221,21 +220,18 @@ def _check_trials(state: ExperimentState) -> None:
 
 
 def _run_interrupted(request: Request) -> bool:
-    """Run a search that a signal interrupts when its first trial has trained its trunk.
+    """Run a search that is interrupted as by a signal when its first trial has trained its trunk.
 
     Returns:
-        Whether it was interrupted: a thread other than the main one cannot be.
+        Whether it was interrupted.
     """
-    if threading.current_thread() is not threading.main_thread():
-        run_search(request)
-        return False
-    ended, sent = threading.Event(), threading.Event()
-    watcher = threading.Thread(target=_interrupt_after_fork, args=(request.folder, ended, sent), daemon=True)
+    ended, asked, before = threading.Event(), threading.Event(), signals.count_signals()
+    watcher = threading.Thread(target=_stop_after_fork, args=(request.folder, ended, asked), daemon=True)
     watcher.start()
     try:
         run_search(request)
     except Interrupted:
-        if not sent.is_set():  # it was the user
+        if not asked.is_set() or signals.count_signals() > before:  # it was the user, too
             raise
         return True
     finally:
@@ -244,13 +240,16 @@ def _run_interrupted(request: Request) -> bool:
     return False
 
 
-def _interrupt_after_fork(folder: Path, ended: threading.Event, sent: threading.Event) -> None:
+def _stop_after_fork(folder: Path, ended: threading.Event, asked: threading.Event) -> None:
+    """Stop the search of a folder after the fork, unless it has ended. No signal is sent: after one of the
+    user's it would be a second one, which ends the process at once and leaves everything behind."""
     journal = folder / "journal.jsonl"
     while not ended.wait(WAIT_SECONDS):
         if journal.exists() and FORK_EPOCH in journal.read_bytes():
-            sent.set()
-            os.kill(os.getpid(), signal.SIGINT)
-            return
+            asked.set()
+            if signals.stop_search():
+                return
+            asked.clear()  # no trials run any more
 
 
 @contextmanager
@@ -268,13 +267,30 @@ def _own_cache(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _explain_full_disk() -> Iterator[None]:
+    """Say what to do where TMPDIR cannot be written to.
+
+    Raises:
+        SearchFailed: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SearchFailed(
+            f"the rehearsal cannot write its files ({error.strerror or error}). It needs room for some "
+            f"checkpoints in {os.environ.get('TMPDIR', '/tmp')}: free some, or set TMPDIR to another folder"
+        ) from None
+
+
+@contextmanager
 def _keep_if_failed() -> Iterator[Path]:
     """Make a temporary folder, which is removed unless what is done with it fails.
 
     Raises:
         SearchFailed: in place of one without the folder's name; so for a RequestError.
     """
-    folder = Path(tempfile.mkdtemp(prefix="tune_swa-smoke-"))
+    with _explain_full_disk():
+        folder = Path(tempfile.mkdtemp(prefix="tune_swa-smoke-"))
     try:
         with mark_in_use(folder):
             yield folder
