@@ -65,6 +65,30 @@ def test_shipped_spaces_shrink_to_a_baseline_and_a_branch_of_its_trunk(path: Pat
             1,
         ),
         ({"points": [{"lr": 2e-4, "swa_start": 70, "swa_lr": 1e-3}]}, 1),
+        # a schedule that is that of the other optimizer
+        (
+            {
+                "train": {"epochs": 120, "t_max": 60},
+                "space": {
+                    **SPACE,
+                    "train.optimizer": {"choice": ["adam", "schedulefree_adamw"]},
+                    "train.schedule": {"choice": ["constant", "cosine"]},
+                },
+            },
+            1,
+        ),
+        # of four epochs, values become equal and each of the eight combinations gets a baseline
+        (
+            {
+                "search": {"epochs": 600},
+                "space": {
+                    **SPACE,
+                    "lr": {"choice": [1e-3, 3e-3, 1e-2, 3e-2]},
+                    "train.warmup_epochs": {"choice": [0, 2, 4]},
+                },
+            },
+            1,
+        ),
     ],
 )
 def test_every_kind_of_space_shrinks(changes: dict[str, Any], trials: int) -> None:
@@ -80,7 +104,9 @@ def test_every_kind_of_space_shrinks(changes: dict[str, Any], trials: int) -> No
 
 
 def test_what_is_smaller_is_named() -> None:
-    listed = [{"method": "swa"}, {"method": "swag", "rank": 2}]
+    # the two of LAWA become one
+    lawa = [{"method": "lawa", "last": last} for last in (2, 3)]
+    listed = [{"method": "swa"}, *lawa, {"method": "swag", "rank": 2}]
     whole = make_experiment(averages=listed, train={"epochs": 120, "batch_size": 64})
     small = shrink_experiment(whole, seeds=1)
     assert list_shrunk(whole, small, 12) == [
@@ -89,3 +115,8 @@ def test_what_is_smaller_is_named() -> None:
         "no race before the fresh seeds",
     ]
     assert list_shrunk(make_experiment(confirm={"race": False}), small, 64) == []
+    fixed = {"lr": 1e-3, "swa_start": {"choice": [60, 75]}, "swa_lr": 1e-3}
+    soup = make_experiment(merge=[{"method": "soup"}], space=fixed, confirm={"race": False})
+    assert list_shrunk(soup, shrink_experiment(soup, seeds=1), 64) == [
+        "no soup, for which one trial is too few"
+    ]

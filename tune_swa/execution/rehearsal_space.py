@@ -8,6 +8,7 @@ from typing import Any
 
 from tune_swa.config import Choices, Experiment, Parameter
 from tune_swa.config.rescaling import NAME_LENGTH, rescale_experiment
+from tune_swa.config.sections import SCHEDULE_FREE
 
 EPOCHS = 4
 """Two of a trunk, the second of which is the fork, one of a branch like those in its middle, and the last."""
@@ -27,15 +28,17 @@ def shrink_experiment(experiment: Experiment, seeds: int) -> Experiment:
         seeds: fresh seeds of each arm.
     """
     epochs = min(EPOCHS, experiment.train.epochs)
-    spec = rescale_experiment(experiment, epochs, rename=False).experiment.model_dump(
-        mode="json", by_alias=True
-    )
+    # a budget may not do for the baselines of values that become equal
+    unlimited = experiment.search.model_copy(update={"epochs": None})
+    whole = experiment.model_copy(update={"search": unlimited})
+    spec = rescale_experiment(whole, epochs, rename=False).experiment.model_dump(mode="json", by_alias=True)
     soups = any(merge["method"] == "soup" for merge in spec.get("merge", ()))
     spec["name"] = f"{experiment.name[: NAME_LENGTH - 6]}-smoke"
     spec["space"] = _fix_trunk(experiment, spec["space"])
+    _leave_schedule_out(spec)
     spec["points"] = []
     spec["baseline"] |= {"trials": "auto", "points": None}
-    spec["search"] |= {"trials": 2 if soups else 1, "epochs": None}
+    spec["search"]["trials"] = 2 if soups else 1
     if spec["baseline"]["averages"]:  # a trunk's state does not have them, so a baseline cannot go on from it
         spec["search"]["checkpoint_every"] = 1
     least = max(seeds, 2) if spec["confirm"]["ensemble"] else seeds
@@ -82,6 +85,14 @@ def _fix_trunk(experiment: Experiment, space: dict[str, Any]) -> dict[str, Any]:
     return fixed
 
 
+def _leave_schedule_out(spec: dict[str, Any]) -> None:
+    """Leave out the schedule that other optimizers of the space have, where a schedule-free one was taken."""
+    if str(spec["space"].get("train.optimizer")) in SCHEDULE_FREE:
+        spec["train"] |= {"schedule": "constant", "t_max": None}
+        for name in ("train.schedule", "train.t_max"):
+            spec["space"].pop(name, None)
+
+
 def _read_first(domain: Any) -> Any:
     """Return the first value of a domain as written."""
     if not isinstance(domain, dict):
@@ -109,10 +120,12 @@ def list_shrunk(whole: Experiment, rehearsed: Experiment, train: int) -> Sequenc
     lines = []
     if train < (size := whole.train.batch_size):
         lines.append(f"batches of {train} images instead of {size}")
-    for before, after in zip(whole.averages, rehearsed.averages, strict=False):
-        drawn, draws = (getattr(each, "samples", 0) for each in (before, after))
-        if drawn > draws:
-            lines.append(f"{before.label} draws {draws} instead of {drawn}")
+    draws = {average.method: getattr(average, "samples", 0) for average in rehearsed.averages}
+    for average in whole.averages:  # some of which may have become equal
+        if (drawn := getattr(average, "samples", 0)) > draws.get(average.method, drawn):
+            lines.append(f"{average.label} draws {draws[average.method]} instead of {drawn}")
+    if any(merge.method == "soup" for merge in whole.merge) and rehearsed.swa_trials < 2:
+        lines.append("no soup, for which one trial is too few")
     if whole.confirm.race:
         lines.append("no race before the fresh seeds")
     if whole.data.duplicates == "error":
