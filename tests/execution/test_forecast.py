@@ -155,3 +155,24 @@ def test_further_members_of_swap_are_counted() -> None:
         forecast_search(e, 2, rates, IMAGES, 0.0, confirm=False).seconds[1] for e in (plain, swap)
     )
     assert after > before
+
+
+def test_a_large_ensemble_needs_no_seeds_of_the_first_look() -> None:
+    rates = Rates(0.01, 0.005, 0.002, epoch=0.1, save=0.3, trial=2.0)
+    plan = {"seeds": 3, "max_seeds": 6, "race": False}
+    plain, grouped = (
+        forecast_search(make_experiment(confirm={**plan, **more}), 2, rates, IMAGES, 0.0, confirm=True)
+        for more in ({}, {"ensemble": 5})
+    )
+    assert grouped.seconds == plain.seconds
+
+
+def test_a_long_search_keeps_its_trials_where_values_become_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(0.01, 0.005, 0.002, epoch=0.1, save=0.3, trial=2.0)
+    space = {"lr": 1e-3, "swa_start": {"choice": [*range(100, 116, 2)]}, "swa_lr": {"choice": [1e-3, 1e-4]}}
+    long = make_experiment(scheduler={"asha": False}, train={"epochs": 120}, space=space)
+    exact = forecast_search(long, 2, rates, IMAGES, 0.0, confirm=False).high
+    monkeypatch.setattr("tune_swa.execution.forecast.MOST_EPOCHS", 400)
+    rough = forecast_search(long, 2, rates, IMAGES, 0.0, confirm=False).high
+    assert rough.seconds == pytest.approx(exact.seconds, rel=0.1)
+    assert rough.epochs == pytest.approx(exact.epochs, rel=0.1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tune_swa.config import Experiment
+from tune_swa.search import simulation
 from tune_swa.search.simulation import TrialTimes, simulate_search
 from tune_swa.search.trunk_sharing import planned_epochs
 
@@ -98,3 +101,11 @@ def test_every_sampler_ends(sampler: str) -> None:
     )
     found = simulate_search(experiment, 2, TIMES)
     assert found.stages["search"].runs == 6 + experiment.baseline_trials
+
+
+def test_a_disk_that_refuses_ends_no_search_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was counted by then would be too short a time."""
+    (tmp_path / "journal.jsonl").mkdir()
+    monkeypatch.setattr(simulation, "scratch_folder", lambda purpose: nullcontext(tmp_path))
+    with pytest.raises(IsADirectoryError):
+        simulate_search(make_experiment(), 2, TIMES)

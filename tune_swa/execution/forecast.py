@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from tune_swa.config import AverageSpec, Experiment
 from tune_swa.config.rescaling import rescale_experiment
+from tune_swa.execution.slots import total_trials
 from tune_swa.experiment.events import EpochReported, Event, TrialStarted, TrialSuggested
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
@@ -259,7 +260,10 @@ def _choose_extreme(experiment: Experiment, *, longest: bool) -> Experiment:
     if longest:
         dumped["scheduler"]["asha"] = False
         dumped["confirm"]["seeds"] = experiment.confirm.most_seeds
-    dumped["confirm"]["max_seeds"] = None
+    dumped["confirm"] |= {
+        "max_seeds": None,
+        "ensemble": None,
+    }  # which trains nothing, and may need more seeds
     found = Experiment.model_validate(dumped)
     same = longest and not experiment.scheduler.asha and experiment.confirm.max_seeds is None
     return _choose_extreme(experiment, longest=False) if same else found
@@ -278,8 +282,12 @@ def _simulate_stretched(
     shorter = rescale_experiment(experiment, wanted).experiment
     longer = {name: getattr(times, name) * stretched for name in ("train", "refresh", "evaluate", "epoch")}
     found = simulate_search(shorter, slots, replace(times, **longer), confirm=confirm, draw=draw)
+    # of values that became equal each stands for several: there are fewer trials
+    more, search = total_trials(experiment) / total_trials(shorter), found.stages["search"]
+    search.epochs, missing = round(more * search.epochs), (more - 1) * search.ends
     for stage in found.stages.values():
         stage.epochs = round(stage.epochs * stretched)
+        stage.ends += missing
     return found
 
 

@@ -91,6 +91,9 @@ def simulate_search(
         times: of the parts of a trial.
         confirm: whether fresh seeds follow.
         draw: seed of the accuracies.
+
+    Raises:
+        OSError: the journal of the made-up search cannot be written to TMPDIR.
     """
     quiet_optuna()
     with scratch_folder("forecast-") as folder:
@@ -178,6 +181,8 @@ class _Simulation:
                 self._end_epoch(self.running[name])
         finally:
             self.coordinator.close()
+        if self.coordinator.write_error is not None:  # its journal could not be written: the rest is missing
+            raise self.coordinator.write_error
         return self.result
 
     def _fill_slots(self) -> bool:
