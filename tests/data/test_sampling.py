@@ -88,3 +88,21 @@ def test_of_very_many_classes_some_are_sampled(tmp_path: Path) -> None:
     assert (len(sample.class_names), sample.classes) == (sampling.MOST_CLASSES, 100)
     assert sample.class_names[0] == "class000"
     assert sample.class_names[-1] == "class099"
+
+
+def test_a_part_without_a_class_is_lent_an_image_of_it(tmp_path: Path) -> None:
+    """Where a search goes on without one, so does its rehearsal."""
+    draw_tree(tmp_path, {"train": 6, "val": 2, "test": 2})
+    for damaged in (tmp_path / "val" / "sea").iterdir():
+        damaged.write_bytes(b"no image")
+    spec = folder_spec(unreadable="skip")
+    assert len(prepare_dataset(spec, tmp_path).val) == 4
+    sample = sample_images(spec, tmp_path)
+    assert (sample.decoded, sample.found, len(sample.labels)) == (28, 30, 29)
+    lent = sample.images[(sample.parts == Part.VAL) & (sample.labels == 1)]
+    train = sample.images[(sample.parts == Part.TRAIN) & (sample.labels == 1)]
+    assert any((lent[0] == image).all() for image in train)
+    for damaged in (*(tmp_path / "train" / "sea").iterdir(), *(tmp_path / "test" / "sea").iterdir()):
+        damaged.write_bytes(b"no image")
+    with pytest.raises(RequestError, match=r"of 1 classes none .* Give --set data.unreadable=error"):
+        sample_images(spec, tmp_path)

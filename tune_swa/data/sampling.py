@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ ENOUGH_SECONDS = 8.0
 """After so many seconds no more are decoded than one of each class and part."""
 FEWEST = 64
 """Images that are decoded at a time, which keeps all cores busy."""
-ONE_OF_EACH = len(Part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +42,8 @@ class ImageSample:
     """[N], `Part`s."""
     found: int
     """Images of the whole set, of all parts."""
+    decoded: int
+    """Of these, how many were decoded. A class lends one of its images to a part that has none of it."""
     classes: int
     """Classes of the whole set."""
     seconds_per_image: float
@@ -61,7 +62,7 @@ class ImageSample:
         rows = np.flatnonzero(self.labels < count)
         names = self.class_names[:count]
         images, labels, parts = self.images[rows], self.labels[rows], self.parts[rows]
-        return ImageSample(names, images, labels, parts, self.found, self.classes, self.seconds_per_image)
+        return replace(self, class_names=names, images=images, labels=labels, parts=parts)
 
 
 def sample_images(spec: DataSpec, data_dir: Path | None = None, *, download: bool = True) -> ImageSample:
@@ -92,14 +93,17 @@ def sample_images(spec: DataSpec, data_dir: Path | None = None, *, download: boo
             break
     spent = time.perf_counter() - begun
     seconds = spent / max(1, sum(map(len, decoded)))
-    _check_whole(source.name, kept, len(chosen))
+    pixels = np.concatenate(decoded)
+    lent = _lend_images(source.name, kept, len(chosen))
+    kept += [(kept[index][0], part, kept[index][2]) for index, part in lent]
     used = division.train.size + division.val.size + division.test.size
     return ImageSample(
         class_names=tuple(listing.class_names[c] for c in chosen),
-        images=np.concatenate(decoded),
+        images=np.concatenate([pixels, pixels[[index for index, _ in lent]]]) if lent else pixels,
         labels=np.array([label for _, _, label in kept], dtype=np.int64),
         parts=np.array([part for _, part, _ in kept], dtype=np.int8),
         found=used,
+        decoded=len(kept) - len(lent),
         classes=classes,
         seconds_per_image=seconds,
     )
@@ -136,9 +140,6 @@ def _draw_rounds(
         shuffled = generator.permutation(rows)
         for label, known in enumerate(chosen):
             pools[part, label] = [int(row) for row in shuffled[listing.labels[shuffled] == known]]
-    for (_, label), pool in pools.items():
-        if not pool:  # a small class is not in every part: it lends an image of another one
-            pool += pools[Part.TRAIN, label][:1]
     for number in itertools.count():
         drawn = [(pool[number], part, label) for (part, label), pool in pools.items() if number < len(pool)]
         if not drawn:
@@ -178,15 +179,28 @@ def _decode_rows(listing: Listing, rows: list[int], spec: DataSpec) -> tuple[Pix
     return pixels, sorted(set(range(len(rows))) - set(skipped))
 
 
-def _check_whole(name: str, kept: Round, classes: int) -> None:
-    """Check that skipping has left an image of each class and part.
+def _lend_images(name: str, kept: Round, classes: int) -> list[tuple[int, Part]]:
+    """Find an image for each part without one of a class, among its others: small classes are not in every
+    part, and of others skipping may have left none.
+
+    Args:
+        name: of the set.
+        kept: rows, parts and labels of the decoded images.
+        classes: that each part is to have images of.
+
+    Returns:
+        The index of the image in `kept`, and the part.
 
     Raises:
-        RequestError: it has not.
+        RequestError: none of a class could be decoded.
     """
-    missing = ONE_OF_EACH * classes - len({(part, label) for _, part, label in kept})
-    if missing:
+    first: dict[int, int] = {}
+    for index, (_, _, label) in enumerate(kept):
+        first.setdefault(label, index)
+    if missing := classes - len(first):
         raise RequestError(
-            f"{name}: of {missing} classes and parts none of the images that were tried can be decoded, and "
+            f"{name}: of {missing} classes none of the images that were tried can be decoded, and "
             "data.unreadable is skip. Give --set data.unreadable=error to have them listed"
         )
+    there = {(part, label) for _, part, label in kept}
+    return [(first[label], part) for part in Part for label in range(classes) if (part, label) not in there]
