@@ -228,6 +228,7 @@ ROWS: list[tuple[Make, str, str]] = [
     (given("--set", "train.precision=fp16"), "train.precision", "fp16 needs a GPU"),
     (given("--address", "127.0.0.1:1"), "--address 127.0.0.1:1: no Ray cluster answers there", "ray start --head"),
     (given("--address", "ray://127.0.0.1:1"), "--address ray://127.0.0.1:1", "expected HOST:PORT"),
+    (given("--address", "127.0.0.1:²"), "--address 127.0.0.1:²", "expected HOST:PORT"),
     (given("--storage", "nosuch://x"), "--storage nosuch://x/wrong", "Give a folder or a URI"),
     (given("--storage", "s3://"), "--storage s3:///wrong", "Give a folder or a URI"),
     (given("--storage", "~nobody-here/x"), "--storage ~nobody-here/x: no home folder", "Write the whole path"),

@@ -86,6 +86,8 @@ def test_limits_and_umask_are_as_far_as_the_process_may() -> None:
     assert done.stdout == "(500, 500) 0o77\nNone None\n"
     kept = run_python(SET_UP + "print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="4,2")
     assert kept.stdout == "4,2\n"
+    dropped = run_python(SET_UP + "print(os.environ.get('OMP_NUM_THREADS'))", OMP_NUM_THREADS="²")
+    assert dropped.stdout == "None\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from helpers.plugin_files import loaded_plugin
+from helpers.drawn_arrays import draw_dataset
+from helpers.plugin_files import SMALL_NETWORK, loaded_plugin
 from tune_swa import plugins
-from tune_swa.config import Experiment
+from tune_swa.config import Experiment, RunSettings
 from tune_swa.errors import RequestError
 from tune_swa.execution.plugin_checks import check_augmentations, check_same_plugins
+from tune_swa.execution.warm_up import warm_up
 from tune_swa.experiment.events import ExperimentCreated
+from tune_swa.training.numerics import decide_numerics
 
 HEAD = "import numpy as np\nimport torch\nimport tune_swa\n\n"
 
@@ -98,3 +101,14 @@ def test_a_resumed_search_has_the_plugins_that_it_began_with(tmp_path: Path) -> 
         pytest.raises(RequestError, match="--plugin second: this search began without it. Leave it out"),
     ):
         check_same_plugins(begun)
+
+
+def test_a_worker_warms_up_at_the_size_of_the_images(tmp_path: Path) -> None:
+    """Whatever a plugin calls its network: of those of torchvision, a resnet takes smaller images as well."""
+    text = SMALL_NETWORK.replace('"small"', '"resnet_own"').replace(
+        "return self", "assert images.shape[-1] == 40\n        return self"
+    )
+    data = draw_dataset(train=8, val=4, test=4, size=40)
+    with loaded_plugin(tmp_path, text):
+        settings = RunSettings.model_validate({"lr": 1e-3, "model": {"arch": "resnet_own"}})
+        warm_up(settings, data, decide_numerics(settings.train, 40, device="cpu", threads=1))

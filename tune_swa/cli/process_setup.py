@@ -70,7 +70,7 @@ def _keep_own_access() -> None:
 def _drop_nonsense() -> None:
     """Drop a number of threads that is none: the program that reads it would print a line of its own."""
     numbers = os.environ.get("OMP_NUM_THREADS", "1").split(",")
-    if not all(number.strip().isdigit() and int(number) > 0 for number in numbers):
+    if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
         del os.environ["OMP_NUM_THREADS"]
 
 

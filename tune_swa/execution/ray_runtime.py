@@ -301,7 +301,7 @@ def check_reachable(address: str) -> None:
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "/" in host:
+    if not colon or not port.isdecimal() or "/" in host:
         raise RequestError(
             f"--address {address}: expected HOST:PORT as `ray start --head` prints it, or auto. Start the "
             "search on one of the cluster's machines"

@@ -8,6 +8,7 @@ import torch
 
 from tune_swa.averaging.frozen_statistics import set_training
 from tune_swa.config import RunSettings
+from tune_swa.config.network_names import is_arch_name
 from tune_swa.data.dataset import Dataset
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.run import Run
@@ -34,7 +35,8 @@ def warm_up(settings: RunSettings, data: Dataset, numerics: Numerics, *, stream_
     sizes = (min(train.batch_size, len(data.train)), min(train.eval_batch_size, len(data.val)))
     if not on_gpu:
         sizes = CPU_BATCH, CPU_BATCH
-        if settings.model.arch.startswith("resnet"):  # others may take no smaller images
+        arch = settings.model.arch
+        if arch.startswith("resnet") and is_arch_name(arch):  # others may take no smaller images
             pixels = min(pixels, CPU_PIXELS)
     devices = [torch.cuda.current_device()] if on_gpu else []
     # compiled graphs are made for their shapes, and a small batch's would be of no use to a trial
