@@ -12,6 +12,8 @@ import tune_swa
 from helpers.called_search import call_search
 from helpers.plugin_files import DRAWN, SMALL_NETWORK, write_plugin
 from tune_swa import plugins
+from tune_swa.cli.smoke import export_handed_over
+from tune_swa.search.trunk_names import TrunkNamer
 
 SPACE = """
 name: plug
@@ -60,6 +62,14 @@ def test_a_search_with_a_network_images_and_an_augmentation_of_a_plugin(
     assert about["plugins"] == header["plugins"]
     assert set(torch.load(tmp_path / "results" / "plug" / "best_model.pt")) >= {"head.weight", "body.1.bias"}
     assert type(results.best_model()).__name__ == "Small"
+    export_handed_over(tmp_path / "results" / "plug", None)  # as a rehearsal does, with what is loaded
+    assert (tmp_path / "results" / "plug" / "export" / "my_plugin_z.py").read_text() == path.read_text()
+    state = results.state
+    settings = [results.experiment.run_settings(t.kind, t.params, t.seed) for t in state.trials.values()]
+    hashes = {"my_plugin_z": header["plugins"]["my_plugin_z"]["hash"]}
+    facts = (header["data"]["fingerprint"], "none", header["numerics"])
+    namer = TrunkNamer(*facts, f"{header['loop']}/{torch.__version__}", plugins=hashes)
+    assert [t.trunk for t in state.trials.values()] == [namer.name_trunk(run) for run in settings]
     code, _, errors = call_search(capfd, *given, "--resume")
     assert code == 2
     assert f"began with a plugin ({path}). Add --plugin my_plugin_z" in errors

@@ -111,6 +111,7 @@ def _open_coordinator(
         weights=hash_weights(context.weights),
         numerics=context.numerics.as_dict(),
         version=f"{LOOP_VERSION}/{torch.__version__}",
+        plugins={source.name: source.digest for source in context.plugins},
     )
     coordinator = Coordinator(
         request.experiment, request.folder, state, request.store, namer, confirm=request.confirm
