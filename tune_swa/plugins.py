@@ -8,13 +8,22 @@ journal names by its hash.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from tune_swa.errors import RequestError
-from tune_swa.plugin_files import PluginSource, explain_user_error, read_source, run_source
+from tune_swa.plugin_files import (
+    PluginSource,
+    describe_user_error,
+    explain_user_error,
+    read_source,
+    run_source,
+)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
@@ -53,8 +62,8 @@ _sources: dict[str, PluginSource] = {}
 _models: dict[str, RegisteredModel] = {}
 _datasets: dict[str, RegisteredDataset] = {}
 _augmentations: dict[str, RegisteredAugmentation] = {}
-_announced: list[str] = []
-"""What `--plugin` names and has not been run yet: it may register any name."""
+_announced: ContextVar[tuple[str, ...]] = ContextVar("announced", default=())
+"""What `--plugin` names and has not been run yet: it may register any name. Each thread has its own."""
 _recorded: dict[str, str] = {}
 """Networks of experiments that are read, with the plugins that build them."""
 _loading: list[str] = []
@@ -140,7 +149,7 @@ def _current_plugin() -> str | None:
 
 def accepts_model(name: str) -> bool:
     """Whether a name that no library has may be a network's: registered, in a journal, or about to be."""
-    return name in _models or name in _recorded or bool(_announced and _NAME.fullmatch(name))
+    return name in _models or name in _recorded or bool(_announced.get() and _NAME.fullmatch(name))
 
 
 def require_model(name: str) -> RegisteredModel | None:
@@ -152,7 +161,7 @@ def require_model(name: str) -> RegisteredModel | None:
     if name in _recorded and name not in _models:
         option = _recorded[name]
         raise RequestError(
-            f"model.arch: {name} is built by a plugin. Add --plugin {option} (in Python: "
+            f"model.arch: {name} is built by a plugin. Add --plugin {shlex.quote(option)} (in Python: "
             f"tune_swa.plugins.load_plugins([{option!r}]))"
         )
     return _models.get(name)
@@ -229,16 +238,49 @@ def find_changed(described: Mapping[str, Any]) -> PluginSource | None:
     return next((s for s in _sources.values() if hashes.get(s.name, s.digest) != s.digest), None)
 
 
+def check_builder(name: str, described: Any) -> None:
+    """Check that a network is built by the plugin that built it for an experiment, unchanged.
+
+    Args:
+        name: of the network.
+        described: the experiment's plugins, as of `describe_sources`.
+
+    Raises:
+        RequestError: another plugin builds it here, or its source is another.
+    """
+    registered = _models.get(name)
+    source = None if registered is None else find_source(registered.plugin)
+    if source is None or not isinstance(described, Mapping):
+        return
+    about = described.get(source.name)
+    if about is None:
+        raise RequestError(
+            f"model.arch: {name} is built by --plugin {source.name} here, and was built by "
+            f"{', '.join(map(str, described))}. Leave --plugin {source.name} out"
+        )
+    if about.get("hash") != source.digest:
+        raise RequestError(
+            f"--plugin {source.name}: {source.file} has changed since {name} was trained. Restore it"
+        )
+
+
+def describe_failure(error: BaseException) -> str:
+    """Describe an error with its type, and if a plugin's code raised it with the file and line there."""
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    file = next((source.file for source in list_sources() if source.file in files), None)
+    return f"{type(error).__name__}: {error}" if file is None else describe_user_error(error, file)
+
+
 def announce_plugins(given: Sequence[str]) -> None:
     """Remember the plugins that `load_announced` runs later: in the process that trains, since one that has
     computed with torch cannot be forked."""
-    _announced[:] = given
+    _announced.set(tuple(given))
 
 
 def load_announced() -> None:
     """Run the plugins that were announced; errors as of `load_plugins`."""
-    given = [*_announced]
-    _announced.clear()
+    given = _announced.get()
+    _announced.set(())
     load_plugins(given)
 
 

@@ -15,8 +15,14 @@ from tune_swa.config import AveragingSpec, Experiment, ModelSpec, RunSettings, T
 from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
+from tune_swa.training.mean_probability import load_networks
 from tune_swa.training.model import build_model, resolve_weights
-from tune_swa.training.network_checks import check_network, count_weights_of, list_network_notes
+from tune_swa.training.network_checks import (
+    check_frozen,
+    check_network,
+    count_weights_of,
+    list_network_notes,
+)
 from tune_swa.training.networks import find_heads, name_head_parameters
 from tune_swa.training.numerics import Numerics
 from tune_swa.training.step_probe import Workload
@@ -30,6 +36,55 @@ import tune_swa
 
 def flat(classes, **more):
     return nn.Sequential(nn.Flatten(), nn.Linear(192, classes, **more))
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(192, classes)
+        self.body = nn.Linear(192, 192)
+
+    def forward(self, images):
+        return self.head(self.body(images.flatten(1)))
+
+
+class Evaluated(Net):
+    def forward(self, images):
+        return super().forward(images) if self.training else (super().forward(images),)
+
+
+class Noisy(Net):
+    def forward(self, images):
+        return super().forward(images) * np.random.rand()
+
+
+class Late(Net):
+    def forward(self, images):
+        self.register_buffer("seen", torch.ones(1))
+        return super().forward(images)
+
+
+class Counting(Net):
+    def get_extra_state(self):
+        return {"n": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Constant(Net):
+    MEAN = torch.zeros(1)
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.register_buffer("mean", self.MEAN)
+
+
+BODY = nn.Linear(192, 8)
+
+
+def shared(classes):
+    return nn.Sequential(nn.Flatten(), BODY, nn.Linear(8, classes))
 
 
 def drifting(classes, calls=[]):
@@ -101,17 +156,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
         check_network(ModelSpec(arch="own"), 8)
         [head] = find_heads(build_model(4, 0, arch="own"))
         assert isinstance(head, torch.nn.Linear)
-        spec = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
-        experiment = Experiment.model_validate(
-            {
-                "name": "x",
-                "model": {"arch": "own"},
-                "train": {"freeze": "backbone"},
-                "data": {"image_size": 8},
-                "averaging": {"anneal_epochs": 2},
-                "space": spec,
-            }
-        )
+        experiment = make_experiment(freeze="backbone")
         assert list_cautions(experiment) == []  # its builder may load weights
         assert list(list_network_notes(experiment)) == [
             "own has 579 parameters, and no batch normalisation: nothing is refreshed after averaging (0 s)"
@@ -121,7 +166,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        ("lambda classes: 1 / 0", r"own: ZeroDivisionError: division by zero \(.*own.py, line 16\)$"),
+        ("lambda classes: 1 / 0", r"own: ZeroDivisionError: division by zero \(.*own.py, line 65\)$"),
         ("lambda: flat(3)", "TypeError: .*takes 0 positional arguments but 1 was given"),
         ("lambda classes: flat", r"its builder has to return a torch.nn.Module, got function"),
         ("lambda classes: flat(10)", r"maps 2 images of 8 px to \[2, 10\] where there are 3"),
@@ -133,12 +178,61 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
          "no parameter that gets a gradient"),
         ("drifting", r"1.weight differs between two networks of one seed.*Draw from torch"),
         ("flat, head='classifier'", "has no layer 'classifier', which register_model names as its head"),
+        ("flat, head='0'", "'0', which register_model names as its head, has no parameters"),
+        ("Net", r"taken to be its last linear one, and head is.*register_model\('own', ..., head='head'\)"),
+        ("Net, head='body'", "its classifier is named body, and head is the layer that depends"),
+        ("shared", "1.weight is the same tensor in two networks.*copy.deepcopy"),
+        ("Evaluated, head='head'", "in eval mode maps 2 images of 8 px to tuple where there are 3 classes"),
+        ("Noisy, head='head'", "gives two outputs for the same images from one seed"),
+        ("Late, head='head'", "has other tensors in its state_dict once it was used"),
+        ("Counting, head='head'", "_extra_state in its state_dict is no tensor"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_before_anything_trains(builder: str, message: str, tmp_path: Path) -> None:
     text = HEAD + f"tune_swa.register_model('own', {builder})\n"
     with loaded_plugin(tmp_path, text), pytest.raises(RequestError, match=message):
         check_network(ModelSpec(arch="own"), 8)
+
+
+def test_constants_may_be_shared_and_the_classifier_may_come_first(tmp_path: Path) -> None:
+    text = HEAD + "tune_swa.register_model('own', Constant, head='head')\n"
+    with loaded_plugin(tmp_path, text):
+        check_network(ModelSpec(arch="own"), 8)
+        state = build_model(4, 0, arch="own").state_dict()
+        about = {"num_classes": 4, "arch": "own", "preprocessing": {"image_size": 8}}
+        assert torch.equal(load_networks([state], about).head.weight, state["head.weight"])
+
+
+def test_no_classifier_can_be_apart_where_no_layer_is_one(tmp_path: Path) -> None:
+    text = HEAD + (
+        "class Rows(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.body, self.rows = nn.Linear(192, 4), nn.Parameter(torch.rand(4, classes))\n"
+        "    def forward(self, images):\n"
+        "        return self.body(images.flatten(1)) @ self.rows\n"
+        "tune_swa.register_model('own', Rows)\n"
+    )
+    with loaded_plugin(tmp_path, text):
+        check_network(ModelSpec(arch="own"), 8)
+        check_frozen(make_experiment())
+        for train in ({"freeze": "backbone"}, {"head_lr_factor": 3.0}):
+            with pytest.raises(RequestError, match=f"train.{next(iter(train))}: no layer of own is known as"):
+                check_frozen(make_experiment(**train))
+
+
+def make_experiment(**train: object) -> Experiment:
+    space = {"lr": 1e-3, "swa_start": 3, "swa_lr": 1e-3}
+    return Experiment.model_validate(
+        {
+            "name": "x",
+            "model": {"arch": "own"},
+            "train": train,
+            "data": {"image_size": 8},
+            "averaging": {"anneal_epochs": 2},
+            "space": space,
+        }
+    )
 
 
 def test_settings_that_need_published_weights(tmp_path: Path) -> None:

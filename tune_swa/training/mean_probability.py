@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_swa.config.network_names import is_arch_name
+from tune_swa.plugins import check_builder
 from tune_swa.training.model import build_model
 from tune_swa.training.networks import build_shapes, load_named, name_head_parameters
 
@@ -43,8 +45,10 @@ def build_networks(about: Mapping[str, Any], count: int) -> nn.Module:
         count: of networks; of one it is that network itself.
 
     Raises:
-        RequestError: the library that has the network is missing, or has it no more.
+        RequestError: the library that has the network is missing, or has it no more; or another plugin
+            than the one that built it is loaded.
     """
+    check_builder(about["arch"], about.get("plugins"))
     image_size = about.get("preprocessing", {}).get("image_size", 224)
     network = build_model(about["num_classes"], 0, arch=about["arch"], image_size=image_size).eval()
     if count == 1:
@@ -59,10 +63,11 @@ def load_networks(weights: Sequence[Mapping[str, Tensor]], about: Mapping[str, A
         RequestError: as of `build_networks`.
         ValueError: the weights are of another number of classes.
     """
-    shapes = build_shapes(about["arch"], 1)
-    head = name_head_parameters(shapes)[-1]
-    if any(len(state[head]) != about["num_classes"] for state in weights):  # before so many are made room for
-        raise ValueError(f"{head} is of another number of classes than {about['num_classes']}")
+    if is_arch_name(about["arch"]):  # where the last parameter of the head has a row for each class
+        head = name_head_parameters(build_shapes(about["arch"], 1))[-1]
+        # before so many are made room for
+        if any(len(state[head]) != about["num_classes"] for state in weights):
+            raise ValueError(f"{head} is of another number of classes than {about['num_classes']}")
     model = build_networks(about, len(weights))
     for network, state in zip(list_networks(model), weights, strict=True):
         load_named(network, state)

@@ -12,7 +12,7 @@ from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
 from tune_swa.config.network_names import TIMM
 from tune_swa.data.normalization import IMAGENET
 from tune_swa.errors import RequestError
-from tune_swa.plugins import require_model
+from tune_swa.plugins import RegisteredModel, require_model
 from tune_swa.text import first_line
 
 PLAIN = "resnet18"
@@ -39,6 +39,7 @@ def check_network(model: ModelSpec, image_size: int) -> None:
         from tune_swa.training.plugin_networks import check_registered
 
         check_registered(registered, model, image_size)
+        _check_named_head(registered, image_size)
         return
     problem = _find_problem(model.arch, image_size)
     if problem is None:
@@ -57,13 +58,17 @@ def check_network(model: ModelSpec, image_size: int) -> None:
 
 
 def check_frozen(experiment: Experiment) -> None:
-    """Check that the network has what `train.freeze` names.
+    """Check that the network has what `train.freeze` and `train.head_lr_factor` name.
 
     Raises:
-        RequestError: it has no batch normalisation, and that alone would be frozen.
+        RequestError: it has no batch normalisation, and that alone would be frozen; or which layer of a
+            plugin's network is the classifier is not known.
     """
     arch = experiment.model.arch
-    if arch == PLAIN or "bn" not in experiment.list_extremes("train.freeze"):
+    if arch == PLAIN:
+        return
+    _check_separate_head(experiment)
+    if "bn" not in experiment.list_extremes("train.freeze"):
         return
     from tune_swa.training.networks import build_shapes, has_batch_norm
 
@@ -75,6 +80,50 @@ def check_frozen(experiment: Experiment) -> None:
         raise RequestError(
             f"train.freeze: bn would freeze nothing: {arch} has no batch normalisation. {advice}"
         )
+
+
+def _check_named_head(registered: RegisteredModel, image_size: int) -> None:
+    """Check that the head of a plugin's network is its classifier, where a layer is that.
+
+    Raises:
+        RequestError: another layer is; names it.
+    """
+    heads, known = _list_heads(registered.name, image_size)
+    layer = heads[-1].rpartition(".")[0] if heads else ""
+    if layer and not known.intersection(heads):
+        taken = f"named {registered.head}" if registered.head else "taken to be its last linear one"
+        call = f"register_model({registered.name!r}, ..., head={layer!r})"
+        raise RequestError(
+            f"model.arch: {registered.name}: its classifier is {taken}, and {layer} is the layer that "
+            f"depends on the number of classes. Name that: {call}"
+        )
+
+
+def _check_separate_head(experiment: Experiment) -> None:
+    """Check that a plugin's network has a classifier where one is asked for; errors as of `check_frozen`."""
+    arch = experiment.model.arch
+    apart = {
+        "train.freeze": "backbone" in experiment.list_extremes("train.freeze"),
+        "train.head_lr_factor": any(f != 1 for f in experiment.list_extremes("train.head_lr_factor")),
+    }
+    asking = next((name for name, asks in apart.items() if asks), None)
+    if asking is None or require_model(arch) is None:
+        return
+    heads, known = _list_heads(arch, experiment.data.image_size)
+    if not known.intersection(heads):
+        raise RequestError(
+            f"{asking}: no layer of {arch} is known as its classifier. Build that of torch.nn.Linear, and "
+            "name it with register_model(..., head=NAME)"
+        )
+
+
+def _list_heads(arch: str, image_size: int) -> tuple[tuple[str, ...], set[str]]:
+    """Name the parameters of a network that depend on the number of classes, and those of its head."""
+    from tune_swa.training.network_layout import NetworkLayout
+    from tune_swa.training.networks import build_shapes, name_head_parameters
+
+    heads = NetworkLayout.of_network(arch, image_size).heads
+    return heads, {*name_head_parameters(build_shapes(arch, CLASSES, image_size))}
 
 
 def _fits(arch: str, image_size: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tune_swa.config.network_names import TIMM, is_arch_name
-from tune_swa.training.networks import build_shapes, name_head_parameters
+from tune_swa.training.networks import build_shapes
 
 Parts = tuple[str, ...]
 """A name by its parts, or keys of nested dictionaries from the outside in."""
@@ -38,11 +38,7 @@ class NetworkLayout:
         network, wider = (build_shapes(arch, classes, image_size) for classes in (1, 2))
         others = dict(wider.named_parameters())
         # some heads have layers before the last one, which are as wide as the features
-        heads = tuple(
-            name
-            for name in name_head_parameters(network)
-            if network.get_parameter(name).shape != others[name].shape
-        )
+        heads = tuple(name for name, p in network.named_parameters() if p.shape != others[name].shape)
         classifiers = {name.split(".")[0] for name in heads}
         children = {
             str(index): name
@@ -87,7 +83,7 @@ class NetworkLayout:
             for name, tensor in self.state.items()
             if mine == theirs or not self._is_in_classifier(name)
         }
-        if mine == theirs:
+        if mine == theirs and self.heads:
             bias = found[self.heads[-1]]
             classes = bias.shape[0] if bias.dim() else 1
             for name in self.heads:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from tune_swa.config import ModelSpec
@@ -19,6 +21,8 @@ from tune_swa.plugins import RegisteredModel, find_source, load_plugins, require
 
 HEAD_MARK = "_tune_swa_head"
 """Attribute of a network that names its classifier layer; copies of the network have it too."""
+TAKEN = ("classify", "numpy", "PIL", "safetensors", "torch", "torchvision", "tune_swa")
+"""Names that `classify.py` has, or imports, from its folder before others."""
 BATCH, CLASSES = 2, 3
 """Images and classes that a network is tried with."""
 
@@ -62,9 +66,10 @@ def list_plugin_files(arch: str) -> dict[str, str]:
     and for a module of a package, which cannot be run by itself."""
     registered = require_model(arch)
     source = None if registered is None else find_source(registered.plugin)
-    if source is None or source.is_package or "." in source.name:
+    if source is None or source.is_package or "." in source.module:
         return {}
-    return {f"{source.name}.py": source.text}
+    taken = source.name in TAKEN or source.name in sys.stdlib_module_names
+    return {f"{'plugin_' if taken else ''}{source.name}.py": source.text}
 
 
 def write_plugin_call(arch: str) -> str | None:
@@ -72,7 +77,7 @@ def write_plugin_call(arch: str) -> str | None:
     registered = require_model(arch)
     if registered is None:
         return None
-    files = ", ".join(f'here / "{name}"' for name in list_plugin_files(arch))
+    files = ", ".join(f"here / {json.dumps(name)}" for name in list_plugin_files(arch))
     modules = files or json.dumps(registered.plugin)
     return f'build_plugin_network([{modules}], {json.dumps(arch)}, about["num_classes"])'
 
@@ -111,6 +116,15 @@ def _find_problem(
     registered: RegisteredModel, network: nn.Module, again: nn.Module, image_size: int
 ) -> str | None:
     """What keeps a network from being trained; None: nothing that shows."""
+    return (
+        _find_odd_parameter(network)
+        or _find_odd_head(registered, network)
+        or _find_common_state(network, again)
+        or _find_odd_output(network, again, image_size)
+    )
+
+
+def _find_odd_parameter(network: nn.Module) -> str | None:
     parameters = dict(network.named_parameters())
     if any(is_lazy(parameter) for parameter in parameters.values()):
         return "has lazy layers, whose shapes are not known before they are used; give them their sizes"
@@ -120,23 +134,80 @@ def _find_problem(
         return f"{other} is {kind}; parameters have to be float32 (train.precision is for autocast)"
     if not any(parameter.requires_grad for parameter in parameters.values()):
         return "has no parameter that gets a gradient"
-    if registered.head is not None and registered.head not in dict(network.named_modules()):
+    extra = next((n for n, value in network.state_dict().items() if not isinstance(value, Tensor)), None)
+    if extra is not None:
+        return f"{extra} in its state_dict is no tensor; checkpoints hold tensors alone"
+    return None
+
+
+def _find_odd_head(registered: RegisteredModel, network: nn.Module) -> str | None:
+    if registered.head is None:
+        return None
+    layers = dict(network.named_modules())
+    if registered.head not in layers:
         return f"has no layer {registered.head!r}, which register_model names as its head"
+    if not any(True for _ in layers[registered.head].parameters()):
+        return f"{registered.head!r}, which register_model names as its head, has no parameters"
+    return None
+
+
+def _find_common_state(network: nn.Module, again: nn.Module) -> str | None:
+    """What two networks of one seed share, or do not have in common."""
+    places = {tensor.data_ptr() for tensor in _list_trained(again).values()}
+    shared = next((n for n, tensor in _list_trained(network).items() if tensor.data_ptr() in places), None)
+    if shared is not None:
+        return (
+            f"{shared} is the same tensor in two networks, so that a trial would change the weights that "
+            "another starts from. Let the builder make all layers, or copy.deepcopy those that it has"
+        )
     differing = _find_difference(network.state_dict(), again.state_dict())
     if differing is not None:
         return (
             f"{differing} differs between two networks of one seed, and a resume needs the same weights. "
             "Draw from torch's global generator alone"
         )
-    output = network(torch.rand(BATCH, 3, image_size, image_size))
-    if not isinstance(output, Tensor) or tuple(output.shape) != (BATCH, CLASSES):
-        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        return (
-            f"maps {BATCH} images of {image_size} px to {got} where there are {CLASSES} classes; expected "
-            f"[{BATCH}, {CLASSES}]: a logit for each class"
-        )
-    copy.deepcopy(network)  # as the average is made
     return None
+
+
+def _list_trained(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that training changes: constants may be shared."""
+    found: dict[str, Tensor] = dict(network.named_parameters())
+    for name, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm):
+            found.update(layer.named_buffers(name))
+    return {name: tensor for name, tensor in found.items() if tensor.numel()}
+
+
+def _find_odd_output(network: nn.Module, again: nn.Module, image_size: int) -> str | None:
+    images, names = torch.rand(BATCH, 3, image_size, image_size), [*network.state_dict()]
+    outputs = []
+    for one in (network, again):
+        torch.manual_seed(0)
+        outputs.append(one(images))
+        if (problem := _describe_output(outputs[-1], image_size)) is not None:
+            return problem
+    if not torch.allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        return (
+            "gives two outputs for the same images from one seed, and a resume needs the same one. Draw from "
+            "torch's global generator alone"
+        )
+    if [*network.state_dict()] != names:
+        return "has other tensors in its state_dict once it was used; make all of them when it is built"
+    copied = copy.deepcopy(network).eval()  # as the average is made
+    with torch.no_grad():
+        problem = _describe_output(copied(images), image_size)
+    return None if problem is None else f"in eval mode {problem}"
+
+
+def _describe_output(output: Any, image_size: int) -> str | None:
+    """What is wrong with what a network gives; None: nothing."""
+    if isinstance(output, Tensor) and tuple(output.shape) == (BATCH, CLASSES):
+        return None
+    got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    return (
+        f"maps {BATCH} images of {image_size} px to {got} where there are {CLASSES} classes; expected "
+        f"[{BATCH}, {CLASSES}]: a logit for each class"
+    )
 
 
 def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
