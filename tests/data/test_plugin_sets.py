@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.plugin_files import DRAWN, loaded_plugin
+from tune_swa import plugins
 from tune_swa.config import DataSpec
 from tune_swa.data.dataset import Dataset, estimate_dataset, prepare_dataset
 from tune_swa.errors import RequestError
@@ -129,6 +130,17 @@ def test_images_are_decoded_once_while_the_code_is_the_same(tmp_path: Path) -> N
          "leave ToTensor out"),
         ("1 / 0", r"data.dataset: own: ZeroDivisionError: division by zero \(.*own.py, line 23\)"),
         ("{'train': (images[:0], labels[:0])}", "train: has no images"),
+        ("{'train': None, 'test': (images, labels)}", r"to return .*; got \['test', 'train'\]"),
+        ("{'train': (images, labels * 10**12)}",
+         "go up to 1000000000000, and none is 1. Number the 2 classes from 0 to 1"),
+        ("{'train': (images, labels + 1)}", "labels go up to 2, and none is 0"),
+        ("{'train': (images, labels), 'class_names': 'ab'}", "class_names has to be a list of.*got str"),
+        ("{'train': (images, labels), 'class_names': {0: 'a', 1: 'b'}}", "a list of names; got dict"),
+        ("{'train': (images, labels), 'class_names': {'a', 'b'}}", "a list of names; got set"),
+        ("{'train': type('Bad', (Items,), {'__len__': lambda self: 1 / 0})([])}",
+         r"own: train: ZeroDivisionError: division by zero \(.*own.py, line 23\)"),
+        ("{'train': (torch.empty(40, 8, 8, 3, dtype=torch.uint8, device='meta'), labels)}",
+         "data.dataset: own: train: .*meta"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_by_item(returned: str, message: str, tmp_path: Path) -> None:
@@ -145,6 +157,22 @@ def test_labels_of_a_list_are_compared_with_those_of_the_items(tmp_path: Path) -
         RequestError, match=r"train\[9\] \(its label is 1, and 0 in the dataset's list of labels"
     ):
         load_set(tmp_path, text)
+
+
+def test_names_that_a_dataset_calls_classes_may_be_something_else(tmp_path: Path) -> None:
+    returned = "{'train': type('Counted', (Items,), {'classes': 2})(range(40))}"
+    assert load_set(tmp_path, RETURN.replace("{}", returned)).class_names == ("0", "1")
+    returned = "{'train': Items(range(40)), 'class_names': np.array(['a', '\\udcff'])}"
+    assert load_set(tmp_path, RETURN.replace("{}", returned)).class_names == ("a", r"\udcff")
+
+
+def test_a_set_of_no_plugin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_datasets", {})
+    plugins.register_dataset("mine", dict)
+    with pytest.raises(
+        RequestError, match="mine was registered outside of a plugin.*name that with --plugin"
+    ):
+        prepare_dataset(DataSpec(dataset="mine"))
 
 
 def test_an_unknown_set_may_be_a_plugins(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ class PluginSet:
     Args:
         registered: its loader.
         folder: of `--data-dir` or `data.path`, for loaders that take it.
+
+    Raises:
+        RequestError: it is no plugin's.
     """
 
     folder_notes: tuple[str, ...] = ()
@@ -52,8 +55,12 @@ class PluginSet:
         self._registered, self._folder = registered, folder
         self._lock = threading.Lock()
         source = find_source(registered.plugin)
-        self._file = None if source is None else source.file
-        self._digest = "" if source is None else source.digest
+        if source is None:
+            raise RequestError(
+                f"data.dataset: {self.name} was registered outside of a plugin, where no worker runs it. Put "
+                "the code into a module, and name that with --plugin"
+            )
+        self._file, self._digest = source.file, source.digest
 
     def identify_images(self) -> str:
         # what the loader reads is not known: the code stands for it, and the version that it gives itself
@@ -85,20 +92,21 @@ class PluginSet:
             RequestError: the loader failed, or gives no set of images.
         """
         result = self._call_loader()
-        if not isinstance(result, Mapping) or "train" not in result:
+        if not isinstance(result, Mapping) or result.get("train") is None:
             got = sorted(map(str, result)) if isinstance(result, Mapping) else type(result).__name__
             raise self._refuse(f"its loader has to return {RETURNS}; got {got}")
         unknown = [str(key) for key in result if key not in {*PARTS, "class_names"}]
         if unknown:
             raise self._refuse(f"its loader has to return {RETURNS}; {', '.join(unknown)} is none of these")
         parts = [
-            self._read_part(name, result[name], part)
+            self._try_part(name, result[name], part)
             for name, part in PARTS.items()
             if result.get(name) is not None
         ]
         names = result.get("class_names")
         if names is None:
-            names = getattr(result["train"], "classes", None)
+            own = getattr(result["train"], "classes", None)
+            names = own if isinstance(own, list | tuple | np.ndarray) else None
         return parts, self._name_classes(parts, names)
 
     def _call_loader(self) -> Any:
@@ -110,6 +118,15 @@ class PluginSet:
             return loader(self._folder) if takes else loader()
         except (Exception, SystemExit) as error:
             raise explain_user_error(f"data.dataset: {self.name}", error, self._file) from None
+
+    def _try_part(self, name: str, given: Any, part: Part) -> PartImages:
+        """Read a part; whatever a user's object raises is named by it."""
+        try:
+            return self._read_part(name, given, part)
+        except RequestError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise explain_user_error(f"data.dataset: {self.name}: {name}", error, self._file) from None
 
     def _read_part(self, name: str, given: Any, part: Part) -> PartImages:
         if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
@@ -168,9 +185,18 @@ class PluginSet:
 
     def _name_classes(self, parts: Sequence[PartImages], names: Any) -> tuple[str, ...]:
         if names is None:
-            highest = max((int(part.labels.max()) for part in parts if len(part.labels)), default=0)
-            return tuple(map(str, range(1 + highest)))
-        known = tuple(map(str, names))
+            used = np.unique(np.concatenate([part.labels for part in parts]))
+            gap = int(np.argmax(used != np.arange(len(used)))) if used[-1] >= len(used) else None
+            if gap is not None:  # before so many names are made up
+                raise self._refuse(
+                    f"labels go up to {used[-1]}, and none is {gap}. Number the {len(used)} classes from 0 "
+                    f"to {len(used) - 1}"
+                )
+            return tuple(map(str, used.tolist()))
+        if isinstance(names, str | bytes | Mapping) or not hasattr(names, "__getitem__"):
+            raise self._refuse(f"class_names has to be a list of names; got {type(names).__name__}")
+        # surrogates, as of file names, would be refused by the files that the names go to
+        known = tuple(str(name).encode(errors="backslashreplace").decode() for name in names)
         for part in parts:
             over = np.flatnonzero(part.labels >= len(known))
             if len(over):
@@ -189,7 +215,7 @@ class PluginSet:
         """
         try:
             item = dataset[index]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(describe_user_error(error, self._file)) from None
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise ValueError(f"expected {ITEM}; got {type(item).__name__}")
@@ -216,8 +242,7 @@ class PluginSet:
         return Opened(Image.fromarray(array))
 
     def _refuse(self, reason: str) -> RequestError:
-        where = "" if self._file is None else f" ({self._file})"
-        return RequestError(f"data.dataset: {self.name}{where}: {reason}")
+        return RequestError(f"data.dataset: {self.name} ({self._file}): {reason}")
 
 
 def _count_arguments(loader: Callable[..., Any]) -> int:
