@@ -162,6 +162,15 @@ def test_a_registered_function_gets_each_image_with_a_generator_of_its_own(data:
 
 
 @pytest.mark.usefixtures("_no_functions")
+def test_a_function_may_use_its_memory_again(data: Dataset) -> None:
+    memory = torch.empty(3, 16, 16, dtype=torch.uint8)
+    register_augmentation("again", lambda image, generator: torch.sub(255, image, out=memory))
+    register_augmentation("anew", lambda image, generator: 255 - image)
+    images, _ = read_epoch(data, ("plugin/again",), 64)
+    assert torch.equal(images, read_epoch(data, ("plugin/anew",), 64)[0])
+
+
+@pytest.mark.usefixtures("_no_functions")
 def test_what_is_no_image_is_refused(data: Dataset) -> None:
     register_augmentation("half", lambda image, generator: image[:, ::2])
     with pytest.raises(

@@ -44,6 +44,12 @@ def make_experiment(**sections: object) -> Experiment:
         ("lambda image: image", r"plugin/mine: TypeError: .* takes 1 positional argument but 2 were given$"),
         ("lambda image, generator: 1 / 0", r"plugin/mine: ZeroDivisionError: division by zero \(.*line 5\)"),
         ("lambda image, generator: image + np.random.randint(100)", "gives two images from one seed"),
+        (
+            "lambda image, generator: image.flip(1) if np.random.rand() < 0.2 else image",
+            "gives two images from one seed",
+        ),
+        ("lambda image, generator: image // (image.max() - image.min())", "RuntimeError: ZeroDivisionError"),
+        ("lambda image, generator: image.view(-1).flip(0)", "view size is not compatible"),
     ],
 )
 def test_augmentations_are_tried(function: str, message: str, tmp_path: Path) -> None:

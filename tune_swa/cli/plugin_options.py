@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_recorded_plugins(folder: Path, given: list[str]) -> None:
     """
     for name, about in read_recorded_plugins(folder).items():
         if not any(name in (text, Path(text).stem) for text in given):
-            file, option = about.get("file"), about.get("option")
+            file, option = about.get("file"), shlex.quote(str(about.get("option")))
             raise RequestError(f"{folder}: this search began with a plugin ({file}). Add --plugin {option}")
 
 
@@ -71,16 +72,10 @@ def load_named_plugins(experiment: Experiment) -> None:
         RequestError: one failed, takes a name that tune_swa has, or none knows the network.
     """
     from tune_swa.config.network_names import explain_unknown_arch, is_arch_name
-    from tune_swa.data.source_lookup import list_known_sets
+    from tune_swa.execution.plugin_checks import check_names
 
     plugins.load_announced()
+    check_names()
     arch = experiment.model.arch
-    same = next((name for name in plugins.list_models() if is_arch_name(name)), None)
-    if same is not None:
-        raise RequestError(f"register_model: {same} is a network of torchvision. Give yours another name")
     if not is_arch_name(arch) and plugins.require_model(arch) is None:
         raise RequestError(f"model.arch: {arch!r}: {explain_unknown_arch(arch)}")
-    known = list_known_sets()
-    taken = next((name for name in plugins.list_datasets() if name in known), None)
-    if taken is not None:
-        raise RequestError(f"register_dataset: {taken} is a set that tune_swa has. Give yours another name")

@@ -32,12 +32,14 @@ class CustomAugmentation:
             RequestError: the function returns something else than an image.
         """
         rows = self._draws.order[place].tolist()
-        changed = []
+        changed = torch.empty_like(images, memory_format=torch.contiguous_format)
         with torch.random.fork_rng(devices=[]):  # a GPU's generator belongs to the network's layers
-            for row, image in zip(rows, images, strict=True):
+            for place_in_batch, (row, image) in enumerate(zip(rows, images, strict=True)):
                 generator = torch.default_generator.manual_seed(self._draws.derive_seed(self._name, row))
-                changed.append(self._check_image(self._function(image.permute(2, 0, 1), generator), image))
-        return torch.stack(changed).permute(0, 2, 3, 1).contiguous()
+                result = self._check_image(self._function(image.permute(2, 0, 1), generator), image)
+                # at once: the function may use its memory again
+                changed[place_in_batch] = result.permute(1, 2, 0)
+        return changed
 
     def _check_image(self, result: object, image: Tensor) -> Tensor:
         expected = image.permute(2, 0, 1)

@@ -42,7 +42,7 @@ from tune_swa.hardware.gpu_memory import (
     wait_for_memory,
 )
 from tune_swa.hardware.shortages import is_host_memory_exhausted, is_machine_short
-from tune_swa.plugins import install_plugins
+from tune_swa.plugins import describe_failure, install_plugins
 from tune_swa.text import first_line
 from tune_swa.training.metrics import NonFiniteError
 from tune_swa.training.run import Run
@@ -156,7 +156,7 @@ def _explain_failure(
     if config["trial"] is None:
         return None  # a trial that needs this will say so itself
     if not is_memory_exhausted(error):
-        return {"event": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+        return {"event": "failed", "error": describe_failure(error)[:500]}
     share = format_value(round(config["gpus"], 4))
     return {
         "event": "failed",
