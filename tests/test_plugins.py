@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,63 @@ def test_files_may_be_called_like_modules(tmp_path: Path) -> None:
     plugins.load_plugins([str(write_plugin(tmp_path, DRAWN, "json"))])
     assert sys.modules["json"] is before
     assert plugins.list_datasets() == ("drawn",)
+
+
+def test_a_file_may_have_dots_in_its_name(tmp_path: Path) -> None:
+    plugins.load_plugins([str(write_plugin(tmp_path, DRAWN, "my.plugin"))])
+    [source] = plugins.list_sources()
+    assert (source.name, source.module) == ("my.plugin", "tune_swa_plugin_my_plugin")
+    assert plugins.list_datasets() == ("drawn",)
+
+
+def test_what_is_announced_in_one_thread_changes_nothing_in_another() -> None:
+    """Two searches of a program may be checked at the same time."""
+    plugins.announce_plugins(["./own.py"])
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(plugins.accepts_model, "tiny").result()
+            pool.submit(plugins.announce_plugins, []).result()
+        assert plugins.accepts_model("tiny")
+    finally:
+        plugins.announce_plugins([])
+
+
+def test_a_program_finds_the_module_in_the_package() -> None:
+    code = "import tune_swa; tune_swa.plugins.load_plugins([]); print('loaded')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "loaded\n"
+
+
+def test_a_trials_error_names_the_line_of_the_users_code(tmp_path: Path) -> None:
+    path = write_plugin(tmp_path, "def fail():\n    return [][1]\n")
+    plugins.load_plugins([str(path)])
+    with pytest.raises(IndexError) as error:
+        sys.modules["tune_swa_plugin_own"].fail()
+    assert plugins.describe_failure(error.value) == f"IndexError: list index out of range ({path}, line 2)"
+    assert plugins.describe_failure(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_a_package_whose_own_code_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, (text, message) in enumerate(
+        [
+            (
+                "1 / 0\n",
+                r"--plugin pack0.inner: ZeroDivisionError: division by zero \(.*__init__.py, line 1\)",
+            ),
+            (
+                "import no_such_thing\n",
+                "--plugin pack1.inner: ModuleNotFoundError: No module named 'no_such_th",
+            ),
+            ("", "--plugin pack2.inner: no module of that name"),
+        ]
+    ):
+        (tmp_path / f"pack{number}").mkdir()
+        (tmp_path / f"pack{number}" / "__init__.py").write_text(text)
+        with pytest.raises(RequestError, match=message):
+            plugins.load_plugins([f"pack{number}.inner"])
+    with pytest.raises(RequestError, match="no home folder is known for ~nobody_of_this_name"):
+        plugins.load_plugins(["~nobody_of_this_name/own.py"])
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: pandas, torch and Ray take their time."""
+    if name == "plugins":  # the module, whose `load_plugins` is for programs, too
+        return import_module(f"{__name__}.plugins")
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,15 +6,17 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from dataclasses import asdict, dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tune_swa.errors import RequestError
+from tune_swa.files import expand_home
 from tune_swa.text import first_line
 
 
@@ -53,18 +55,16 @@ def read_source(text: str) -> PluginSource:
         RequestError: it is not there, or is no Python source.
     """
     if text.endswith(".py") or "/" in text:
-        path = Path(text).expanduser().absolute()
-        # a name of its own: a file may be called like a module that others import
-        return PluginSource(path.stem, f"tune_swa_plugin_{path.stem}", str(path), _read_text(text, path))
+        path = expand_home(text, "--plugin").absolute()
+        # a name of its own, without dots: a file may be called like a module that others import
+        module = f"tune_swa_plugin_{re.sub('[^A-Za-z0-9_]', '_', path.stem)}"
+        return PluginSource(path.stem, module, str(path), _read_text(text, path))
     folder = Path.cwd()
     spec = PathFinder.find_spec(text, [str(folder)]) if "." not in text else None
     if spec is None or spec.origin is None:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-        try:
-            spec = importlib.util.find_spec(text)
-        except (ImportError, ValueError):
-            spec = None
+        spec = _find_importable(text)
     if spec is None:
         raise _explain_missing(text, folder)
     if spec.origin is None or not spec.origin.endswith(".py"):
@@ -79,6 +79,26 @@ def read_source(text: str) -> PluginSource:
             f"Give the path of the file: --plugin {path}"
         )
     return PluginSource(text, text, str(path), _read_text(text, path), path.name == "__init__.py")
+
+
+def _find_importable(text: str) -> ModuleSpec | None:
+    """Find a module as an import would, which runs the packages that it is in; None: there is none.
+
+    Raises:
+        RequestError: the code of a package failed.
+    """
+    try:
+        return importlib.util.find_spec(text)
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{text}.".startswith(f"{error.name}."):
+            return None
+        raise explain_user_error(f"--plugin {text}", error, None) from None
+    except ValueError:  # a text that no module can have as its name
+        return None
+    except (Exception, SystemExit) as error:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        own = [file for file in files if not file.startswith("<")]  # not importlib's
+        raise explain_user_error(f"--plugin {text}", error, own[-1] if own else None) from None
 
 
 def _read_text(text: str, path: Path) -> str:
