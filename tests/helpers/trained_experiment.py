@@ -16,6 +16,7 @@ from tune_swa.data.dataset import Dataset
 from tune_swa.execution.best_model import export_best
 from tune_swa.execution.trial_checkpoints import save_checkpoint
 from tune_swa.experiment.journal import Journal
+from tune_swa.plugins import describe_sources, list_sources
 from tune_swa.results.comparison import best_trial
 from tune_swa.storage import FolderStore
 from tune_swa.training.numerics import Numerics, describe_hardware
@@ -46,6 +47,7 @@ class TrainedExperiment(Writer):
             hardware=describe_hardware(),
             versions={"torch": str(torch.__version__).partition("+")[0]},
             seed=spec.seed,
+            **({"plugins": describe_sources()} if list_sources() else {}),
         )
         self.session(1)
 

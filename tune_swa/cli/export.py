@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tune_swa.cli.results import journal_of
 from tune_swa.errors import RequestError
 from tune_swa.files import refuse_strange_files
-from tune_swa.plugins import find_changed, load_plugins
+from tune_swa.plugins import find_changed, load_plugins, require_model
 from tune_swa.text import format_bytes
 
 if TYPE_CHECKING:
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.training.model_export import Report
 
-MODEL_FORMATS = ("state_dict", "safetensors", "torch.export")
+PROGRAM = "torch.export"
+MODEL_FORMATS = ("state_dict", "safetensors", PROGRAM)
 """Formats of `tune_swa.training.model_export`, which imports torch."""
 
 
 def export_model_command(options: argparse.Namespace) -> int:
     from tune_swa.cli.terminal import NamesConsole
+    from tune_swa.execution.plugin_checks import check_names
     from tune_swa.experiment.state import ExperimentState
     from tune_swa.results.provenance import require_header, restore_experiment
     from tune_swa.results.report.images import find_images
 
     _check_options(options)
     load_plugins(options.plugin)
+    check_names()
     folder, output = options.folder, options.output or options.folder / _name_folder(options)
     state = ExperimentState.read(journal_of(folder))
     experiment = restore_experiment(state)
@@ -50,21 +53,45 @@ def export_model_command(options: argparse.Namespace) -> int:
     data, why = find_images(experiment, options.data_dir, state)
     with console.status("loading weights"):
         chosen = _load_model(options, experiment, state, data, why)
+    formats, left_out = _choose_formats(options.format, chosen)
     try:
         output.mkdir(parents=True, exist_ok=True)
         report = export_model(
             chosen.model,
             chosen.about,
             chosen.settings.train,
-            tuple(dict.fromkeys(options.format)) or MODEL_FORMATS,
+            formats,
             output,
             data,
             chosen.posterior,
         )
     except OSError as error:
         raise RequestError(f"{output}: cannot be written to ({error.strerror or error})") from None
-    _print_report(partial(console.print, markup=False, soft_wrap=True), chosen, report, output, why)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    _print_report(say, chosen, report, output, why)
+    if left_out:
+        say(f"No file for torch.export: {left_out}")
     return 0
+
+
+def _choose_formats(given: Sequence[str], chosen: RequestedModel) -> tuple[tuple[str, ...], str | None]:
+    """Return the formats to write, and why not all of them: torch.export need not bear a plugin's code.
+
+    Raises:
+        RequestError: it does not, and was asked for.
+    """
+    from tune_swa.training.export_formats import explain_untraceable
+
+    formats, arch = tuple(dict.fromkeys(given)) or MODEL_FORMATS, chosen.about["arch"]
+    if PROGRAM not in formats or require_model(arch) is None:
+        return formats, None
+    why = explain_untraceable(chosen.model, chosen.about["preprocessing"]["image_size"])
+    if why is None:
+        return formats, None
+    why = f"it cannot write {arch} ({why})"
+    if given:
+        raise RequestError(f"--format {PROGRAM}: {why}. Leave that format out")
+    return tuple(name for name in formats if name != PROGRAM), why
 
 
 def _check_options(options: argparse.Namespace) -> None:

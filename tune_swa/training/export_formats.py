@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_swa.config.network_names import TIMM
+from tune_swa.text import first_line
 from tune_swa.training.networks import load_named
 from tune_swa.training.plugin_networks import write_plugin_call
 
@@ -52,7 +54,12 @@ def _write_safetensors(model: nn.Module, about: str, images: Tensor, path: Path)
     from safetensors.torch import save_file
 
     # the format has no place for values, so its own convention is text under free names
-    save_file(dict(model.state_dict()), path, metadata={"format": "pt", ABOUT: about})
+    # nor for tensors that share their memory, or are transposed
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"format": "pt", ABOUT: about})
 
 
 def _read_safetensors(path: Path, model: nn.Module) -> nn.Module:
@@ -160,6 +167,19 @@ FORMATS = {
     )
 }
 """Writers by the name that `--format` takes."""
+
+
+def explain_untraceable(model: nn.Module, image_size: int) -> str | None:
+    """Say why torch.export cannot write a model, as that of a plugin's code; None: it can."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            images = torch.zeros(2, 3, image_size, image_size)
+            _write_program(model, "", images, Path(folder) / "model.pt2")
+    except OSError:
+        raise
+    except Exception as error:  # whatever its compiler raises
+        return first_line(error, 200)
+    return None
 
 
 def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str:
