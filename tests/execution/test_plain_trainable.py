@@ -13,16 +13,19 @@ import pytest
 import ray
 import torch
 from ray import tune
+from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import HyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 import tune_swa
 from helpers.narrow_resnet import narrow_environment
 from helpers.programs import ROOT, run_program
+from tune_swa import plugins
 from tune_swa.config import Experiment
 from tune_swa.config.optuna_distributions import to_distribution
 from tune_swa.data.dataset import prepare_dataset
 from tune_swa.training.metrics import NonFiniteError
+from tune_swa.training.model import build_model
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
@@ -129,7 +132,64 @@ def test_a_loss_that_is_not_finite_is_the_trials_error() -> None:
         trial.train()
 
 
+def test_a_run_keeps_its_settings(here: Path) -> None:
+    """Population-based training gives a trial the checkpoint of another one, and new settings."""
+    kind = tune_swa.trainable(SPACE)
+    donor = kind(dict(CONFIG))
+    donor.train()
+    donor.save_checkpoint(str(here))
+    for change, words in (
+        ({"lr": 3e-2}, r"lr was 0.01, is 0.03\)"),
+        ({"swa_start": 0, "swa_lr": 1e-3}, r"swa_start was 1, is 0, swa_lr was 0.003, is 0.001\)"),
+        ({"train.weight_decay": 0.5}, r"train.weight_decay was .*, is 0.5\)"),
+        ({"seed": 3}, r"seed was 0, is 3\)"),
+    ):
+        with pytest.raises(tune_swa.RequestError, match=rf"with other settings \({words}.*ASHA or HyperBand"):
+            kind({**CONFIG, **change}).load_checkpoint(str(here))
+
+
+@pytest.mark.usefixtures("here")
+def test_ray_does_not_take_one_space_for_another() -> None:
+    """It knows trainables by their names alone, in all experiments of a program."""
+    kinds = [tune_swa.trainable(SPACE, **{"train.weight_decay": decay}) for decay in (0.1, 0.2, 0.1)]
+    experiments = [tune.Experiment(str(number), kind) for number, kind in enumerate(kinds)]
+    found = [get_trainable_cls(experiment.run_identifier).plan.experiment for experiment in experiments]
+    assert [experiment.train.weight_decay for experiment in found] == [0.1, 0.2, 0.1]
+    assert kinds[0].__name__ == kinds[2].__name__  # another program restores it
+    moved = tune_swa.trainable({**SPACE, "resources": {"cpus_per_trial": 2}}, **{"train.weight_decay": 0.1})
+    assert moved.__name__ == kinds[0].__name__
+
+
+@pytest.mark.usefixtures("here")
+def test_weights_that_change_later_are_refused(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        torch.save(build_model(10, seed).state_dict(), tmp_path / f"{seed}.pt")
+    (tmp_path / "w.pt").symlink_to("0.pt")
+    kind = tune_swa.trainable(SPACE, overrides={"model.weights": str(tmp_path / "w.pt")})
+    kind(dict(CONFIG))
+    (tmp_path / "w.pt").unlink()
+    (tmp_path / "w.pt").symlink_to("1.pt")
+    with pytest.raises(tune_swa.RequestError, match=r"w.pt on .* has other weights than where"):
+        kind(dict(CONFIG))
+
+
+TAKEN = "import tune_swa\ntune_swa.register_dataset('digits', dict)\n"
+PLAIN = """
+import torch, tune_swa
+tune_swa.register_model("flat", lambda classes: torch.nn.Sequential(
+    torch.nn.Flatten(), torch.nn.Linear(192, classes)))
+"""
+
+
 def test_what_is_wrong_is_known_before_any_trial(tmp_path: Path) -> None:
+    (tmp_path / "taken.py").write_text(TAKEN)
+    (tmp_path / "plain.py").write_text(PLAIN)
+    with pytest.raises(tune_swa.RequestError, match="digits is a set that tune_swa has"):
+        tune_swa.trainable(SPACE, plugin=tmp_path / "taken.py")
+    frozen = {"model.arch": "flat", "train.freeze": "bn"}
+    with pytest.raises(tune_swa.RequestError, match="bn would freeze nothing: flat has no batch norm"):
+        tune_swa.trainable(SPACE, plugin=[tmp_path / "plain.py"], overrides=frozen)
+    plugins.load_plugins([])
     with pytest.raises(tune_swa.RequestError, match="gone.pt: no such file"):
         tune_swa.trainable(SPACE, overrides={"model.weights": str(tmp_path / "gone.pt")})
     with pytest.raises(tune_swa.RequestError, match="Did you mean data_dir"):

@@ -5,6 +5,8 @@ Nothing of a search of ours takes part: no journal, no shared trunks, no early s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from tune_swa.config import Experiment
 from tune_swa.config.python_space import list_texts, load_space
 from tune_swa.data.dataset import Dataset, prepare_dataset
 from tune_swa.errors import RequestError
-from tune_swa.execution.plugin_checks import check_augmentations
+from tune_swa.execution.plugin_checks import check_augmentations, check_names
 from tune_swa.execution.trial_config import read_settings
 from tune_swa.files import expand_home
 from tune_swa.hardware.allocator import keep_freed_memory
@@ -28,13 +30,17 @@ from tune_swa.monitoring.decoding_progress import Decoding
 from tune_swa.plugin_files import PluginSource
 from tune_swa.plugins import install_plugins, list_sources, load_plugins
 from tune_swa.training.checkpoint import load_checkpoint, save_checkpoint
-from tune_swa.training.model import StateDict, resolve_weights
-from tune_swa.training.network_checks import check_network, resolve_normalization
+from tune_swa.training.model import StateDict, hash_weights, resolve_weights
+from tune_swa.training.network_checks import check_frozen, check_network, resolve_normalization
 from tune_swa.training.numerics import decide_numerics
 from tune_swa.training.run import Run
 
 CHECKPOINT = "run.pt"
 """File in the folder of a checkpoint."""
+SETTINGS = "settings"
+"""Key in it of the run's settings."""
+TRAINED = ("data", "model", "train", "averaging", "averages", "baseline", "objective", "space")
+"""Sections of a space that a trial depends on."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,18 @@ class _Plan:
     """Absolute: workers run in folders of their own."""
     fingerprint: str
     """Of the images and their division, as they were where the trainable was made."""
+    weights: str | None
+    """Hash of those that every trial starts from."""
     plugins: tuple[PluginSource, ...]
     """Modules of the user's, which every worker runs."""
+
+    def name_content(self) -> str:
+        """Name what trials depend on by 8 hex digits, the same in every process."""
+        settings = self.experiment.model_dump(mode="json", by_alias=True, include=set(TRAINED))
+        del settings["data"]["path"], settings["model"]["weights"]  # the next two are what lies there
+        plugins = [[source.name, source.digest] for source in self.plugins]
+        text = json.dumps([settings, self.fingerprint, self.weights, plugins], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 class SwaTrainable(tune.Trainable):
@@ -72,7 +88,7 @@ class SwaTrainable(tune.Trainable):
         """Open the images, and build the run of `config` at epoch 0.
 
         Raises:
-            RequestError: the configuration cannot be, or the images here are others.
+            RequestError: the configuration cannot be, or the images or starting weights here are others.
         """
         install_plugins(self.plan.plugins)
         granted = self.trial_resources
@@ -81,6 +97,12 @@ class SwaTrainable(tune.Trainable):
         self._gpus = float(bundle.get("GPU", 0.0))
         self._data = self._open_images()
         self._weights = _read_weights(self.plan.experiment)
+        if hash_weights(self._weights) != self.plan.weights:
+            file = self.plan.experiment.model.weights
+            raise RequestError(
+                f"model.weights: {file} on {os.uname().nodename} has other weights than where the "
+                "trainable was made"
+            )
         self._run = self._build_run(config)
 
     def step(self) -> dict[str, Any]:
@@ -94,15 +116,28 @@ class SwaTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state after the last epoch."""
-        save_checkpoint(self._run.state_dict(), Path(checkpoint_dir) / CHECKPOINT)
+        state = {**self._run.state_dict(), SETTINGS: self._dump_settings()}
+        save_checkpoint(state, Path(checkpoint_dir) / CHECKPOINT)
 
     def load_checkpoint(self, checkpoint: str) -> None:
         """Go on from a checkpoint, as if the run had never stopped.
 
         Raises:
             CheckpointError: it is damaged.
+            RequestError: it is of another configuration.
         """
-        self._run.load_state_dict(load_checkpoint(Path(checkpoint) / CHECKPOINT, self._run.device))
+        state = load_checkpoint(Path(checkpoint) / CHECKPOINT, self._run.device)
+        before, now = json.loads(state.pop(SETTINGS)), json.loads(self._dump_settings())
+        if before != now:
+            raise RequestError(
+                f"the checkpoint is of a run with other settings ({_name_differences(before, now)}), and a "
+                "run keeps its settings. Take a scheduler that does not change the configuration of a "
+                "trial: ASHA or HyperBand rather than population-based training"
+            )
+        self._run.load_state_dict(state)
+
+    def _dump_settings(self) -> str:
+        return self._run.settings.model_dump_json(exclude={"model": {"weights"}})  # which may have moved
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the run of another configuration in this process (`reuse_actors`)."""
@@ -164,18 +199,33 @@ def trainable(
         RequestError: the space, the network, the images or the starting weights are wrong.
     """
     load_plugins(list_texts(plugin))
+    check_names()
     experiment = load_space(space, overrides, settings, arguments=("data_dir", "plugin", "overrides"))
     check_augmentations(experiment)
     check_network(experiment.model, experiment.data.image_size)
+    check_frozen(experiment)
     experiment = resolve_normalization(_fix_paths(experiment))
     path = data_dir or experiment.data.path
     folder = None if path is None else expand_home(os.fspath(path), "data_dir").absolute()
-    _read_weights(experiment)  # what is wrong with them is better known before trials begin
+    weights = _read_weights(experiment)  # what is wrong with them is better known before trials begin
     with Decoding(Console(stderr=True)) as decoding:
         data = prepare_dataset(experiment.data, folder, progress=decoding, verify=True)
-    plan = _Plan(experiment, folder, data.fingerprint, list_sources())
-    # a class of its own, which Ray sends to its workers with the plan in it
-    return type(SwaTrainable.__name__, (SwaTrainable,), {"plan": plan, "__doc__": SwaTrainable.__doc__})
+    plan = _Plan(experiment, folder, data.fingerprint, hash_weights(weights), list_sources())
+    # a class of its own, which Ray sends to its workers with the plan in it, and knows by its name alone
+    name = f"{SwaTrainable.__name__}_{plan.name_content()}"
+    return type(name, (SwaTrainable,), {"plan": plan, "__doc__": SwaTrainable.__doc__})
+
+
+def _name_differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> str:
+    """Name the settings that differ, with both values."""
+    names = []
+    for key, value in now.items():
+        other = before.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            names.append(_name_differences(other, value, f"{above}{key}."))
+        elif other != value:
+            names.append(f"{above}{key} was {other}, is {value}")
+    return ", ".join(filter(None, names))
 
 
 def _read_weights(experiment: Experiment) -> StateDict | None:
