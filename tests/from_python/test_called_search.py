@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -29,7 +30,7 @@ from tune_swa.cli.parser import build_parser
 from tune_swa.from_python import search_process
 from tune_swa.from_python.screen import KEPT_LINES
 from tune_swa.from_python.search_process import SearchProcess
-from tune_swa.from_python.searches import ARGUMENTS
+from tune_swa.from_python.searches import ARGUMENTS, _collect_options, _fill_defaults, search
 from tune_swa.results.api import Results
 
 NOTEBOOK = ROOT / "docs" / "examples" / "search.ipynb"
@@ -178,12 +179,31 @@ def test_errors_are_those_of_the_command_line(
         ({"cpus": 1.5}, "cpus=1.5: expected a whole number, or None"),
         ({"log": "tensorflow"}, "log='tensorflow': expected mlflow, wandb, none"),
         ({"train.epochs": object}, "train.epochs=<class 'object'>: expected numbers, texts"),
+        ({"plugin": 3}, "3: expected a text or a path, or a list of these"),
+        ({"results_dir": 3}, "results_dir=3: expected a path, or None"),
+        ({"name": Path("x")}, "name=PosixPath('x'): expected a text, or None"),
+        ({"address": 6379}, "address=6379: expected a text, or None"),
+        ({"overrides": ["a=1"]}, "overrides=['a=1']: expected a mapping of dotted names to values"),
+        (
+            {"log": None, "plugin": None, "results_dir": None, "overrides": None, "cpus": "all"},
+            "cpus='all': expected a whole number, or None",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(tune_swa.RequestError) as error:
         tune_swa.search(ROOT / "search_spaces" / "digits.yaml", **given)
     assert str(error.value).startswith(message)
+
+
+def test_what_is_none_is_not_given() -> None:
+    defaults = search.__kwdefaults__ or {}
+    given = {"space": {}, **dict.fromkeys(defaults), "gpus": np.int64(0)}
+    filled = _fill_defaults(given)
+    assert filled == {"space": {}, **defaults, "gpus": 0}
+    options = _collect_options(filled)
+    assert options == _collect_options({"space": {}, **defaults, "gpus": 0})
+    assert (options["no_confirm"], type(options["gpus"])) == (False, int)
 
 
 def test_every_option_of_the_command_has_an_argument() -> None:
@@ -227,6 +247,25 @@ def test_a_process_that_dies_is_an_error_here(code: str, monkeypatch: pytest.Mon
         SearchProcess({}, {}, Recorded()).run()
     assert str(error.value).startswith(DEATHS[code])
     assert str(error.value).endswith(" Nothing had begun. Call it again")
+
+
+LONG = """
+import json, os, sys
+call = json.load(sys.stdin)
+print("path", call["path"] == [entry for entry in call["path"] if isinstance(entry, str)], flush=True)
+os.write(call["answer"], json.dumps({"code": 2, "error": "\U0001f4f7" * 50_000}).encode() + b"\\n")
+"""
+
+
+def test_an_answer_may_be_longer_than_a_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(search_process, "CODE", LONG)
+    # as many programs do; Python passes over what is no text
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    display = Recorded()
+    with pytest.raises(tune_swa.RequestError) as error:
+        SearchProcess({}, {}, display).run()
+    assert str(error.value) == "\U0001f4f7" * 50_000
+    assert display.text == "path True\n"
 
 
 DEAF = """

@@ -21,9 +21,6 @@ from tune_swa.cli.search import rescale_as_asked, run_experiment
 from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
 from tune_swa.files import give_user_a_home
 
-MOST_CHARACTERS = 8000
-"""Characters of a message: a pipe holds the answer until the caller reads it, at the end."""
-
 
 def run_called_search(call: dict[str, Any]) -> None:
     """Run the search, and write to the pipe that the caller reads, as JSON: where its journal is, and the
@@ -46,8 +43,8 @@ def run_called_search(call: dict[str, Any]) -> None:
 
 def _answer(call: dict[str, Any], content: dict[str, Any]) -> None:
     """Write a line to the caller, who may have gone."""
-    with suppress(OSError):
-        os.write(call["answer"], json.dumps(content).encode() + b"\n")
+    with suppress(OSError), open(call["answer"], "wb", closefd=False) as pipe:
+        pipe.write(json.dumps(content).encode() + b"\n")
 
 
 def _try_search(call: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +64,12 @@ def _try_search(call: dict[str, Any]) -> dict[str, Any]:
         run_experiment(options, experiment)
         return {"folder": str(folder)}
     except TuneSwaError as error:
-        return {"code": error.exit_code, "error": str(error)[:MOST_CHARACTERS]}
+        return {"code": error.exit_code, "error": str(error)}
     except (KeyboardInterrupt, SystemExit):
         return {"code": Interrupted.exit_code, "error": "interrupted"}
     except ImportError as error:
-        return {"code": RequestError.exit_code, "error": explain_import_error(error)[:MOST_CHARACTERS]}
+        return {"code": RequestError.exit_code, "error": explain_import_error(error)}
     except Exception as error:
         traceback.print_exc()
-        what = f"{type(error).__name__}: {error}"[:MOST_CHARACTERS]
+        what = f"{type(error).__name__}: {error}"
         return {"code": SearchFailed.exit_code, "error": f"{what}. Where it was raised is on stderr"}

@@ -43,6 +43,10 @@ def load_space(
     Raises:
         RequestError: naming place, key, value and what is allowed, for every problem found.
     """
+    if not isinstance(overrides, Mapping | None):
+        raise RequestError(
+            f"overrides={quote_value(overrides)}: expected a mapping of dotted names to values"
+        )
     for key in settings or {}:
         _check_keyword(key, arguments)
     announce_plugins(plugin)
@@ -66,9 +70,16 @@ def _validate_space(
     return load_experiment(Path(space), given, options)
 
 
-def list_texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Return what an argument lists, which may be one text or path alone."""
-    return [os.fspath(one) for one in ([value] if isinstance(value, str | os.PathLike) else value)]
+def list_texts(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None) -> list[str]:
+    """Return what an argument lists, which may be one text or path alone, or None for nothing.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    try:
+        return [os.fspath(one) for one in ([value] if isinstance(value, str | os.PathLike) else value or ())]
+    except TypeError:
+        raise RequestError(f"{quote_value(value)}: expected a text or a path, or a list of these") from None
 
 
 def _check_keyword(key: str, arguments: Collection[str]) -> None:

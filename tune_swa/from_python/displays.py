@@ -70,11 +70,11 @@ class ForwardedStreams(InheritedStreams):
     def write_output(self, text: str) -> None:
         """Pass it on."""
         if not self._quiet:
-            sys.stdout.write(text)
+            print(text, end="")  # which a program without stdout can, too
 
     def refresh(self, *, final: bool = False) -> None:
         """Have it appear."""
-        sys.stdout.flush()
+        print(end="", flush=True)
 
 
 class NotebookCell:

@@ -48,12 +48,14 @@ class SearchProcess:
     """
 
     def __init__(self, spec: dict[str, Any], options: dict[str, Any], display: Display) -> None:
-        self._call = {"spec": spec, "options": options, "path": sys.path, "parent": os.getpid()}
+        path = [folder for folder in sys.path if isinstance(folder, str)]  # Python passes over others, too
+        self._call = {"spec": spec, "options": options, "path": path, "parent": os.getpid()}
         self._display = display
         self._shows_errors = True
         self._process: subprocess.Popen[bytes] | None = None
         self._selector = selectors.DefaultSelector()
-        self._answer: dict[str, Any] = {}
+        self._answer = ""
+        """Lines of JSON that the process has answered."""
 
     def run(self) -> Path:
         """Run the search to its end, and show its progress. Returns the experiment's folder.
@@ -68,15 +70,12 @@ class SearchProcess:
                 process = self._process = self._start(writing)
             finally:
                 os.close(writing)
-            self._send_call(process, writing)
+            self._send_call(process, writing, reading)
             self._follow(process, float("inf"))
         except BaseException:
             self._stop()
-            self._read_answer(reading)
-            self._display.write_error(f"Interrupted. {self._describe_rest()}.\n")
+            self._display.write_error(f"Interrupted. {_describe_rest(self._read_answer())}.\n")
             raise
-        else:
-            self._read_answer(reading)
         finally:
             os.close(reading)
             self._close()
@@ -94,16 +93,20 @@ class SearchProcess:
             process_group=0,
         )
 
-    def _send_call(self, process: subprocess.Popen[bytes], writing: int) -> None:
+    def _send_call(self, process: subprocess.Popen[bytes], writing: int, reading: int) -> None:
+        """Send the call, and listen to what the process writes; `writing` and `reading` are the pipe of its
+        answer."""
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has died, which is explained below
             process.stdin.write(json.dumps({**self._call, "answer": writing}).encode())
             process.stdin.close()
         decoder = codecs.getincrementaldecoder("utf-8")
-        for stream, show in ((process.stdout, self._show_output), (process.stderr, self._show_error)):
+        streams = (process.stdout, process.stderr, reading)
+        takers = (self._show_output, self._show_error, self._take_answer)
+        for stream, take in zip(streams, takers, strict=True):
             if stream is not None:
-                os.set_blocking(stream.fileno(), False)
-                self._selector.register(stream, selectors.EVENT_READ, (decoder(errors="replace"), show))
+                os.set_blocking(stream if isinstance(stream, int) else stream.fileno(), False)
+                self._selector.register(stream, selectors.EVENT_READ, (decoder(errors="replace"), take))
 
     def _follow(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         """Show what the process writes until it has ended, or for so many seconds."""
@@ -111,7 +114,7 @@ class SearchProcess:
         while process.poll() is None and time.monotonic() < end:
             if self._selector.get_map():
                 self._read_streams(POLL_SECONDS)
-            else:  # it has this one's own streams
+            else:  # it has closed them all
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
             self._display.refresh()
@@ -122,9 +125,9 @@ class SearchProcess:
         """Show what has been written; returns whether there was any. Waits for it at most so long."""
         found = self._selector.select(seconds) if self._selector.get_map() else []
         for key, _ in found:
-            decoder, show = key.data
+            decoder, take = key.data
             data = os.read(key.fd, PIPE_BYTES)
-            show(decoder.decode(data, final=not data))
+            take(decoder.decode(data, final=not data))
             if not data:
                 self._selector.unregister(key.fileobj)
         return bool(found)
@@ -135,6 +138,9 @@ class SearchProcess:
     def _show_error(self, text: str) -> None:
         if self._shows_errors:
             self._display.write_error(text)
+
+    def _take_answer(self, text: str) -> None:
+        self._answer += text
 
     def _stop(self) -> None:
         """Ask the process to stop; kill it, and Ray with it, if it does not, or on another Ctrl-C."""
@@ -152,19 +158,13 @@ class SearchProcess:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _read_answer(self, reading: int) -> None:
+    def _read_answer(self) -> dict[str, Any]:
         """Read what the process has answered, each part a line of JSON."""
-        os.set_blocking(reading, False)
-        # nothing was written and a process of Ray's has the other end, or a kill came while it was written
-        with suppress(BlockingIOError, ValueError):
-            for line in os.read(reading, PIPE_BYTES).splitlines():
-                self._answer.update(json.loads(line))
-
-    def _describe_rest(self) -> str:
-        """How to go on, without the full stop."""
-        if Path(self._answer.get("journal", "/nowhere")).exists():
-            return "What was done is kept. Call it again with resume=True to go on"
-        return "Nothing had begun. Call it again"
+        found: dict[str, Any] = {}
+        with suppress(ValueError):  # a kill came while it was written
+            for line in self._answer.splitlines():
+                found.update(json.loads(line))
+        return found
 
     def _close(self) -> None:
         self._display.refresh(final=True)
@@ -174,14 +174,21 @@ class SearchProcess:
                 stream.close()
 
     def _find_outcome(self, returncode: int) -> Path:
-        answer = self._answer
+        answer = self._read_answer()
         if "folder" in answer:
             return Path(answer["folder"])
         if "code" not in answer:
-            raise SearchFailed(f"{describe_death(returncode)} {self._describe_rest()}")
+            raise SearchFailed(f"{describe_death(returncode)} {_describe_rest(answer)}")
         if answer["code"] == Interrupted.exit_code:
-            raise Interrupted(f"the search was stopped from outside. {self._describe_rest()}")
+            raise Interrupted(f"the search was stopped from outside. {_describe_rest(answer)}")
         raise _make_error(answer["code"], answer["error"])
+
+
+def _describe_rest(answer: dict[str, Any]) -> str:
+    """How to go on, without the full stop."""
+    if Path(answer.get("journal", "/nowhere")).exists():
+        return "What was done is kept. Call it again with resume=True to go on"
+    return "Nothing had begun. Call it again"
 
 
 def _make_error(code: int, message: str) -> TuneSwaError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def search(
         Interrupted: a signal to the search's process ended it.
         KeyboardInterrupt: Ctrl-C, or a notebook's stop button; the search has stopped and can be resumed.
     """
-    given = dict(locals())  # every argument by its name
+    given = _fill_defaults(dict(locals()))  # every argument by its name
     spec = _read_experiment(given).model_dump(mode="json", by_alias=True)
     folder = SearchProcess(spec, _collect_options(given), choose_display(quiet=quiet)).run()
     from tune_swa.results.api import load_results
@@ -77,7 +78,14 @@ ARGUMENTS = tuple(search.__kwdefaults__ or {})
 """Names of the keyword arguments."""
 
 
+def _fill_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """Put the default in the place of None, which stands for an option that is not given."""
+    defaults = search.__kwdefaults__ or {}
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
+
+
 def _read_experiment(given: Mapping[str, Any]) -> Experiment:
+    _check_text("name", given["name"])
     own = {option: given[option[2:].replace("-", "_")] for option in OWN_OPTIONS}
     return load_space(
         given["space"],
@@ -93,8 +101,8 @@ def _collect_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the command line, as JSON can hold them."""
     return {
         **{name: _check_count(name, given[name]) for name in ("gpus", "cpus", "epochs")},
-        **{name: given[name] for name in ("name", "address")},
-        **{name: given[name] and os.fspath(given[name]) for name in ("results_dir", "data_dir", "storage")},
+        **{name: _check_text(name, given[name]) for name in ("name", "address")},
+        **{name: _check_path(name, given[name]) for name in ("results_dir", "data_dir", "storage")},
         "resume": bool(given["resume"]),
         "no_confirm": not given["confirm"],
         "log": [_check_tracker(tracker) for tracker in list_texts(given["log"])],
@@ -104,9 +112,24 @@ def _collect_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_count(name: str, value: Any) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
+    if hasattr(value, "__index__") and not isinstance(value, bool):  # numpy's are, too
+        return operator.index(value)
     raise RequestError(f"{name}={value!r}: expected a whole number, or None")
+
+
+def _check_text(name: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise RequestError(f"{name}={value!r}: expected a text, or None")
+
+
+def _check_path(name: str, value: Any) -> str | None:
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if path is None or isinstance(path, str):
+        return path
+    raise RequestError(f"{name}={value!r}: expected a path, or None")
 
 
 def _check_tracker(name: str) -> str:
