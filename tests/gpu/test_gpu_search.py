@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,26 @@ def wait_for_lines(journal: Path, text: bytes, count: int, process: subprocess.P
     )
 
 
-def kill_training_worker(workers: Path) -> None:
-    """Kill the process that began its trial last: an idle one, which Ray keeps for reuse, nobody misses."""
-    newest = max(workers.iterdir(), key=lambda note: note.stat().st_mtime_ns)
-    os.kill(int(newest.name), signal.SIGKILL)
+def kill_training_worker(workers: Path, journal: Path) -> None:
+    """Kill the process whose trial has reported least: an idle one, which Ray keeps for reuse, nobody misses.
+
+    The journal has to know that the trial began: one whose worker dies before that begins for the first time.
+    """
+    begun = time.monotonic()
+    while time.monotonic() - begun < SECONDS:
+        events = list(read_events(journal))
+        reported = Counter(e["trial"] for e in events if e["event"] == "epoch")
+        began = {e["trial"] for e in events if e["event"] == "started"}
+        training = []
+        for note in workers.iterdir():
+            with suppress(FileNotFoundError):  # it has ended meanwhile
+                training.append((note.read_text(), int(note.name)))
+        found = [(reported[trial], process) for trial, process in training if trial in began]
+        if found and min(found)[0] < EPOCHS // 2:
+            os.kill(min(found)[1], signal.SIGKILL)
+            return
+        time.sleep(0.05)
+    raise AssertionError("no trial was training")
 
 
 def describe_placement(events: list[dict[str, Any]]) -> str:
@@ -108,7 +124,7 @@ def test_twenty_trials_with_a_killed_worker_and_a_resume_on_two_gpus(
     observed = {**machine, "WORKERS": str(workers)}
     with started(tmp_path, observed, "--gpus", "4", "--gpus-per-trial", "0.5") as search:
         wait_for_lines(journal, b'"event":"epoch"', 30, search)
-        kill_training_worker(workers)
+        kill_training_worker(workers, journal)
         wait_for_lines(journal, b'"attempt":2', 1, search)  # a new worker imports torch and Ray first
         search.send_signal(signal.SIGINT)
         out, err = search.communicate(timeout=60)
