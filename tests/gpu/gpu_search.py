@@ -45,6 +45,7 @@ def train_on_its_gpu(config: dict[str, Any], context: Any) -> None:
 def narrow_network() -> None:
     """Give ResNet-18 fewer channels: many workers train it on few cores, and keep it after each epoch."""
     import torchvision.models
+
     from helpers.narrow_resnet import build_narrow_resnet
 
     torchvision.models.resnet18 = build_narrow_resnet
