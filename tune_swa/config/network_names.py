@@ -55,7 +55,7 @@ def explain_unknown_arch(name: str) -> str:
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     own = f"one of your own ({', '.join(list_models())})" if list_models() else "one of your own"
     return (
-        f"torchvision has no classification network of this name. {hint}docs/networks.md lists its "
+        f"torchvision has no classification network of this name. {hint}`tune-swa schema` lists its "
         f"{len(TORCHVISION_NETWORKS)}; {TIMM}NAME takes one of timm's, --plugin MODULE {own}"
     )
 

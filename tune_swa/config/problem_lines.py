@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tune_swa.config import Experiment
+from tune_swa.config.space_resolver import SECTIONS, explain_fixed
 from tune_swa.config.validation_errors import describe_expected, describe_problem
 from tune_swa.config.yaml_document import Document, Loc, quote_value
 from tune_swa.text import count_hidden, quote_name
@@ -92,6 +93,9 @@ def _describe_problem(problem: _Problem, together: list[dict[str, Any]]) -> str:
         return f"{key} is missing"
     if item["type"] in ("extra_forbidden", "unknown_parameter"):
         return f"{key}: {_describe_unknown_key(item, loc)}"
+    misplaced = _explain_misplaced(loc, item.get("input"))
+    if misplaced is not None:
+        return f"{key}: {misplaced}"
     if item["type"] == "missing" or (item["type"] == "too_long" and loc[-1] in ("int", *_PAIRS, *_CHANNELS)):
         key, message = ".".join(map(str, loc[:3])), "expected two bounds, the lower one first"
         if not {*loc[-2:]}.isdisjoint(_CHANNELS):
@@ -102,6 +106,22 @@ def _describe_problem(problem: _Problem, together: list[dict[str, Any]]) -> str:
     if loc and value is not None and not isinstance(value, dict | Experiment):
         message = f"{quote_value(value)}: {message}"
     return f"{key}: {message}" if key else message
+
+
+def _explain_misplaced(loc: Loc, value: Any) -> str | None:
+    """Say where a domain belongs that is in the setting's section, or below the section's name in `space`."""
+    if len(loc) != 2 or not isinstance(value, dict) or not value:
+        return None
+    if loc[0] != "space" and not _DOMAINS.keys().isdisjoint(value):
+        name = f"{loc[0]}.{loc[1]}"
+    elif loc[0] == "space" and (loc[1] in SECTIONS or explain_fixed(f"{loc[1]}.{next(iter(value))}")):
+        name = f"{loc[1]}.{next(iter(value))}"
+    else:
+        return None
+    reason = explain_fixed(name)
+    if reason is not None:
+        return f"cannot be searched: {reason}"
+    return f"what is searched is listed in space by its whole name, {name}"
 
 
 def _describe_unknown_key(item: dict[str, Any], loc: Loc) -> str:

@@ -45,6 +45,11 @@ NOT_SEARCHABLE = {
 }
 SECTIONS: dict[str, type[Settings]] = {"train": TrainSpec, "averaging": AveragingSpec}
 """Sections whose fields can be searched."""
+_FIXED_SECTIONS = {
+    "model": "a search has one network, and one set of weights to start from",
+    "data": "all trials of a search see the same images",
+}
+"""Why fields of other sections cannot be."""
 
 
 @dataclass
@@ -92,6 +97,17 @@ def _describe_problem(problem: SpaceProblem) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("space", escaped), loc=problem.loc, input=problem.value)
 
 
+def explain_fixed(name: str) -> str | None:
+    """Return why a setting has one value in a whole search; None: it can be searched, or is no setting."""
+    section, _, setting = name.partition(".")
+    model = SpaceFile.model_fields[section].annotation if section in SpaceFile.model_fields else None
+    if section in SECTIONS or setting not in getattr(model, "model_fields", {}):
+        return NOT_SEARCHABLE.get(name)
+    if section in _FIXED_SECTIONS:
+        return f"{_FIXED_SECTIONS[section]}; run one search for each, and `tune-swa compare` them"
+    return "it is no setting of a trial, but of the whole search"
+
+
 class _Resolver:
     def __init__(self, spec: SpaceFile) -> None:
         self.spec = spec
@@ -104,8 +120,8 @@ class _Resolver:
                 self._report(SpaceProblem(f"{core} is missing; give it a domain or a value", loc=("space",)))
         for name, domain in self.spec.space.items():
             with self._collect_problem("space", name):
-                if name in NOT_SEARCHABLE:
-                    reason = NOT_SEARCHABLE[name]
+                reason = explain_fixed(name)
+                if reason is not None:
                     raise SpaceProblem(f"cannot be searched: {reason}; set it in its section")
                 if self._check_name(name):
                     check_tail(self.spec, name)
