@@ -164,26 +164,18 @@ class PluginAugmentation(Settings):
     """The name that it is registered as, after `plugin/`."""
 
 
-BuiltinAugmentation: TypeAlias = Annotated[
-    PlainAugmentation
-    | RandomResizedCrop
-    | Rotation
-    | ColorJitter
-    | TrivialAugment
-    | RandomErasing
-    | MixUp
-    | CutMix,
-    Field(discriminator="name"),
-]
 Augmentation: TypeAlias = (
-    PlainAugmentation
-    | RandomResizedCrop
-    | Rotation
-    | ColorJitter
-    | TrivialAugment
-    | RandomErasing
-    | MixUp
-    | CutMix
+    Annotated[
+        PlainAugmentation
+        | RandomResizedCrop
+        | Rotation
+        | ColorJitter
+        | TrivialAugment
+        | RandomErasing
+        | MixUp
+        | CutMix,
+        Field(discriminator="name"),
+    ]
     | PluginAugmentation
 )
 
@@ -283,7 +275,7 @@ AugmentationText = Annotated[
         normalize_augmentation,
         json_schema_input_type=BuiltinName
         | Annotated[str, Field(pattern=r"^([a-z_]+\(.*\)|plugin/[A-Za-z0-9_.-]+)$")]
-        | BuiltinAugmentation,
+        | Augmentation,
     ),
 ]
 """An augmentation in the training section."""
@@ -293,9 +285,7 @@ def _write_settings(value: Any) -> Any:
     return normalize_augmentation(value) if isinstance(value, Mapping) else value
 
 
-ListedText = Annotated[
-    str, BeforeValidator(_write_settings, json_schema_input_type=str | BuiltinAugmentation)
-]
+ListedText = Annotated[str, BeforeValidator(_write_settings, json_schema_input_type=str | Augmentation)]
 """An item of a list in the search space, which is a list of augmentations if it has settings in it."""
 
 
@@ -305,7 +295,7 @@ def _validate_augmentation(settings: dict[str, Any]) -> Augmentation:
         raise ValueError("settings need a name, such as {name: mixup, alpha: 0.2}")
     kind = PluginAugmentation if name.startswith(PLUGIN_PREFIX) else AUGMENTATIONS.get(name)
     if kind is None:
-        close = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
+        close = difflib.get_close_matches(name.lower(), AUGMENTATIONS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         allowed = f"{', '.join(AUGMENTATIONS)}, or {PLUGIN_PREFIX}NAME of one that a plugin registers"
         raise ValueError(f"unknown augmentation.{hint} Allowed: {allowed}")
