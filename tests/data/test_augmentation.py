@@ -228,5 +228,8 @@ def test_a_part_is_never_narrower_than_a_pixel() -> None:
     generator = np.random.default_rng(0)
     flat = draw_crops(generator, 3, (SIDE, SIDE), (0.5, 1), (1000, 2000))
     assert flat.tolist() == [[(SIDE - 1) // 2, 0, 1, SIDE]] * 3
+    with np.errstate(over="ignore"):
+        flattest = draw_crops(generator, 3, (SIDE, SIDE), (1e-9, 1), (1e307, 1e308))
+    assert flattest.tolist() == flat.tolist()
     tall = draw_crops(generator, 3, (SIDE, SIDE), (0.5, 1), (1e-4, 1e-3))
     assert tall.tolist() == [[0, (SIDE - 1) // 2, SIDE, 1]] * 3

@@ -83,7 +83,7 @@ def draw_crops(
     wide, high = np.rint(np.sqrt(areas * aspects)), np.rint(np.sqrt(areas / aspects))
     fits = (wide > 0) & (wide <= width) & (high > 0) & (high <= height)
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    spare = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
+    spare = max(1, round(min(height, width / aspect))), max(1, round(min(width, height * aspect)))
     high, wide = _choose_first(fits, (high, wide), spare)
     top, left = _draw_corners(generator, height - high, width - wide)
     centred = ~fits.any(axis=1)
