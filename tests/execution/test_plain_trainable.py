@@ -192,6 +192,9 @@ def test_what_is_wrong_is_known_before_any_trial(tmp_path: Path) -> None:
     plugins.load_plugins([])
     with pytest.raises(tune_swa.RequestError, match="gone.pt: no such file"):
         tune_swa.trainable(SPACE, overrides={"model.weights": str(tmp_path / "gone.pt")})
+    frozen = {"model.arch": "convnext_tiny", "data.image_size": 32, "train.freeze": "bn"}
+    with pytest.raises(tune_swa.RequestError, match="convnext_tiny has no batch normalisation"):
+        tune_swa.trainable(SPACE, overrides=frozen)
     with pytest.raises(tune_swa.RequestError, match="Did you mean data_dir"):
         tune_swa.trainable(SPACE, data_dirr=tmp_path)
     with pytest.raises(tune_swa.RequestError, match=r"--set train.batch_size=1: train.batch_size: 1: exp"):

@@ -138,6 +138,14 @@ def test_networks_that_timm_does_not_have() -> None:
         check_network(ModelSpec(arch="timm/resnet81"), 32)
 
 
+def test_published_weights_that_timm_does_not_have() -> None:
+    """Known before anything is decoded, and to a dry run."""
+    with pytest.raises(RequestError, match=r"no weights for convnext_atto_rms\. .*--set model\.weights=none"):
+        check_network(ModelSpec(arch="timm/convnext_atto_rms", weights="imagenet"), 32)
+    check_network(ModelSpec(arch="timm/convnext_atto_rms"), 32)
+    check_network(ModelSpec(arch="timm/convnext_atto", weights="imagenet"), 32)
+
+
 def test_without_timm_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -188,7 +188,7 @@ def trainable(
     gives it a quarter of a GPU. The images are decoded here, once, into the cache that all trials read.
 
     Args:
-        space: a space file, or its content as a mapping.
+        space: a space file, the name of a shipped space, or the content of one as a mapping.
         data_dir: where the images are; default: the space's `data.path`.
         plugin: modules of yours, or .py files, that register images or augmentations. They run here and in
             Ray's workers.

@@ -27,10 +27,11 @@ that published weights have."""
 
 
 def check_network(model: ModelSpec, image_size: int) -> None:
-    """Check that the network exists, takes images of this size in training, and gives one number a class.
+    """Check that the network exists, takes images of this size in training, gives one number a class, and has
+    the published weights that it is to start from.
 
     Raises:
-        RequestError: it does not; says which sizes it takes.
+        RequestError: it does not; says which sizes it takes, or which networks have weights.
     """
     if model.arch == PLAIN:
         return
@@ -43,6 +44,10 @@ def check_network(model: ModelSpec, image_size: int) -> None:
         return
     problem = _find_problem(model.arch, image_size)
     if problem is None:
+        if model.weights == "imagenet":
+            from tune_swa.training.published_weights import check_published
+
+            check_published(model.arch)
         return
     smaller = next((s for s in sorted(SIZES, reverse=True) if s < image_size and _fits(model.arch, s)), None)
     larger = next((s for s in sorted(SIZES) if s > image_size and _fits(model.arch, s)), None)

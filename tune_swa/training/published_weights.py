@@ -50,6 +50,23 @@ def read_preprocessing(arch: str) -> Preprocessing:
     return Preprocessing(int(size), to_channels(mean), to_channels(std))
 
 
+def check_published(arch: str) -> None:
+    """Check that there are published weights of a network; torchvision has them for all of its own.
+
+    Raises:
+        RequestError: timm has none; names related networks for which it has some.
+    """
+    if not arch.startswith(TIMM) or read_timm_config(arch).has_weights:
+        return
+    name = arch.removeprefix(TIMM)
+    tagged = [f"{TIMM}{tag}" for tag in import_timm().list_pretrained(f"{name.partition('.')[0]}*")]
+    others = f"It does for {name_first(tagged, 5)}; or start" if tagged else "Start"
+    raise RequestError(
+        f"model.weights: timm publishes no weights for {name}. {others} from random ones "
+        "(--set model.weights=none)"
+    )
+
+
 def download_timm_weights(arch: str, image_size: int) -> Mapping[str, Tensor]:
     """Load the weights that timm publishes for a network, with a classifier as published; position embeddings
     are resized by timm.
@@ -57,15 +74,9 @@ def download_timm_weights(arch: str, image_size: int) -> Mapping[str, Tensor]:
     Raises:
         RequestError: there are none, or they cannot be downloaded.
     """
+    check_published(arch)
     timm, name = import_timm(), arch.removeprefix(TIMM)
     published = read_timm_config(arch)
-    if not published.has_weights:
-        tagged = [f"{TIMM}{tag}" for tag in timm.list_pretrained(f"{name.partition('.')[0]}*")]
-        others = f"It does for {name_first(tagged, 5)}; or start" if tagged else "Start"
-        raise RequestError(
-            f"model.weights: timm publishes no weights for {name}. {others} from random ones "
-            "(--set model.weights=none)"
-        )
     arguments = list_arguments(arch, image_size)
     try:
         network = timm.create_model(name, pretrained=True, **arguments)
