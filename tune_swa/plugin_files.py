@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import shlex
 import sys
 import traceback
 from dataclasses import asdict, dataclass
@@ -76,7 +77,7 @@ def read_source(text: str) -> PluginSource:
     if text in sys.modules and loaded != str(path):
         raise RequestError(
             f"--plugin {text}: a module of that name is loaded already ({loaded or 'of Python itself'}). "
-            f"Give the path of the file: --plugin {path}"
+            f"Give the path of the file: --plugin {shlex.quote(str(path))}"
         )
     return PluginSource(text, text, str(path), _read_text(text, path), path.name == "__init__.py")
 

@@ -211,10 +211,10 @@ def test_merges_without_fresh_seeds_to_test_them(
     options: list[str], said: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_space(tmp_path, SEEDS, "{seeds: 5, merges: true}\nmerge: [{method: soup}]")
-    given = ("--space", path, "--results-dir", tmp_path / "results", "--dry-run", *options)
+    given = ("--space", path, "--results-dir", tmp_path / "my results", "--dry-run", *options)
     code, out, err = call_search(capfd, *given)
     assert code == 0, err
-    note = f"`tune-swa confirm {tmp_path / 'results' / 'wrong'}` runs them later"
+    note = f"`tune-swa confirm '{tmp_path / 'my results' / 'wrong'}'` runs them later"
     assert out.count(note) == said
     plan = " ".join(out.split())
     assert ("the recipe of the best greedy soup on" in plan) != said

@@ -90,11 +90,13 @@ def begin_with_plugins() -> ExperimentCreated:
 def test_a_resumed_search_has_the_plugins_that_it_began_with(tmp_path: Path) -> None:
     text = HEAD + "tune_swa.register_augmentation('mine', lambda image, generator: image)\n"
     check_same_plugins(begin_with_plugins())
+    tmp_path = tmp_path / "my code"
+    tmp_path.mkdir()
     with loaded_plugin(tmp_path, text) as path:
         begun = begin_with_plugins()
         check_same_plugins(begun)
         assert begun["plugins"]["own"]["augmentations"] == ["mine"]
-    with pytest.raises(RequestError, match=rf"began with a plugin \({path}\). Add --plugin {path}$"):
+    with pytest.raises(RequestError, match=rf"began with a plugin \({path}\). Add --plugin '{path}'$"):
         check_same_plugins(begun)
     with (
         loaded_plugin(tmp_path, text + "\n# changed\n"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +154,7 @@ def _explain_untested(options: argparse.Namespace, experiment: Experiment) -> st
     folder = Path(options.results_dir) / experiment.name
     return (
         "confirm.merges: with --no-confirm there are no fresh seeds on which merges could be tested. "
-        f"`tune-swa confirm {folder}` runs them later"
+        f"`tune-swa confirm {shlex.quote(str(folder))}` runs them later"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -121,7 +122,7 @@ def _check_holds_search(storage: str, folder: Path) -> None:
         raise RequestError(
             f"{folder}: its journal names {storage} for the checkpoints, but {store.where} does not hold "
             f"this search ({JOURNAL} and {SPACE} there are not copies of those here). If that is the right "
-            f"place, confirm it with --storage {storage}"
+            f"place, confirm it with --storage {shlex.quote(storage)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _explain_none(state: ExperimentState, folder: Path, found: Verdict) -> str:
     if most < size:
         return (
             f"an ensemble has {size} runs (confirm.ensemble), and no arm has more than {most} that were "
-            f"tested. Train more: tune-swa confirm {folder} --seeds {size}"
+            f"tested. Train more: tune-swa confirm {shlex.quote(str(folder))} --seeds {size}"
         )
     return (
         "its runs were tested before confirm.ensemble was set, so their probabilities are not kept. Start a "
