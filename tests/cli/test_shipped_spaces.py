@@ -127,6 +127,7 @@ def test_a_file_comes_before_a_shipped_space_of_its_name(
     ("given", "meant"),
     [
         ("swa_gird", "Did you mean swa_grid? "),
+        ("DIGITS", "Did you mean digits? "),
         ("search_spaces/digits.yaml", "Did you mean digits? "),
         ("mime.yaml", "Did you mean mine.yaml? "),
         ("unlike", "unlike: no such space file. Shipped"),
@@ -147,8 +148,15 @@ def test_an_unknown_space_is_answered_with_near_names(
     assert message.endswith(f"Shipped spaces, given by name: {', '.join(list_spaces())}\n")
 
 
-def test_init_of_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["init", "swa_gird"]) == 2
-    assert capsys.readouterr().err == (
-        f"error: swa_gird: no shipped space. Did you mean swa_grid? There are {', '.join(SHIPPED)}\n"
-    )
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("swa_gird", "swa_gird: no shipped space. Did you mean swa_grid? "),
+        ("Digits", "Digits: no shipped space. Did you mean digits? "),
+        ("", "'': no shipped space. "),
+        ("a\nb", r"a\nb: no shipped space. "),
+    ],
+)
+def test_init_of_an_unknown_name(given: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", given]) == 2
+    assert capsys.readouterr().err == f"error: {shown}There are {', '.join(SHIPPED)}\n"

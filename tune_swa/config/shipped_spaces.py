@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from tune_swa.errors import RequestError
+from tune_swa.text import quote_name
 
 FOLDER = Path(__file__).parent.parent / "spaces"
 """In a checkout a link to `search_spaces/`, in a wheel a folder with the files."""
@@ -35,9 +36,11 @@ def read_space(name: str) -> str:
     """
     spaces = list_spaces()
     if name not in spaces:
-        close = difflib.get_close_matches(Path(name).stem, spaces, n=1)
+        close = difflib.get_close_matches(Path(name).stem.lower(), spaces, n=1)
         question = f"Did you mean {close[0]}? " if close else ""
-        raise RequestError(f"{name}: no shipped space. {question}There are {', '.join(spaces)}")
+        raise RequestError(
+            f"{quote_name(name) or repr(name)}: no shipped space. {question}There are {', '.join(spaces)}"
+        )
     return spaces[name].read_text(encoding="utf-8")
 
 
@@ -46,7 +49,7 @@ def suggest_spaces(path: Path) -> str:
     spaces = list_spaces()
     beside = {file.name: str(file) for end in ("*.yaml", "*.yml") for file in sorted(path.parent.glob(end))}
     close = [
-        *(name for name in difflib.get_close_matches(path.stem, spaces, n=1)),
+        *(name for name in difflib.get_close_matches(path.stem.lower(), spaces, n=1)),
         *(beside[name] for name in difflib.get_close_matches(path.name, beside, n=1)),
     ]
     question = f"Did you mean {' or '.join(close)}? " if close else ""
