@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,6 +192,14 @@ def test_a_module_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         plugins.load_plugins(["json"])
     with pytest.raises(RequestError, match="is not a Python file"):
         plugins.load_plugins(["sys"])
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Ray cannot be told of it."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    with pytest.raises(RequestError, match="its path is not in UTF-8.*Move the file"):
+        plugins.load_plugins([str(write_plugin(folder, DRAWN))])
 
 
 def test_two_plugins_with_one_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 from tune_swa.errors import RequestError
 from tune_swa.files import expand_home
-from tune_swa.text import first_line
+from tune_swa.text import first_line, quote_name
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def _find_importable(text: str) -> ModuleSpec | None:
 
 
 def _read_text(text: str, path: Path) -> str:
+    if os.fsencode(path).decode(errors="ignore") != str(path):
+        raise RequestError(
+            f"--plugin {quote_name(text)}: its path is not in UTF-8, and Ray does not start with such a "
+            "one in sys.path. Move the file"
+        )
     try:
         return importlib.util.decode_source(path.read_bytes())
     except FileNotFoundError:
