@@ -205,6 +205,17 @@ def test_other_numbers_are_refused(epochs: int) -> None:
         rescale_experiment(make_experiment(), epochs)
 
 
+def test_a_space_that_cannot_be_rescaled_says_in_which_direction_it_can() -> None:
+    grid = {"lr": 1e-3, "swa_start": {"int": [1, 90]}, "swa_lr": 1e-3, "train.warmup_epochs": {"int": [0, 99]}}
+    with pytest.raises(RequestError, match=r"so many epochs \(space: the grid has .*\)\. Give fewer$"):
+        rescale_experiment(make_experiment(space=grid, search={"sampler": "grid"}), 1200)
+    budget = {"lr": {"choice": [1e-3, 3e-3, 1e-2, 3e-2]}, "train.warmup_epochs": {"choice": [0, 2, 4]}}
+    whole = make_experiment(space={**SPACE, **budget}, search={"epochs": 600})
+    with pytest.raises(RequestError, match=r"so few epochs \(search.epochs: 8 baselines .*\)\. Give more$"):
+        rescale_experiment(whole, 4)
+    assert rescale_experiment(whole, 60).experiment.baseline_trials == 1
+
+
 def test_long_names_stay_valid() -> None:
     assert rescale_experiment(make_experiment(name="x" * 100), 4).experiment.name == "x" * 91 + "-4-epochs"
     assert name_rescaled("digits", 4) == "digits-4-epochs"

@@ -44,7 +44,7 @@ def rescale_experiment(experiment: Experiment, epochs: int, *, rename: bool = Tr
         rename: call the result NAME-N-epochs, so that it does not take the name of the whole one.
 
     Raises:
-        RequestError: a run of so few epochs cannot have what the space asks for.
+        RequestError: a run of so few or many epochs cannot have what the space asks for.
     """
     if not 2 <= epochs <= MOST_EPOCHS:
         raise RequestError(f"--epochs {epochs}: expected 2 to {MOST_EPOCHS:,}")
@@ -59,8 +59,9 @@ def rescale_experiment(experiment: Experiment, epochs: int, *, rename: bool = Tr
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the space"
+        few, more = ("few", "more") if epochs < experiment.train.epochs else ("many", "fewer")
         raise RequestError(
-            f"--epochs {epochs}: the space cannot have so few epochs ({where}: {first['msg']}). Give more"
+            f"--epochs {epochs}: the space cannot have so {few} epochs ({where}: {first['msg']}). Give {more}"
         ) from None
 
 
