@@ -206,7 +206,12 @@ def test_other_numbers_are_refused(epochs: int) -> None:
 
 
 def test_a_space_that_cannot_be_rescaled_says_in_which_direction_it_can() -> None:
-    grid = {"lr": 1e-3, "swa_start": {"int": [1, 90]}, "swa_lr": 1e-3, "train.warmup_epochs": {"int": [0, 99]}}
+    grid = {
+        "lr": 1e-3,
+        "swa_start": {"int": [1, 90]},
+        "swa_lr": 1e-3,
+        "train.warmup_epochs": {"int": [0, 99]},
+    }
     with pytest.raises(RequestError, match=r"so many epochs \(space: the grid has .*\)\. Give fewer$"):
         rescale_experiment(make_experiment(space=grid, search={"sampler": "grid"}), 1200)
     budget = {"lr": {"choice": [1e-3, 3e-3, 1e-2, 3e-2]}, "train.warmup_epochs": {"choice": [0, 2, 4]}}

@@ -18,6 +18,7 @@ from tune_swa.execution.forecast import (
     measure_rates,
 )
 from tune_swa.experiment.state import ExperimentState
+from tune_swa.search.simulation import SimulatedSearch, simulate_search
 
 SPACE = {"lr": {"choice": [1e-3, 1e-2]}, "swa_start": {"choice": [3, 5]}, "swa_lr": {"choice": [1e-3, 1e-4]}}
 IMAGES = ImageCounts(train=10, val=4, test=5)
@@ -167,12 +168,33 @@ def test_a_large_ensemble_needs_no_seeds_of_the_first_look() -> None:
     assert grouped.seconds == plain.seconds
 
 
-def test_a_long_search_keeps_its_trials_where_values_become_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("space", "search"),
+    [
+        ({"lr": 1e-3, "swa_start": {"choice": [*range(100, 116, 2)]}}, {"sampler": "grid"}),  # become equal
+        ({"swa_start": {"choice": [*range(60, 116, 2)]}}, {"sampler": "grid"}),
+        ({"lr": {"uniform": [0.1, 0.2]}, "swa_start": {"choice": [60, 90]}}, {"epochs": 6000}),
+        ({"lr": {"uniform": [0.1, 0.2]}, "swa_start": {"choice": [60, 90]}}, {"trials": 50, "reuse": False}),
+    ],
+)
+def test_a_long_search_is_forecast_with_all_of_its_trials(
+    space: dict[str, Any], search: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates = Rates(0.01, 0.005, 0.002, epoch=0.1, save=0.3, trial=2.0)
-    space = {"lr": 1e-3, "swa_start": {"choice": [*range(100, 116, 2)]}, "swa_lr": {"choice": [1e-3, 1e-4]}}
-    long = make_experiment(scheduler={"asha": False}, train={"epochs": 120}, space=space)
+    asha = {"scheduler": {"asha": False}}
+    long = make_experiment(**asha, train={"epochs": 120}, space={**SPACE, **space}, search=search)
     exact = forecast_search(long, 2, rates, IMAGES, 0.0, confirm=False).high
-    monkeypatch.setattr("tune_swa.execution.forecast.MOST_EPOCHS", 400)
+    simulated: list[int] = []
+
+    def simulate_and_count(*given: Any, **named: Any) -> SimulatedSearch:
+        found = simulate_search(*given, **named)
+        simulated.append(found.epochs)
+        return found
+
+    monkeypatch.setattr("tune_swa.execution.forecast.simulate_search", simulate_and_count)
+    monkeypatch.setattr("tune_swa.execution.forecast.MOST_EPOCHS", 800)
     rough = forecast_search(long, 2, rates, IMAGES, 0.0, confirm=False).high
     assert rough.seconds == pytest.approx(exact.seconds, rel=0.1)
     assert rough.epochs == pytest.approx(exact.epochs, rel=0.1)
+    assert len(simulated) == 1
+    assert simulated[0] < 1200

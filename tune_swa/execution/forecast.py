@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,9 +16,11 @@ from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.confirm_cost import looks_cost, members_cost
 from tune_swa.search.simulation import SimulatedSearch, TrialTimes, simulate_search
+from tune_swa.search.trunk_sharing import planned_epochs
 
 MOST_EPOCHS = 12_000
-"""Epochs that are gone through one by one; of a longer search some stand for several."""
+"""Epochs that are gone through one by one, in some twenty seconds; of a longer search some stand for several,
+and some trials too."""
 LEAST_EPOCHS = 40
 """Of a run that stands for a longer one: of 10 epochs, one is a tenth."""
 DRAWS = 4
@@ -221,7 +224,7 @@ def forecast_search(
     high = _simulate_stretched(longest, slots, times, confirm=confirm)
     if first == longest:
         return Forecast(high, high, besides)
-    draws = max(1, min(DRAWS, DRAWS * MOST_EPOCHS // max(1, high.epochs)))
+    draws = max(1, min(DRAWS, MOST_EPOCHS // max(1, high.epochs)))
     drawn = (_simulate_stretched(first, slots, times, confirm=confirm, draw=draw) for draw in range(draws))
     return Forecast(min(drawn, key=lambda found: found.seconds), high, besides)
 
@@ -272,23 +275,48 @@ def _choose_extreme(experiment: Experiment, *, longest: bool) -> Experiment:
 def _simulate_stretched(
     experiment: Experiment, slots: int, times: TrialTimes, *, confirm: bool, draw: int = 0
 ) -> SimulatedSearch:
-    """Simulate a search; of a very long one with shorter runs, each of whose epochs stands for several."""
-    epochs = experiment.train.epochs
-    total = epochs * (experiment.swa_trials + experiment.baseline_trials) + looks_cost(experiment).epochs[1]
-    wanted = max(LEAST_EPOCHS, epochs * MOST_EPOCHS // max(1, total))
-    if wanted >= epochs:
+    """Simulate a search; of a very long one with shorter runs, each of whose epochs stands for several, and
+    then with fewer of them."""
+    epochs, runs = experiment.train.epochs, _count_runs(experiment)
+    total = epochs * runs + looks_cost(experiment).epochs[1]
+    wanted = min(epochs, max(LEAST_EPOCHS, int(epochs * MOST_EPOCHS / max(1, total))))
+    part = MOST_EPOCHS / (wanted * runs)
+    if wanted == epochs and part >= 1:
         return simulate_search(experiment, slots, times, confirm=confirm, draw=draw)
-    stretched = epochs / wanted
     shorter = rescale_experiment(experiment, wanted).experiment
+    if part < 1:
+        shorter = _thin_out(shorter, part)
+    stretched = epochs / wanted
     longer = {name: getattr(times, name) * stretched for name in ("train", "refresh", "evaluate", "epoch")}
     found = simulate_search(shorter, slots, replace(times, **longer), confirm=confirm, draw=draw)
-    # of values that became equal each stands for several: there are fewer trials
-    more, search = total_trials(experiment) / total_trials(shorter), found.stages["search"]
+    # values that became equal make fewer trials, too
+    more, search = runs / _count_runs(shorter), found.stages["search"]
     search.epochs, missing = round(more * search.epochs), (more - 1) * search.ends
     for stage in found.stages.values():
         stage.epochs = round(stage.epochs * stretched)
         stage.ends += missing
     return found
+
+
+def _count_runs(experiment: Experiment) -> float:
+    """Count the runs of a search: shared epochs once where it is known which are, and no more than its budget
+    has epochs for."""
+    epochs, budget = experiment.train.epochs, experiment.search.epochs
+    planned = planned_epochs(experiment) if experiment.search.share else None
+    runs = total_trials(experiment) if planned is None else planned / epochs
+    return runs if budget is None else min(runs, budget / epochs)
+
+
+def _thin_out(experiment: Experiment, part: float) -> Experiment:
+    """The experiment with a part of its trials."""
+    dumped = experiment.model_dump(mode="json", by_alias=True)
+    search, epochs = dumped["search"], experiment.train.epochs
+    if search["trials"] is not None or search["epochs"] is None:
+        search["trials"] = max(len(experiment.points), math.ceil(part * experiment.swa_trials), 2)
+    if search["epochs"] is not None:  # beyond the baselines
+        least = (experiment.baseline_trials + 1) * epochs
+        search["epochs"] = min(search["epochs"], max(math.ceil(part * search["epochs"]), least))
+    return Experiment.model_validate(dumped)
 
 
 def _choose_typical(values: list[tuple[int, float]]) -> float:
