@@ -9,6 +9,8 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from helpers.drawn_images import draw_tree
 from helpers.plugin_files import SMALL_NETWORK, write_plugin
 from helpers.programs import RUN_SEARCH, run_program
 from tune_swa.cli.messages import explain_child_exit, how_to_go_on
+from tune_swa.cli.smoke import describe_rehearsal
 from tune_swa.cli.supervisor import ChildExit
 from tune_swa.config import Experiment
 from tune_swa.errors import Interrupted, RequestError, SearchFailed
@@ -25,6 +28,7 @@ from tune_swa.execution.rehearsal import _check_trials, _keep_if_failed, _run_in
 from tune_swa.execution.request import Request
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
+from tune_swa.search.simulation import StageTime
 from tune_swa.signals import set_on_signal
 
 SPACE = """
@@ -213,3 +217,20 @@ def test_of_a_rehearsal_that_ended_there_is_nothing_to_go_on_with(capsys: pytest
     assert how_to_go_on(options) == "A rehearsal leaves nothing to go on with. Start again with:\nrun --smoke"
     assert explain_child_exit(ChildExit(-9, clean=False, interrupted=True), options) == 130
     assert capsys.readouterr().err == f"Interrupted. {how_to_go_on(options)}\n"
+
+
+def test_the_lower_end_of_a_range_comes_first() -> None:
+    """The race of the search that is shorter as a whole may be the longer one."""
+    low = SimpleNamespace(
+        stages={"search": StageTime(ends=50.0, epochs=80), "race": StageTime(ends=80.0, epochs=46)}
+    )
+    high = SimpleNamespace(
+        stages={"search": StageTime(ends=60.0, epochs=90), "race": StageTime(ends=88.0, epochs=46)}
+    )
+    found: Any = SimpleNamespace(
+        plan=SimpleNamespace(placement=SimpleNamespace(slots=2)), smaller=[], start=4.0, decoding=0.0,
+        rates=SimpleNamespace(train=1e-3, refresh=1e-3, evaluate=1e-3),
+        forecast=SimpleNamespace(seconds=(80.0, 88.0), low=low, high=high),
+    )  # fmt: skip
+    stages = [line.strip() for line in describe_rehearsal(found, "mine") if line.startswith("  ")][1:]
+    assert stages == ["search 50s to 1m 00s (80 to 90 epochs trained)", "race 28s to 30s (46 epochs trained)"]

@@ -68,7 +68,7 @@ def test_a_class_with_too_few_images_gets_the_message_of_the_search(tmp_path: Pa
 
 
 def test_of_a_large_set_a_few_of_each_class_and_part_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MOST_IMAGES", 60)
+    monkeypatch.setattr(sampling, "MOST_IMAGES", 70)
     monkeypatch.setattr(sampling, "FEWEST", 30)
     spec = DataSpec.model_validate({"dataset": "digits", "image_size": 8})
     sample = sample_images(spec)

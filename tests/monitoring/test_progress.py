@@ -7,6 +7,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -17,6 +18,7 @@ from tune_swa.config import Experiment
 from tune_swa.experiment.state import ExperimentState
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.monitoring.progress import Progress
+from tune_swa.monitoring.progress_lines import look_line
 
 EPOCHS = 10
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -642,3 +644,9 @@ def test_a_stall_does_not_promise_an_end() -> None:
     search.epochs("swa-0000", 5, seconds=1.0)
     search.now += 1000
     assert seconds_left(search) >= 74
+
+
+@pytest.mark.parametrize(("seeds", "shown"), [(1, "after 1 fresh seed the"), (5, "after 5 fresh seeds the")])
+def test_a_look_counts_its_seeds(seeds: int, shown: str) -> None:
+    event, look = SimpleNamespace(stop="seeds"), SimpleNamespace(seeds=range(seeds), looks=(seeds,))
+    assert look_line(event, look).startswith(shown)  # type: ignore[arg-type]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tune_swa.cli.export import export_model_command
 from tune_swa.plugins import list_sources
@@ -14,6 +15,9 @@ from tune_swa.plugins import list_sources
 if TYPE_CHECKING:
     from tune_swa.execution.rehearsal import Rehearsal
     from tune_swa.execution.request import Request
+
+
+Number = TypeVar("Number", int, float)
 
 
 def rehearse_request(request: Request) -> int:
@@ -69,12 +73,10 @@ def describe_rehearsal(found: Rehearsal, name: str) -> list[str]:
     before = (0.0, 0.0)
     for stage, high in forecast.high.stages.items():
         low = forecast.low.stages.get(stage, StageTime(ends=before[0]))
-        spent = [
-            format_duration(ends - start) for ends, start in zip((low.ends, high.ends), before, strict=True)
-        ]
-        epochs = [f"{number:,}" for number in (low.epochs, high.epochs)]
+        spent = _join_ends(low.ends - before[0], high.ends - before[1], format_duration)
+        epochs = _join_ends(low.epochs, high.epochs, "{:,}".format)
         before = low.ends, high.ends
-        lines.append(f"  {titles[stage]} {_join_ends(spent)} ({_join_ends(epochs)} epochs trained)")
+        lines.append(f"  {titles[stage]} {spent} ({epochs} epochs trained)")
     if shortest != longest:
         lines.append(
             "The longer one stops no trial early and trains all planned seeds; the shorter one stops as many "
@@ -83,8 +85,10 @@ def describe_rehearsal(found: Rehearsal, name: str) -> list[str]:
     return lines
 
 
-def _join_ends(ends: list[str]) -> str:
-    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+def _join_ends(one: Number, other: Number, write: Callable[[Number], str]) -> str:
+    """Write a range, the lower end first: a stage may be longer in the search that is shorter as a whole."""
+    low, high = write(min(one, other)), write(max(one, other))
+    return low if low == high else f"{low} to {high}"
 
 
 def _format_milliseconds(seconds: float) -> str:

@@ -86,10 +86,12 @@ def sample_images(spec: DataSpec, data_dir: Path | None = None, *, download: boo
     decoded: list[Pixels] = []
     begun = time.perf_counter()
     for batch in _join_rounds(rounds):
+        if decoded and len(kept) + len(batch) > MOST_IMAGES:
+            break
         pixels, good = _decode_rows(listing, [row for row, _, _ in batch], spec)
         decoded.append(pixels[good])
         kept += [batch[index] for index in good]
-        if len(kept) >= MOST_IMAGES or time.perf_counter() - begun >= ENOUGH_SECONDS:
+        if time.perf_counter() - begun >= ENOUGH_SECONDS:
             break
     spent = time.perf_counter() - begun
     seconds = spent / max(1, sum(map(len, decoded)))

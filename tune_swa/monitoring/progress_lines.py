@@ -105,7 +105,8 @@ def _name_step(step: Step) -> str:
 
 def look_line(event: LookJudged, look: Look) -> str:
     """Say what a look at the test images means for the seeds to come."""
-    seeds = f"after {len(look.seeds)} fresh seeds"
+    number = len(look.seeds)
+    seeds = f"after {number} fresh seed{'s' * (number > 1)}"
     if event.stop is None:
         return f"{seeds} the answer is open, so more are trained"
     if event.stop == "seeds" or len(look.seeds) == look.looks[-1]:
