@@ -15,6 +15,8 @@ from helpers.programs import ROOT
 from tune_swa.cli import main
 from tune_swa.config import yaml_file
 from tune_swa.config.shipped_spaces import list_spaces
+from tune_swa.experiment.event_lines import encode_event
+from tune_swa.experiment.events import ExperimentCreated
 
 SHIPPED = {path.stem: path for path in sorted((ROOT / "search_spaces").glob("*.yaml"))}
 
@@ -160,3 +162,19 @@ def test_an_unknown_space_is_answered_with_near_names(
 def test_init_of_an_unknown_name(given: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", given]) == 2
     assert capsys.readouterr().err == f"error: {shown}There are {', '.join(SHIPPED)}\n"
+
+
+def test_a_shipped_space_is_resumed_with_its_plugin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name in the space finds the journal, which has the option that is missing."""
+    nothing: dict[str, object] = {}
+    begun = ExperimentCreated(
+        format=1, version="0", spec=nothing, identity=nothing, data=nothing, numerics=nothing,
+        hardware=nothing, versions=nothing,
+        plugins={"own": {"option": "my code/own.py", "file": "/x/my code/own.py"}},
+    )  # fmt: skip
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "journal.jsonl").write_bytes(encode_event(begun) + b"\n")
+    assert main(["search", "--space", "digits", "--resume", "--results-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("Add --plugin 'my code/own.py'\n")

@@ -56,10 +56,11 @@ def read_recorded_plugins(folder: Path) -> Mapping[str, Any]:
 def read_name(space: str | Path) -> str | None:
     """Read the name in a space file, whose other settings may be plugins'; None: whoever reads it all will
     say what is wrong."""
+    from tune_swa.config.shipped_spaces import locate_space
     from tune_swa.config.yaml_document import parse_document
 
     with suppress(OSError, UnicodeDecodeError, RequestError):
-        value = parse_document(Path(space).read_bytes().decode(), str(space)).value
+        value = parse_document(locate_space(Path(space)).read_bytes().decode(), str(space)).value
         name = value.get("name") if isinstance(value, Mapping) else None
         return name if isinstance(name, str) else None
     return None
