@@ -130,6 +130,9 @@ def test_images_are_decoded_once_while_the_code_is_the_same(tmp_path: Path) -> N
          "leave ToTensor out"),
         ("1 / 0", r"data.dataset: own: ZeroDivisionError: division by zero \(.*own.py, line 23\)"),
         ("{'train': (images[:0], labels[:0])}", "train: has no images"),
+        ("{'train': (images, labels * 0)}", "at least two classes are needed, and it has 1"),
+        ("{'train': ([Image.new('RGB', (0, 5)), *images[1:]], labels)}", r"train\[0\] \(it has no pixels\)"),
+        ("{'train': ([*images[:-1], images[0][:0]], labels)}", r"train\[39\] \(it has no pixels\)"),
         ("{'train': None, 'test': (images, labels)}", r"to return .*; got \['test', 'train'\]"),
         ("{'train': (images, labels * 10**12)}",
          "go up to 1000000000000, and none is 1. Number the 2 classes from 0 to 1"),
@@ -157,6 +160,15 @@ def test_labels_of_a_list_are_compared_with_those_of_the_items(tmp_path: Path) -
         RequestError, match=r"train\[9\] \(its label is 1, and 0 in the dataset's list of labels"
     ):
         load_set(tmp_path, text)
+
+
+def test_skipping_every_image_is_no_way_out(tmp_path: Path) -> None:
+    returned = "{'train': type('Gone', (Items,), {'targets': labels})(range(100, 140))}"
+    for _ in range(2):  # as they are decoded, and from the cache
+        with pytest.raises(
+            RequestError, match="own: none of the training images can be decoded, so data.unr"
+        ):
+            load_set(tmp_path, RETURN.replace("{}", returned), unreadable="skip")
 
 
 def test_names_that_a_dataset_calls_classes_may_be_something_else(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tune_swa.data.normalization import (
 )
 from tune_swa.data.similarity import Copies
 from tune_swa.data.source_lookup import find_source
-from tune_swa.data.sources import Labels, Listing, Source
+from tune_swa.data.sources import Labels, Listing, Part, Source
 from tune_swa.data.splits import Division, Indices, divide_images
 from tune_swa.errors import RequestError
 from tune_swa.text import name_first
@@ -289,6 +289,11 @@ def _find_left_out(source: Source) -> Mapping[str, NamedImages]:
 def _divide_checked(
     name: str, images: cache.Decoded | Listing, spec: DataSpec, copies: Copies | None = None
 ) -> Division:
+    if not (images.parts == Part.TRAIN).any():
+        raise RequestError(
+            f"{name}: none of the training images can be decoded, so data.unreadable: skip leaves none. "
+            "Replace them; without skip, a message names each with the reason"
+        )
     same = copies.near if copies is not None and spec.duplicates == "group" else None
     division = divide_images(images.labels, images.parts, spec, same, class_names=images.class_names)
     for what, rows in (("train", division.train), ("validate", division.val), ("test", division.test)):

@@ -107,7 +107,10 @@ class PluginSet:
         if names is None:
             own = getattr(result["train"], "classes", None)
             names = own if isinstance(own, list | tuple | np.ndarray) else None
-        return parts, self._name_classes(parts, names)
+        classes = self._name_classes(parts, names)
+        if len(classes) < 2:
+            raise self._refuse(f"at least two classes are needed, and it has {len(classes)}")
+        return parts, classes
 
     def _call_loader(self) -> Any:
         loader = self._registered.function
@@ -234,11 +237,15 @@ class PluginSet:
                         f"its label is {int(label)}, and {listed} in the dataset's list of labels"
                     )
         if isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
             return to_rgb(image)
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             hint = "; leave ToTensor out of its transform" if array.dtype.kind == "f" else ""
             raise ValueError(f"{_describe_array(array)}, expected a PIL image or uint8 [H, W, 3]{hint}")
+        if not array.size:
+            raise ValueError("it has no pixels")
         return Opened(Image.fromarray(array))
 
     def _refuse(self, reason: str) -> RequestError:
