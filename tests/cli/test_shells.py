@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from helpers.narrow_resnet import narrow_environment
-from helpers.programs import RUN_SEARCH, run_program
+from helpers.programs import ROOT, RUN_SEARCH, run_program
 from helpers.serial_search import command, go_on, journal_of, new_search, started
+from tune_swa.cli import main
 from tune_swa.experiment.state import ExperimentState
 
 PYTHON = (sys.executable, "-c")
@@ -100,6 +101,22 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
     )
     words = f"set -o pipefail; {sys.executable} -m tune_swa schema | true"
     assert subprocess.run(["bash", "-c", words], capture_output=True, text=True).stderr == ""
+
+
+def test_a_reader_that_has_gone_ends_no_command() -> None:
+    words = f"set -o pipefail; {sys.executable} -m tune_swa compare results/examples/digits | true"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_search_from_a_folder_that_has_been_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["search", "--space", "digits", "--dry-run", "--gpus", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: the current folder has been removed.")
 
 
 def test_a_user_without_a_home_gets_one_that_no_path_means(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_a_file_comes_before_a_shipped_space_of_its_name(
         ("DIGITS", "Did you mean digits? "),
         ("search_spaces/digits.yaml", "Did you mean digits? "),
         ("mime.yaml", "Did you mean mine.yaml? "),
+        ("mine", "Did you mean mine.yaml? "),
         ("unlike", "unlike: no such space file. Shipped"),
     ],
 )

@@ -124,6 +124,7 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     """Run a search, or what is left of one, and print the result; returns the exit code."""
     from tune_swa.cli.terminal import NamesConsole
 
+    _require_current_folder()
     smoke = getattr(options, "smoke", False)
     if not smoke:  # which leaves nothing to go on with
         options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
@@ -148,6 +149,16 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
         outcome = run_search(_make_request(options, experiment, console))
     print_result(console, outcome.folder)
     return 0
+
+
+def _require_current_folder() -> None:
+    """Raises:
+    RequestError: it has been removed, and libraries of torch end the process where there is none.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise RequestError("the current folder has been removed. Change to one that is there (cd)") from None
 
 
 def _explain_untested(options: argparse.Namespace, experiment: Experiment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from tune_swa.errors import RequestError
@@ -50,10 +51,16 @@ def suggest_spaces(path: Path) -> str:
     beside = {file.name: str(file) for end in ("*.yaml", "*.yml") for file in sorted(path.parent.glob(end))}
     close = [
         *(name for name in difflib.get_close_matches(path.stem.lower(), spaces, n=1)),
-        *(beside[name] for name in difflib.get_close_matches(path.name, beside, n=1)),
+        *(beside[name] for name in _find_beside(path, beside)),
     ]
     question = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{question}Shipped spaces, given by name: {', '.join(spaces)}"
+
+
+def _find_beside(path: Path, names: Iterable[str]) -> list[str]:
+    """Names that a mistyped one may mean: it without an ending, else the closest."""
+    same = [name for name in names if Path(name).stem == path.name]
+    return same or difflib.get_close_matches(path.name, list(names), n=1)
 
 
 def describe_space(name: str) -> str:
