@@ -64,6 +64,12 @@ class Late(Net):
         return super().forward(images)
 
 
+class Expanded(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.register_buffer("scale", torch.ones(1).expand(192))
+
+
 class Counting(Net):
     def get_extra_state(self):
         return {"n": 1}
@@ -126,6 +132,25 @@ def test_a_run_trains_it_and_resumes(tiny_data: Dataset, tmp_path: Path) -> None
         assert torch.rand(()) == expected
 
 
+def test_low_precision_leaves_out_what_is_not_used_and_the_named_head(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    text = SMALL_NETWORK.replace(
+        "        self.body =",
+        "        self.head = torch.nn.Linear(6, classes)\n"
+        "        self.unused = torch.nn.Linear(2, 2)\n"
+        "        self.body =",
+    ).replace("        self.head = torch.nn.Linear(6, classes)\n\n", "\n")
+    with loaded_plugin(tmp_path, text):
+        low = make_settings(optimizer="sgd", arithmetic={"bits": 8})
+        run, _ = resume_everywhere(low, tiny_data, tmp_path)
+        start = build_model(3, 0, arch="small").state_dict()["unused.weight"]
+        assert torch.equal(run.model.state_dict()["unused.weight"], start)
+        with run.arithmetic.round_outputs(run.model):
+            hooked = [name for name, layer in run.model.named_modules() if layer._forward_hooks]
+        assert hooked == ["unused", "body.0"]
+
+
 def test_the_probe_of_a_gpu_has_the_code(tmp_path: Path) -> None:
     numerics = Numerics("cpu", "fp32", threads=1, channels_last=True, fused=True, compile=False)
     with loaded_plugin(tmp_path, SMALL_NETWORK):
@@ -166,7 +191,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        ("lambda classes: 1 / 0", r"own: ZeroDivisionError: division by zero \(.*own.py, line 65\)$"),
+        ("lambda classes: 1 / 0", r"own: ZeroDivisionError: division by zero \(.*own.py, line 71\)$"),
         ("lambda: flat(3)", "TypeError: .*takes 0 positional arguments but 1 was given"),
         ("lambda classes: flat", r"its builder has to return a torch.nn.Module, got function"),
         ("lambda classes: flat(10)", r"maps 2 images of 8 px to \[2, 10\] where there are 3"),
@@ -185,6 +210,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
         ("Evaluated, head='head'", "in eval mode maps 2 images of 8 px to tuple where there are 3 classes"),
         ("Noisy, head='head'", "gives two outputs for the same images from one seed"),
         ("Late, head='head'", "has other tensors in its state_dict once it was used"),
+        ("Expanded, head='head'", r"scale has elements that share memory \(as expand makes them\); clone it"),
         ("Counting, head='head'", "_extra_state in its state_dict is no tensor"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tune_swa.config import ArithmeticSpec
 from tune_swa.seeds import derive_seed
 from tune_swa.training.block_rounding import find_saturated, round_blocks
+from tune_swa.training.plugin_networks import HEAD_MARK
 
 ROUNDED_LAYERS = (
     nn.Conv2d,
@@ -76,7 +77,9 @@ class Arithmetic:
         if noise is not None:
             self.seed_noise(*noise)
         layers = [layer for layer in model.modules() if isinstance(layer, ROUNDED_LAYERS)]
-        classifier = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)][-1:]
+        named = getattr(model, HEAD_MARK, None)
+        head = model if named is None else model.get_submodule(named)
+        classifier = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][-1:]
         layers = [layer for layer in layers if layer not in classifier]
         hooks = [layer.register_forward_hook(self._round_output) for layer in layers]
         try:
@@ -128,7 +131,7 @@ class StepRounding:
 
     @torch.no_grad()
     def _prepare_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _list_parameters(optimizer):
+        for parameter in _list_stepped(optimizer):
             assert parameter.grad is not None
             parameter.grad = self.round_tensor(parameter.grad)
             state = optimizer.state[parameter]
@@ -137,11 +140,11 @@ class StepRounding:
 
     @torch.no_grad()
     def _finish_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _list_parameters(optimizer):
+        for parameter in _list_stepped(optimizer):
             state = optimizer.state[parameter]
             state[ACCUMULATOR] = self.round_tensor(parameter)
             parameter.copy_(self._round_again(state[ACCUMULATOR], parameter))
-        for parameter in _list_parameters(optimizer):
+        for parameter in _list_stepped(optimizer):
             momentum = optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 momentum.copy_(self.round_tensor(momentum))
@@ -173,5 +176,7 @@ class _RoundedOutput(torch.autograd.Function):
         return ctx.rounding.round_tensor(errors[0]), None
 
 
-def _list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _list_stepped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """List the parameters that a step changes: a network of a plugin need not use all of them."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return [parameter for parameter in parameters if parameter.grad is not None]

@@ -134,9 +134,11 @@ def _find_odd_parameter(network: nn.Module) -> str | None:
         return f"{other} is {kind}; parameters have to be float32 (train.precision is for autocast)"
     if not any(parameter.requires_grad for parameter in parameters.values()):
         return "has no parameter that gets a gradient"
-    extra = next((n for n, value in network.state_dict().items() if not isinstance(value, Tensor)), None)
-    if extra is not None:
-        return f"{extra} in its state_dict is no tensor; checkpoints hold tensors alone"
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            return f"{name} in its state_dict is no tensor; checkpoints hold tensors alone"
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            return f"{name} has elements that share memory (as expand makes them); clone it"
     return None
 
 
