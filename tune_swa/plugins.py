@@ -211,6 +211,21 @@ def find_source(name: str | None) -> PluginSource | None:
     return None if name is None else _sources.get(name)
 
 
+def require_source(what: str, registered: Registered) -> PluginSource:
+    """Return the plugin that has registered something; `what` begins the message.
+
+    Raises:
+        RequestError: code outside of plugins has.
+    """
+    source = find_source(registered.plugin)
+    if source is None:
+        raise RequestError(
+            f"{what} was registered outside of a plugin, where no worker runs it. Put the code into a "
+            "module, and name that with --plugin"
+        )
+    return source
+
+
 def describe_sources() -> dict[str, dict[str, Any]]:
     """Describe the plugins as the journal does: by name their file, its hash and what they registered."""
     kinds: dict[str, Mapping[str, Registered]] = {

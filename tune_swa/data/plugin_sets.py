@@ -17,7 +17,7 @@ from tune_swa.data.pixels import to_rgb
 from tune_swa.data.sources import Labels, Listing, Opened, Part
 from tune_swa.errors import RequestError
 from tune_swa.plugin_files import describe_user_error, explain_user_error
-from tune_swa.plugins import RegisteredDataset, find_source
+from tune_swa.plugins import RegisteredDataset, require_source
 from tune_swa.text import first_line
 
 PARTS = {"train": Part.TRAIN, "val": Part.VAL, "test": Part.TEST}
@@ -54,12 +54,7 @@ class PluginSet:
         self.name = registered.name
         self._registered, self._folder = registered, folder
         self._lock = threading.Lock()
-        source = find_source(registered.plugin)
-        if source is None:
-            raise RequestError(
-                f"data.dataset: {self.name} was registered outside of a plugin, where no worker runs it. Put "
-                "the code into a module, and name that with --plugin"
-            )
+        source = require_source(f"data.dataset: {self.name}", registered)
         self._file, self._digest = source.file, source.digest
 
     def identify_images(self) -> str:

@@ -12,13 +12,12 @@ from tune_swa.errors import RequestError
 from tune_swa.experiment.events import ExperimentCreated
 from tune_swa.plugin_files import explain_user_error
 from tune_swa.plugins import (
-    Registered,
     RegisteredAugmentation,
     describe_sources,
     find_changed,
-    find_source,
     list_datasets,
     list_models,
+    require_source,
 )
 
 TRIED = 32
@@ -80,7 +79,7 @@ def check_augmentations(experiment: Experiment) -> None:
 
     for registered in registered_ones:
         what = f"train.augment: plugin/{registered.name}"
-        file = _require_file(what, registered)
+        file = require_source(what, registered).file
         with torch.random.fork_rng(devices=[]):
             problem = _find_problem(what, registered, file, experiment.data.image_size)
         if problem is not None:
@@ -116,18 +115,3 @@ def _find_problem(what: str, registered: RegisteredAugmentation, file: str, side
                 "that it is given, or from torch's global one"
             )
     return None
-
-
-def _require_file(what: str, registered: Registered) -> str:
-    """The file of the plugin that registered something.
-
-    Raises:
-        RequestError: it is no plugin's.
-    """
-    source = find_source(registered.plugin)
-    if source is None:
-        raise RequestError(
-            f"{what} was registered outside of a plugin, where no worker runs it. Put the code into a "
-            "module, and name that with --plugin"
-        )
-    return source.file

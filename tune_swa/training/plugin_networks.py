@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from tune_swa.config import ModelSpec
 from tune_swa.errors import RequestError
 from tune_swa.plugin_files import explain_user_error
-from tune_swa.plugins import RegisteredModel, find_source, load_plugins, require_model
+from tune_swa.plugins import RegisteredModel, find_source, load_plugins, require_model, require_source
 
 HEAD_MARK = "_tune_swa_head"
 """Attribute of a network that names its classifier layer; copies of the network have it too."""
@@ -88,12 +88,8 @@ def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: 
     Raises:
         RequestError: it fails, or is no network for such images.
     """
-    what, source = f"model.arch: {registered.name}", find_source(registered.plugin)
-    if source is None:
-        raise RequestError(
-            f"{what} was registered outside of a plugin, where no worker runs it. Put the code into a "
-            "module, and name that with --plugin"
-        )
+    what = f"model.arch: {registered.name}"
+    source = require_source(what, registered)
     if model.weights == "imagenet":
         raise RequestError(
             f"model.weights: imagenet: nobody publishes weights for a plugin's {registered.name}. Let its "
