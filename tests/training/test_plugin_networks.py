@@ -240,11 +240,13 @@ def test_no_classifier_can_be_apart_where_no_layer_is_one(tmp_path: Path) -> Non
         "tune_swa.register_model('own', Rows)\n"
     )
     with loaded_plugin(tmp_path, text):
+        before = torch.random.get_rng_state()
         check_network(ModelSpec(arch="own"), 8)
         check_frozen(make_experiment())
         for train in ({"freeze": "backbone"}, {"head_lr_factor": 3.0}):
             with pytest.raises(RequestError, match=f"train.{next(iter(train))}: no layer of own is known as"):
                 check_frozen(make_experiment(**train))
+        assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def make_experiment(**train: object) -> Experiment:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
 from tune_swa.config.network_names import TIMM
@@ -14,6 +15,9 @@ from tune_swa.data.normalization import IMAGENET
 from tune_swa.errors import RequestError
 from tune_swa.plugins import RegisteredModel, require_model
 from tune_swa.text import first_line
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PLAIN = "resnet18"
 """Takes images of every size that `data.image_size` allows, and has batch normalisation: the driver need not
@@ -39,8 +43,7 @@ def check_network(model: ModelSpec, image_size: int) -> None:
     if registered is not None:
         from tune_swa.training.plugin_networks import check_registered
 
-        check_registered(registered, model, image_size)
-        _check_named_head(registered, image_size)
+        _check_named_head(registered, check_registered(registered, model, image_size))
         return
     problem = _find_problem(model.arch, image_size)
     if problem is None:
@@ -87,13 +90,13 @@ def check_frozen(experiment: Experiment) -> None:
         )
 
 
-def _check_named_head(registered: RegisteredModel, image_size: int) -> None:
+def _check_named_head(registered: RegisteredModel, network: nn.Module) -> None:
     """Check that the head of a plugin's network is its classifier, where a layer is that.
 
     Raises:
         RequestError: another layer is; names it.
     """
-    heads, known = _list_heads(registered.name, image_size)
+    heads, known = _list_heads(registered, network)
     layer = heads[-1].rpartition(".")[0] if heads else ""
     if layer and not known.intersection(heads):
         taken = f"named {registered.head}" if registered.head else "taken to be its last linear one"
@@ -112,9 +115,10 @@ def _check_separate_head(experiment: Experiment) -> None:
         "train.head_lr_factor": any(f != 1 for f in experiment.list_extremes("train.head_lr_factor")),
     }
     asking = next((name for name, asks in apart.items() if asks), None)
-    if asking is None or require_model(arch) is None:
+    registered = require_model(arch)
+    if asking is None or registered is None:
         return
-    heads, known = _list_heads(arch, experiment.data.image_size)
+    heads, known = _list_heads(registered, None)
     if not known.intersection(heads):
         raise RequestError(
             f"{asking}: no layer of {arch} is known as its classifier. Build that of torch.nn.Linear, and "
@@ -122,13 +126,25 @@ def _check_separate_head(experiment: Experiment) -> None:
         )
 
 
-def _list_heads(arch: str, image_size: int) -> tuple[tuple[str, ...], set[str]]:
-    """Name the parameters of a network that depend on the number of classes, and those of its head."""
-    from tune_swa.training.network_layout import NetworkLayout
-    from tune_swa.training.networks import build_shapes, name_head_parameters
+def _list_heads(registered: RegisteredModel, network: nn.Module | None) -> tuple[list[str], set[str]]:
+    """Name the parameters of a network that depend on the number of classes, and those of its head.
 
-    heads = NetworkLayout.of_network(arch, image_size).heads
-    return heads, {*name_head_parameters(build_shapes(arch, CLASSES, image_size))}
+    Args:
+        registered: builds it.
+        network: what it builds for `CLASSES` classes; None: that is built here.
+    """
+    import torch
+
+    from tune_swa.training.networks import name_head_parameters
+    from tune_swa.training.plugin_networks import build_registered
+
+    with torch.random.fork_rng(devices=[]):
+        if network is None:
+            network = build_registered(registered, CLASSES)
+        wider = build_registered(registered, CLASSES + 1)
+    shapes = {name: parameter.shape for name, parameter in wider.named_parameters()}
+    heads = [name for name, parameter in network.named_parameters() if parameter.shape != shapes.get(name)]
+    return heads, {*name_head_parameters(network)}
 
 
 def _fits(arch: str, image_size: int) -> bool:

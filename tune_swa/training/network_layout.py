@@ -36,9 +36,9 @@ class NetworkLayout:
     def of_network(cls, arch: str, image_size: int) -> NetworkLayout:
         """Build it from a network's name and the images that it is for; errors as in `build_network`."""
         network, wider = (build_shapes(arch, classes, image_size) for classes in (1, 2))
-        others = dict(wider.named_parameters())
+        others = {name: p.shape for name, p in wider.named_parameters()}
         # some heads have layers before the last one, which are as wide as the features
-        heads = tuple(name for name, p in network.named_parameters() if p.shape != others[name].shape)
+        heads = tuple(name for name, p in network.named_parameters() if p.shape != others.get(name))
         classifiers = {name.split(".")[0] for name in heads}
         children = {
             str(index): name

@@ -82,8 +82,9 @@ def write_plugin_call(arch: str) -> str | None:
     return f'build_plugin_network([{modules}], {json.dumps(arch)}, about["num_classes"])'
 
 
-def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: int) -> None:
-    """Build a plugin's network twice, and pass two images through it.
+def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: int) -> nn.Module:
+    """Build a plugin's network twice, and pass two images through it. Returns one of the two, for `CLASSES`
+    classes.
 
     Raises:
         RequestError: it fails, or is no network for such images.
@@ -106,6 +107,7 @@ def check_registered(registered: RegisteredModel, model: ModelSpec, image_size: 
             raise explain_user_error(what, error, source.file) from None
     if problem is not None:
         raise RequestError(f"{what} ({source.file}): {problem}")
+    return networks[0]
 
 
 def _find_problem(
