@@ -41,7 +41,7 @@ def test_a_rate_that_no_epoch_is_trained_at(
 def test_the_advice_on_annealing_can_be_followed() -> None:
     (caution,) = list_cautions(read_space({"int": [5, 14]}, epochs=16))
     assert caution.startswith("No trial reaches swa_lr")
-    assert caution.endswith("--set averaging.anneal_epochs=4")
+    assert caution.endswith(" or give --set space.averaging.anneal_epochs=4")
     assert list_cautions(read_space({"int": [5, 14]}, 4, epochs=16)) == []
     assert list_cautions(read_space({"int": [0, 14]}, epochs=16)) == []
 
@@ -87,3 +87,15 @@ def test_a_leader_that_chooses_on_validation_images() -> None:
     [caution] = list_cautions(read_space(anneal=0, averages=[swad, {"method": "swa"}]))
     assert "swad leads" in caution
     assert list_cautions(read_space(anneal=0, averages=[{"method": "swa"}, swad])) == []
+
+
+@pytest.mark.parametrize(("place", "option"), [("space", "space.train.freeze"), ("train", "train.freeze")])
+def test_the_advice_has_its_effect_where_the_space_has_the_setting(place: str, option: str) -> None:
+    core = "lr: 1e-3, swa_start: 5, swa_lr: 1e-3"
+    text = "name: x\naveraging: {anneal_epochs: 2}\n" + (
+        f"space: {{{core}, train.freeze: backbone}}" if place == "space"
+        else f"space: {{{core}}}\ntrain: {{freeze: backbone}}"
+    )  # fmt: skip
+    (caution,) = list_cautions(yaml_file.parse_experiment(text))
+    assert caution.endswith(f"--set {option}=none")
+    assert list_cautions(yaml_file.parse_experiment(text, overrides=[f"{option}=none"])) == []

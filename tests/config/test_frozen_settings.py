@@ -69,6 +69,7 @@ def test_random_weights_are_hardly_meant_to_be_kept() -> None:
             [caution] = list_cautions(read_space(space=space, **train))
             assert f"train.freeze {what}" in caution
             assert "--set model.weights=imagenet" in caution
+            assert caution.endswith(f" --set {'space.' if space else ''}train.freeze=none")
             assert not list_cautions(read_space("imagenet", space, **train))
     assert not list_cautions(read_space())
 

@@ -296,6 +296,7 @@ def test_the_outlook_says_what_the_planned_seeds_find() -> None:
         describe_outlook(few, 337)
         == "3 fresh seeds are too few for a verdict; at least 5 are needed (confirm.seeds)."
     )
+    assert describe_outlook(experiment(confirm={"seeds": 1}), 337).startswith("1 fresh seed is too few for")
 
 
 def test_a_baseline_that_does_better_than_the_tuned_one_is_named(tmp_path: Path) -> None:

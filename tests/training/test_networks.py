@@ -129,6 +129,8 @@ def test_batch_normalisation_alone_is_frozen_only_where_there_is_some() -> None:
         RequestError, match=r"convnext_tiny has no batch normalisation. Give --set train.freeze"
     ):
         check("bn")
+    with pytest.raises(RequestError, match=r"Give --set space.train.freeze=none or backbone"):
+        check("bn", place="space")
     with pytest.raises(RequestError, match=r"Leave bn out of space.train.freeze"):
         check({"choice": ["none", "bn"]}, place="space")
 

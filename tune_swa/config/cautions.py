@@ -23,6 +23,11 @@ def list_cautions(experiment: Experiment) -> list[str]:
     ]
 
 
+def write_option(experiment: Experiment, name: str, value: Value) -> str:
+    """Write the option that gives a setting a value: what the space has for it goes before its section."""
+    return f"--set {'space.' * (name in experiment.space)}{name}={value}"
+
+
 def _check_anneal(experiment: Experiment) -> Iterator[str]:
     """SWALR begins at the fork, and takes `anneal_epochs` to get to swa_lr."""
     if experiment.averaging.tail != "constant":
@@ -38,8 +43,8 @@ def _check_anneal(experiment: Experiment) -> Iterator[str]:
     elif left < min(anneals):
         yield (
             f"No trial reaches swa_lr: that takes averaging.anneal_epochs ({min(anneals)}) epochs, and at "
-            f"most {left} follow the first average. Take a smaller swa_start, or give --set "
-            f"averaging.anneal_epochs={left // 2}"
+            f"most {left} follow the first average. Take a smaller swa_start, or give "
+            f"{write_option(experiment, 'averaging.anneal_epochs', left // 2)}"
         )
 
 
@@ -106,12 +111,14 @@ def _check_frozen(experiment: Experiment) -> Iterator[str]:
     if "backbone" in frozen:
         yield (
             "With train.freeze backbone the classifier learns from random features: model.weights is none. "
-            "Give --set model.weights=imagenet or a file, or train everything with --set train.freeze=none"
+            "Give --set model.weights=imagenet or a file, or train everything with "
+            f"{write_option(experiment, 'train.freeze', 'none')}"
         )
     elif "bn" in frozen:
         yield (
             "With train.freeze bn nothing is normalised: model.weights is none, so the statistics that are "
-            "kept are no images'. Give --set model.weights=imagenet or a file, or --set train.freeze=none"
+            "kept are no images'. Give --set model.weights=imagenet or a file, or "
+            f"{write_option(experiment, 'train.freeze', 'none')}"
         )
 
 

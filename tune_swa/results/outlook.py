@@ -23,8 +23,8 @@ def describe_outlook(experiment: Experiment, images: int | None) -> str:
     looks = plan_looks(seeds, experiment.confirm.most_seeds)
     if looks[-1] < LEAST_SEEDS:
         return (
-            f"{seeds} fresh seeds are too few for a verdict; at least {LEAST_SEEDS} are needed "
-            "(confirm.seeds)."
+            f"{seeds} fresh {'seeds are' if seeds > 1 else 'seed is'} too few for a verdict; at least "
+            f"{LEAST_SEEDS} are needed (confirm.seeds)."
         )
     if experiment.objective.metric == "nll":
         return (

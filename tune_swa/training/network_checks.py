@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tune_swa.config import ChannelStatistics, Experiment, ModelSpec
+from tune_swa.config.cautions import write_option
 from tune_swa.config.network_names import TIMM
 from tune_swa.data.normalization import IMAGENET
 from tune_swa.errors import RequestError
@@ -82,9 +83,8 @@ def check_frozen(experiment: Experiment) -> None:
 
     if not has_batch_norm(build_shapes(arch, CLASSES, experiment.data.image_size)):
         searched = any(parameter.name == "train.freeze" for parameter in experiment.parameters)
-        advice = (
-            "Leave bn out of space.train.freeze" if searched else "Give --set train.freeze=none or backbone"
-        )
+        other = f"Give {write_option(experiment, 'train.freeze', 'none')} or backbone"
+        advice = "Leave bn out of space.train.freeze" if searched else other
         raise RequestError(
             f"train.freeze: bn would freeze nothing: {arch} has no batch normalisation. {advice}"
         )
