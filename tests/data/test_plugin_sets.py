@@ -95,6 +95,19 @@ def test_a_loader_may_take_the_folder(tmp_path: Path) -> None:
         load_set(tmp_path, RETURN.replace("{}", "{'train': (images, labels)}"), tmp_path / "images")
 
 
+def test_a_copy_of_a_project_has_images_of_its_own(tmp_path: Path) -> None:
+    text = SETUP + (
+        "from pathlib import Path\n"
+        "def read():\n    return {'train': (np.load(Path(__file__).with_name('a.npy')), labels)}\n"
+        "tune_swa.register_dataset('own', read)\n"
+    )
+    for value in (0, 7):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        np.save(folder / "a.npy", np.full((40, 8, 8, 3), value, dtype=np.uint8))
+        assert (load_set(folder, text).images == value).all()
+
+
 def test_images_are_decoded_once_while_the_code_is_the_same(tmp_path: Path) -> None:
     counted = SETUP + (
         "from pathlib import Path\n"

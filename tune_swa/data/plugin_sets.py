@@ -58,9 +58,11 @@ class PluginSet:
         self._file, self._digest = source.file, source.digest
 
     def identify_images(self) -> str:
-        # what the loader reads is not known: the code stands for it, and the version that it gives itself
+        # what the loader reads is not known: the code stands for it, the place of that, beside which it may
+        # lie, and the version that it gives itself
         folder = "" if self._folder is None else os.path.realpath(self._folder)
-        return f"plugin {self.name} {self._digest} {self._registered.version} {folder}"
+        place = os.path.realpath(self._file)
+        return f"plugin {self.name} {self._digest} {self._registered.version} {folder} {place}"
 
     def preview_images(self) -> Listing:
         return self.list_images()
