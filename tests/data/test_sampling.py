@@ -106,3 +106,12 @@ def test_a_part_without_a_class_is_lent_an_image_of_it(tmp_path: Path) -> None:
         damaged.write_bytes(b"no image")
     with pytest.raises(RequestError, match=r"of 1 classes none .* Give --set data.unreadable=error"):
         sample_images(spec, tmp_path)
+
+
+def test_of_large_images_no_more_are_decoded_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_BYTES", 70 * 3 * 16**2)
+    monkeypatch.setattr(sampling, "FEWEST", 30)
+    spec = DataSpec.model_validate({"dataset": "digits", "image_size": 16})
+    assert sample_images(spec).decoded == 60
+    monkeypatch.setattr(sampling, "MOST_BYTES", 1)
+    assert sample_images(spec).decoded == 30

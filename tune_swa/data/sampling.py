@@ -23,6 +23,9 @@ MOST_CLASSES = 64
 """Classes that are sampled. A step costs nearly the same with any number of them."""
 MOST_IMAGES = 768
 """Images that are decoded at most, of all parts."""
+MOST_BYTES = 2**29
+"""That these take in memory at most, but for one of each class and part: 768 of 2048 pixels would take ten
+gigabytes, and as many again while they are joined."""
 ENOUGH_SECONDS = 8.0
 """After so many seconds no more are decoded than one of each class and part."""
 FEWEST = 64
@@ -84,9 +87,10 @@ def sample_images(spec: DataSpec, data_dir: Path | None = None, *, download: boo
     rounds = _draw_rounds(listing, (division.train, division.val, division.test), chosen, spec.split_seed)
     kept: list[tuple[int, Part, int]] = []
     decoded: list[Pixels] = []
+    most = min(MOST_IMAGES, MOST_BYTES // (3 * spec.image_size**2))
     begun = time.perf_counter()
     for batch in _join_rounds(rounds):
-        if decoded and len(kept) + len(batch) > MOST_IMAGES:
+        if decoded and len(kept) + len(batch) > most:
             break
         pixels, good = _decode_rows(listing, [row for row, _, _ in batch], spec)
         decoded.append(pixels[good])
