@@ -190,7 +190,7 @@ def _print_report(
         say(f"  {output / POSTERIOR}  {size}  what the members were drawn from")
     files = [("model.json", "what images it takes"), ("classify.py", "an example that uses it")]
     for name in list_plugin_files(chosen.about["arch"]):
-        files.append((name, "builds the network, with tune_swa; the file of torch.export needs neither"))
+        files.append((name, "builds the network, with tune_swa; a file of torch.export needs neither"))
     for file, what in files:
         say(f"  {output / file}  {what}")
     recorded = ", ".join(f"{part} {100 * value:.2f} %" for part, value in report.recorded.items())

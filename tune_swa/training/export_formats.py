@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import string
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +175,7 @@ FORMATS = {
 def explain_untraceable(model: nn.Module, image_size: int) -> str | None:
     """Say why torch.export cannot write a model, as that of a plugin's code; None: it can."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _silence_compiler():
             images = torch.zeros(2, 3, image_size, image_size)
             _write_program(model, "", images, Path(folder) / "model.pt2")
     except OSError:
@@ -180,6 +183,18 @@ def explain_untraceable(model: nn.Module, image_size: int) -> str | None:
     except Exception as error:  # whatever its compiler raises
         return first_line(error, 200)
     return None
+
+
+@contextmanager
+def _silence_compiler() -> Iterator[None]:
+    """Keep what torch's compiler says of a program that it gives up: pages of its graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def write_example(chosen: Format, members: int, about: Mapping[str, Any]) -> str:
