@@ -155,6 +155,20 @@ def ignore_in_children() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Have signals wait that arrive meanwhile, where an exception in the middle would lose what was made."""
+    held: list[int] = []
+    try:
+        with keep_handlers():
+            for number in heeded_signals():
+                signal.signal(number, lambda number, _: held.append(number))
+            yield
+    finally:
+        for number in held:
+            signal.raise_signal(number)
+
+
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 

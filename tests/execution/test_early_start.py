@@ -6,6 +6,7 @@ import importlib
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,40 @@ def test_processes_of_a_start_that_ray_has_forgotten_are_ended(monkeypatch: pyte
     assert command == ["raylet", "--num_prestart_python_workers=1"]
     assert variables["PYTHONPATH"].split(os.pathsep)[0] == "/added"
     assert variables["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_process_is_ended_that_was_starting_at_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    services: Any = importlib.import_module("ray._private.services")
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start_process(*_: Any, **__: Any) -> Any:
+        made.append(subprocess.Popen(["sleep", "300"]))
+        signal.raise_signal(signal.SIGINT)
+        return SimpleNamespace(process=made[0])
+
+    monkeypatch.setattr(services, "start_ray_process", start_process)
+    with pytest.raises(KeyboardInterrupt), ray_setup.adapt_ray(TWO_CORES):
+        services.start_ray_process(["gcs_server"], "gcs_server")
+    ended = made[0].poll()
+    made[0].kill()
+    assert ended == -signal.SIGKILL
+
+
+def test_the_folder_of_a_session_is_removed_although_workers_still_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "session_1"
+    (folder / "logs").mkdir(parents=True)
+    remove, tries = shutil.rmtree, []
+
+    def write_meanwhile(path: Path, **named: Any) -> None:
+        tries.append(path)
+        if len(tries) > 1:
+            remove(path, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", write_meanwhile)
+    ray_setup._remove_session(folder)
+    assert not folder.exists()
 
 
 def test_trials_run_in_the_workers_that_have_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,11 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 from tune_swa.errors import SearchFailed
 from tune_swa.scratch import mark_in_use, remove_leftovers
+from tune_swa.signals import hold_signals
 
 if TYPE_CHECKING:  # the doctor needs none of its settings
     from tune_swa.execution.slots import Placement
 
+REMOVE_SECONDS, POLL_SECONDS = 3.0, 0.1
+"""How long the folder of a session is tried to be removed, and the time between."""
 _PRESTARTED = "--num_prestart_python_workers"
+
+
+def _remove_session(folder: Path) -> None:
+    """Remove the folder of a session, in which workers that are ending may still write."""
+    end = time.monotonic() + REMOVE_SECONDS
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -54,8 +67,9 @@ def adapt_ray(placement: Placement) -> Iterator[None]:
             workers = f"{_PRESTARTED}={placement.slots}"
             command = [workers if word.startswith(_PRESTARTED) else word for word in command]
             named["env_updates"] = {**_worker_variables(placement), **(named.get("env_updates") or {})}
-        info = start(command, kind, *given, **named)
-        started.append(info.process)
+        with hold_signals():  # an interrupt in the middle would leave a process that nobody knows
+            info = start(command, kind, *given, **named)
+            started.append(info.process)
         return info
 
     posix = SimpleNamespace(**{**vars(subprocess), "list2cmdline": shlex.join})
@@ -167,12 +181,13 @@ def own_session_folder() -> Iterator[Callable[[], None]]:
     locks = ExitStack()
 
     def create_own(path: str) -> None:
-        create(path)
         folder = Path(path)
-        if folder.parent == root and folder.name.startswith("session_"):
-            folder.chmod(0o700)
-            locks.enter_context(mark_in_use(folder))
-            made.append(folder)
+        with hold_signals():
+            create(path)
+            if folder.parent == root and folder.name.startswith("session_"):
+                made.append(folder)
+                folder.chmod(0o700)
+                locks.enter_context(mark_in_use(folder))
 
     def close() -> None:
         for folder in made:
@@ -190,7 +205,7 @@ def own_session_folder() -> Iterator[Callable[[], None]]:
         node.try_to_create_directory = create
         locks.close()
         for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_session(folder)
         latest = root / "session_latest"
         if latest.is_symlink() and not latest.exists():
             latest.unlink(missing_ok=True)
