@@ -222,13 +222,13 @@ def test_an_interrupted_trial_is_not_a_failure() -> None:
     search = Search()
     search.suggest("swa-0000")
     search.start("swa-0000")
-    search.epochs("swa-0000", 3)
+    search.epochs("swa-0000", 1)
     search.end("swa-0000", "interrupted")
     assert search.lines == []
     with search.progress:
         pass
     assert "baseline 0/2 and SWA 0/6 trials done;" in search.lines[-1]
-    assert "3 epochs done, at most 77 left" in search.lines[-1]
+    assert "1 epoch done, at most 79 left" in search.lines[-1]
 
 
 def test_a_worker_that_takes_over_is_mentioned_and_takes_no_second_slot() -> None:

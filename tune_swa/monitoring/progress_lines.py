@@ -196,7 +196,7 @@ def count_lost(counts: TrialCounts) -> list[str]:
 
 def list_times(counts: TrialCounts, now: float) -> list[str]:
     """Return what is done and left, in epochs and in time."""
-    parts = [f"{counts.epochs_done:,} epochs done"]
+    parts = [f"{counts.epochs_done:,} epoch{'s' * (counts.epochs_done != 1)} done"]
     if counts.epochs_shared:
         parts.append(f"{counts.epochs_shared:,} shared")
     if counts.epochs_left > 0:
