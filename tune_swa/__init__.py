@@ -84,7 +84,9 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: pandas, torch and Ray take their time."""
     if name == "plugins":  # the module, whose `load_plugins` is for programs, too
-        return import_module(f"{__name__}.plugins")
+        import tune_swa.plugins
+
+        return tune_swa.plugins
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
