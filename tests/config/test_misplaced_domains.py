@@ -25,6 +25,7 @@ WHOLE_NAME = "what is searched is listed in space by its whole name, train.batch
         ("", "  confirm.seeds: 3\n", "space.confirm.seeds: cannot be searched: it is no setting of a trial"),
         ("train: {batch_size: {choice: [32, 64]}}\n", "", f"f.yaml:2: train.batch_size: {WHOLE_NAME}"),
         ("", "  train: {batch_size: {choice: [32, 64]}}\n", f"f.yaml:6: space.train: {WHOLE_NAME}"),
+        ("", "  averaging: {swa_start: {int: [1, 5]}}\n", "listed in space by its whole name, swa_start"),
         ("train: {epochs: {choice: [5, 9]}}\n", "", "train.epochs: cannot be searched: rungs and curves"),
     ],
 )

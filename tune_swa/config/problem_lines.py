@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tune_swa.config import Experiment
 from tune_swa.config.space_resolver import SECTIONS, explain_fixed
 from tune_swa.config.validation_errors import describe_expected, describe_problem
+from tune_swa.config.values import CORE_PARAMETERS
 from tune_swa.config.yaml_document import Document, Loc, quote_value
 from tune_swa.text import count_hidden, quote_name
 
@@ -115,7 +116,8 @@ def _explain_misplaced(loc: Loc, value: Any) -> str | None:
     if loc[0] != "space" and not _DOMAINS.keys().isdisjoint(value):
         name = f"{loc[0]}.{loc[1]}"
     elif loc[0] == "space" and (loc[1] in SECTIONS or explain_fixed(f"{loc[1]}.{next(iter(value))}")):
-        name = f"{loc[1]}.{next(iter(value))}"
+        key = next(iter(value))
+        name = key if key in CORE_PARAMETERS else f"{loc[1]}.{key}"
     else:
         return None
     reason = explain_fixed(name)
