@@ -15,6 +15,7 @@ from tune_swa.config import AveragingSpec, Experiment, ModelSpec, RunSettings, T
 from tune_swa.config.cautions import list_cautions
 from tune_swa.data.dataset import Dataset
 from tune_swa.errors import RequestError
+from tune_swa.training.export_formats import explain_untraceable
 from tune_swa.training.mean_probability import load_networks
 from tune_swa.training.model import build_model, resolve_weights
 from tune_swa.training.network_checks import (
@@ -25,6 +26,7 @@ from tune_swa.training.network_checks import (
 )
 from tune_swa.training.networks import find_heads, name_head_parameters
 from tune_swa.training.numerics import Numerics
+from tune_swa.training.plugin_networks import list_plugin_files
 from tune_swa.training.step_probe import Workload
 
 HEAD = """\
@@ -227,6 +229,42 @@ def test_constants_may_be_shared_and_the_classifier_may_come_first(tmp_path: Pat
         state = build_model(4, 0, arch="own").state_dict()
         about = {"num_classes": 4, "arch": "own", "preprocessing": {"image_size": 8}}
         assert torch.equal(load_networks([state], about).head.weight, state["head.weight"])
+
+
+def test_a_layer_of_constants_that_networks_share_keeps_them(tmp_path: Path) -> None:
+    """Names and shapes are read from a network without numbers, which is not to take those of the layer."""
+    text = HEAD + (
+        "class Scale(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.register_buffer('scale', torch.full((1,), 2.0))\n"
+        "    def forward(self, images):\n"
+        "        return images * self.scale\n"
+        "SCALE = Scale()\n"
+        "tune_swa.register_model('own', lambda classes: nn.Sequential(SCALE, flat(classes)))\n"
+    )
+    with loaded_plugin(tmp_path, text):
+        check_network(ModelSpec(arch="own"), 8)
+        assert count_weights_of("own", 3, 8) == (579, 579)
+        assert build_model(3, 0, arch="own").state_dict()["0.scale"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("own", "own.py"), ("my.own", "my.own.py"), ("json", "plugin_json.py"), ("yaml", "plugin_yaml.py")],
+)
+def test_the_file_of_an_export_takes_no_name_of_another_module(name: str, file: str, tmp_path: Path) -> None:
+    """classify.py would import it from its own folder."""
+    with loaded_plugin(tmp_path, SMALL_NETWORK, name):
+        assert [*list_plugin_files("small")] == [file]
+
+
+def test_whatever_a_network_raises_is_why_it_has_no_program() -> None:
+    class Reading(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise FileNotFoundError("no such table")
+
+    assert explain_untraceable(Reading().eval(), 8) == "no such table"
 
 
 def test_no_classifier_can_be_apart_where_no_layer_is_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,8 @@ def build_shapes(arch: str, num_classes: int, image_size: int = 224) -> nn.Modul
     """
     with torch.random.fork_rng(devices=[]):
         if require_model(arch) is not None:  # whose code may do anything with numbers
-            return build_network(arch, num_classes, image_size).to("meta")
+            # and may give several networks one layer, which loses its numbers on the meta device
+            return copy.deepcopy(build_network(arch, num_classes, image_size)).to("meta")
     with torch.random.fork_rng(devices=[]):
         try:
             with _EmptyOnMeta():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,11 @@ from torch.nn.parameter import is_lazy
 
 from tune_swa.config import ModelSpec
 from tune_swa.errors import RequestError
-from tune_swa.plugin_files import explain_user_error
+from tune_swa.plugin_files import PluginSource, explain_user_error
 from tune_swa.plugins import RegisteredModel, find_source, load_plugins, require_model, require_source
 
 HEAD_MARK = "_tune_swa_head"
 """Attribute of a network that names its classifier layer; copies of the network have it too."""
-TAKEN = ("classify", "numpy", "PIL", "safetensors", "torch", "torchvision", "tune_swa")
-"""Names that `classify.py` has, or imports, from its folder before others."""
 BATCH, CLASSES = 2, 3
 """Images and classes that a network is tried with."""
 
@@ -68,8 +68,20 @@ def list_plugin_files(arch: str) -> dict[str, str]:
     source = None if registered is None else find_source(registered.plugin)
     if source is None or source.is_package or "." in source.module:
         return {}
-    taken = source.name in TAKEN or source.name in sys.stdlib_module_names
-    return {f"{'plugin_' if taken else ''}{source.name}.py": source.text}
+    return {f"{'plugin_' if _is_taken(source) else ''}{source.name}.py": source.text}
+
+
+def _is_taken(source: PluginSource) -> bool:
+    """Whether the plugin's name is that of `classify.py`, or of a module that this may import: from its own
+    folder before others."""
+    if source.name == "classify" or source.name in sys.stdlib_module_names:
+        return True
+    other = None if "." in source.name else PathFinder.find_spec(source.name)
+    return (
+        other is not None
+        and other.origin is not None
+        and os.path.realpath(other.origin) != os.path.realpath(source.file)
+    )
 
 
 def write_plugin_call(arch: str) -> str | None:
