@@ -158,6 +158,8 @@ def test_ray_does_not_take_one_space_for_another() -> None:
     assert kinds[0].__name__ == kinds[2].__name__  # another program restores it
     moved = tune_swa.trainable({**SPACE, "resources": {"cpus_per_trial": 2}}, **{"train.weight_decay": 0.1})
     assert moved.__name__ == kinds[0].__name__
+    seeded = tune_swa.trainable(SPACE, **{"train.weight_decay": 0.1, "search.seed": 1})
+    assert seeded.__name__ != kinds[0].__name__
 
 
 @pytest.mark.usefixtures("here")

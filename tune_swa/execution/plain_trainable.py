@@ -39,8 +39,8 @@ CHECKPOINT = "run.pt"
 """File in the folder of a checkpoint."""
 SETTINGS = "settings"
 """Key in it of the run's settings."""
-TRAINED = ("data", "model", "train", "averaging", "averages", "baseline", "objective", "space")
-"""Sections of a space that a trial depends on."""
+TRAINED = ("data", "model", "train", "averaging", "averages", "baseline", "objective", "merge", "space")
+"""Sections of a space that a trial depends on, besides its seed. One of `merge` may have a batch size."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class _Plan:
         settings = self.experiment.model_dump(mode="json", by_alias=True, include=set(TRAINED))
         del settings["data"]["path"], settings["model"]["weights"]  # the next two are what lies there
         plugins = [[source.name, source.digest] for source in self.plugins]
-        text = json.dumps([settings, self.fingerprint, self.weights, plugins], sort_keys=True)
+        facts = [settings, self.experiment.seed, self.fingerprint, self.weights, plugins]
+        text = json.dumps(facts, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
