@@ -177,6 +177,7 @@ def test_errors_are_those_of_the_command_line(
     [
         ({"gpu": 1}, "gpu: unknown argument. Did you mean gpus?"),
         ({"cpus": 1.5}, "cpus=1.5: expected a whole number, or None"),
+        ({"cpus": np.arange(2)}, "cpus=array([0, 1]): expected a whole number, or None"),
         ({"log": "tensorflow"}, "log='tensorflow': expected mlflow, wandb, none"),
         ({"train.epochs": object}, "train.epochs=<class 'object'>: expected numbers, texts"),
         ({"plugin": 3}, "3: expected a text or a path, or a list of these"),
@@ -194,6 +195,14 @@ def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> Non
     with pytest.raises(tune_swa.RequestError) as error:
         tune_swa.search(ROOT / "search_spaces" / "digits.yaml", **given)
     assert str(error.value).startswith(message)
+
+
+def test_a_current_folder_that_has_been_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(tune_swa.RequestError, match="the current folder has been removed"):
+        tune_swa.search(ROOT / "search_spaces" / "digits.yaml")
 
 
 def test_what_is_none_is_not_given() -> None:

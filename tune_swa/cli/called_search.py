@@ -17,7 +17,7 @@ from tune_swa.cli.missing_packages import explain_import_error
 from tune_swa.cli.parser import expand_paths
 from tune_swa.cli.plugin_options import check_recorded_plugins
 from tune_swa.cli.process_setup import prepare_process
-from tune_swa.cli.search import rescale_as_asked, run_experiment
+from tune_swa.cli.search import require_current_folder, rescale_as_asked, run_experiment
 from tune_swa.errors import Interrupted, RequestError, SearchFailed, TuneSwaError
 from tune_swa.files import give_user_a_home
 
@@ -52,6 +52,7 @@ def _try_search(call: dict[str, Any]) -> dict[str, Any]:
     try:
         from tune_swa.config import Experiment
 
+        require_current_folder()
         options = argparse.Namespace(**call["options"], supervised=False, dry_run=False, words=[])
         plugins.announce_plugins(options.plugin)
         experiment = rescale_as_asked(options, Experiment.model_validate(call["spec"]))

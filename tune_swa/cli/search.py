@@ -124,7 +124,7 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     """Run a search, or what is left of one, and print the result; returns the exit code."""
     from tune_swa.cli.terminal import NamesConsole
 
-    _require_current_folder()
+    require_current_folder()
     smoke = getattr(options, "smoke", False)
     if not smoke:  # which leaves nothing to go on with
         options.journal = Path(options.results_dir) / experiment.name / "journal.jsonl"
@@ -151,9 +151,11 @@ def run_experiment(options: argparse.Namespace, experiment: Experiment) -> int:
     return 0
 
 
-def _require_current_folder() -> None:
-    """Raises:
-    RequestError: it has been removed, and libraries of torch end the process where there is none.
+def require_current_folder() -> None:
+    """Check that the current folder is there: libraries of torch end a process that has none.
+
+    Raises:
+        RequestError: it has been removed.
     """
     try:
         Path.cwd()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tune_swa.cli.parser import TRACKERS
@@ -114,8 +115,9 @@ def _collect_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _check_count(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if hasattr(value, "__index__") and not isinstance(value, bool):  # numpy's are, too
-        return operator.index(value)
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return operator.index(value)  # numpy's whole numbers have one, too
     raise RequestError(f"{name}={value!r}: expected a whole number, or None")
 
 
