@@ -184,6 +184,8 @@ def test_a_module_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_plugin(tmp_path, DRAWN, "json")
     with pytest.raises(RequestError, match=r"no module of that name in .*Did you mean my_module_y\?"):
         plugins.load_plugins(["my_modul_y"])
+    with pytest.raises(RequestError, match=r"--plugin \.my_module_y: no module of that name"):
+        plugins.load_plugins([".my_module_y"])
     with pytest.raises(RequestError, match="no such file"):
         plugins.load_plugins(["./my_modul_y.py"])
     with pytest.raises(

@@ -90,7 +90,7 @@ def _find_importable(text: str) -> ModuleSpec | None:
         RequestError: the code of a package failed.
     """
     try:
-        return importlib.util.find_spec(text)
+        return None if text.startswith(".") else importlib.util.find_spec(text)
     except ModuleNotFoundError as error:
         if error.name is None or f"{text}.".startswith(f"{error.name}."):
             return None
