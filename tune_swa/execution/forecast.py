@@ -263,10 +263,8 @@ def _choose_extreme(experiment: Experiment, *, longest: bool) -> Experiment:
     if longest:
         dumped["scheduler"]["asha"] = False
         dumped["confirm"]["seeds"] = experiment.confirm.most_seeds
-    dumped["confirm"] |= {
-        "max_seeds": None,
-        "ensemble": None,
-    }  # which trains nothing, and may need more seeds
+    # an ensemble trains nothing, and may need more seeds
+    dumped["confirm"] |= {"max_seeds": None, "ensemble": None}
     found = Experiment.model_validate(dumped)
     same = longest and not experiment.scheduler.asha and experiment.confirm.max_seeds is None
     return _choose_extreme(experiment, longest=False) if same else found
