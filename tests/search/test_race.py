@@ -368,3 +368,22 @@ def test_the_race_of_itself_costs_half_as_much_at_most() -> None:
             whole = (spec.swa_trials + spec.baseline_trials) * epochs + looks_cost(bare).epochs[1]
             assert race_cost(spec).epochs[1] <= whole / 2
             assert race_configurations(spec) <= 8
+
+
+@pytest.mark.parametrize("search", [{"sampler": "grid"}, {"sampler": "tpe", "trials": 16}])
+def test_the_race_is_the_same_without_sharing(search: dict[str, Any], tmp_path: Path) -> None:
+    """Whose runs cost more: what the race may cost is counted as if they did not."""
+    rates = (
+        {"choice": [1e-2, 3e-3, 1e-3, 3e-4]} if search["sampler"] == "grid" else {"log_uniform": [1e-4, 1e-2]}
+    )
+    space, entered = {**SPACE, "lr": rates}, []
+    for share in (True, False):
+        spec = experiment({"top": 1, "seeds": 5}, space=space, search={**search, "seed": 10, "share": share})
+        driver = Driver(spec, tmp_path / f"{share}", 1, confirm=True, accuracy=accuracy_of)
+        driver.run_all()
+        state = driver.coordinator.state
+        entered.append(
+            [arm["name"] for event in (*state.races, *state.confirmations) for arm in event["arms"]]
+        )
+    assert entered[0] == entered[1]
+    assert entered[0]

@@ -34,14 +34,20 @@ NOTHING = Cost((0, 0), (0, 0))
 
 
 def race_configurations(experiment: Experiment) -> int:
-    """Count the SWA configurations that enter the race; 0: there is none, since all would be finalists."""
+    """Count the SWA configurations that enter the race; 0: there is none, since all would be finalists.
+
+    It is counted as if trunks were shared: a search chooses the same where they are not.
+    """
     race, top = experiment.confirm.race, experiment.confirm.top
     if not race:
         return 0
     if race.configurations != "auto":
         number = min(race.configurations, experiment.swa_trials)
         return number if number > top else 0
-    searched = planned_epochs(experiment) if experiment.search.share else None
+    if not experiment.search.share:
+        search = experiment.search.model_copy(update={"share": True})
+        experiment = experiment.model_copy(update={"search": search})
+    searched = planned_epochs(experiment)
     if searched is None:
         searched = experiment.search.epochs or experiment.train.epochs * (
             experiment.swa_trials + experiment.baseline_trials
