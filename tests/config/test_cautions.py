@@ -66,7 +66,8 @@ def test_images_that_are_shifted_out_of_the_picture(padding: int, tiny_data: Dat
     assert bool(cautions) == (blank > 0)
     if cautions:
         assert re.match(r"Some training images will be blank: train\.crop_padding \(\d+\)", cautions[0])
-        assert not list_cautions(read_space(0, 1, data={"image_size": 16}, train={"crop_padding": padding}))
+        (other,) = list_cautions(read_space(0, 1, data={"image_size": 16}, train={"crop_padding": padding}))
+        assert "blank" not in other
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -10,8 +10,9 @@ import pytest
 
 from helpers.simulated_ray import Driver
 from tune_swa.config import Experiment, Params
+from tune_swa.errors import RequestError
 from tune_swa.experiment.events import TrialSuggested
-from tune_swa.experiment.folder import recall_reuse
+from tune_swa.experiment.folder import describe_reuse, load_earlier_events, recall_reuse
 from tune_swa.experiment.journal import read_events
 from tune_swa.experiment.trial_state import TrialState
 from tune_swa.search.trunk_reuse import KNOWN_TRUNKS, MOVED_IN_A_ROW, TrunkReuse
@@ -116,6 +117,16 @@ def test_trunks_are_opened_however_short_branches_are(tmp_path: Path) -> None:
     rates = [trial.params["lr"] for trial in driver.coordinator.state.trials.values()]
     opened = [number for number, rate in enumerate(rates) if rate not in rates[:number]]
     assert opened == [0, 1, 2, 3, 9, 15]
+
+
+def test_trunks_are_opened_where_each_refresh_has_its_own(tmp_path: Path) -> None:
+    """A schedule-free optimizer's trunk is refreshed as the average is, so a moved suggestion has another."""
+    train = {"epochs": EPOCHS, "optimizer": "schedulefree_sgd", "schedule": "constant"}
+    space = {**SPACE, "averaging.bn_batches": {"int": [1, 1000]}}
+    driver = run_search(start(experiment(scheduler={"asha": False}, train=train, space=space), tmp_path))
+    trials = driver.coordinator.state.trials.values()
+    assert len({trial.trunk for trial in trials}) == len(trials)
+    assert len({trial.params["lr"] for trial in trials}) > 4 + 1  # of which four are the baselines'
 
 
 def test_the_nearest_trunk_is_found_in_all_of_its_settings() -> None:
@@ -238,6 +249,11 @@ def test_a_search_of_before_goes_on_as_it_began(tmp_path: Path) -> None:
     assert recalled.fixed_settings() == header.identity
     new = start(experiment(), tmp_path / "new").coordinator.state.header
     assert recall_reuse(experiment(), new).reuses_trunks
+    assert "search.reuse is false, as when this search began" in (describe_reuse(experiment(), header) or "")
+    assert describe_reuse(old, header) is None  # nobody asks for it
+    assert describe_reuse(experiment(), new) is None
+    with pytest.raises(RequestError, match="search.reuse: was 'auto', is False"):
+        load_earlier_events(tmp_path / "new", old, resume=True)
 
 
 # ----------------------------------------------------------------------------------- several slots

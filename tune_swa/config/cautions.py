@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from tune_swa.config.experiment import Experiment
+from tune_swa.config.idle_settings import list_idle_settings
 from tune_swa.config.network_names import is_arch_name
 from tune_swa.config.sections import DEFAULT_CYCLE, SCHEDULE_FREE
 from tune_swa.config.values import Value
@@ -20,6 +21,7 @@ def list_cautions(experiment: Experiment) -> list[str]:
         *_check_trunk_rungs(experiment),
         *_check_leader(experiment),
         *_check_frozen(experiment),
+        *list_idle_settings(experiment),
     ]
 
 

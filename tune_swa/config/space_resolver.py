@@ -39,6 +39,7 @@ NOT_SEARCHABLE = {
     "train.channels_last": "numerics are resolved once for a whole experiment",
     "train.fused": "numerics are resolved once for a whole experiment",
     "train.compile": "numerics are resolved once for a whole experiment",
+    "train.eval_batch_size": "it changes nothing that is learned",
     "train.arithmetic": "searches with and without it are compared as two experiments",
     "averaging.score": "it changes no result",
     "averaging.tail": "each has settings of its own; run one search for each, and `tune-swa compare` them",

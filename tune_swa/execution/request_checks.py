@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from tune_swa.execution import ray_runtime
 from tune_swa.execution.plugin_checks import check_augmentations, check_same_plugins
-from tune_swa.execution.request import Request, show_status
+from tune_swa.execution.request import Request, print_note, show_status
 from tune_swa.execution.site import place_trials, resolve_numerics
 from tune_swa.execution.slots import Machine
 from tune_swa.experiment.events import Event
 from tune_swa.experiment.folder import (
     check_storage,
     choose_storage,
+    describe_reuse,
     keep_suffixes,
     load_earlier_events,
     recall_order,
@@ -47,6 +48,7 @@ def check_request(request: Request) -> CheckedRequest:
     check_augmentations(request.experiment)
     events, state = load_earlier_events(request.folder, request.experiment, resume=request.resume)
     check_same_plugins(state.header)
+    print_note(request, describe_reuse(request.experiment, state.header))
     experiment = recall_reuse(request.experiment, state.header)
     request = replace(
         request,

@@ -182,8 +182,8 @@ def load_earlier_events(
             f"{folder}: there is a search of this name already. Continue it with --resume, or give this "
             "one another --name"
         )
-    after = _name_objective(recall_reuse(experiment, state.header).fixed_settings())
-    before = _name_objective(_forget_weights_file(state.header.identity, after))
+    after = _name_defaults(recall_reuse(experiment, state.header).fixed_settings())
+    before = _name_defaults(_forget_weights_file(state.header.identity, after))
     changed = list(list_differences(before, after))
     if changed:
         raise RequestError(
@@ -194,10 +194,12 @@ def load_earlier_events(
     return events, state
 
 
-def _name_objective(identity: dict[str, Any]) -> dict[str, Any]:
-    """Add the objective's defaults: they are in no identity, but a line that says what changed names them."""
+def _name_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """Add what is in no identity where it is so, but what a line that says what changed names: the
+    objective's defaults, and that no trunk is reused."""
     default = {name: field.default for name, field in ObjectiveSpec.model_fields.items()}
-    return {**identity, "objective": {**default, **identity.get("objective", {})}}
+    search = {"reuse": False, **identity.get("search", {})}
+    return {**identity, "search": search, "objective": {**default, **identity.get("objective", {})}}
 
 
 def _forget_weights_file(before: Any, after: Any) -> Any:
@@ -237,6 +239,16 @@ def recall_reuse(experiment: Experiment, header: ExperimentCreated | None) -> Ex
         return experiment
     search = experiment.search.model_copy(update={"reuse": False})
     return experiment.model_copy(update={"search": search})
+
+
+def describe_reuse(experiment: Experiment, header: ExperimentCreated | None) -> str | None:
+    """Say that no trunk is reused although the space file has it so; None: it is as there."""
+    if not experiment.reuses_trunks or recall_reuse(experiment, header).reuses_trunks:
+        return None
+    return (
+        "search.reuse is false, as when this search began: each suggestion opens a trunk of its own. To have "
+        "trunks reused, start another search with a --name of its own"
+    )
 
 
 UNSET = object()

@@ -124,9 +124,12 @@ class TrunkReuse:
     def apply_event(self, event: Event) -> None:
         """Take in one event of the search; epochs come through `report_epoch`, also those taken over."""
         if isinstance(event, TrialSuggested):
-            self._in_a_row = self._in_a_row + 1 if event.trunk in self._settings else 0
             params = params_of(event)
-            self._settings[event.trunk] = {p.name: params[p.name] for p in self.parameters}
+            settings = {p.name: params[p.name] for p in self.parameters}
+            # a schedule-free optimizer's trunk has SWA's refresh in its name: a moved one may be another
+            known = event.trunk in self._settings or settings in self._settings.values()
+            self._in_a_row = self._in_a_row + 1 if known else 0
+            self._settings[event.trunk] = settings
             self._trials[event.trial] = _Trial(event.kind, event.trunk, event.first_average, self.epochs)
         elif isinstance(event, TrialReopened):
             trial = self._trials[event.trial]
