@@ -206,8 +206,7 @@ def test_without_a_name_the_head_is_the_last_layer(tmp_path: Path) -> None:
         ("drifting", r"1.weight differs between two networks of one seed.*Draw from torch"),
         ("flat, head='classifier'", "has no layer 'classifier', which register_model names as its head"),
         ("flat, head='0'", "'0', which register_model names as its head, has no parameters"),
-        ("Net", r"taken to be its last linear one, and head is.*register_model\('own', ..., head='head'\)"),
-        ("Net, head='body'", "its classifier is named body, and head is the layer that depends"),
+        ("Net, head='body'", "the classifier of own is named body, and head is the layer that depends"),
         ("shared", "1.weight is the same tensor in two networks.*copy.deepcopy"),
         ("Evaluated, head='head'", "in eval mode maps 2 images of 8 px to tuple where there are 3 classes"),
         ("Noisy, head='head'", "gives two outputs for the same images from one seed"),
@@ -220,6 +219,28 @@ def test_mistakes_are_named_before_anything_trains(builder: str, message: str, t
     text = HEAD + f"tune_swa.register_model('own', {builder})\n"
     with loaded_plugin(tmp_path, text), pytest.raises(RequestError, match=message):
         check_network(ModelSpec(arch="own"), 8)
+
+
+def test_a_classifier_that_is_not_the_last_layer_is_named_where_it_is_needed(tmp_path: Path) -> None:
+    with loaded_plugin(tmp_path, HEAD + "tune_swa.register_model('own', Net)\n"):
+        check_network(ModelSpec(arch="own"), 8)
+        check_frozen(make_experiment())
+        low = {"optimizer": "sgd", "arithmetic": {"bits": 8}}
+        for train in ({"freeze": "backbone"}, {"head_lr_factor": 3.0}, low):
+            with pytest.raises(
+                RequestError,
+                match=r"train.*: .* taken to be its last linear one, and head is .* head='head'\)$",
+            ):
+                check_frozen(make_experiment(**train))
+
+
+def test_weights_that_the_builder_freezes_may_be_shared(tmp_path: Path) -> None:
+    text = HEAD + "BODY.requires_grad_(False)\ntune_swa.register_model('own', shared)\n"
+    with loaded_plugin(tmp_path, text):
+        check_network(ModelSpec(arch="own"), 8)
+        before = build_model(3, 0, arch="own").state_dict()["1.weight"]
+        assert count_weights_of("own", 3, 8)[0] > 0
+        assert torch.equal(build_model(3, 1, arch="own").state_dict()["1.weight"], before)
 
 
 def test_constants_may_be_shared_and_the_classifier_may_come_first(tmp_path: Path) -> None:

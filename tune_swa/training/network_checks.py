@@ -67,7 +67,7 @@ def check_network(model: ModelSpec, image_size: int) -> None:
 
 
 def check_frozen(experiment: Experiment) -> None:
-    """Check that the network has what `train.freeze` and `train.head_lr_factor` name.
+    """Check that the network has what settings of `train` set apart: a classifier, or batch normalisation.
 
     Raises:
         RequestError: it has no batch normalisation, and that alone would be frozen; or which layer of a
@@ -91,20 +91,18 @@ def check_frozen(experiment: Experiment) -> None:
 
 
 def _check_named_head(registered: RegisteredModel, network: nn.Module) -> None:
-    """Check that the head of a plugin's network is its classifier, where a layer is that.
+    """Check that the layer that a plugin names as the head of its network is the classifier, where a layer is
+    that. A head that is not named matters only to settings that ask for one (`_check_separate_head`).
 
     Raises:
         RequestError: another layer is; names it.
     """
+    if registered.head is None:
+        return
     heads, known = _list_heads(registered, network)
-    layer = heads[-1].rpartition(".")[0] if heads else ""
+    layer = _name_last_layer(heads)
     if layer and not known.intersection(heads):
-        taken = f"named {registered.head}" if registered.head else "taken to be its last linear one"
-        call = f"register_model({registered.name!r}, ..., head={layer!r})"
-        raise RequestError(
-            f"model.arch: {registered.name}: its classifier is {taken}, and {layer} is the layer that "
-            f"depends on the number of classes. Name that: {call}"
-        )
+        raise _name_other_head("model.arch", registered, layer)
 
 
 def _check_separate_head(experiment: Experiment) -> None:
@@ -113,17 +111,36 @@ def _check_separate_head(experiment: Experiment) -> None:
     apart = {
         "train.freeze": "backbone" in experiment.list_extremes("train.freeze"),
         "train.head_lr_factor": any(f != 1 for f in experiment.list_extremes("train.head_lr_factor")),
+        "train.arithmetic": experiment.train.arithmetic is not None,
     }
     asking = next((name for name, asks in apart.items() if asks), None)
     registered = require_model(arch)
     if asking is None or registered is None:
         return
     heads, known = _list_heads(registered, None)
-    if not known.intersection(heads):
+    if known.intersection(heads):
+        return
+    layer = _name_last_layer(heads)
+    if layer:
+        raise _name_other_head(asking, registered, layer)
+    if asking != "train.arithmetic":  # which then has no output to leave unrounded
         raise RequestError(
             f"{asking}: no layer of {arch} is known as its classifier. Build that of torch.nn.Linear, and "
             "name it with register_model(..., head=NAME)"
         )
+
+
+def _name_last_layer(parameters: list[str]) -> str:
+    return parameters[-1].rpartition(".")[0] if parameters else ""
+
+
+def _name_other_head(what: str, registered: RegisteredModel, layer: str) -> RequestError:
+    taken = f"named {registered.head}" if registered.head else "taken to be its last linear one"
+    call = f"register_model({registered.name!r}, ..., head={layer!r})"
+    return RequestError(
+        f"{what}: the classifier of {registered.name} is {taken}, and {layer} is the layer that depends on "
+        f"the number of classes. Name that: {call}"
+    )
 
 
 def _list_heads(registered: RegisteredModel, network: nn.Module | None) -> tuple[list[str], set[str]]:

@@ -182,8 +182,8 @@ def _find_common_state(network: nn.Module, again: nn.Module) -> str | None:
 
 
 def _list_trained(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that training changes: constants may be shared."""
-    found: dict[str, Tensor] = dict(network.named_parameters())
+    """The tensors that training changes: constants, and weights that the builder freezes, may be shared."""
+    found: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
     for name, layer in network.named_modules():
         if isinstance(layer, _BatchNorm):
             found.update(layer.named_buffers(name))
