@@ -60,7 +60,7 @@ class Placeholder(list[Any]):
     """Stands where the file has an object that is no tensor and no plain container.
 
     Nothing of that object's class is imported or run; whatever the file says about it is only kept. A list,
-    because torch appends to lists alone.
+    because torch 2.14 appends to subclasses of that.
     """
 
     source = ""
@@ -83,6 +83,13 @@ class DictPlaceholder:
 
     def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
+
+
+class ListPlaceholder:
+    """The same for objects that are appended to: torch 2.14 takes subclasses of list, others do not."""
+
+    def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]
+        return []
 
 
 def read_weights_file(path: Path) -> Any:
@@ -195,26 +202,35 @@ def _load_safetensors(path: Path) -> Any:
 def _load_tensors(path: Path, names: set[str]) -> Any:
     """Load by torch, with a placeholder for every name that the file asks for and torch does not know.
 
-    A name that torch knows is taken as torch knows it. An object with items of its own (a subclass of dict)
-    can only be told from others by trying.
+    A name that torch knows is taken as torch knows it. An object with items of its own (a subclass of dict or
+    list) can only be told from others by trying.
     """
-    for dictionaries in (False, True):
-        placeholders: list[Any] = [(_make_placeholder(name, dictionaries), name) for name in sorted(names)]
+    dictionaries, lists = False, set[str]()
+    while True:
+        placeholders: list[Any] = [
+            (_make_placeholder(name, dictionaries, name in lists), name) for name in sorted(names)
+        ]
         try:
             with torch.serialization.safe_globals(placeholders), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickle protocols
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            if dictionaries or "SETITEM" not in str(error):
+            refused = {name for name in names - lists if f"{Placeholder.__name__} {name}'" in str(error)}
+            if "SETITEM" in str(error) and not dictionaries:
+                dictionaries = True
+            elif "lists" in str(error) and refused:
+                lists |= refused
+            else:
                 raise
-    raise AssertionError("unreachable")
 
 
-def _make_placeholder(name: str, dictionaries: bool) -> Any:
+def _make_placeholder(name: str, dictionaries: bool, is_list: bool) -> Any:
+    if is_list:
+        return type("ListPlaceholder", (ListPlaceholder,), {})
     # numpy's numbers carry a state that no dictionary takes
     if dictionaries and not name.startswith(("numpy.", "pathlib.")):
         return type("DictPlaceholder", (DictPlaceholder,), {})
-    return type("Placeholder", (Placeholder,), {"source": name})
+    return type(f"{Placeholder.__name__} {name}", (Placeholder,), {"source": name})
 
 
 def _list_globals(path: Path) -> Iterator[tuple[str, str]]:
