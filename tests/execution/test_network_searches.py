@@ -42,6 +42,7 @@ confirm: {{top: 1, seeds: 2}}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # vit_b_16 writes a gigabyte after each epoch
 @pytest.mark.parametrize(
     "arch",
     ["mobilenet_v3_small", "convnext_tiny", "efficientnet_b0", "vit_b_16", "regnet_y_400mf", "timm/resnet18"],
