@@ -216,7 +216,7 @@ WIDE = {
     "swa_start": {"int": [1, 3]},
     "swa_lr": {"log_uniform": [1e-4, 1e-2]},
     "train.batch_size": {"int": [4, 12], "step": 4},
-    "train.eval_batch_size": {"int": [3, 7], "step": 2},
+    "train.crop_padding": {"int": [3, 7], "step": 2},
     "averaging.anneal_epochs": {"int": [1, 4], "log": True},
     "train.weight_decay": {"uniform": [0.0, 0.5]},
     "train.augment": {"choice": [[], ["hflip", "crop"]]},
