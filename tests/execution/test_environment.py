@@ -59,6 +59,7 @@ def test_variables_of_other_programs_are_gone_meanwhile(
         assert os.environ[THRESHOLD_VARIABLE] == "0.9"  # concerns Ray itself, and stays
         assert os.environ["TUNE_SWA_CACHE"] == before["TUNE_SWA_CACHE"]
         assert os.environ["TUNE_MAX_PENDING_TRIALS_PG"] == "3"
+        assert os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] == "1"
     assert dict(os.environ) == before
 
 
